@@ -1,0 +1,45 @@
+# `make serve` and `make test` do all their own set-up; the rest is for developers.
+PYTHON ?= python3.11
+BIN := .venv/bin
+SOURCES := server sampler models loadtest tests benchmarks
+
+.PHONY: serve test test-all check format lock clean
+
+serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
+	$(BIN)/xdlm serve stories
+
+test: .venv/dev  ## all fast tests
+	$(BIN)/pytest -m "not slow and not gpu and not browser"
+
+test-all: .venv/dev  ## the slow ones too
+	$(BIN)/pytest -m "not gpu and not browser"
+
+check: .venv/dev  ## format, lint, types
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/pyright
+
+format: .venv/dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+lock:  ## write constraints.txt anew from pyproject.toml
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install -q torch==2.13.0
+	.venv-lock/bin/pip install -q -e ".[dev,loadtest]"
+	{ echo "# Written by make lock. Plain version of torch: the index decides between CPU and CUDA builds."; \
+	  .venv-lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+	rm -rf .venv-lock
+
+# Stamps: one environment, the development tools added to it only when they are asked for.
+.venv/runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/dev: .venv/runtime
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,loadtest]"
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache build dist

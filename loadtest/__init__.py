@@ -1,0 +1,1 @@
+"""Black-box load tests over HTTP. Imports none of the sibling packages."""

@@ -1,0 +1,97 @@
+"""Bidirectional attention inside each sequence of a packed batch.
+
+Sequences of different lengths lie end to end in one [T, H, d] tensor; ``offsets`` says where each
+starts. The layout is worked out once per forward pass and serves every layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMALLEST_BUCKET = 64
+
+
+class Attention(Protocol):
+    """What a layer needs of the batch's layout."""
+
+    positions: Tensor  # [T], 0.. within each sequence
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend: q [T, H, d], k and v [T, H_kv, d] -> [T, H, d]; no position sees another sequence."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Sequences that are padded to one length."""
+
+    rows: Tensor  # [R] packed positions of their tokens
+    slots: Tensor  # [R] where each goes in [count * length]
+    count: int
+    length: int
+    key_mask: Tensor  # [count, 1, 1, length]
+
+
+class BucketedAttention:
+    """SDPA over sequences padded to 64, 128, 192, 256, 384, 512, ... tokens, one call a length.
+
+    A sequence's padded length depends on nothing but the sequence, so it meets the same arithmetic
+    whoever shares its batch: outputs are the same bits alone and in company. The number of calls grows
+    with the logarithm of the longest sequence, not with the number of sequences.
+    """
+
+    def __init__(self, offsets: Tensor, rows: int) -> None:
+        """Lay out sequences b at offsets[b]:offsets[b + 1].
+
+        Args:
+            offsets: [B + 1].
+            rows: length of the packed tensors; those past the last offset belong to nobody.
+        """
+        device = offsets.device
+        lengths = offsets.diff()
+        total = int(offsets[-1])
+        sequence = torch.repeat_interleave(lengths, output_size=total)
+        within = torch.arange(total, device=device) - offsets[sequence]
+        self.positions = F.pad(within, (0, rows - total))
+        padded = bucket_length(lengths)
+        self.buckets = []
+        for length in padded.unique().tolist():
+            mine = padded == length
+            rank = mine.cumsum(0) - 1  # which row of the bucket a sequence is
+            tokens = torch.nonzero(mine[sequence])[:, 0]
+            slots = rank[sequence[tokens]] * length + within[tokens]
+            keys = torch.arange(length, device=device) < lengths[mine, None]
+            self.buckets.append(_Bucket(tokens, slots, len(keys), length, keys[:, None, None, :]))
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``Attention``."""
+        out = torch.zeros_like(q)
+        for b in self.buckets:
+
+            def padded(x: Tensor, b: _Bucket = b) -> Tensor:
+                full = x.new_zeros(b.count * b.length, *x.shape[1:])
+                full[b.slots] = x[b.rows]
+                return full.unflatten(0, (b.count, b.length)).transpose(1, 2)
+
+            mixed = F.scaled_dot_product_attention(
+                padded(q),
+                padded(k),
+                padded(v),
+                attn_mask=b.key_mask,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+            out[b.rows] = mixed.transpose(1, 2).flatten(0, 1)[b.slots]
+        return out
+
+
+def bucket_length(lengths: Tensor) -> Tensor:
+    """The padded length of each sequence: 2^n or 3 * 2^(n-1), at least 64."""
+    power = torch.exp2(torch.ceil(torch.log2(lengths.clamp(min=SMALLEST_BUCKET).double())))
+    power = power.long()
+    between = power // 4 * 3
+    return torch.where((between >= lengths) & (power > 2 * SMALLEST_BUCKET), between, power)

@@ -1,0 +1,244 @@
+"""The command line, and the only composition root: it builds the pieces and puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from models import checkpoint as checkpoints
+from server.config import Settings
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Serve, watch and inspect discrete-diffusion language models.",
+)
+errors = Console(stderr=True, highlight=False)
+
+CheckpointArg = Annotated[str, typer.Argument(help="a bundled name (stories) or a folder")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
+DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
+
+
+def main() -> None:
+    """Entry point of the ``xdlm`` console script."""
+    app()
+
+
+def _quit(message: str, code: int = 1) -> NoReturn:
+    errors.print(f"xdlm: {message}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.Checkpoint:
+    import torch
+
+    if dtype not in ("auto", "float32", "bfloat16"):
+        _quit(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}", 2)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        return checkpoints.load(checkpoints.find(name), device, dtype)  # type: ignore[arg-type]
+    except checkpoints.CheckpointError as error:
+        _quit(str(error))
+
+
+def _engine(checkpoint: checkpoints.Checkpoint, settings: Settings):
+    from server.engine import Engine
+    from server.metrics import Metrics
+    from server.scheduler import Scheduler
+
+    scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
+    return Engine(checkpoint, scheduler, Metrics())
+
+
+@app.command()
+def serve(
+    checkpoint: Annotated[str | None, typer.Argument(help="bundled name or folder")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0 takes all")] = None,
+    max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
+    max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
+    max_positions: Annotated[int | None, typer.Option(help="canvas positions in a step")] = None,
+) -> None:
+    """Serve a checkpoint over HTTP. Flags override XDLM_* variables."""
+    from pydantic import ValidationError
+
+    flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
+    try:
+        settings = Settings(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _quit(f"{first['loc'][0]}: {first['msg']}", 2)
+    _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
+    import socket
+
+    import uvicorn
+
+    from server.app import create_app
+
+    try:
+        listener = socket.create_server((settings.host, settings.port), backlog=2048)
+    except OSError as error:
+        _quit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    loaded = _load(settings.checkpoint, settings.device, settings.dtype, settings.threads)
+    _warm_up(loaded)
+    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    body = json.dumps({"prompt": "Once upon a time", "max_tokens": 120})
+    out = Console(highlight=False)
+    info = loaded.info
+    out.print(f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.dtype}", style="dim")
+    out.print(f"Listening on [bold]{url}[/bold]. Try:\n")
+    out.print(
+        f"  curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'\n",
+        soft_wrap=True,
+        markup=False,
+    )
+    config = uvicorn.Config(
+        create_app(_engine(loaded, settings), settings),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    uvicorn.Server(config).run([listener])
+
+
+def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
+    """One short run, so that the first request does not pay for first-use set-up."""
+    from sampler import SAMPLERS
+    from sampler.canvas import CanvasBatch
+    from sampler.params import SamplingParams
+    from sampler.step import take_step
+
+    info = checkpoint.info
+    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id)
+    canvas = ([0] * 64, [True] * 64, SamplingParams(steps=1, top_p=0.9))
+    batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
+    for _ in range(2):
+        batch = take_step(sampler, checkpoint.model, batch).batch
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="how the text begins")] = "",
+    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
+    max_tokens: Annotated[int | None, typer.Option(help="positions to fill")] = None,
+    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    temperature: Annotated[float | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
+    noise_removal: Annotated[str | None, typer.Option(help="ancestral, greedy or none")] = None,
+    seed: Annotated[int | None, typer.Option(help="same seed, same text")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="show the canvas at every step")] = False,
+    delay: Annotated[float, typer.Option(help="with --watch: seconds between steps")] = 0.12,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON on stdout; with --watch a line a step")
+    ] = False,
+    svg: Annotated[Path | None, typer.Option(help="with --watch: save pictures here")] = None,
+    device: DeviceOption = "cpu",
+    dtype: DTypeOption = "auto",
+) -> None:
+    """Generate one text, without a server."""
+    from sampler.params import InvalidParam, SamplingParams, param_names
+
+    flags = {k: v for k, v in locals().items() if k in param_names() and v is not None}
+    loaded = _load(checkpoint, device, dtype)
+    chosen = {k: v for k, v in loaded.defaults.items() if k in param_names()}
+    chosen = {"seed": secrets.randbits(32), **chosen, **flags}
+    try:
+        params = SamplingParams(**chosen)
+    except InvalidParam as error:
+        _quit(str(error), 2)
+    ids = loaded.tokenizer.encode(prompt)
+    room = loaded.info.max_length - len(ids)
+    length = (
+        min(loaded.defaults.get("max_new_tokens", room), room) if not max_tokens else max_tokens
+    )
+    if not 1 <= length <= room:
+        _quit(f"--max-tokens must lie between 1 and {room} behind this prompt", 2)
+    asyncio.run(_generate(loaded, ids, length, params, watch, delay, as_json, svg))
+
+
+async def _generate(
+    loaded: checkpoints.Checkpoint,
+    prompt: list[int],
+    length: int,
+    params: Any,
+    watch: bool,
+    delay: float,
+    as_json: bool,
+    svg: Path | None,
+) -> None:
+    from dataclasses import asdict
+
+    from server.events import Done, Failed, GenerationRequest, Step
+    from server.stream import Trajectory, finished_text
+    from server.terminal import Viewer
+
+    engine = _engine(loaded, Settings())
+    engine.start()
+    trajectory = Trajectory(loaded)
+    viewer = Viewer(loaded, len(prompt), delay, svg) if watch and not as_json else None
+    try:
+        request = GenerationRequest.continuing(prompt, length, params, wants_steps=watch)
+        async for event in engine.submit(request):
+            if isinstance(event, Step) and as_json:
+                print(json.dumps(trajectory.record(event), ensure_ascii=False))
+            elif isinstance(event, Step) and viewer:
+                await viewer.show(event)
+            elif isinstance(event, Failed):
+                _quit(event.message)
+            elif isinstance(event, Done):
+                text, count, reason = finished_text(loaded, event.tokens, len(prompt))
+                if viewer:
+                    viewer.close()
+                if as_json:
+                    record = {"text": text, "tokens": count, "finish_reason": reason}
+                    record |= {"params": asdict(params), "usage": asdict(event.tally)}
+                    print(json.dumps(record, ensure_ascii=False))
+                elif not watch:
+                    print(loaded.tokenizer.decode(prompt) + text)
+    finally:
+        if viewer:
+            viewer.close()
+        engine.stop()
+
+
+@app.command()
+def info(
+    checkpoint: CheckpointArg = "stories",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
+) -> None:
+    """Say what a checkpoint is."""
+    from dataclasses import asdict
+
+    from sampler import SAMPLERS
+
+    loaded = _load(checkpoint, "cpu", "float32")
+    facts = {**asdict(loaded.info), "samplers": list(SAMPLERS), "defaults": loaded.defaults}
+    if as_json:
+        print(json.dumps(facts))
+        return
+    out = Console(highlight=False)
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        out.print(f"{name:>12}  {shown}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

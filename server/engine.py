@@ -1,0 +1,368 @@
+"""The engine: one thread owns the model and walks all running requests a step at a time.
+
+Requests join and leave between any two steps. The thread hands each step's outcome to the event loop in
+one call; there it is divided among the subscribers, so the step itself never loops over requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import structlog
+import torch
+
+from models.checkpoint import Checkpoint
+from sampler import SAMPLERS
+from sampler.canvas import OPS, CanvasBatch, Transition
+from sampler.step import Sampler, take_step
+from server.events import Change, Done, Event, Failed, GenerationRequest, Step, Tally
+from server.metrics import Metrics
+from server.scheduler import QueueFull, Scheduler
+
+__all__ = ["Engine", "QueueFull", "Subscription"]
+
+log = structlog.get_logger()
+MAX_PENDING = 8  # events a reader may lie behind before they are merged
+
+
+@dataclass
+class Subscription(AsyncIterator[Event]):
+    """One request's events; lives on the event loop. Ends after exactly one ``Done`` or ``Failed``."""
+
+    request: GenerationRequest
+    engine: Engine
+    submitted: float
+    admitted: float = 0.0
+    ended: bool = False
+    _pending: deque[Event] = field(default_factory=deque)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def push(self, event: Event) -> None:
+        """Add an event; a reader far behind finds steps merged, never a missing end."""
+        if self.ended:
+            return
+        self.ended = not isinstance(event, Step)
+        last = self._pending[-1] if self._pending else None
+        if isinstance(event, Step) and isinstance(last, Step) and len(self._pending) >= MAX_PENDING:
+            self._pending[-1] = last.merged(event)
+        else:
+            self._pending.append(event)
+        self._ready.set()
+
+    async def __anext__(self) -> Event:
+        while not self._pending:
+            if self.ended:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        return self._pending.popleft()
+
+    def cancel(self) -> None:
+        """The caller is gone: free the slot before the next step. Does nothing after the end."""
+        if not self.ended:
+            self.ended = True
+            self.engine.cancel(self)
+
+    async def result(self) -> Done | Failed:
+        """Wait for the end, ignoring steps; cancels the request if the wait is cancelled."""
+        try:
+            async for event in self:
+                if isinstance(event, Done | Failed):
+                    return event
+        finally:
+            self.cancel()
+        raise AssertionError("a subscription ends with Done or Failed")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@dataclass
+class Group:
+    """The running requests of one sampler: their packed canvases, and who they belong to."""
+
+    sampler: Sampler
+    batch: CanvasBatch
+    owners: list[Subscription]
+    ops: torch.Tensor  # [B, 3] changes so far, by kind
+    forwards: torch.Tensor  # [B]
+
+    def kept(self, keep: torch.Tensor) -> Group:
+        """The group without the requests where keep [B] is false."""
+        flags = keep.tolist()
+        return Group(
+            self.sampler,
+            self.batch.kept(keep),
+            [o for o, k in zip(self.owners, flags, strict=True) if k],
+            self.ops[keep],
+            self.forwards[keep],
+        )
+
+    def joined(self, other: Group) -> Group:
+        """Both groups as one."""
+        return Group(
+            self.sampler,
+            self.batch.joined(other.batch),
+            self.owners + other.owners,
+            torch.cat((self.ops, other.ops)),
+            torch.cat((self.forwards, other.forwards)),
+        )
+
+
+class Engine:
+    """Runs one checkpoint.
+
+    ``start`` and ``submit`` are called on the event loop that reads the events.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, scheduler: Scheduler[Subscription], metrics: Metrics
+    ):
+        """Nothing runs before ``start``."""
+        self.checkpoint = checkpoint
+        self.scheduler = scheduler
+        self.metrics = metrics
+        info = checkpoint.info
+        self._samplers = {n: make(info.vocab_size, info.mask_id) for n, make in SAMPLERS.items()}
+        self._groups: dict[str, Group] = {}
+        self._cancelled: set[Subscription] = set()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="xdlm-engine", daemon=True)
+        metrics.watch(lambda: self.scheduler.running, lambda: self.scheduler.waiting)
+
+    def start(self) -> None:
+        """Start the engine's thread; events go to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Fail whatever is left and end the thread, after the step in progress."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._thread.is_alive() and not self._stopping
+
+    def submit(self, request: GenerationRequest) -> Subscription:
+        """Queue a request.
+
+        Raises:
+            QueueFull: at once; nothing was queued.
+        """
+        subscription = Subscription(request, self, time.monotonic())
+        with self._wake:
+            if self._stopping:
+                raise QueueFull
+            self.scheduler.submit(subscription, len(request.tokens))
+            self._wake.notify()
+        return subscription
+
+    def cancel(self, subscription: Subscription) -> None:
+        """Free a request's slot: at once if it waits, before the next step if it runs."""
+        with self._wake:
+            self.scheduler.remove(subscription)
+            self._cancelled.add(subscription)
+            self._wake.notify()
+        self.metrics.cancelled()
+
+    # The engine's thread -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or self._groups or self.scheduler.waiting):
+                    self._cancelled.clear()
+                    self._wake.wait()
+                if self._stopping:
+                    break
+                cancelled, self._cancelled = self._cancelled, set()
+                admitted = self.scheduler.admit()
+            self._drop(cancelled)
+            self._join(admitted)
+            for name in list(self._groups):
+                try:
+                    self._step(name)
+                except Exception:
+                    log.exception("step failed", sampler=name)
+                    self._fail_all(self._groups.pop(name), "internal", "the denoising step failed")
+        for group in self._groups.values():
+            self._fail_all(group, "shutting_down", "the server is shutting down")
+        with self._wake:
+            self.scheduler.max_running = self.scheduler.max_positions = 1 << 62
+            waiting = self.scheduler.admit()
+        self._send([(s, Failed("shutting_down", "the server is shutting down")) for s in waiting])
+
+    def _drop(self, cancelled: set[Subscription]) -> None:
+        if not cancelled:
+            return
+        for name, group in list(self._groups.items()):
+            keep = torch.tensor([o not in cancelled for o in group.owners])
+            self._replace(name, group.kept(keep.to(self.checkpoint.device)))
+
+    def _replace(self, name: str, group: Group) -> None:
+        if group.owners:
+            self._groups[name] = group
+        else:
+            self._groups.pop(name, None)
+
+    def _join(self, admitted: list[Subscription]) -> None:
+        now = time.monotonic()
+        by_sampler: dict[str, list[Subscription]] = {}
+        for subscription in admitted:
+            subscription.admitted = now
+            self.metrics.queued(now - subscription.submitted)
+            by_sampler.setdefault(subscription.request.params.sampler, []).append(subscription)
+        for name, owners in by_sampler.items():
+            sampler, device = self._samplers[name], self.checkpoint.device
+            canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
+            batch = sampler.begin(CanvasBatch.of(canvases, device))
+            ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64, device=device)
+            new = Group(sampler, batch, owners, ops, ops[:, 0].clone())
+            running = self._groups.get(name)
+            self._groups[name] = running.joined(new) if running else new
+            starts = batch.tokens.split(batch.lengths.tolist())
+            self._send(
+                [
+                    (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
+                    for o, tokens in zip(owners, starts, strict=True)
+                    if o.request.wants_steps
+                ]
+            )
+
+    def _step(self, name: str) -> None:
+        group = self._groups[name]
+        began = time.monotonic()
+        result = take_step(group.sampler, self.checkpoint.model, group.batch)
+        canvas, _ = group.batch.owner()
+        changed = canvas[result.change.rows]
+        group.ops.view(-1).index_add_(
+            0, changed * len(OPS) + result.change.op, torch.ones_like(changed)
+        )
+        group.forwards += result.ran
+        group.batch = result.batch
+        if any(o.request.wants_steps for o in group.owners):
+            self._publish(group, result.change)
+        failed = result.failed
+        over = failed | (result.batch.step >= result.batch.calls)
+        self.metrics.stepped(
+            seconds=time.monotonic() - began,
+            requests=result.batch.size,
+            positions=result.batch.tokens.numel(),
+            head_rows=result.head_rows,
+            skipped=int((~result.ran).sum()),
+        )
+        if bool(over.any()):
+            self._finish(group, over, failed)
+            self._replace(name, group.kept(~over))
+
+    def _publish(self, group: Group, change: Transition) -> None:
+        """Send the step to the event loop as plain lists, in one call."""
+        batch = group.batch
+        ends = batch.lengths.cumsum(0)
+        record = _StepRecord(
+            owners=group.owners,
+            steps_done=batch.step.tolist(),
+            starts=(ends - batch.lengths).tolist(),
+            bounds=[0, *torch.searchsorted(change.rows, ends).tolist()],
+            rows=change.rows.tolist(),
+            old=change.old.tolist(),
+            new=change.new.tolist(),
+            op=change.op.tolist(),
+            confidence=change.confidence.tolist(),
+        )
+        self._on_loop(record.deliver)
+
+    def _finish(self, group: Group, over: torch.Tensor, failed: torch.Tensor) -> None:
+        now = time.monotonic()
+        canvases = group.batch.tokens.split(group.batch.lengths.tolist())
+        ended: list[tuple[Subscription, Event]] = []
+        for i in torch.nonzero(over)[:, 0].tolist():
+            owner, params = group.owners[i], group.owners[i].request.params
+            if failed[i]:
+                ended.append((owner, Failed("not_finite", "the model gave no finite numbers")))
+                continue
+            unmasked, refined, remasked = group.ops[i].tolist()
+            tally = Tally(
+                steps=params.steps,
+                forwards=int(group.forwards[i]),
+                positions=sum(owner.request.editable),
+                unmasked=unmasked,
+                refined=refined,
+                remasked=remasked,
+                queue_ms=1e3 * (owner.admitted - owner.submitted),
+                denoise_ms=1e3 * (now - owner.admitted),
+            )
+            ended.append((owner, Done(tuple(canvases[i].tolist()), tally)))
+        self._end(ended)
+
+    def _fail_all(self, group: Group, code: str, message: str) -> None:
+        self._end([(owner, Failed(code, message)) for owner in group.owners])
+
+    def _end(self, ended: list[tuple[Subscription, Event]]) -> None:
+        with self._wake:
+            for owner, _ in ended:
+                self.scheduler.remove(owner)
+        for owner, event in ended:
+            self.metrics.ended(owner.request, event, time.monotonic() - owner.submitted)
+        self._send(ended)
+
+    def _send(self, events: list[tuple[Subscription, Event]]) -> None:
+        def deliver() -> None:
+            for owner, event in events:
+                owner.push(event)
+
+        if events:
+            self._on_loop(deliver)
+
+    def _on_loop(self, deliver) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(deliver)
+
+
+@dataclass(frozen=True)
+class _StepRecord:
+    """One step of a group in plain lists; changes of canvas i lie at bounds[i]:bounds[i + 1]."""
+
+    owners: list[Subscription]
+    steps_done: list[int]
+    starts: list[int]
+    bounds: list[int]
+    rows: list[int]
+    old: list[int]
+    new: list[int]
+    op: list[int]
+    confidence: list[float]
+
+    def deliver(self) -> None:
+        """Divide the step among its subscribers; runs on the event loop."""
+        for i, owner in enumerate(self.owners):
+            if not owner.request.wants_steps:
+                continue
+            changes = tuple(
+                Change(
+                    self.rows[c] - self.starts[i],
+                    OPS[self.op[c]],
+                    self.old[c],
+                    self.new[c],
+                    self.confidence[c],
+                )
+                for c in range(self.bounds[i], self.bounds[i + 1])
+            )
+            steps = owner.request.params.steps
+            done = self.steps_done[i]
+            owner.push(Step(min(done, steps), steps, changes, None, final=done > steps))

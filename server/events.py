@@ -1,0 +1,122 @@
+"""What a caller of the engine sees of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sampler.params import SamplingParams
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One canvas to denoise.
+
+    Attributes:
+        tokens: ids of the whole canvas; those at editable positions are placeholders.
+        editable: where the sampler may write.
+        params: the request's choices.
+        wants_steps: whether ``Step`` events are asked for; without, only the end is reported.
+    """
+
+    tokens: list[int]
+    editable: list[bool]
+    params: SamplingParams
+    wants_steps: bool = False
+
+    @classmethod
+    def continuing(
+        cls, prompt: list[int], length: int, params: SamplingParams, wants_steps: bool = False
+    ) -> GenerationRequest:
+        """A prompt, clamped, with ``length`` positions to fill behind it."""
+        editable = [False] * len(prompt) + [True] * length
+        return cls(prompt + [0] * length, editable, params, wants_steps)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One position that a step changed. ``op`` is ``unmask``, ``refine`` or ``remask``."""
+
+    position: int
+    op: str
+    old: int
+    new: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: what happened since the last event.
+
+    Attributes:
+        step: denoising steps done, 0..steps. The last call, which removes the remaining noise, is
+            reported with step = steps and ``final`` set.
+        steps: denoising steps of the request.
+        changes: in position order. Steps that changed nothing are reported too.
+        canvas: the whole canvas, on the first event only (the draw from the prior).
+        final: the noise-removal call is in it.
+    """
+
+    step: int
+    steps: int
+    changes: tuple[Change, ...]
+    canvas: tuple[int, ...] | None = None
+    final: bool = False
+
+    def merged(self, later: Step) -> Step:
+        """This event and a later one as one: the later state of each position, the earlier origin."""
+        if self.canvas is not None:
+            canvas = list(self.canvas)
+            for change in later.changes:
+                canvas[change.position] = change.new
+            return Step(later.step, later.steps, (), tuple(canvas), later.final)
+        by_position = {c.position: c for c in self.changes}
+        for change in later.changes:
+            first = by_position.get(change.position)
+            if first is not None:
+                change = Change(
+                    change.position, change.op, first.old, change.new, change.confidence
+                )
+            by_position[change.position] = change
+        changes = tuple(by_position[p] for p in sorted(by_position))
+        return Step(later.step, later.steps, changes, None, self.final or later.final)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a finished request cost, and what it did.
+
+    Attributes:
+        steps: denoising steps.
+        forwards: network evaluations; calls that no position asked for are skipped.
+        positions: editable positions.
+        unmasked, refined, remasked: changes by kind.
+        queue_ms, denoise_ms: waiting for a place, and from there to the end.
+    """
+
+    steps: int
+    forwards: int
+    positions: int
+    unmasked: int
+    refined: int
+    remasked: int
+    queue_ms: float
+    denoise_ms: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a request that went well: the whole final canvas."""
+
+    tokens: tuple[int, ...]
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end of a request that did not: a code for machines and a line for people."""
+
+    code: str
+    message: str
+
+
+Event = Step | Done | Failed

@@ -22,7 +22,9 @@ class Attention(Protocol):
     positions: Tensor  # [T], 0.. within each sequence
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend: q [T, H, d], k and v [T, H_kv, d] -> [T, H, d]; no position sees another sequence."""
+        """Attend: q [T, H, d], k and v [T, H_kv, d] -> [T, H, d]; no position sees another
+        sequence.
+        """
         ...
 
 
@@ -41,7 +43,8 @@ class BucketedAttention:
     """SDPA over sequences padded to 64, 128, 192, 256, 384, 512, ... tokens, one call a length.
 
     A sequence's padded length depends on nothing but the sequence, so it meets the same arithmetic
-    whoever shares its batch: outputs are the same bits alone and in company. The number of calls grows
+    whoever shares its batch: outputs are the same bits alone and in company. The number of calls
+        grows
     with the logarithm of the longest sequence, not with the number of sequences.
     """
 

@@ -1,4 +1,5 @@
-"""Checkpoints on disk: check, then load. Only safetensors are opened, and no code comes from a folder.
+"""Checkpoints on disk: check, then load. Only safetensors are opened, and no code comes from a
+folder.
 
 A checkpoint is a folder in Hugging Face's layout: ``config.json``, ``model.safetensors``,
 ``tokenizer.json``, and ``generation_config.json`` with what requests get when they do not choose.
@@ -67,7 +68,8 @@ def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
     Args:
         path: the folder.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on CUDA.
+        dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
+        CUDA.
 
     Raises:
         CheckpointError: anything missing, malformed or not supported, in one line.

@@ -1,9 +1,10 @@
-"""The LLaDA architecture, built natively from a checkpoint's ``config.json`` (model_type ``llada``).
+"""The LLaDA architecture, built natively from a checkpoint's ``config.json`` (model_type
+``llada``).
 
 A Llama-style transformer without a causal mask: RMSNorm, rotary positions, SwiGLU, no biases,
-grouped-query heads where the config asks for them. Logits are not shifted: position i predicts token i.
-Parameter names are those of the published checkpoints; note that ``ff_out`` names both a block's down
-projection and the language-model head.
+grouped-query heads where the config asks for them. Logits are not shifted: position i predicts
+token i. Parameter names are those of the published checkpoints; note that ``ff_out`` names both a
+block's down projection and the language-model head.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class LLaDAConfig:
         """Read a ``config.json``.
 
         Raises:
-            UnsupportedConfig: another architecture (LLaDA-MoE shares the model_type), or a field with a
+            UnsupportedConfig: another architecture (LLaDA-MoE shares the model_type), or a field
+            with a
                 value that would need different arithmetic. The message names the field.
         """
         if raw.get("model_type") != "llada":
@@ -182,7 +184,9 @@ class Block(nn.Module):
 
 
 class LLaDA(nn.Module):
-    """A ``Denoiser``: ``trunk`` maps packed tokens to hidden states, ``head`` some rows to logits."""
+    """A ``Denoiser``: ``trunk`` maps packed tokens to hidden states, ``head`` some rows to
+    logits.
+    """
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
@@ -200,7 +204,9 @@ class LLaDA(nn.Module):
         self.make_rope(None)
 
     def make_rope(self, device: torch.device | None) -> None:
-        """Tabulate the rotary angles on a device: cos and sin [max_sequence_length, 1, head_dim / 2]."""
+        """Tabulate the rotary angles on a device: cos and sin [max_sequence_length, 1, head_dim /
+        2].
+        """
         c = self.config
         even = torch.arange(0, c.head_dim, 2, dtype=torch.float32, device=device)
         position = torch.arange(c.max_sequence_length, dtype=torch.float32, device=device)
@@ -222,8 +228,8 @@ class LLaDA(nn.Module):
     def trunk(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [T, d_model].
 
-        Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so very
-        short batches are padded: a canvas gets the same bits alone and in company.
+        Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so
+        very short batches are padded: a canvas gets the same bits alone and in company.
         """
         total = tokens.numel()
         rows = max(total, MIN_ROWS)

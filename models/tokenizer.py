@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 class TextTokenizer:
     """A checkpoint's ``tokenizer.json``, used so that text stays text.
 
-    A prompt that spells out a special token ("<|mdm_mask|>") is encoded as the characters it is made of:
-    special ids come only from the tokenizer's own template (the start token).
+    A prompt that spells out a special token ("<|mdm_mask|>") is encoded as the characters it is
+    made of: special ids come only from the tokenizer's own template (the start token).
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

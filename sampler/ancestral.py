@@ -1,9 +1,11 @@
 """Exact ancestral sampling, branch first: eq. 11 without ever building a posterior.
 
-The posterior is a mixture (see ``docs/samplers.md``): keep z with probability 1 - L, otherwise draw x0
-from the model and noise it again with the forward marginal at time s. L needs of the model only p_z,
-and is bounded by U = beta_ts / beta_t whatever the model says. So the coin is thrown *before* the
-network: a position with u1 >= U stays and never asks for logits, and a canvas with no asking position is
+The posterior is a mixture (see ``docs/samplers.md``): keep z with probability 1 - L, otherwise draw
+x0 from the model and noise it again with the forward marginal at time s. L needs of the model only
+p_z, and is bounded by U = beta_ts / beta_t whatever the model says. So the coin is thrown *before*
+the
+network: a position with u1 >= U stays and never asks for logits, and a canvas with no asking
+    position is
 not run at all. With k = 0 this is MDLM, with k = 1 and no mask UDLM.
 """
 

@@ -92,7 +92,9 @@ class NoiseKernel:
         return torch.where(f_t == 0, here, q)
 
     def leave_bound(self, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
-        """U = beta_ts / beta_t: no token leaves with a higher probability, whatever the model says."""
+        """U = beta_ts / beta_t: no token leaves with a higher probability, whatever the model
+        says.
+        """
         return (1.0 - alpha_t / alpha_s) / (1.0 - alpha_t)
 
     def leave_probability(self, p_z: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
@@ -101,7 +103,8 @@ class NoiseKernel:
         With k = 0 a token other than the mask has r(z) = 0 and never leaves, even if p_z = 0.
 
         Args:
-            p_z: probability of the current id under the model; 0 at masks. All arguments share a shape.
+            p_z: probability of the current id under the model; 0 at masks. All arguments share a
+            shape.
         """
         rate = self.rate(z, p_z.dtype)
         leave = (1.0 - alpha_t / alpha_s) * rate / (alpha_t * p_z + (1.0 - alpha_t) * rate)
@@ -125,8 +128,8 @@ class NoiseKernel:
     def prior(self, u: Tensor, uniform_id: Tensor) -> Tensor:
         """Draw from the stationary distribution: the mask below mu = 1 - k, else a uniform id.
 
-        (The official code cuts u the other way round here than in the forward process; kept, so that
-        the same random numbers give the same prior.)
+        (The official code cuts u the other way round here than in the forward process; kept, so
+        that the same random numbers give the same prior.)
         """
         if self.mask_id is None:
             return uniform_id

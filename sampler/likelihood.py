@@ -1,7 +1,8 @@
 """Likelihood bounds: the KL of one reverse step and the NELBO it sums to (eqs. 12-15).
 
-All terms are written with a_t p_e + b_t k/N scaled by N, as in the paper's appendix, so that nothing is
-divided by a rate that can be zero. Everything is differentiable and serves training as well.
+All terms are written with a_t p_e + b_t k/N scaled by N, as in the paper's appendix, so that
+nothing is divided by a rate that can be zero. Everything is differentiable and serves training as
+well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sampler.kernel import NoiseKernel
 
 
 def _mean_log_f(log_p: Tensor, kernel: NoiseKernel, alpha: Tensor) -> Tensor:
-    """(1/N) sum_e ln(N a p_e + b k), the uniform part of ln f over the vocabulary. [...]"""
+    """(1/N) sum_e ln(N a p_e + b k), the uniform part of ln f over the vocabulary, [...]."""
     k, n = kernel.mixing_ratio, kernel.vocab_size
     return (n * alpha[..., None] * log_p.exp() + (1.0 - alpha[..., None]) * k).log().mean(-1)
 
@@ -39,7 +40,8 @@ def nelbo_integrand(
     """r(z)/f_t(x, z) h_t: eq. 15 without the factor -alpha'(t), with h_t of eq. 14.
 
     Args:
-        log_p: log of the model's clean distribution [..., N], the mask suppressed where there is one.
+        log_p: log of the model's clean distribution [..., N], the mask suppressed where there is
+            one.
         x: clean ids [...].
         z: noised ids [...].
         alpha: alpha_t [...].
@@ -69,7 +71,8 @@ def nelbo_integrand(
 def step_kl(
     log_p: Tensor, x: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor, kernel: NoiseKernel
 ) -> Tensor:
-    """KL(q(z_s | z, x) || q(z_s | z, p)) of one finite step s < t: eqs. 12 and 13. Nats, shape [...].
+    """KL(q(z_s | z, x) || q(z_s | z, p)) of one finite step s < t: eqs. 12 and 13. Nats, shape
+    [...].
 
     Args: as ``nelbo_integrand``, with alpha_s > alpha_t.
     """

@@ -1,8 +1,8 @@
 """What a sampler needs to know of a row of logits, without keeping the row.
 
-The head runs on the gathered rows only, a chunk at a time; each chunk of logits is reduced to a sample
-and a few scalars per row and dropped. Nothing of shape rows x vocabulary outlives its chunk, and one
-random number is drawn per row, not one per entry.
+The head runs on the gathered rows only, a chunk at a time; each chunk of logits is reduced to a
+sample and a few scalars per row and dropped. Nothing of shape rows x vocabulary outlives its chunk,
+and one random number is drawn per row, not one per entry.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class RowQuery:
 
 @dataclass(frozen=True)
 class RowStats:
-    """What is known of each of R rows under p: temperature, then top-p applied, the mask suppressed.
+    """What is known of each of R rows under p: temperature, then top-p applied, the mask
+    suppressed.
 
     Attributes:
         sample: id drawn from p.
@@ -64,7 +65,9 @@ def readout(
     vocab_size: int,
     mask_id: int | None,
 ) -> RowStats:
-    """Run ``head`` (hidden rows -> logits [rows, vocab_size]) in chunks, reduce each to ``RowStats``."""
+    """Run ``head`` (hidden rows -> logits [rows, vocab_size]) in chunks, reduce each to
+    ``RowStats``.
+    """
     chunk = max(MIN_ROWS, CHUNK_ELEMENTS // vocab_size)
     parts = []
     for start in range(0, hidden.shape[0], chunk):
@@ -120,9 +123,10 @@ def nucleus(
 ) -> tuple[Int[Tensor, "R K"], Float[Tensor, "R K"]]:
     """The nucleus of each row of unnormalised probabilities (the official code's rule).
 
-    Likeliest first, ties by lower id; entries are kept while the running sum, their own mass included,
-    stays within top_p; the first is always kept. Entries of at most (1 - top_p)/V of the mass cannot be
-    among them (together they weigh at most 1 - top_p), so only the others are sorted.
+    Likeliest first, ties by lower id; entries are kept while the running sum, their own mass
+    included, stays within top_p; the first is always kept. Entries of at most (1 - top_p)/V of the
+    mass cannot be among them (together they weigh at most 1 - top_p), so only the others are
+    sorted.
 
     Returns:
         ids and their weights, likeliest first; weight 0 outside the nucleus.
@@ -142,7 +146,8 @@ def inverse_cdf(
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"], Float[Tensor, " R"]]:
     """Draw one id per row from unnormalised probabilities by one uniform each.
 
-    Cumulative sums in float64: over blocks first, then inside the block that was hit. Entries of zero
+    Cumulative sums in float64: over blocks first, then inside the block that was hit. Entries of
+        zero
     weight are never drawn.
 
     Returns:
@@ -163,7 +168,9 @@ def inverse_cdf(
 
 
 def _first_above(edges: Tensor, target: Tensor) -> Tensor:
-    """First index whose cumulative sum exceeds the target; at the latest the last entry with mass."""
+    """First index whose cumulative sum exceeds the target; at the latest the last entry with
+    mass.
+    """
     found = torch.searchsorted(edges, target[:, None], right=True)
     last = torch.searchsorted(edges, edges[:, -1:].contiguous(), right=False)
     return torch.minimum(found, last).clamp_(max=edges.shape[1] - 1)[:, 0]

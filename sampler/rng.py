@@ -1,7 +1,7 @@
 """Counter-based random numbers: a value is a pure function of (seed, step, position, role).
 
-Philox 4x32-10 (Salmon et al., SC 2011) in integer tensor operations. A request's draws do not depend
-on its neighbours in the batch, on the order of evaluation or on the device.
+Philox 4x32-10 (Salmon et al., SC 2011) in integer tensor operations. A request's draws do not
+depend on its neighbours in the batch, on the order of evaluation or on the device.
 """
 
 from __future__ import annotations

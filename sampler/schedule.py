@@ -1,4 +1,6 @@
-"""Noise schedules: how much signal is left at time t, and the grid of times that a sampler walks."""
+"""Noise schedules: how much signal is left at time t, and the grid of times that a sampler
+walks.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class LogLinearSchedule:
         """(alpha_s, alpha_t) of denoising step i of a request of T steps, both float64.
 
         Official time grid: t_i = 1 - i dt with dt = (1 - t_min) / T, and s = t_i - dt. The call at
-        i = T is the noise removal: t = t_min and alpha_s = 1, so that the clean guess itself is drawn.
+        i = T is the noise removal: t = t_min and alpha_s = 1, so that the clean guess itself is
+        drawn.
 
         Args:
             step: i in 0..T, integers of any shape.

@@ -31,23 +31,33 @@ class Proposal(Protocol):
     """What every sampler's proposal says: the rows it needs and what it asks of them."""
 
     @property
-    def rows(self) -> Tensor: ...
+    def rows(self) -> Tensor:
+        """Packed positions whose logits are needed, [R]."""
+        ...
+
     @property
-    def query(self) -> RowQuery: ...
+    def query(self) -> RowQuery:
+        """What is asked of each of them."""
+        ...
 
 
 @runtime_checkable
 class Sampler(Protocol):
     """A policy: an immutable value without a loop; the caller owns time.
 
-    ``propose`` decides before the network which rows matter; ``commit`` settles the step with what was
-    read there. Both look at whole arrays; neither knows of requests.
+    ``propose`` decides before the network which rows matter; ``commit`` settles the step with what
+    was read there. Both look at whole arrays; neither knows of requests.
     """
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """N, the mask included."""
+        ...
+
     @property
-    def mask_id(self) -> int | None: ...
+    def mask_id(self) -> int | None:
+        """Id of the mask, if there is one."""
+        ...
 
     def begin(self, batch: CanvasBatch) -> CanvasBatch:
         """Draw the canvases' first tokens."""

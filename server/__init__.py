@@ -1,1 +1,3 @@
-"""Holding requests: HTTP, engine thread, scheduler, streams. The only package that imports the others."""
+"""Holding requests: HTTP, engine thread, scheduler, streams. The only package that imports the
+others.
+"""

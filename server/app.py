@@ -21,7 +21,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """Gives every response an ``X-Request-Id``: the client's own where it is harmless, or a new one."""
+    """Gives every response an ``X-Request-Id``: the client's own where it is harmless, or a new
+    one.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -77,7 +77,7 @@ def serve(
 
     flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
     try:
-        settings = Settings(**flags)
+        settings = Settings.model_validate(flags)
     except ValidationError as error:
         first = error.errors()[0]
         _quit(f"{first['loc'][0]}: {first['msg']}", 2)
@@ -166,9 +166,8 @@ def generate(
         _quit(str(error), 2)
     ids = loaded.tokenizer.encode(prompt)
     room = loaded.info.max_length - len(ids)
-    length = (
-        min(loaded.defaults.get("max_new_tokens", room), room) if not max_tokens else max_tokens
-    )
+    default = min(loaded.defaults.get("max_new_tokens", room), room)
+    length = default if max_tokens is None else max_tokens
     if not 1 <= length <= room:
         _quit(f"--max-tokens must lie between 1 and {room} behind this prompt", 2)
     asyncio.run(_generate(loaded, ids, length, params, watch, delay, as_json, svg))
@@ -190,7 +189,7 @@ async def _generate(
     from server.stream import Trajectory, finished_text
     from server.terminal import Viewer
 
-    engine = _engine(loaded, Settings())
+    engine = _engine(loaded, Settings.model_validate({}))
     engine.start()
     trajectory = Trajectory(loaded)
     viewer = Viewer(loaded, len(prompt), delay, svg) if watch and not as_json else None

@@ -1,7 +1,8 @@
 """The engine: one thread owns the model and walks all running requests a step at a time.
 
-Requests join and leave between any two steps. The thread hands each step's outcome to the event loop in
-one call; there it is divided among the subscribers, so the step itself never loops over requests.
+Requests join and leave between any two steps. The thread hands each step's outcome to the event
+loop in one call; there it is divided among the subscribers, so the step itself never loops over
+requests.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ MAX_PENDING = 8  # events a reader may lie behind before they are merged
 
 @dataclass
 class Subscription(AsyncIterator[Event]):
-    """One request's events; lives on the event loop. Ends after exactly one ``Done`` or ``Failed``."""
+    """One request's events; lives on the event loop. Ends after exactly one ``Done`` or
+    ``Failed``.
+    """
 
     request: GenerationRequest
     engine: Engine

@@ -7,8 +7,9 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import ORJSONResponse
 from starlette.exceptions import HTTPException
+
+from server.wire import Json
 
 log = structlog.get_logger()
 
@@ -44,17 +45,17 @@ def error_body(status: int, message: str, param: str | None, code: str | None) -
 def install(app: FastAPI) -> None:
     """Map every exception to an answer in OpenAI's shape."""
 
-    async def api_error(_: Request, error: Exception) -> ORJSONResponse:
+    async def api_error(_: Request, error: Exception) -> Json:
         assert isinstance(error, ApiError)
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return ORJSONResponse(error.body(), error.status, headers)
+        return Json(error.body(), error.status, headers)
 
-    async def http_error(_: Request, error: Exception) -> ORJSONResponse:
+    async def http_error(_: Request, error: Exception) -> Json:
         assert isinstance(error, HTTPException)
         body = error_body(error.status_code, str(error.detail), None, None)
-        return ORJSONResponse(body, error.status_code, error.headers)
+        return Json(body, error.status_code, error.headers)
 
-    async def invalid(_: Request, error: Exception) -> ORJSONResponse:
+    async def invalid(_: Request, error: Exception) -> Json:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
@@ -64,13 +65,13 @@ def install(app: FastAPI) -> None:
             param, message = None, f"the body is not valid JSON: {first['ctx']['error']}"
         elif param is not None and param not in message:
             message = f"{param}: {message}"
-        return ORJSONResponse(error_body(400, message, param, "invalid_value"), 400)
+        return Json(error_body(400, message, param, "invalid_value"), 400)
 
-    async def internal(request: Request, error: Exception) -> ORJSONResponse:
+    async def internal(request: Request, error: Exception) -> Json:
         id_ = request.scope.get("request_id", "")
         log.error("unhandled", request_id=id_, exc_info=error)
         body = error_body(500, f"internal error; request id {id_}", None, "internal")
-        return ORJSONResponse(body, 500, {"X-Request-Id": id_})
+        return Json(body, 500, {"X-Request-Id": id_})
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)

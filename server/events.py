@@ -63,7 +63,9 @@ class Step:
     final: bool = False
 
     def merged(self, later: Step) -> Step:
-        """This event and a later one as one: the later state of each position, the earlier origin."""
+        """This event and a later one as one: the later state of each position, the earlier
+        origin.
+        """
         if self.canvas is not None:
             canvas = list(self.canvas)
             for change in later.changes:

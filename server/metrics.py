@@ -1,4 +1,6 @@
-"""Prometheus metrics. Names follow vLLM's where one exists; no label takes a value from a client."""
+"""Prometheus metrics. Names follow vLLM's where one exists; no label takes a value from a
+client.
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ class QueueFull(Exception):
 class Scheduler(Generic[Key]):
     """First come, first served, within a budget of positions per step.
 
-    A request joins between any two steps, as soon as its canvas fits beside those that run. One that is
-    larger than what is left waits at the head of the queue, so that small ones cannot starve it.
+    A request joins between any two steps, as soon as its canvas fits beside those that run. One
+    that is larger than what is left waits at the head of the queue, so that small ones cannot
+    starve it.
     """
 
     def __init__(self, max_waiting: int, max_running: int, max_positions: int) -> None:

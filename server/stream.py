@@ -64,7 +64,9 @@ class Trajectory:
 def finished_text(
     checkpoint: Checkpoint, tokens: Sequence[int], prompt_length: int
 ) -> tuple[str, int, str]:
-    """(text, tokens in it, finish reason) of a final canvas: what stands before the first end token."""
+    """(text, tokens in it, finish reason) of a final canvas: what stands before the first end
+    token.
+    """
     generated = list(tokens[prompt_length:])
     eos = checkpoint.info.eos_id
     reason = "length"

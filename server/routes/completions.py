@@ -1,4 +1,6 @@
-"""POST /v1/completions: text behind a prompt, at once or as a stream, with its trajectory on request."""
+"""POST /v1/completions: text behind a prompt, at once or as a stream, with its trajectory on
+request.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import ORJSONResponse
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt
 from sse_starlette import EventSourceResponse
 
@@ -22,6 +23,7 @@ from server.routes.models import check_model
 from server.routes.schema import DiffusionFields
 from server.state import State
 from server.stream import Trajectory, finished_text
+from server.wire import Json
 
 router = APIRouter(prefix="/v1/completions")
 
@@ -36,7 +38,7 @@ class StreamOptions(BaseModel):
 class CompletionBody(DiffusionFields):
     """The body of POST /v1/completions."""
 
-    neutral = {
+    neutral: ClassVar = {
         "n": (1,),
         "best_of": (1,),
         "presence_penalty": (0,),
@@ -97,7 +99,7 @@ async def complete(body: CompletionBody, request: Request) -> Response:
         raise ApiError(
             503 if event.code == "shutting_down" else 500, event.message, code=event.code
         )
-    return ORJSONResponse(completion.answer(event))
+    return Json(completion.answer(event))
 
 
 class _Completion:
@@ -123,7 +125,7 @@ class _Completion:
         limit = self.state.checkpoint.info.max_length
         room = limit - len(self.prompt)
         if asked is None:
-            asked = min(self.state.defaults.get("max_new_tokens", room), max(room, 1))
+            asked = max(1, min(self.state.defaults.get("max_new_tokens", room), room))
         if asked < 1:
             raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
         if asked > room:

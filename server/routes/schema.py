@@ -58,7 +58,8 @@ class DiffusionFields(StrictBody):
     stream: StrictBool | None = None
 
     def sampling_params(self, defaults: Mapping[str, Any]) -> SamplingParams:
-        """The request's choices over the checkpoint's defaults; a seed is drawn where none is given.
+        """The request's choices over the checkpoint's defaults; a seed is drawn where none is
+        given.
 
         Raises:
             ApiError: 400 naming the field.

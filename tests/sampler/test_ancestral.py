@@ -1,4 +1,5 @@
-"""The branch-first sampler is the posterior of eq. 11: exactly, in distribution, and along whole chains.
+"""The branch-first sampler is the posterior of eq. 11: exactly, in distribution, and along whole
+chains.
 
 False-alarm odds are stated with each statistical test; seeds are fixed, so a pass stays a pass.
 """
@@ -101,7 +102,9 @@ def one_step_counts(k: float, z: int, logits, step: int, draws: int, **choices) 
 @pytest.mark.parametrize("z", [MASK, 2])
 @pytest.mark.parametrize("udlm", [False, True])
 def test_one_step_chi_square(k, z, udlm):
-    """1e6 draws of one step against the explicit posterior. False alarm: 1e-6 per case, 16 cases."""
+    """1e6 draws of one step against the explicit posterior. False alarm: 1e-6 per case, 16
+    cases.
+    """
     if udlm and k != 1.0:
         pytest.skip("no mask only with k = 1")
     logits = torch.linspace(-2, 2, N)
@@ -157,8 +160,9 @@ def explicit_chain(network, kernel: NoiseKernel, chains: int, steps: int, seed: 
 def test_whole_chains(k):
     """Joint distribution of three positions after five steps, against the explicit loop.
 
-    Total variation to one reference run must be at most 1.25 times that of a second reference run plus
-    four standard errors (measured spread of such distances: about 1 %). False alarm below 1e-4.
+    Total variation to one reference run must be at most 1.25 times that of a second reference run
+    plus four standard errors (measured spread of such distances: about 1 %). False alarm below
+    1e-4.
     """
     n, chains, steps = 5, 60_000, 5
     network, kernel = Neighbours(n, seed=3), NoiseKernel(k, n, n - 1)

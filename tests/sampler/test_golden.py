@@ -60,7 +60,8 @@ def test_nucleus(golden):
 
 @pytest.mark.parametrize("name", ["float32_nat", "float32_f64", "float64_nat"])
 def test_categorical_draws_from_the_same_distribution(golden, name):
-    """Ours is an inverse CDF, so ids differ from the official Gumbel draws; what they draw from may not.
+    """Ours is an inverse CDF, so ids differ from the official Gumbel draws; what they draw from may
+    not.
 
     The stored probabilities are cut into 40 000 equal quantiles: the share of each id must be its
     probability to within one quantile.

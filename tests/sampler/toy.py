@@ -1,4 +1,6 @@
-"""Small real networks for sampler tests: a table of logits, and one that looks at its neighbours."""
+"""Small real networks for sampler tests: a table of logits, and one that looks at its
+neighbours.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The bundled ``stories`` checkpoint; see README.md, its card."""

@@ -1,0 +1,1 @@
+"""How ``stories`` was made: programs above all packages; nothing imports them."""

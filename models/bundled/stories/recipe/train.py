@@ -3,11 +3,12 @@
 The student starts from the teacher's own weights: causal mask dropped, rotary rows permuted from
 interleaved to half-split, vocabulary pruned, head untied. It learns the NELBO of eq. 15 with times
 spread evenly over each batch; half of the sequences keep a clean random prefix, as a prompt would.
-Matrices of the blocks are trained by Muon, the rest by AdamW. The run writes its state to a work folder
-and goes on from there; the same seed and step draw the same batch.
+Matrices of the blocks are trained by Muon, the rest by AdamW. The run writes its state to a work
+folder and goes on from there; the same seed and step draw the same batch.
 
-    python -m models.bundled.stories.recipe.train                      # k = 0.1, two hours on two cores
-    python -m models.bundled.stories.recipe.train --mixing-ratio 0 --tokens 6e6 --out controls/k0
+    python -m models.bundled.stories.recipe.train                      # k = 0.1, two hours on two
+    cores python -m models.bundled.stories.recipe.train --mixing-ratio 0 --tokens 6e6 --out
+    controls/k0
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Recipe:
 
 
 def encode(stories: list[Story], tokenizer: Tokenizer) -> Tensor:
-    """Canvases [n, 256]: start token, story, end tokens to the edge. Stories cut short are dropped."""
+    """Canvases [n, 256]: start token, story, end tokens to the edge. Stories cut short are
+    dropped.
+    """
     rows = []
     for story, code in zip(stories, tokenizer.encode_batch([s.text for s in stories]), strict=True):
         ids = code.ids[:CANVAS]
@@ -134,8 +137,8 @@ def start_from_teacher(student: LLaDA, teacher: teacher_file.Teacher, source: li
 
 
 class EqualLengthAttention:
-    """Attention over sequences of one length, as plain products: on a CPU the fused kernel's backward
-    pass takes twice as long at this size.
+    """Attention over sequences of one length, as plain products: on a CPU the fused kernel's
+    backward pass takes twice as long at this size.
     """
 
     def __init__(self, batch: int, length: int, device: torch.device) -> None:
@@ -162,8 +165,8 @@ class Batch:
 def make_batch(data: Tensor, kernel: NoiseKernel, seed: int, step: int) -> Batch:
     """Batch number ``step``: same seed and step, same batch."""
     g = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    lengths, shares = zip(*LENGTHS, strict=True)
-    length = lengths[int(torch.multinomial(torch.tensor(shares), 1, generator=g))]
+    shares = torch.tensor([share for _, share in LENGTHS])
+    length = LENGTHS[int(torch.multinomial(shares, 1, generator=g))][0]
     count = BATCH_TOKENS // length
     x = data[torch.randint(len(data), (count,), generator=g), :length].long()
     t = (torch.rand(1, generator=g) + torch.arange(count) / count) % 1.0
@@ -190,7 +193,9 @@ def loss_of(student: LLaDA, kernel: NoiseKernel, x: Tensor, z: Tensor, alpha: Te
 
 @torch.inference_mode()
 def validate(student: LLaDA, data: Tensor, kernel: NoiseKernel, rounds: int = 4) -> float:
-    """NELBO in nats per token of the stories in ``data``; end tokens after the first do not count."""
+    """NELBO in nats per token of the stories in ``data``; end tokens after the first do not
+    count.
+    """
     schedule, g = LogLinearSchedule(), torch.Generator().manual_seed(1234)
     device = next(student.parameters()).device
     total = 0.0

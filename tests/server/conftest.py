@@ -1,0 +1,91 @@
+"""A tiny real checkpoint on disk, and a real server around it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import uvicorn
+from safetensors.torch import save_file
+
+from models import checkpoint as checkpoints
+from models.bundled import BUNDLED
+from models.llada import LLaDA, LLaDAConfig
+from server.app import create_app
+from server.config import Settings
+from server.engine import Engine
+from server.metrics import Metrics
+from server.scheduler import Scheduler
+
+
+def write_tiny(folder: Path, layers: int = 1) -> Path:
+    """A seeded random LLaDA of 32 dimensions with the tokenizer of ``stories``."""
+    folder.mkdir()
+    config = json.loads((BUNDLED / "stories" / "config.json").read_text())
+    config |= {"d_model": 32, "n_layers": layers, "n_heads": 2, "n_kv_heads": 2}
+    config |= {"mlp_hidden_size": 48}
+    torch.manual_seed(7)
+    model = LLaDA(LLaDAConfig.from_dict(config))
+    weights = {n: 2 * p.detach() for n, p in model.named_parameters()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "generation_config.json"):
+        shutil.copy(BUNDLED / "stories" / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder) -> checkpoints.Checkpoint:
+    return checkpoints.load(tiny_folder)
+
+
+def make_engine(checkpoint, **limits) -> Engine:
+    settings = settings_of(**limits)
+    scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
+    return Engine(checkpoint, scheduler, Metrics())
+
+
+def settings_of(**chosen) -> Settings:
+    return Settings.model_validate({"checkpoint": "tiny", "port": 0, **chosen})
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server on a thread of this process."""
+
+    url: str
+    port: int
+    engine: Engine
+
+
+def run_server(engine: Engine, settings: Settings) -> Iterator[Served]:
+    config = uvicorn.Config(
+        create_app(engine, settings), port=0, log_level="warning", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+        assert thread.is_alive()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Served(f"http://127.0.0.1:{port}", port, engine)
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def served(tiny) -> Iterator[Served]:
+    yield from run_server(make_engine(tiny), settings_of())

@@ -1,0 +1,165 @@
+"""The real engine on a tiny real model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+import torch
+
+from models import checkpoint as checkpoints
+from sampler.params import SamplingParams
+from server.engine import QueueFull
+from server.events import Change, Done, Failed, GenerationRequest, Step
+from tests.server.conftest import make_engine
+
+
+def request(i: int = 0, length: int = 24, wants_steps: bool = False, **choices):
+    params = {"steps": 6, "seed": i, "temperature": 0.9, "top_p": 0.95, "mixing_ratio": 0.2}
+    prompt = [0] + [300 + i] * (1 + i % 5)
+    return GenerationRequest.continuing(
+        prompt, length, SamplingParams(**(params | choices)), wants_steps
+    )
+
+
+async def until_idle(engine, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while engine.scheduler.running or engine.scheduler.waiting:
+        assert time.monotonic() < deadline, "slots were not freed"
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def engine(tiny):
+    engine = make_engine(tiny, max_waiting=40)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+async def test_sixteen_together_give_the_bytes_of_each_alone(engine):
+    requests = [
+        request(i, length=7 + 13 * i, steps=3 + i, mixing_ratio=0.1 * (i % 4)) for i in range(16)
+    ]
+    together = await asyncio.gather(*(engine.submit(r).result() for r in requests))
+    for r, done in zip(requests, together, strict=True):
+        alone = await engine.submit(r).result()
+        assert isinstance(done, Done) and isinstance(alone, Done)
+        assert alone.tokens == done.tokens
+        assert done.tally.steps == r.params.steps
+
+
+async def test_replaying_the_steps_gives_the_final_canvas(engine):
+    r = request(3, length=60, wants_steps=True, steps=12, mixing_ratio=0.3)
+    canvas, ops, steps = [], [], []
+    async for event in engine.submit(r):
+        if isinstance(event, Step):
+            if event.canvas is not None:
+                canvas = list(event.canvas)
+            for c in event.changes:
+                assert canvas[c.position] == c.old
+                canvas[c.position] = c.new
+                ops.append(c.op)
+            steps.append((event.step, event.final))
+        else:
+            assert isinstance(event, Done)
+            assert tuple(canvas) == event.tokens
+            tally = event.tally
+    assert {"unmask", "refine", "remask"} == set(ops)
+    assert [ops.count(o) for o in ("unmask", "refine", "remask")] == [
+        tally.unmasked,
+        tally.refined,
+        tally.remasked,
+    ]
+    assert steps == [(i, False) for i in range(13)] + [(12, True)]
+    assert canvas[: len(r.tokens) - 60] == r.tokens[:-60]
+
+
+async def test_a_slow_reader_finds_steps_merged_and_the_end_intact(engine):
+    r = request(1, length=40, wants_steps=True, steps=50, mixing_ratio=0.3)
+    subscription = engine.submit(r)
+    await until_idle(engine)
+    await asyncio.sleep(0.05)
+    events = [event async for event in subscription]
+    assert len(events) < 15
+    assert isinstance(events[-1], Done)
+    canvas = list(events[0].canvas)
+    for event in events[1:-1]:
+        for c in event.changes:
+            assert canvas[c.position] == c.old
+            canvas[c.position] = c.new
+    assert tuple(canvas) == events[-1].tokens
+    assert events[-2].final and events[-2].step == 50
+
+
+def test_merging_steps():
+    first = Step(1, 9, (Change(0, "unmask", 5, 7, 0.5), Change(2, "remask", 8, 5, 0.0)))
+    second = Step(2, 9, (Change(1, "unmask", 5, 6, 0.5), Change(2, "unmask", 5, 9, 0.9)))
+    merged = first.merged(second)
+    assert merged.step == 2
+    assert [(c.position, c.old, c.new) for c in merged.changes] == [(0, 5, 7), (1, 5, 6), (2, 8, 9)]
+    start = Step(0, 9, (), (5, 5, 8))
+    assert start.merged(first).merged(second).canvas == (7, 6, 9)
+
+
+async def test_a_full_queue_refuses_at_once(tiny):
+    engine = make_engine(tiny, max_waiting=1, max_running=1)
+    engine.start()
+    try:
+        running = engine.submit(request(0, length=100, steps=3000))
+        while not engine.scheduler.running:
+            await asyncio.sleep(0.001)
+        waiting = engine.submit(request(1))
+        began = time.monotonic()
+        with pytest.raises(QueueFull):
+            engine.submit(request(2))
+        assert time.monotonic() - began < 0.05
+        running.cancel()
+        assert isinstance(await waiting.result(), Done)
+        await until_idle(engine)
+    finally:
+        engine.stop()
+
+
+async def test_cancelling_frees_the_slot_and_hurts_nobody(engine):
+    steady = request(4, length=50, steps=60)
+    alone = await engine.submit(steady).result()
+    others = [engine.submit(request(i, length=80, steps=2000)) for i in range(5)]
+    mine = engine.submit(steady)
+    await asyncio.sleep(0.05)
+    for other in others:
+        other.cancel()
+        other.cancel()  # once is enough
+    assert (await mine.result()).tokens == alone.tokens
+    await until_idle(engine, 1.0)
+
+
+async def test_stopping_ends_every_stream_once(tiny):
+    engine = make_engine(tiny, max_running=2)
+    engine.start()
+    streams = [engine.submit(request(i, steps=4000)) for i in range(5)]
+    while not engine.scheduler.running:
+        await asyncio.sleep(0.001)
+    engine.stop()
+    for stream in streams:
+        events = [e async for e in stream]
+        assert [type(e) for e in events] == [Failed]
+    assert not engine.ready
+
+
+async def test_numbers_that_are_not_fail_the_request_and_not_the_engine(tiny_folder):
+    broken = checkpoints.load(tiny_folder)
+    embedding = broken.model.get_parameter("model.transformer.wte.weight")
+    with torch.no_grad():
+        embedding[305] = torch.nan  # only canvases that hold id 305 are hurt
+    engine = make_engine(broken)
+    engine.start()
+    try:
+        sick = GenerationRequest.continuing([0, 305], 10, SamplingParams(steps=4, top_p=0.9))
+        well = request(1, mixing_ratio=0.0)
+        bad, good = await asyncio.gather(engine.submit(sick).result(), engine.submit(well).result())
+        assert isinstance(bad, Failed) and bad.code == "not_finite"
+        assert isinstance(good, Done)
+    finally:
+        engine.stop()

@@ -1,0 +1,303 @@
+"""The HTTP surface: real uvicorn, raw sockets and the OpenAI SDK."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+
+import openai
+import pytest
+
+from tests.server.conftest import make_engine, run_server, settings_of
+
+BODY = {"prompt": "Once upon a time", "max_tokens": 30, "steps": 6, "seed": 11}
+
+
+@pytest.fixture
+def client(served):
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as sdk:
+        yield sdk
+
+
+def call(served, method, path, body=None, headers=None):
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    payload = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    connection.request(method, path, payload, headers or {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    return response, text
+
+
+def post(served, **body):
+    response, text = call(served, "POST", "/v1/completions", body)
+    return response.status, json.loads(text)
+
+
+def events(text: str) -> list[str]:
+    """Data of each SSE event; comments are not events."""
+    found = []
+    for block in text.replace("\r\n", "\n").split("\n\n"):
+        lines = [line[6:] for line in block.splitlines() if line.startswith("data: ")]
+        if lines:
+            found.append("\n".join(lines))
+    return found
+
+
+def test_completion_with_the_sdk(client):
+    done = client.completions.create(
+        model="tiny",
+        prompt="Once upon a time",
+        max_tokens=30,
+        seed=5,
+        temperature=0.7,
+        extra_body={"steps": 6, "mixing_ratio": 0.3},
+    )
+    assert done.object == "text_completion" and done.model == "tiny"
+    assert done.choices[0].text and done.choices[0].finish_reason in ("stop", "length")
+    usage = done.usage.model_dump()
+    assert usage["prompt_tokens"] == 5
+    assert usage["total_tokens"] == 5 + usage["completion_tokens"]
+    assert usage["diffusion"]["steps"] == 6
+    assert usage["diffusion"]["positions"] == 30
+    assert 1 <= usage["diffusion"]["forwards"] <= 7
+
+
+def test_concatenated_stream_equals_the_text(client):
+    args = {"model": "tiny", "prompt": "Tom", "max_tokens": 40, "seed": 6}
+    whole = client.completions.create(**args, extra_body={"steps": 5})
+    for trajectory in ("none", "delta"):
+        stream = client.completions.create(
+            **args,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"steps": 5, "trajectory": trajectory},
+        )
+        chunks = list(stream)
+        text = "".join(c.choices[0].text for c in chunks if c.choices)
+        assert text == whole.choices[0].text
+        assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] is not None
+        assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
+        assert len({c.id for c in chunks}) == 1
+
+
+def test_trajectory_stream_replays_to_the_answer(served):
+    response, text = call(
+        served,
+        "POST",
+        "/v1/completions",
+        {**BODY, "steps": 24, "mixing_ratio": 0.3, "stream": True, "trajectory": "delta"},
+    )
+    assert response.status == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    found = events(text.decode())
+    assert found[-1] == "[DONE]" and found.count("[DONE]") == 1
+    records = [c["diffusion"] for c in map(json.loads, found[:-1]) if "diffusion" in c]
+    assert "snapshot" in records[0] and records[0]["step"] == 0
+    assert [r["step"] for r in records] == [*range(25), 24] and records[-1]["final"]
+    assert sum("snapshot" in r for r in records) == 2
+    canvas, mask = list(records[0]["snapshot"]["ids"]), 4453
+    for r in records[1:]:
+        for c in r["changes"]:
+            assert (None if canvas[c["pos"]] == mask else canvas[c["pos"]]) == c["was"]
+            canvas[c["pos"]] = c["id"]
+        assert r["masked"] == canvas.count(mask) and r["v"] == 1 and r["steps"] == 24
+        if "snapshot" in r:
+            assert r["snapshot"]["ids"] == canvas
+    kinds = {c["op"] for r in records for c in r["changes"]}
+    assert kinds == {"unmask", "refine", "remask"}
+    # an ordinary chunk, but for the extra object: an unaware client sees empty text
+    chunk = json.loads(found[0])
+    assert chunk["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}]
+
+
+def test_same_seed_same_text_and_a_drawn_seed_is_returned(served):
+    _, first = post(served, **BODY)
+    _, second = post(served, **BODY)
+    assert first["choices"] == second["choices"] and first["seed"] == 11
+    _, drawn = post(served, **{**BODY, "seed": None})
+    _, again = post(served, **{**BODY, "seed": drawn["seed"]})
+    assert drawn["choices"] == again["choices"]
+
+
+def test_a_prompt_cannot_smuggle_in_special_tokens(served):
+    status, answer = post(served, **{**BODY, "prompt": "a <|mdm_mask|> b <|endoftext|> c"})
+    assert status == 200
+    assert answer["usage"]["prompt_tokens"] > 20  # spelt out, not single ids
+    assert answer["usage"]["diffusion"]["positions"] == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"steps": 0}, "steps", "between 1 and"),
+        ({"steps": 10**6}, "steps", "between 1 and"),
+        ({"steps": True}, "steps", "integer"),
+        ({"steps": 2.5}, "steps", "integer"),
+        ({"temperature": -1}, "temperature", "between"),
+        ({"top_p": 0}, "top_p", "above 0"),
+        ({"top_p": "1"}, "top_p", "number"),
+        ({"mixing_ratio": 1.5}, "mixing_ratio", "between"),
+        ({"seed": 2**63}, "seed", "between"),
+        ({"noise_removal": "magic"}, "noise_removal", "ancestral"),
+        ({"sampler": "topk"}, "sampler", "ancestral"),
+        ({"max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"max_tokens": 252}, "max_tokens", "256 positions; the prompt takes 5"),
+        ({"max_tokens": 2**40}, "max_tokens", "256 positions"),
+        ({"prompt": None}, "prompt", "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt", "one string"),
+        ({"stream": "yes"}, "stream", "boolean"),
+        ({"trajectory": "delta"}, "trajectory", "stream"),
+        ({"n": 2}, None, "n is not supported"),
+        ({"logit_bias": {"5": 1}}, None, "logit_bias is not supported"),
+        ({"stop": ["x"]}, None, "stop is not supported"),
+        ({"topk_absorb": "even"}, None, "topk_absorb is not supported"),
+        ({"temprature": 1}, None, "did you mean temperature?"),
+        ({"zzz": 1}, None, "unknown field 'zzz'"),
+    ],
+)
+def test_bad_values_are_named(served, change, param, words):
+    status, answer = post(served, **{**BODY, **change})
+    assert status == 400
+    error = answer["error"]
+    assert error["type"] == "invalid_request_error" and words in error["message"]
+    if param:
+        assert error["param"] == param
+
+
+def test_neutral_values_are_accepted(served):
+    neutral = {"n": 1, "best_of": 1, "presence_penalty": 0, "logit_bias": {}, "echo": False}
+    neutral |= {"logprobs": None, "suffix": None, "stop": None, "user": "someone"}
+    assert post(served, **BODY, **neutral)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"prompt": NaN}']
+)
+def test_bodies_that_are_no_object(served, body):
+    response, text = call(served, "POST", "/v1/completions", body)
+    assert response.status == 400
+    assert set(json.loads(text)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_unknown_model_and_route(served, client):
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.completions.create(model="gpt-4", prompt="x")
+    assert caught.value.code == "model_not_found"
+    response, text = call(served, "GET", "/v1/nothing")
+    assert response.status == 404 and "error" in json.loads(text)
+    response, text = call(served, "GET", "/v1/completions")
+    assert response.status == 405 and "error" in json.loads(text)
+
+
+def test_models_health_version_and_request_ids(served, client):
+    listed = client.models.list().data
+    assert [m.id for m in listed] == ["tiny"]
+    diffusion = client.models.retrieve("tiny").model_dump()["diffusion"]
+    assert diffusion["samplers"] == ["ancestral"] and diffusion["steps"] == 32
+    assert diffusion["mask_token"] == {"id": 4453, "text": "<|mdm_mask|>"}
+    for path in ("/health", "/ready", "/version"):
+        response, _ = call(served, "GET", path)
+        assert response.status == 200 and response.headers["X-Request-Id"]
+    response, _ = call(served, "GET", "/health", headers={"X-Request-Id": "mine-1"})
+    assert response.headers["X-Request-Id"] == "mine-1"
+    response, _ = call(served, "GET", "/health", headers={"X-Request-Id": "bad id\t"})
+    assert response.headers["X-Request-Id"] != "bad id\t"
+
+
+def metric(served, name: str) -> float:
+    _, text = call(served, "GET", "/metrics")
+    for line in text.decode().splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.split()[-1])
+    raise AssertionError(f"{name} is not exported")
+
+
+def test_metrics_count_what_happened(served):
+    before = {
+        name: metric(served, f"xdlm_{name}")
+        for name in ("generation_tokens_total", "head_rows_total", "step_seconds_count")
+    }
+    status, answer = post(served, **BODY)
+    assert status == 200
+    after = {name: metric(served, f"xdlm_{name}") for name in before}
+    grown = {name: after[name] - before[name] for name in before}
+    assert grown["generation_tokens_total"] == answer["usage"]["completion_tokens"]
+    assert grown["step_seconds_count"] == 7
+    assert grown["head_rows_total"] >= 30
+    assert metric(served, "xdlm_requests_running") == 0
+
+
+def raw_post(port: int, body: dict) -> socket.socket:
+    payload = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        + f"Content-Length: {len(payload)}\r\n\r\n".encode()
+        + payload
+    )
+    return connection
+
+
+def wait_for(condition, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_hanging_up_frees_the_slot(served, stream):
+    scheduler = served.engine.scheduler
+    body = {**BODY, "steps": 4000, "stream": stream}
+    if stream:
+        body["trajectory"] = "delta"
+    connection = raw_post(served.port, body)
+    wait_for(lambda: scheduler.running == 1)
+    if stream:
+        connection.recv(4096)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()  # RST
+    began = time.monotonic()
+    wait_for(lambda: scheduler.running == 0)
+    assert time.monotonic() - began < 0.5
+    assert post(served, **BODY)[0] == 200
+
+
+def test_a_full_queue_is_429_at_once(tiny):
+    server = run_server(make_engine(tiny, max_waiting=1, max_running=1), settings_of())
+    served = next(server)
+    long = [raw_post(served.port, {**BODY, "steps": 4000}) for _ in range(1)]
+    wait_for(lambda: served.engine.scheduler.running == 1)
+    long.append(raw_post(served.port, {**BODY, "steps": 4000}))
+    wait_for(lambda: served.engine.scheduler.waiting == 1)
+    for stream in (False, True):
+        began = time.monotonic()
+        response, text = call(served, "POST", "/v1/completions", {**BODY, "stream": stream})
+        assert time.monotonic() - began < 0.5
+        assert response.status == 429 and response.headers["Retry-After"] == "1"
+        assert json.loads(text)["error"]["type"] == "rate_limit_error"
+    for connection in long:
+        connection.close()
+    wait_for(lambda: served.engine.scheduler.running + served.engine.scheduler.waiting == 0)
+    assert metric(served, 'xdlm_request_failure_total{code="queue_full"}') == 2
+    next(server, None)
+
+
+def test_shutdown_ends_streams_with_an_error_chunk(tiny):
+    server = run_server(make_engine(tiny), settings_of())
+    served = next(server)
+    connection = raw_post(served.port, {**BODY, "steps": 4000, "stream": True})
+    wait_for(lambda: served.engine.scheduler.running == 1)
+    served.engine.stop()
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    found = events(response.read().decode())
+    assert json.loads(found[-2])["error"]["code"] == "shutting_down" and found[-1] == "[DONE]"
+    response, _ = call(served, "GET", "/ready")
+    assert response.status == 503 and response.headers["Retry-After"]
+    assert post(served, **BODY)[0] == 503
+    connection.close()
+    next(server, None)

@@ -94,7 +94,7 @@ def row_stats(logits: Float[Tensor, "R V"], query: RowQuery, mask_id: int | None
     peak, mode = logits.max(-1)
     # unnormalised probabilities, padded with zeros to whole blocks
     count, vocab = logits.shape
-    weights = logits.new_zeros(count, -(-vocab // BLOCK) * BLOCK)
+    weights = logits.new_zeros(count, vocab if vocab <= BLOCK else -(-vocab // BLOCK) * BLOCK)
     torch.exp(logits.sub_(peak[:, None]), out=weights[:, :vocab])
     del logits
     here = weights.gather(1, query.current[:, None])[:, 0].double()

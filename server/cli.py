@@ -149,7 +149,7 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on stdout; with --watch a line a step")
     ] = False,
-    svg: Annotated[Path | None, typer.Option(help="with --watch: save pictures here")] = None,
+    svg: Annotated[Path | None, typer.Option(help="with --watch: save a picture here")] = None,
     device: DeviceOption = "cpu",
     dtype: DTypeOption = "auto",
 ) -> None:

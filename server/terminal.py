@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import re
 from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from models.checkpoint import Checkpoint
@@ -22,22 +25,24 @@ STYLES = {
 }
 
 
+PICTURES = 5  # states shown in a saved picture
+
+
 class Viewer:
     """Shows each step: masks grey, freshly unmasked green, refined blue, remasked red."""
 
     def __init__(
         self, checkpoint: Checkpoint, prompt_length: int, delay: float, svg: Path | None = None
     ) -> None:
-        """``svg``: a folder; every step is saved there as a picture of the terminal."""
+        """``svg``: a file; the run's first, middle and last steps are saved there as a picture."""
         self._piece = checkpoint.tokenizer.piece
         self._mask, self._eos = checkpoint.info.mask_id, checkpoint.info.eos_id
         self._prompt_length = prompt_length
         self._delay, self._svg = delay, svg
         self._canvas: list[int] = []
         self._counts = {"unmask": 0, "refine": 0, "remask": 0}
-        self._frame = 0
-        console = Console(record=svg is not None, width=100 if svg else None)
-        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._frames: list[Group] = []
+        self._live = Live(auto_refresh=False)
         self._live.start()
 
     async def show(self, step: Step) -> None:
@@ -52,13 +57,23 @@ class Viewer:
         picture = Group(self._header(step), self._text(marks))
         self._live.update(picture, refresh=True)
         if self._svg is not None:
-            self._save(picture)
+            self._frames.append(picture)
         if self._delay:
             await asyncio.sleep(self._delay)
 
     def close(self) -> None:
-        """Leave the last picture on the screen."""
+        """Leave the last picture on the screen, and save the file if one was asked for."""
         self._live.stop()
+        if self._svg is None or not self._frames:
+            return
+        console = Console(record=True, width=100, file=io.StringIO())
+        last = len(self._frames) - 1
+        for frame in sorted({last * i // (PICTURES - 1) for i in range(PICTURES)}):
+            console.print(self._frames[frame], Text("\n"))
+        drawn = console.export_svg(title="xdlm generate --watch", theme=MONOKAI)
+        # the library's picture asks a web server for its font; ours stays on the machine
+        self._svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
+        self._frames.clear()
 
     def _header(self, step: Step) -> Text:
         masked = self._canvas.count(self._mask)
@@ -80,12 +95,3 @@ class Viewer:
                 kind = "prompt" if position < self._prompt_length else "settled"
                 text.append(self._piece(id_), style=STYLES[mark or kind])
         return text
-
-    def _save(self, picture: Group) -> None:
-        assert self._svg is not None
-        self._svg.mkdir(parents=True, exist_ok=True)
-        console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(picture)
-        path = self._svg / f"step{self._frame:03d}.svg"
-        console.save_svg(str(path), title="xdlm generate --watch")
-        self._frame += 1

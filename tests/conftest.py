@@ -1,4 +1,4 @@
-"""What all tests share: golden vectors, and torch made quiet and repeatable."""
+"""What all tests share: golden vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -50,8 +49,3 @@ def load_golden(name: str) -> Golden:
 def golden():
     """``golden(name)`` loads one file of tests/golden."""
     return load_golden
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    torch.set_num_threads(2)

@@ -36,7 +36,7 @@ def test_streams_are_uniform_and_unrelated():
     """Chi-square over 256 cells of pairs from neighbouring keys; false alarm 1e-6 each, 10
     tests.
     """
-    position = torch.arange(200_000)
+    position = torch.arange(100_000)
     base = uniforms(torch.tensor(7), torch.tensor(3), position, Role.BRANCH)
     others = [
         base[1],

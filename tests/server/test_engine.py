@@ -7,9 +7,13 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import checkpoint as checkpoints
+from sampler.ancestral import Ancestral
+from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
+from sampler.step import take_step
 from server.engine import QueueFull
 from server.events import Change, Done, Failed, GenerationRequest, Step
 from tests.server.conftest import make_engine
@@ -52,7 +56,7 @@ async def test_sixteen_together_give_the_bytes_of_each_alone(engine):
 
 async def test_replaying_the_steps_gives_the_final_canvas(engine):
     r = request(3, length=60, wants_steps=True, steps=12, mixing_ratio=0.3)
-    canvas, ops, steps = [], [], []
+    canvas, ops, steps, tally = [], [], [], None
     async for event in engine.submit(r):
         if isinstance(event, Step):
             if event.canvas is not None:
@@ -67,6 +71,7 @@ async def test_replaying_the_steps_gives_the_final_canvas(engine):
             assert tuple(canvas) == event.tokens
             tally = event.tally
     assert {"unmask", "refine", "remask"} == set(ops)
+    assert tally is not None
     assert [ops.count(o) for o in ("unmask", "refine", "remask")] == [
         tally.unmasked,
         tally.refined,
@@ -163,3 +168,27 @@ async def test_numbers_that_are_not_fail_the_request_and_not_the_engine(tiny_fol
         assert isinstance(good, Done)
     finally:
         engine.stop()
+
+
+def test_a_step_dispatches_the_same_operations_for_64_requests_as_for_one(tiny):
+    """No Python loop over requests: the count of tensor operations does not grow with the batch."""
+
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    def operations(requests: int) -> int:
+        sampler = Ancestral(tiny.info.vocab_size, tiny.info.mask_id)
+        canvases = [
+            ([0] * 40, [True] * 40, SamplingParams(steps=4 + i, seed=i, top_p=0.9))
+            for i in range(requests)
+        ]
+        batch = sampler.begin(CanvasBatch.of(canvases))
+        with Counter() as counter:
+            take_step(sampler, tiny.model, batch)
+        return counter.count
+
+    assert operations(64) <= operations(1) + 30  # more head chunks, nothing else

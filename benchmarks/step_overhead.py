@@ -1,0 +1,65 @@
+"""What a denoising step costs in Python, by the number of requests in it.
+
+The same 1 024 positions as one canvas and as 64 canvases of 16, on a network of one layer of 32:
+    the
+tensors are equally large and arithmetic weighs little, so the difference is what each request adds.
+CPU time of one thread, medians.
+
+    python -m benchmarks.step_overhead
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from models.llada import LLaDA, LLaDAConfig
+from sampler.ancestral import Ancestral
+from sampler.canvas import CanvasBatch
+from sampler.params import SamplingParams
+from sampler.step import take_step
+
+VOCAB, POSITIONS = 256, 1024
+
+
+def seconds_per_step(requests: int, steps: int) -> float:
+    """Median CPU seconds of a step with so many requests."""
+    torch.manual_seed(0)
+    config = LLaDAConfig(32, 1, 2, 2, 48, VOCAB, VOCAB - 1, 0, POSITIONS)
+    model = LLaDA(config).eval().requires_grad_(False)
+    sampler = Ancestral(VOCAB, VOCAB - 1)
+    length = POSITIONS // requests
+    canvases = [
+        ([0] * length, [True] * length, SamplingParams(steps=steps, seed=i, top_p=0.9))
+        for i in range(requests)
+    ]
+    batch = sampler.begin(CanvasBatch.of(canvases))
+    spent = []
+    for _ in range(steps):
+        began = time.thread_time()
+        batch = take_step(sampler, model, batch).batch
+        spent.append(time.thread_time() - began)
+    return statistics.median(spent)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=7)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[int, list[float]] = {1: [], 64: []}
+    for _ in range(args.repeats):
+        for requests, times in found.items():
+            times.append(seconds_per_step(requests, args.steps))
+    one, many = (statistics.median(times) for times in found.values())
+    print(
+        f"1 request {one * 1e3:.2f} ms, 64 requests {many * 1e3:.2f} ms a step: {many / one:.2f}x"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The ``xdlm`` command as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+XDLM = Path(sys.executable).parent / "xdlm"
+
+
+def xdlm(*args: str, cwd=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([XDLM, *args], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_generate_is_seeded_text(tmp_path):
+    args = ("generate", "Once upon a time", "--max-tokens", "40", "--steps", "8", "--seed", "3")
+    first, second = xdlm(*args, cwd=tmp_path), xdlm(*args)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("Once upon a time") and first.stdout == second.stdout
+
+
+def test_generate_json_lines_replay():
+    args = ("generate", "Tom", "--max-tokens", "64", "--seed", "1", "--watch", "--json")
+    *steps, last = (json.loads(line) for line in xdlm(*args).stdout.splitlines())
+    canvas = list(steps[0]["snapshot"]["ids"])
+    kinds = set()
+    for step in steps[1:]:
+        for change in step["changes"]:
+            canvas[change["pos"]] = change["id"]
+            kinds.add(change["op"])
+    assert kinds == {"unmask", "refine", "remask"}  # the bundled checkpoint at its 32 steps
+    assert last["usage"]["steps"] == 32 and last["finish_reason"] in ("stop", "length")
+    texts = {s["snapshot"]["ids"][0] for s in steps if "snapshot" in s}
+    assert texts == {0}
+
+
+def test_watch_draws_without_a_terminal(tmp_path):
+    done = xdlm(
+        *("generate", "Tom", "--max-tokens", "20", "--steps", "4", "--seed", "1"),
+        *("--watch", "--delay", "0", "--svg", str(tmp_path / "run.svg")),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step   4/4" in done.stdout
+    picture = (tmp_path / "run.svg").read_text()
+    assert picture.startswith("<svg") and "url(http" not in picture
+
+
+def test_info():
+    facts = json.loads(xdlm("info", "stories", "--json").stdout)
+    assert facts["family"] == "llada" and facts["samplers"] == ["ancestral"]
+
+
+def test_errors_are_one_line_and_have_exit_codes(tmp_path):
+    for args, code, words in (
+        (("info", "nowhere"), 1, "no checkpoint at 'nowhere'"),
+        (("info", str(tmp_path)), 1, "config.json is missing"),
+        (("serve", "nowhere"), 1, "no checkpoint"),
+        (("serve", "--port", "99999"), 2, "port"),
+        (("generate", "x", "--steps", "0"), 2, "steps must lie between"),
+        (("generate", "x", "--max-tokens", "300"), 2, "--max-tokens"),
+        (("generate", "x", "--dtype", "int3"), 2, "--dtype"),
+    ):
+        done = xdlm(*args)
+        assert done.returncode == code, (args, done.stderr)
+        assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_serve_prints_a_url_answers_and_stops_on_sigterm():
+    server = subprocess.Popen(
+        [XDLM, "serve", "stories", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        text = ""
+        deadline = time.monotonic() + 60
+        while "curl" not in text:
+            assert time.monotonic() < deadline
+            text += server.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", text)
+        assert found
+        body = json.dumps({"prompt": "Once upon a time", "max_tokens": 20, "steps": 4}).encode()
+        request = urllib.request.Request(
+            f"{found.group()}/v1/completions", body, {"Content-Type": "application/json"}
+        )
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    answer = json.load(response)
+                break
+            except ConnectionError:
+                assert time.monotonic() < deadline
+        assert answer["choices"][0]["text"]
+        smoke = subprocess.run(
+            [XDLM.with_name("xdlm-loadtest"), "smoke", "--url", found.group(), "--requests", "6"],
+            capture_output=True,
+            text=True,
+        )
+        assert smoke.returncode == 0 and "6 ok, 0 failed" in smoke.stdout, smoke.stderr
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) in (0, -signal.SIGTERM)
+        assert server.stdout is not None
+        server.stdout.close()

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -45,7 +45,7 @@ class Recipe:
     """Everything that decides a run."""
 
     mixing_ratio: float = 0.1
-    tokens: float = 3.4e7
+    tokens: float = 3.2e7
     muon_lr: float = 6e-3
     adam_lr: float = 1.5e-3
     warmup_steps: int = 50
@@ -308,8 +308,17 @@ def write_checkpoint(run: Run, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def train(recipe: Recipe, folder: Path, device: torch.device, compile_: bool = True) -> Run:
-    """Train until ``recipe.tokens`` have been seen; progress, log and state in ``folder``."""
+def train(
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    compile_: bool = True,
+    start: Path | None = None,
+) -> Run:
+    """Train until ``recipe.tokens`` have been seen; progress, log and state in ``folder``.
+
+    ``start``: a checkpoint folder to start from instead of the teacher.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_file(str(RECIPE.parent / "tokenizer.json"))
     training, held = split(read_corpus())
@@ -317,7 +326,11 @@ def train(recipe: Recipe, folder: Path, device: torch.device, compile_: bool = T
     source = json.loads((RECIPE / "pieces.json").read_text())
     torch.manual_seed(recipe.seed)
     student = LLaDA(LLaDAConfig.from_dict(student_config(len(source) + 1)))
-    start_from_teacher(student, teacher_file.load(teacher_file.download(WORK / "teacher")), source)
+    if start is None:
+        teacher = teacher_file.load(teacher_file.download(WORK / "teacher"))
+        start_from_teacher(student, teacher, source)
+    else:
+        student.load_state_dict(load_file(start / "model.safetensors"))
     student.to(device)
     kernel = NoiseKernel(
         recipe.mixing_ratio, student.config.vocab_size, student.config.mask_token_id
@@ -346,7 +359,7 @@ def train(recipe: Recipe, folder: Path, device: torch.device, compile_: bool = T
                 run.save()
                 record = {"step": run.step, "tokens": run.step * BATCH_TOKENS, "loss": smooth}
                 record |= {"seconds": round(run.seconds), "tokens_per_s": round(speed)}
-                if run.step % 300 == 0 or run.step == total:
+                if run.step % 1000 == 0 or run.step == total:
                     record["nelbo"] = nelbo(run.averaged(), validation[:64], kernel, 4)
                 print(json.dumps(record), file=log, flush=True)
     return run
@@ -362,6 +375,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--work", type=Path, help="where the run keeps its state")
     parser.add_argument("--out", type=Path, default=RECIPE.parent, help="checkpoint folder")
+    parser.add_argument("--start", type=Path, help="start from this checkpoint, not the teacher")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
@@ -374,7 +388,8 @@ def main() -> None:
         seed=args.seed,
     )
     work = args.work or WORK / f"train-k{recipe.mixing_ratio:g}"
-    run = train(recipe, work, torch.device(args.device), compile_=not args.no_compile)
+    device, compile_ = torch.device(args.device), not args.no_compile
+    run = train(recipe, work, device, compile_, args.start)
     write_checkpoint(run, args.out)
     print(f"{run.step} steps -> {args.out}/model.safetensors")
 

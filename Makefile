@@ -33,12 +33,13 @@ lock:  ## write constraints.txt anew from pyproject.toml
 
 # Stamps: one environment, the development tools added to it only when they are asked for.
 .venv/runtime: pyproject.toml constraints.txt
+	@echo "Installing the locked packages into .venv (once; some minutes, mostly PyTorch) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
 .venv/dev: .venv/runtime
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,loadtest]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 clean:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 
+@torch.inference_mode()
 def explicit_posterior_loop(
     logits_of: Callable[[Tensor], Tensor],
     *,

@@ -43,7 +43,12 @@ class TextTokenizer:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a prompt, the start token in front where the checkpoint has one."""
+        """Ids of a prompt, the start token in front where the checkpoint has one.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        text.encode()
         return self._tokenizer.encode(text, add_special_tokens=True).ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.params import NOISE_REMOVALS, SamplingParams
 
-MASK, UNMASK, REFINE, REMASK = -1, 0, 1, 2
+UNMASK, REFINE, REMASK = 0, 1, 2
 OPS = ("unmask", "refine", "remask")  # names of the change kinds, by code
 
 
@@ -19,26 +20,25 @@ class CanvasBatch:
     """B canvases lie end to end in T packed tokens; per-request settings lie in arrays beside them.
 
     Attributes:
-        tokens: [T] ids.
-        editable: [T] where the sampler may write; prompts are clamped.
-        lengths: [B].
-        step, steps, calls: [B] step that comes next, T of the request, calls until it is done.
-        seed: [B] int64.
-        mixing_ratio, temperature, top_p: [B] float64.
-        noise_removal: [B] index into ``NOISE_REMOVALS``.
+        tokens: ids.
+        editable: where the sampler may write; prompts are clamped.
+        lengths: positions of each canvas.
+        step, steps, calls: step that comes next, T of the request, calls until it is done.
+        seed, mixing_ratio, temperature, top_p: as in ``SamplingParams``; reals in float64.
+        noise_removal: index into ``NOISE_REMOVALS``.
     """
 
-    tokens: Tensor
-    editable: Tensor
-    lengths: Tensor
-    step: Tensor
-    steps: Tensor
-    calls: Tensor
-    seed: Tensor
-    mixing_ratio: Tensor
-    temperature: Tensor
-    top_p: Tensor
-    noise_removal: Tensor
+    tokens: Int[Tensor, " T"]
+    editable: Bool[Tensor, " T"]
+    lengths: Int[Tensor, " B"]
+    step: Int[Tensor, " B"]
+    steps: Int[Tensor, " B"]
+    calls: Int[Tensor, " B"]
+    seed: Int[Tensor, " B"]
+    mixing_ratio: Float[Tensor, " B"]
+    temperature: Float[Tensor, " B"]
+    top_p: Float[Tensor, " B"]
+    noise_removal: Int[Tensor, " B"]
 
     @classmethod
     def of(
@@ -98,7 +98,8 @@ class CanvasBatch:
         """The canvases where keep [B] is true, in order."""
         canvas, _ = self.owner()
         packed = keep[canvas]
-        return CanvasBatch(*(a[packed] if i < 2 else a[keep] for i, a in enumerate(_arrays(self))))
+        tokens, editable, *others = _arrays(self)
+        return CanvasBatch(tokens[packed], editable[packed], *(a[keep] for a in others))
 
     def with_tokens(self, tokens: Tensor) -> CanvasBatch:
         """The same batch with other tokens [T]."""
@@ -110,7 +111,7 @@ class CanvasBatch:
 
 
 def _arrays(batch: CanvasBatch) -> tuple[Tensor, ...]:
-    """All arrays, the packed ones (tokens, editable) first."""
+    """All arrays in order: the packed ones (tokens, editable), then those by canvas."""
     return tuple(getattr(batch, name) for name in CanvasBatch.__dataclass_fields__)
 
 
@@ -119,17 +120,17 @@ class Transition:
     """What one step changed: one entry per changed position, in packed order.
 
     Attributes:
-        rows: [C] packed positions.
-        old, new: [C] ids before and after.
-        op: [C] index into ``OPS``.
-        confidence: [C] probability the model gave to the new token; 0 where none was asked for.
+        rows: packed positions.
+        old, new: ids before and after.
+        op: index into ``OPS``.
+        confidence: probability the model gave to the new token; 0 where none was asked for.
     """
 
-    rows: Tensor
-    old: Tensor
-    new: Tensor
-    op: Tensor
-    confidence: Tensor
+    rows: Int[Tensor, " C"]
+    old: Int[Tensor, " C"]
+    new: Int[Tensor, " C"]
+    op: Int[Tensor, " C"]
+    confidence: Float[Tensor, " C"]
 
     @classmethod
     def between(

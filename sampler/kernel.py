@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -64,7 +65,13 @@ class NoiseKernel:
         ids = torch.arange(self.vocab_size, device=logits.device)
         return logits.masked_fill(ids == self.mask_id, -torch.inf)
 
-    def posterior(self, p: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
+    def posterior(
+        self,
+        p: Float[Tensor, "*s N"],
+        z: Int[Tensor, "*s"],
+        alpha_s: Float[Tensor, "*s"],
+        alpha_t: Float[Tensor, "*s"],
+    ) -> Float[Tensor, "*s N"]:
         """q(z_s = . | z_t = z, x ~ p), eq. 11 written out over the vocabulary.
 
         The readable reference: samplers never build it (see ``ancestral``), tests compare with it.

@@ -8,6 +8,7 @@ well.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sampler.kernel import NoiseKernel
@@ -35,8 +36,12 @@ def _at(log_p: Tensor, ids: Tensor) -> Tensor:
 
 
 def nelbo_integrand(
-    log_p: Tensor, x: Tensor, z: Tensor, alpha: Tensor, kernel: NoiseKernel
-) -> Tensor:
+    log_p: Float[Tensor, "*s N"],
+    x: Int[Tensor, "*s"],
+    z: Int[Tensor, "*s"],
+    alpha: Float[Tensor, "*s"],
+    kernel: NoiseKernel,
+) -> Float[Tensor, "*s"]:
     """r(z)/f_t(x, z) h_t: eq. 15 without the factor -alpha'(t), with h_t of eq. 14.
 
     Args:
@@ -69,8 +74,13 @@ def nelbo_integrand(
 
 
 def step_kl(
-    log_p: Tensor, x: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor, kernel: NoiseKernel
-) -> Tensor:
+    log_p: Float[Tensor, "*s N"],
+    x: Int[Tensor, "*s"],
+    z: Int[Tensor, "*s"],
+    alpha_s: Float[Tensor, "*s"],
+    alpha_t: Float[Tensor, "*s"],
+    kernel: NoiseKernel,
+) -> Float[Tensor, "*s"]:
     """KL(q(z_s | z, x) || q(z_s | z, p)) of one finite step s < t: eqs. 12 and 13. Nats, shape
     [...].
 

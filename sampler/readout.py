@@ -86,16 +86,17 @@ def readout(
 
 def row_stats(logits: Float[Tensor, "R V"], query: RowQuery, mask_id: int | None) -> RowStats:
     """Sample and scalars of each row of logits; confidence arithmetic in fp32, sums in float64."""
-    greedy = query.temperature == 0
-    scale = torch.where(greedy, 1.0, 1.0 / query.temperature)
-    logits = logits.float() * scale.float()[:, None]
+    logits = logits.float()
     if mask_id is not None:
-        logits[:, mask_id] = -torch.inf
+        logits = logits.index_fill(1, torch.tensor([mask_id], device=logits.device), -torch.inf)
     peak, mode = logits.max(-1)
+    greedy = query.temperature == 0
+    sharpness = (1.0 / query.temperature).clamp(max=1e30).float()
+    logits = (logits - peak[:, None]).mul_(torch.where(greedy, 1.0, sharpness)[:, None])
     # unnormalised probabilities, padded with zeros to whole blocks
     count, vocab = logits.shape
     weights = logits.new_zeros(count, vocab if vocab <= BLOCK else -(-vocab // BLOCK) * BLOCK)
-    torch.exp(logits.sub_(peak[:, None]), out=weights[:, :vocab])
+    torch.exp(logits, out=weights[:, :vocab])
     del logits
     here = weights.gather(1, query.current[:, None])[:, 0].double()
     sample, at_sample, total = inverse_cdf(weights, query.u)

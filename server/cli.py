@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -13,6 +12,8 @@ import typer
 from rich.console import Console
 
 from models import checkpoint as checkpoints
+from sampler.params import InvalidParam, SamplingParams
+from server.choices import default_length, sampling_params
 from server.config import Settings
 
 app = typer.Typer(
@@ -49,6 +50,13 @@ def _load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.C
         return checkpoints.load(checkpoints.find(name), device, dtype)  # type: ignore[arg-type]
     except checkpoints.CheckpointError as error:
         _quit(str(error))
+
+
+def _params(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
+    try:
+        return sampling_params(loaded.defaults, chosen)
+    except InvalidParam as error:
+        _quit(str(error), 2)
 
 
 def _engine(checkpoint: checkpoints.Checkpoint, settings: Settings):
@@ -89,13 +97,16 @@ def _serve(settings: Settings) -> None:
 
     import uvicorn
 
+    from server import logs
     from server.app import create_app
 
+    logs.configure()
     try:
         listener = socket.create_server((settings.host, settings.port), backlog=2048)
     except OSError as error:
         _quit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     loaded = _load(settings.checkpoint, settings.device, settings.dtype, settings.threads)
+    _params(loaded, {})  # defaults that make no sense are refused before the port is announced
     _warm_up(loaded)
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
     body = json.dumps({"prompt": "Once upon a time", "max_tokens": 120})
@@ -122,7 +133,6 @@ def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
     """One short run, so that the first request does not pay for first-use set-up."""
     from sampler import SAMPLERS
     from sampler.canvas import CanvasBatch
-    from sampler.params import SamplingParams
     from sampler.step import take_step
 
     info = checkpoint.info
@@ -154,20 +164,12 @@ def generate(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Generate one text, without a server."""
-    from sampler.params import InvalidParam, SamplingParams, param_names
-
-    flags = {k: v for k, v in locals().items() if k in param_names() and v is not None}
+    flags = {k: v for k, v in locals().items() if v is not None}
     loaded = _load(checkpoint, device, dtype)
-    chosen = {k: v for k, v in loaded.defaults.items() if k in param_names()}
-    chosen = {"seed": secrets.randbits(32), **chosen, **flags}
-    try:
-        params = SamplingParams(**chosen)
-    except InvalidParam as error:
-        _quit(str(error), 2)
+    params = _params(loaded, flags)
     ids = loaded.tokenizer.encode(prompt)
     room = loaded.info.max_length - len(ids)
-    default = min(loaded.defaults.get("max_new_tokens", room), room)
-    length = default if max_tokens is None else max_tokens
+    length = default_length(loaded.defaults, room) if max_tokens is None else max_tokens
     if not 1 <= length <= room:
         _quit(f"--max-tokens must lie between 1 and {room} behind this prompt", 2)
     asyncio.run(_generate(loaded, ids, length, params, watch, delay, as_json, svg))
@@ -177,7 +179,7 @@ async def _generate(
     loaded: checkpoints.Checkpoint,
     prompt: list[int],
     length: int,
-    params: Any,
+    params: SamplingParams,
     watch: bool,
     delay: float,
     as_json: bool,

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 import torch
@@ -21,71 +20,12 @@ from models.checkpoint import Checkpoint
 from sampler import SAMPLERS
 from sampler.canvas import OPS, CanvasBatch, Transition
 from sampler.step import Sampler, take_step
-from server.events import Change, Done, Event, Failed, GenerationRequest, Step, Tally
+from server.events import Done, Event, Failed, GenerationRequest, Step, Tally
 from server.metrics import Metrics
 from server.scheduler import QueueFull, Scheduler
-
-__all__ = ["Engine", "QueueFull", "Subscription"]
+from server.subscription import StepRecord, Subscription
 
 log = structlog.get_logger()
-MAX_PENDING = 8  # events a reader may lie behind before they are merged
-
-
-@dataclass
-class Subscription(AsyncIterator[Event]):
-    """One request's events; lives on the event loop. Ends after exactly one ``Done`` or
-    ``Failed``.
-    """
-
-    request: GenerationRequest
-    engine: Engine
-    submitted: float
-    admitted: float = 0.0
-    ended: bool = False
-    _pending: deque[Event] = field(default_factory=deque)
-    _ready: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def push(self, event: Event) -> None:
-        """Add an event; a reader far behind finds steps merged, never a missing end."""
-        if self.ended:
-            return
-        self.ended = not isinstance(event, Step)
-        last = self._pending[-1] if self._pending else None
-        if isinstance(event, Step) and isinstance(last, Step) and len(self._pending) >= MAX_PENDING:
-            self._pending[-1] = last.merged(event)
-        else:
-            self._pending.append(event)
-        self._ready.set()
-
-    async def __anext__(self) -> Event:
-        while not self._pending:
-            if self.ended:
-                raise StopAsyncIteration
-            self._ready.clear()
-            await self._ready.wait()
-        return self._pending.popleft()
-
-    def cancel(self) -> None:
-        """The caller is gone: free the slot before the next step. Does nothing after the end."""
-        if not self.ended:
-            self.ended = True
-            self.engine.cancel(self)
-
-    async def result(self) -> Done | Failed:
-        """Wait for the end, ignoring steps; cancels the request if the wait is cancelled."""
-        try:
-            async for event in self:
-                if isinstance(event, Done | Failed):
-                    return event
-        finally:
-            self.cancel()
-        raise AssertionError("a subscription ends with Done or Failed")
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
 
 @dataclass
@@ -166,7 +106,7 @@ class Engine:
         Raises:
             QueueFull: at once; nothing was queued.
         """
-        subscription = Subscription(request, self, time.monotonic())
+        subscription = Subscription(request, self.cancel, time.monotonic())
         with self._wake:
             if self._stopping:
                 raise QueueFull
@@ -230,21 +170,30 @@ class Engine:
             self.metrics.queued(now - subscription.submitted)
             by_sampler.setdefault(subscription.request.params.sampler, []).append(subscription)
         for name, owners in by_sampler.items():
-            sampler, device = self._samplers[name], self.checkpoint.device
-            canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
-            batch = sampler.begin(CanvasBatch.of(canvases, device))
-            ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64, device=device)
-            new = Group(sampler, batch, owners, ops, ops[:, 0].clone())
-            running = self._groups.get(name)
-            self._groups[name] = running.joined(new) if running else new
-            starts = batch.tokens.split(batch.lengths.tolist())
-            self._send(
-                [
-                    (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
-                    for o, tokens in zip(owners, starts, strict=True)
-                    if o.request.wants_steps
-                ]
-            )
+            try:
+                self._begin(name, owners)
+            except Exception:
+                log.exception("requests could not start", sampler=name)
+                self._end([(o, Failed("internal", "the request could not start")) for o in owners])
+                self._drop(set(owners))
+
+    def _begin(self, name: str, owners: list[Subscription]) -> None:
+        """Draw the canvases of new requests and put them beside the running ones."""
+        sampler, device = self._samplers[name], self.checkpoint.device
+        canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
+        batch = sampler.begin(CanvasBatch.of(canvases, device))
+        ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64, device=device)
+        new = Group(sampler, batch, owners, ops, ops[:, 0].clone())
+        running = self._groups.get(name)
+        self._groups[name] = running.joined(new) if running else new
+        starts = batch.tokens.split(batch.lengths.tolist())
+        self._send(
+            [
+                (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
+                for o, tokens in zip(owners, starts, strict=True)
+                if o.request.wants_steps
+            ]
+        )
 
     def _step(self, name: str) -> None:
         group = self._groups[name]
@@ -276,7 +225,7 @@ class Engine:
         """Send the step to the event loop as plain lists, in one call."""
         batch = group.batch
         ends = batch.lengths.cumsum(0)
-        record = _StepRecord(
+        record = StepRecord(
             owners=group.owners,
             steps_done=batch.step.tolist(),
             starts=(ends - batch.lengths).tolist(),
@@ -331,41 +280,7 @@ class Engine:
         if events:
             self._on_loop(deliver)
 
-    def _on_loop(self, deliver) -> None:
+    def _on_loop(self, deliver: Callable[[], None]) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(deliver)
-
-
-@dataclass(frozen=True)
-class _StepRecord:
-    """One step of a group in plain lists; changes of canvas i lie at bounds[i]:bounds[i + 1]."""
-
-    owners: list[Subscription]
-    steps_done: list[int]
-    starts: list[int]
-    bounds: list[int]
-    rows: list[int]
-    old: list[int]
-    new: list[int]
-    op: list[int]
-    confidence: list[float]
-
-    def deliver(self) -> None:
-        """Divide the step among its subscribers; runs on the event loop."""
-        for i, owner in enumerate(self.owners):
-            if not owner.request.wants_steps:
-                continue
-            changes = tuple(
-                Change(
-                    self.rows[c] - self.starts[i],
-                    OPS[self.op[c]],
-                    self.old[c],
-                    self.new[c],
-                    self.confidence[c],
-                )
-                for c in range(self.bounds[i], self.bounds[i + 1])
-            )
-            steps = owner.request.params.steps
-            done = self.steps_done[i]
-            owner.push(Step(min(done, steps), steps, changes, None, final=done > steps))

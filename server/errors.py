@@ -60,6 +60,7 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
         param = path[0] if path and not path[0].isdigit() else None
+        param = first.get("ctx", {}).get("field", param)
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "json_invalid":
             param, message = None, f"the body is not valid JSON: {first['ctx']['error']}"

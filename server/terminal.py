@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from models.checkpoint import Checkpoint
@@ -70,7 +69,7 @@ class Viewer:
         last = len(self._frames) - 1
         for frame in sorted({last * i // (PICTURES - 1) for i in range(PICTURES)}):
             console.print(self._frames[frame], Text("\n"))
-        drawn = console.export_svg(title="xdlm generate --watch", theme=MONOKAI)
+        drawn = console.export_svg(title="xdlm generate --watch")
         # the library's picture asks a web server for its font; ours stays on the machine
         self._svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
         self._frames.clear()

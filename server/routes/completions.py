@@ -14,15 +14,18 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt
 from sse_starlette import EventSourceResponse
+from starlette.background import BackgroundTask
 
 from sampler.params import SamplingParams
-from server.engine import QueueFull, Subscription
+from server.choices import default_length
 from server.errors import ApiError, error_body
 from server.events import Done, Failed, GenerationRequest, Step, Tally
 from server.routes.models import check_model
 from server.routes.schema import DiffusionFields
+from server.scheduler import QueueFull
 from server.state import State
 from server.stream import Trajectory, finished_text
+from server.subscription import Subscription
 from server.wire import Json
 
 router = APIRouter(prefix="/v1/completions")
@@ -93,6 +96,8 @@ async def complete(body: CompletionBody, request: Request) -> Response:
             completion.stream(subscription),
             ping=completion.state.settings.ping_seconds,
             headers={"X-Accel-Buffering": "no"},
+            shutdown_grace_period=completion.state.settings.shutdown_seconds,
+            background=BackgroundTask(subscription.cancel),  # a stream that never began
         )
     event = await _unless_gone(request, completion.submit())
     if isinstance(event, Failed):
@@ -115,7 +120,10 @@ class _Completion:
             raise ApiError(400, "stream_options needs stream: true", param="stream_options")
         self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self.params: SamplingParams = body.sampling_params(state.defaults)
-        self.prompt = state.checkpoint.tokenizer.encode(body.text())
+        try:
+            self.prompt = state.checkpoint.tokenizer.encode(body.text())
+        except UnicodeEncodeError:
+            raise ApiError(400, "prompt is not valid Unicode text", param="prompt") from None
         self.length = self._length(body.max_tokens)
         self.id = f"cmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
@@ -125,7 +133,7 @@ class _Completion:
         limit = self.state.checkpoint.info.max_length
         room = limit - len(self.prompt)
         if asked is None:
-            asked = max(1, min(self.state.defaults.get("max_new_tokens", room), room))
+            asked = default_length(self.state.defaults, room)
         if asked < 1:
             raise ApiError(400, "max_tokens must be at least 1", param="max_tokens")
         if asked > room:

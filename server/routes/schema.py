@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic_core import PydanticCustomError
 
-from sampler import SAMPLERS
-from sampler.params import InvalidParam, SamplingParams, param_names
+from sampler.params import InvalidParam, SamplingParams
+from server import choices
 from server.errors import ApiError
 
 Number = Annotated[float, Field(strict=True)]
@@ -36,12 +36,17 @@ class StrictBody(BaseModel):
                 kept[name] = value
             elif name in cls.neutral:
                 if value is not None and value not in cls.neutral[name]:
-                    raise ValueError(f"{name} is not supported")
+                    raise _refuse(name, f"{name} is not supported")
             else:
+                name = name[:64]
                 near = difflib.get_close_matches(name, [*cls.model_fields, *cls.neutral], 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"unknown field {name[:64]!r}{hint}")
+                raise _refuse(name, f"unknown field {name!r}{hint}")
         return kept
+
+
+def _refuse(field: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError("refused", "{message}", {"message": message, "field": field})
 
 
 class DiffusionFields(StrictBody):
@@ -64,16 +69,7 @@ class DiffusionFields(StrictBody):
         Raises:
             ApiError: 400 naming the field.
         """
-        chosen = {n: defaults[n] for n in param_names() if n in defaults}
-        chosen |= {n: v for n in param_names() if (v := getattr(self, n)) is not None}
-        chosen.setdefault("seed", secrets.randbits(53))
         try:
-            params = SamplingParams(**chosen)
+            return choices.sampling_params(defaults, self.model_dump())
         except InvalidParam as error:
             raise ApiError(400, str(error), param=error.field, code="invalid_value") from None
-        if params.sampler not in SAMPLERS:
-            known = ", ".join(SAMPLERS)
-            raise ApiError(
-                400, f"sampler must be one of {known}", param="sampler", code="invalid_value"
-            )
-        return params

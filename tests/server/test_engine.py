@@ -14,8 +14,8 @@ from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
-from server.engine import QueueFull
 from server.events import Change, Done, Failed, GenerationRequest, Step
+from server.scheduler import QueueFull
 from tests.server.conftest import make_engine
 
 
@@ -151,6 +151,15 @@ async def test_stopping_ends_every_stream_once(tiny):
         events = [e async for e in stream]
         assert [type(e) for e in events] == [Failed]
     assert not engine.ready
+
+
+async def test_a_request_that_cannot_start_fails_and_the_engine_lives(engine):
+    steady = engine.submit(request(2, length=50, steps=400))
+    bad = await engine.submit(request(1, sampler="nonsense")).result()
+    assert isinstance(bad, Failed) and bad.code == "internal"
+    assert isinstance(await steady.result(), Done)
+    await until_idle(engine)
+    assert engine.ready
 
 
 async def test_numbers_that_are_not_fail_the_request_and_not_the_engine(tiny_folder):

@@ -4,7 +4,7 @@ Each story is sampled at temperature 0.8, top-p 0.95 within the 48 likeliest pie
 tokens, until the teacher closes it. Batches are seeded by their number, so the run can stop and go
 on, and any batch can be made again alone. Duplicates are dropped when the file is packed.
 
-    python -m models.bundled.stories.recipe.corpus --stories 16000      # 1-2 hours on two cores
+    python -m models.bundled.stories.recipe.corpus --stories 16000      # an hour on two cores
 """
 
 from __future__ import annotations

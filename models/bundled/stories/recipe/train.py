@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,6 @@ from sampler.likelihood import nelbo_integrand
 from sampler.schedule import LogLinearSchedule
 
 CANVAS = 256
-BATCH_TOKENS = 8192
 LENGTHS = ((256, 0.5), (160, 0.3), (96, 0.2))  # canvas lengths of a batch and their shares
 T_MIN = 5e-3  # below, a canvas has about one noisy token and gradients are mostly variance
 START, END = 0, 1
@@ -46,6 +46,7 @@ class Recipe:
 
     mixing_ratio: float = 0.1
     tokens: float = 3.2e7
+    batch_tokens: int = 8192
     muon_lr: float = 6e-3
     adam_lr: float = 1.5e-3
     warmup_steps: int = 50
@@ -162,12 +163,12 @@ class Batch:
     weight: Tensor  # [B, L], 0 on the clean prefix, sums to 1
 
 
-def make_batch(data: Tensor, kernel: NoiseKernel, seed: int, step: int) -> Batch:
-    """Batch number ``step``: same seed and step, same batch."""
-    g = torch.Generator().manual_seed(seed * 1_000_003 + step)
+def make_batch(data: Tensor, kernel: NoiseKernel, recipe: Recipe, step: int) -> Batch:
+    """Batch number ``step``: same recipe and step, same batch."""
+    g = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     shares = torch.tensor([share for _, share in LENGTHS])
     length = LENGTHS[int(torch.multinomial(shares, 1, generator=g))][0]
-    count = BATCH_TOKENS // length
+    count = recipe.batch_tokens // length
     x = data[torch.randint(len(data), (count,), generator=g), :length].long()
     t = (torch.rand(1, generator=g) + torch.arange(count) / count) % 1.0
     t = T_MIN + (1.0 - T_MIN) * t[torch.randperm(count, generator=g), None]
@@ -249,7 +250,7 @@ class Run:
     def learning_rate_factor(self) -> float:
         """Warm up, hold, then fall linearly to zero over the last share of the tokens."""
         r = self.recipe
-        left = 1.0 - self.step * BATCH_TOKENS / r.tokens
+        left = 1.0 - self.step * r.batch_tokens / r.tokens
         return min(1.0, (self.step + 1) / r.warmup_steps, max(left, 0.0) / r.decay_share)
 
     def update(self) -> None:
@@ -300,12 +301,22 @@ class Run:
 
 
 def write_checkpoint(run: Run, out: Path) -> None:
-    """The averaged weights in bf16 as ``model.safetensors``, with ``config.json`` beside them."""
+    """The averaged weights in bf16 with ``config.json``; elsewhere than at home, the rest
+    beside.
+    """
     out.mkdir(parents=True, exist_ok=True)
     weights = {n: t.to(torch.bfloat16).cpu().contiguous() for n, t in run.ema.items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     config = student_config(run.student.config.vocab_size)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    home = RECIPE.parent
+    if out.resolve() != home.resolve():
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(home / name, out / name)
+        defaults = json.loads((home / "generation_config.json").read_text())
+        defaults["mixing_ratio"] = run.recipe.mixing_ratio
+        (out / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
 def train(
@@ -341,23 +352,27 @@ def train(
     log = (folder / "log.jsonl").open("a")
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
-        total = -(-int(recipe.tokens) // BATCH_TOKENS)
+        total = -(-int(recipe.tokens) // recipe.batch_tokens)
         task = progress.add_task("training", total=total, completed=run.step, note="")
         began, smooth = time.monotonic(), None
         while run.step < total:
-            batch = make_batch(data, kernel, recipe.seed, run.step)
+            batch = make_batch(data, kernel, recipe, run.step)
             args = (a.to(device) for a in (batch.x, batch.z, batch.alpha, batch.weight))
             loss = loss_fn(student, kernel, *args)
             loss.backward()
             run.update()
             smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
-            speed = BATCH_TOKENS / (time.monotonic() - began)
+            speed = recipe.batch_tokens / (time.monotonic() - began)
             run.seconds += time.monotonic() - began
             began = time.monotonic()
             progress.update(task, completed=run.step, note=f"loss {smooth:.3f}  {speed:,.0f} tok/s")
             if run.step % 100 == 0 or run.step == total:
                 run.save()
-                record = {"step": run.step, "tokens": run.step * BATCH_TOKENS, "loss": smooth}
+                record = {
+                    "step": run.step,
+                    "tokens": run.step * recipe.batch_tokens,
+                    "loss": smooth,
+                }
                 record |= {"seconds": round(run.seconds), "tokens_per_s": round(speed)}
                 if run.step % 1000 == 0 or run.step == total:
                     record["nelbo"] = nelbo(run.averaged(), validation[:64], kernel, 4)
@@ -370,6 +385,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mixing-ratio", type=float, default=defaults.mixing_ratio)
     parser.add_argument("--tokens", type=float, default=defaults.tokens)
+    parser.add_argument("--batch-tokens", type=int, default=defaults.batch_tokens)
     parser.add_argument("--muon-lr", type=float, default=defaults.muon_lr)
     parser.add_argument("--adam-lr", type=float, default=defaults.adam_lr)
     parser.add_argument("--seed", type=int, default=defaults.seed)
@@ -383,6 +399,7 @@ def main() -> None:
         defaults,
         mixing_ratio=args.mixing_ratio,
         tokens=args.tokens,
+        batch_tokens=args.batch_tokens,
         muon_lr=args.muon_lr,
         adam_lr=args.adam_lr,
         seed=args.seed,

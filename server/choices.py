@@ -1,0 +1,32 @@
+"""A request's choices over its checkpoint's defaults, wherever the request comes from."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from sampler import SAMPLERS
+from sampler.params import InvalidParam, SamplingParams, param_names
+
+
+def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> SamplingParams:
+    """Params from ``generation_config.json`` and what was chosen; None means not chosen.
+
+    Other keys are ignored; a seed is drawn where none is given.
+
+    Raises:
+        InvalidParam: naming the field.
+    """
+    values = {n: defaults[n] for n in param_names() if n in defaults}
+    values |= {n: chosen[n] for n in param_names() if chosen.get(n) is not None}
+    values.setdefault("seed", secrets.randbits(53))
+    params = SamplingParams(**values)
+    if params.sampler not in SAMPLERS:
+        raise InvalidParam("sampler", f"must be one of {', '.join(SAMPLERS)}")
+    return params
+
+
+def default_length(defaults: Mapping[str, Any], room: int) -> int:
+    """Positions to fill where the request does not say: the checkpoint's, at most what fits."""
+    return max(1, min(defaults.get("max_new_tokens", room), room))

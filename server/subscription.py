@@ -1,0 +1,106 @@
+"""The event-loop side of the engine: who waits for which request, and how a step is divided among
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from sampler.canvas import OPS
+from server.events import Change, Done, Event, Failed, GenerationRequest, Step
+
+MAX_PENDING = 8  # events a reader may lie behind before they are merged
+
+
+@dataclass
+class Subscription(AsyncIterator[Event]):
+    """One request's events; lives on the event loop. Ends after exactly one ``Done`` or
+    ``Failed``.
+    """
+
+    request: GenerationRequest
+    on_cancel: Callable[[Subscription], None]
+    submitted: float
+    admitted: float = 0.0
+    ended: bool = False
+    _pending: deque[Event] = field(default_factory=deque)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def push(self, event: Event) -> None:
+        """Add an event; a reader far behind finds steps merged, never a missing end."""
+        if self.ended:
+            return
+        self.ended = not isinstance(event, Step)
+        last = self._pending[-1] if self._pending else None
+        if isinstance(event, Step) and isinstance(last, Step) and len(self._pending) >= MAX_PENDING:
+            self._pending[-1] = last.merged(event)
+        else:
+            self._pending.append(event)
+        self._ready.set()
+
+    async def __anext__(self) -> Event:
+        while not self._pending:
+            if self.ended:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        return self._pending.popleft()
+
+    def cancel(self) -> None:
+        """The caller is gone: free the slot before the next step. Does nothing after the end."""
+        if not self.ended:
+            self.ended = True
+            self.on_cancel(self)
+
+    async def result(self) -> Done | Failed:
+        """Wait for the end, ignoring steps; cancels the request if the wait is cancelled."""
+        try:
+            async for event in self:
+                if isinstance(event, Done | Failed):
+                    return event
+        finally:
+            self.cancel()
+        raise AssertionError("a subscription ends with Done or Failed")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a group in plain lists; changes of canvas i lie at bounds[i]:bounds[i + 1]."""
+
+    owners: list[Subscription]
+    steps_done: list[int]
+    starts: list[int]
+    bounds: list[int]
+    rows: list[int]
+    old: list[int]
+    new: list[int]
+    op: list[int]
+    confidence: list[float]
+
+    def deliver(self) -> None:
+        """Divide the step among its subscribers; runs on the event loop."""
+        for i, owner in enumerate(self.owners):
+            if not owner.request.wants_steps:
+                continue
+            changes = tuple(
+                Change(
+                    self.rows[c] - self.starts[i],
+                    OPS[self.op[c]],
+                    self.old[c],
+                    self.new[c],
+                    self.confidence[c],
+                )
+                for c in range(self.bounds[i], self.bounds[i + 1])
+            )
+            steps = owner.request.params.steps
+            done = self.steps_done[i]
+            owner.push(Step(min(done, steps), steps, changes, None, final=done > steps))

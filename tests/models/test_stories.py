@@ -1,0 +1,39 @@
+"""The bundled checkpoint says what its card says."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer
+
+from models import checkpoint as checkpoints
+from models.bundled.stories.recipe.corpus import RECIPE, read_corpus, split
+from models.bundled.stories.recipe.evaluate import sample, words
+from models.bundled.stories.recipe.train import encode, nelbo
+from sampler.kernel import NoiseKernel
+from server.choices import sampling_params
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return checkpoints.load(checkpoints.find("stories"))
+
+
+def test_readable_stories_that_end_with_the_shipped_defaults(stories):
+    """Eight stories: almost every word is one the corpus knows, and most reach their end token."""
+    params = sampling_params(stories.defaults, {"seed": 0})
+    texts = sample(stories, params, count=8, length=250, prompt="Once upon a time")
+    known = {w for s in read_corpus() for w in words(s.text)}
+    said = [w for text, _ in texts for w in words(text)]
+    assert len(said) > 8 * 60
+    assert sum(w in known for w in said) / len(said) >= 0.98
+    assert sum(ended for _, ended in texts) >= 5
+    assert len({text for text, _ in texts}) == 8
+
+
+@pytest.mark.slow
+def test_nelbo_on_held_out_stories(stories):
+    _, held = split(read_corpus())
+    tokenizer = Tokenizer.from_file(str(RECIPE.parent / "tokenizer.json"))
+    kernel = NoiseKernel(0.1, stories.info.vocab_size, stories.info.mask_id)
+    found = nelbo(stories.model, encode(held, tokenizer)[:128], kernel, 4)
+    assert found["nats_per_token"] < 2.0

@@ -29,6 +29,7 @@ from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
+from server.choices import sampling_params
 
 BATCH, LENGTH, STEPS, MIXING_RATIO = 8, 128, 32, 0.1
 RESULTS = Path(__file__).parent / "results"
@@ -154,7 +155,7 @@ def bundled(repeats: int) -> list[dict]:
     prompt = loaded.tokenizer.encode("Once upon a time")
     records = []
     for i in range(repeats + 3):
-        params = SamplingParams(steps=32, temperature=0.8, top_p=0.9, seed=i)
+        params = sampling_params(loaded.defaults, {"steps": 32, "seed": i})
         canvas = (prompt + [0] * 128, [False] * len(prompt) + [True] * 128, params)
         began = time.perf_counter()
         batch = sampler.begin(CanvasBatch.of([canvas]))

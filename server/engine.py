@@ -145,9 +145,8 @@ class Engine:
         for group in self._groups.values():
             self._fail_all(group, "shutting_down", "the server is shutting down")
         with self._wake:
-            self.scheduler.max_running = self.scheduler.max_positions = 1 << 62
-            waiting = self.scheduler.admit()
-        self._send([(s, Failed("shutting_down", "the server is shutting down")) for s in waiting])
+            waiting = self.scheduler.drain()
+        self._end([(s, Failed("shutting_down", "the server is shutting down")) for s in waiting])
 
     def _drop(self, cancelled: set[Subscription]) -> None:
         if not cancelled:

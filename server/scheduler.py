@@ -62,6 +62,12 @@ class Scheduler(Generic[Key]):
             joined.append(key)
         return joined
 
+    def drain(self) -> list[Key]:
+        """Empty the queue, and name those that were in it."""
+        waiting = [key for key, _ in self._waiting]
+        self._waiting.clear()
+        return waiting
+
     def remove(self, key: Key) -> None:
         """Forget a request, finished or cancelled, wherever it is."""
         if self._running.pop(key, None) is None:

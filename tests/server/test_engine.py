@@ -151,6 +151,8 @@ async def test_stopping_ends_every_stream_once(tiny):
         events = [e async for e in stream]
         assert [type(e) for e in events] == [Failed]
     assert not engine.ready
+    assert (engine.scheduler.running, engine.scheduler.waiting) == (0, 0)
+    assert b'failure_total{code="shutting_down"} 5.0' in engine.metrics.render()
 
 
 async def test_a_request_that_cannot_start_fails_and_the_engine_lives(engine):

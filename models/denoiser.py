@@ -11,8 +11,10 @@ from torch import Tensor
 class Denoiser(Protocol):
     """A network that guesses the clean token at every position. It knows nothing of sampling."""
 
-    def trunk(self, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [T, D]."""
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
+        packed positions ``rows``, of all if None.
+        """
         ...
 
     def head(self, hidden: Tensor) -> Tensor:

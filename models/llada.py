@@ -170,17 +170,26 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(c.d_model, c.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(c.mlp_hidden_size, c.d_model, bias=False)
 
-    def forward(self, h: Tensor, attention: Attention, cos: Tensor, sin: Tensor) -> Tensor:
-        """H [T, d_model] -> same."""
+    def forward(
+        self, h: Tensor, attention: Attention, cos: Tensor, sin: Tensor, rows: Tensor | None
+    ) -> Tensor:
+        """H [T, d_model] -> same, or [R, d_model] if only some rows are asked for."""
         y = self.attn_norm(h)
         q, k, v = (
             proj(y).unflatten(-1, (-1, self.head_dim))
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
-        h = h + self.attn_out(mixed.flatten(1))
+        mixed = attention(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
+        if rows is not None:
+            h, mixed = h[rows], mixed[rows]
+        h = h + self.attn_out(mixed)
         y = self.ff_norm(h)
         return h + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
+
+
+def _at_least_min_rows(ids: Tensor) -> Tensor:
+    """Ids [n] with zeros behind them, if they are few."""
+    return F.pad(ids, (0, max(0, MIN_ROWS - ids.numel())))
 
 
 class LLaDA(nn.Module):
@@ -216,25 +225,30 @@ class LLaDA(nn.Module):
         self.cos: Tensor
         self.sin: Tensor
 
-    def hidden(self, tokens: Tensor, attention: Attention) -> Tensor:
-        """Tokens [T] laid out as ``attention`` says -> normalised hidden states [T, d_model]."""
+    def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
+        """Tokens [T] laid out as ``attention`` says -> normalised hidden states of ``rows`` [R], or
+        of all; [R or T, d_model]. Behind its attention the last block runs on those rows alone.
+        """
         parts: Any = self.model["transformer"]
         h = parts["wte"](tokens)
         cos, sin = self.cos[attention.positions], self.sin[attention.positions]
-        for block in parts["blocks"]:
-            h = block(h, attention, cos, sin)
-        return parts["ln_f"](h)
+        *blocks, last = parts["blocks"]
+        for block in blocks:
+            h = block(h, attention, cos, sin, None)
+        return parts["ln_f"](last(h, attention, cos, sin, rows))
 
-    def trunk(self, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [T, d_model].
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See ``Denoiser``.
 
         Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so
         very short batches are padded: a canvas gets the same bits alone and in company.
         """
-        total = tokens.numel()
-        rows = max(total, MIN_ROWS)
-        padded = F.pad(tokens, (0, rows - total))
-        return self.hidden(padded, BucketedAttention(offsets, rows))[:total]
+        attention = BucketedAttention(offsets, max(tokens.numel(), MIN_ROWS))
+        if rows is None:
+            rows = torch.arange(tokens.numel(), device=tokens.device)
+        return self.hidden(_at_least_min_rows(tokens), attention, _at_least_min_rows(rows))[
+            : rows.numel()
+        ]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, d_model] -> logits [R, vocab_size]."""

@@ -17,8 +17,10 @@ from sampler.readout import RowQuery, RowStats, readout
 class Network(Protocol):
     """What a step needs of a model; ``models.denoiser.Denoiser`` fulfils it."""
 
-    def trunk(self, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [T, D]."""
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
+        packed positions ``rows``.
+        """
         ...
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -109,11 +111,10 @@ def take_step(sampler: Sampler, network: Network, batch: CanvasBatch) -> StepRes
     if rows.numel():
         run = ran[canvas]
         offsets = torch.cat((asked.new_zeros(1), batch.lengths[ran].cumsum(0)))
-        hidden = network.trunk(batch.tokens[run], offsets)
-        picked = hidden[(run.cumsum(0) - 1)[rows]]
+        hidden = network.trunk(batch.tokens[run], offsets, (run.cumsum(0) - 1)[rows])
     else:
-        picked = torch.zeros(0, 1, device=rows.device)
-    stats = readout(network.head, picked, proposal.query, sampler.vocab_size, sampler.mask_id)
+        hidden = torch.zeros(0, 1, device=rows.device)
+    stats = readout(network.head, hidden, proposal.query, sampler.vocab_size, sampler.mask_id)
     failed = torch.zeros_like(ran)
     failed[asked[~stats.finite]] = True
     after, change = sampler.commit(batch, proposal, stats)

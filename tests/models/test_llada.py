@@ -71,6 +71,15 @@ def test_a_sequence_gets_the_same_bits_in_any_company(tiny_llada):
         assert torch.equal(picked, whole[rows[:count]])
 
 
+def test_asking_for_some_rows_gives_the_bits_of_all(tiny_llada):
+    g = torch.Generator().manual_seed(1)
+    tokens, offsets = torch.randint(500, (300,), generator=g), torch.tensor([0, 100, 170, 300])
+    whole = tiny_llada.trunk(tokens, offsets)
+    for count in (0, 1, 7, 16, 33, 250):
+        rows = torch.randperm(300, generator=g)[:count]
+        assert torch.equal(tiny_llada.trunk(tokens, offsets, rows), whole[rows])
+
+
 def config(**changes):
     base = {
         "model_type": "llada",

@@ -6,9 +6,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from models import checkpoint as checkpoints
+from models.bundled.stories.recipe.batches import encode
 from models.bundled.stories.recipe.corpus import RECIPE, read_corpus, split
 from models.bundled.stories.recipe.evaluate import sample, words
-from models.bundled.stories.recipe.train import encode, nelbo
+from models.bundled.stories.recipe.validation import nelbo
 from sampler.kernel import NoiseKernel
 from server.choices import sampling_params
 

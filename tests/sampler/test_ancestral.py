@@ -147,7 +147,7 @@ def explicit_chain(network, kernel: NoiseKernel, chains: int, steps: int, seed: 
     x = kernel.prior(u, torch.randint(n, (chains * 3,), generator=g))
     for i in range(steps + 1):
         alphas = LogLinearSchedule().grid(torch.tensor(i), torch.tensor(steps))
-        logits = network.trunk(x, torch.empty(0)).double()
+        logits = network.trunk(x, torch.empty(0), torch.arange(len(x))).double()
         p = kernel.suppress_mask(logits).softmax(-1)
         q = kernel.posterior(p, x, *(a.expand(x.shape) for a in alphas))
         x = torch.multinomial(q, 1, generator=g)[:, 0]
@@ -236,9 +236,9 @@ def test_skips_rows_and_forwards():
     calls = {"rows": 0, "trunk": 0}
 
     class Counting(Table):
-        def trunk(self, tokens, offsets):
+        def trunk(self, tokens, offsets, rows):
             calls["trunk"] += len(offsets) - 1
-            return super().trunk(tokens, offsets)
+            return super().trunk(tokens, offsets, rows)
 
     network = Counting(torch.linspace(-1, 1, N))
     sampler = Ancestral(N, MASK)
@@ -261,8 +261,8 @@ def test_skips_rows_and_forwards():
 
 def test_a_row_of_nans_fails_alone():
     class Poisoned(Table):
-        def trunk(self, tokens, offsets):
-            return tokens[:, None].float()
+        def trunk(self, tokens, offsets, rows):
+            return tokens[rows, None].float()
 
         def head(self, hidden):
             return torch.where(hidden == 3.0, torch.nan, self.logits)

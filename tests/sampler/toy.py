@@ -16,8 +16,8 @@ class Table:
 
     logits: Tensor
 
-    def trunk(self, tokens: Tensor, offsets: Tensor) -> Tensor:
-        return torch.zeros(len(tokens), 1)
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+        return torch.zeros(len(rows), 1)
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.logits.expand(len(hidden), -1)
@@ -33,12 +33,12 @@ class Neighbours:
         g = torch.Generator().manual_seed(seed)
         self.table = 2 * torch.randn(3, 3, vocab_size, vocab_size, generator=g)
 
-    def trunk(self, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """[T, V] logits already."""
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+        """[R, V] logits already."""
         x = tokens.view(-1, 3)
         at = torch.arange(3)
         # sum over the sources j of table[target i, source j, token at j]
-        return self.table[at[:, None], at[None, :], x[:, None, :]].sum(2).flatten(0, 1)
+        return self.table[at[:, None], at[None, :], x[:, None, :]].sum(2).flatten(0, 1)[rows]
 
     def head(self, hidden: Tensor) -> Tensor:
         return hidden

@@ -2,9 +2,10 @@
 
 Each story is sampled at temperature 0.8, top-p 0.95 within the 48 likeliest pieces, at most 256
 tokens, until the teacher closes it. Batches are seeded by their number, so the run can stop and go
-on, and any batch can be made again alone. Duplicates are dropped when the file is packed.
+on, and any batch can be made again alone. Stories that the file holds already stay in front, so a
+larger corpus keeps its held-out stories; duplicates are dropped.
 
-    python -m models.bundled.stories.recipe.corpus --stories 16000      # an hour on two cores
+    python -m models.bundled.stories.recipe.corpus --stories 32000
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from models.bundled.stories.recipe import teacher as teacher_file
 
 RECIPE = Path(__file__).parent
 WORK = RECIPE / ".work"  # ignored by git: downloads, checkpoints of running jobs
+PARTS = WORK / "corpus"
 CORPUS = RECIPE / "corpus.jsonl.gz"
 TEMPERATURE, TOP_P, TOP_K, MAX_TOKENS, BATCH = 0.8, 0.95, 48, 256, 64
 VALIDATION_EVERY = 50  # every 50th story is held out
@@ -58,55 +61,64 @@ def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
     return ids.gather(1, torch.multinomial(p, 1, generator=generator))[:, 0]
 
 
-def sample_batch(model: teacher_file.CausalTeacher, seed: int) -> list[list[int]]:
+def sample_batch(teacher: teacher_file.Teacher, seed: int) -> list[list[int]]:
     """Piece ids of BATCH stories; a trailing BOS marks a story that the teacher closed."""
     generator = torch.Generator().manual_seed(seed)
+    model = teacher_file.CausalTeacher(teacher, BATCH, torch.bfloat16)
+    rows: list[list[int]] = [[] for _ in range(BATCH)]
+    written_by = torch.arange(BATCH)  # the story that each row of the model writes
     ids = torch.full((BATCH, 1), teacher_file.BOS)
-    open_ = torch.ones(BATCH, dtype=torch.bool)
-    columns = []
+    going = torch.ones(BATCH, dtype=torch.bool)
     for position in range(MAX_TOKENS):
         ids = draw(model(ids, position)[:, -1], generator)[:, None]
-        columns.append(torch.where(open_, ids[:, 0], -1))
-        open_ &= ids[:, 0] != teacher_file.BOS
-        if not open_.any():
+        for story, i in zip(written_by[going].tolist(), ids[going, 0].tolist(), strict=True):
+            rows[story].append(i)
+        going = going & (ids[:, 0] != teacher_file.BOS)
+        if not going.any():
             break
-    rows = torch.stack(columns, 1).tolist()
-    return [[i for i in row if i >= 0] for row in rows]
+        if position % 16 == 15:  # drop the rows of closed stories
+            model.keep(going)
+            written_by, ids, going = written_by[going], ids[going], going[going]
+    return rows
 
 
-def stories_from(model: teacher_file.CausalTeacher, detokenise, batches: int) -> Iterator[Story]:
-    """Stories of all batches; finished batches are read back from the work folder."""
-    folder = WORK / "corpus"
-    folder.mkdir(parents=True, exist_ok=True)
-    for n in track(range(batches), description="sampling"):
-        part = folder / f"{n:05d}.json"
-        if not part.exists():
-            rows = sample_batch(model, seed=n)
-            found = [
-                {
-                    "text": detokenise([i for i in r if i != teacher_file.BOS]).strip(),
-                    "ended": r[-1] == teacher_file.BOS,
-                }
-                for r in rows
-            ]
-            part.write_text(json.dumps(found))
-        yield from (Story(**s) for s in json.loads(part.read_text()))
+def sample_part(n: int) -> None:
+    """Write batch n to the work folder, unless it is there."""
+    part = PARTS / f"{n:05d}.json"
+    if part.exists():
+        return
+    from models.bundled.stories.recipe.build_tokenizer import full_tokenizer
+
+    torch.set_num_threads(1)  # one process a core: the products are too small to share
+    teacher = teacher_file.load(teacher_file.download(WORK / "teacher"))
+    tokenizer = full_tokenizer(teacher.pieces)
+    found = [
+        {
+            "text": tokenizer.decode([i for i in row if i != teacher_file.BOS]).strip(),
+            "ended": row[-1] == teacher_file.BOS,
+        }
+        for row in sample_batch(teacher, seed=n)
+    ]
+    part.with_suffix(".tmp").write_text(json.dumps(found))
+    part.with_suffix(".tmp").replace(part)
 
 
 def main() -> None:
-    from models.bundled.stories.recipe.build_tokenizer import full_tokenizer
-
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stories", type=int, default=16_000)
+    parser.add_argument("--stories", type=int, default=32_000, help="how many to have at the end")
     parser.add_argument("--out", type=Path, default=CORPUS)
     args = parser.parse_args()
 
-    teacher = teacher_file.load(teacher_file.download(WORK / "teacher"))
-    model = teacher_file.CausalTeacher(teacher, BATCH)
-    tokenizer = full_tokenizer(teacher.pieces)
-    seen: dict[str, Story] = {}
-    for story in stories_from(model, tokenizer.decode, -(-args.stories // BATCH)):
-        seen.setdefault(story.text, story)
+    teacher_file.download(WORK / "teacher")
+    PARTS.mkdir(parents=True, exist_ok=True)
+    seen = {s.text: s for s in read_corpus(args.out)} if args.out.exists() else {}
+    batches = range(max(0, -(-(args.stories - len(seen)) // BATCH)))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for _ in track(pool.map(sample_part, batches), "sampling", len(batches)):
+            pass
+    for n in batches:
+        for story in json.loads((PARTS / f"{n:05d}.json").read_text()):
+            seen.setdefault(story["text"], Story(**story))
     with gzip.open(args.out, "wt", encoding="utf-8") as out:
         for story in seen.values():
             out.write(json.dumps(story.__dict__, ensure_ascii=False) + "\n")

@@ -20,9 +20,10 @@ from tokenizers import Tokenizer
 
 from models import checkpoint as checkpoints
 from models.bundled.stories.recipe import teacher as teacher_file
+from models.bundled.stories.recipe.batches import END, encode
 from models.bundled.stories.recipe.build_tokenizer import full_tokenizer
 from models.bundled.stories.recipe.corpus import RECIPE, WORK, read_corpus, split
-from models.bundled.stories.recipe.train import END, encode, nelbo
+from models.bundled.stories.recipe.validation import nelbo
 from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.kernel import NoiseKernel

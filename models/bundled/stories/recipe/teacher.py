@@ -114,46 +114,55 @@ def _read_pieces(data: bytes, at: int, count: int) -> list[Piece]:
 
 
 class CausalTeacher(torch.nn.Module):
-    """The teacher's forward pass with a key-value cache: ``logits = model(ids, start)``."""
+    """The teacher's forward pass with a key-value cache: ``logits = model(ids, start)``.
 
-    def __init__(self, teacher: Teacher, batch: int) -> None:
+    Matrix products run in ``dtype``; norms, rotations, softmax and the residual stream in fp32.
+    """
+
+    def __init__(self, teacher: Teacher, batch: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.w = teacher.weights
+        self.w = {
+            n: t if "norm" in n or "rope" in n else t.to(dtype) for n, t in teacher.weights.items()
+        }
         s = teacher.shape
-        self.layers, self.heads = s["n_layers"], s["n_heads"]
+        self.layers, self.heads, self.dtype = s["n_layers"], s["n_heads"], dtype
         self.head_dim = s["dim"] // self.heads
         cache = (self.layers, batch, self.heads, s["max_len"], self.head_dim)
-        self.keys, self.values = torch.zeros(cache), torch.zeros(cache)
+        self.keys, self.values = torch.zeros(cache, dtype=dtype), torch.zeros(cache, dtype=dtype)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the batch only; rows [B] is true for those."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+    def _norm(self, h: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(h, h.shape[-1:], weight, 1e-5).to(self.dtype)
 
     def _rope(self, x: Tensor, start: int) -> Tensor:
-        """Rotate the interleaved pairs of x [B, L, H, head_dim]."""
+        """Rotate the interleaved pairs of x [B, L, H, head_dim]; returns [B, H, L, head_dim]."""
         stop = start + x.shape[1]
         cos, sin = (self.w[n][start:stop, None, :] for n in ("rope_cos", "rope_sin"))
-        even, odd = x[..., 0::2], x[..., 1::2]
+        even, odd = x[..., 0::2].float(), x[..., 1::2].float()
         turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-        return turned.flatten(-2)
+        return turned.flatten(-2).transpose(1, 2).to(self.dtype)
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """Ids [B, L] at positions start.. -> logits [B, L, 32000]."""
+        """Ids [B, L] at positions start.. -> logits [B, L, 32000] in fp32."""
         w, (b, length) = self.w, ids.shape
         stop = start + length
-        causal = torch.ones(length, stop, dtype=torch.bool).tril(start)
-        h = w["embedding"][ids]
+        future = torch.ones(length, stop, dtype=torch.bool).triu(start + 1)
+        h = w["embedding"][ids].float()
         for i in range(self.layers):
-            y = F.rms_norm(h, h.shape[-1:], w["attn_norm"][i], 1e-5)
+            y = self._norm(h, w["attn_norm"][i])
             q, k, v = (
                 F.linear(y, w[n][i]).view(b, length, self.heads, -1) for n in ("wq", "wk", "wv")
             )
-            self.keys[i, :b, :, start:stop] = self._rope(k, start).transpose(1, 2)
+            self.keys[i, :b, :, start:stop] = self._rope(k, start)
             self.values[i, :b, :, start:stop] = v.transpose(1, 2)
-            a = F.scaled_dot_product_attention(
-                self._rope(q, start).transpose(1, 2),
-                self.keys[i, :b, :, :stop],
-                self.values[i, :b, :, :stop],
-                attn_mask=causal,
-            )
+            scores = (self._rope(q, start) @ self.keys[i, :b, :, :stop].mT).float()
+            scores = (scores * self.head_dim**-0.5).masked_fill_(future, -torch.inf)
+            a = scores.softmax(-1).to(self.dtype) @ self.values[i, :b, :, :stop]
             h = h + F.linear(a.transpose(1, 2).flatten(2), w["wo"][i])
-            y = F.rms_norm(h, h.shape[-1:], w["ffn_norm"][i], 1e-5)
+            y = self._norm(h, w["ffn_norm"][i])
             h = h + F.linear(F.silu(F.linear(y, w["w1"][i])) * F.linear(y, w["w3"][i]), w["w2"][i])
-        return F.linear(F.rms_norm(h, h.shape[-1:], w["final_norm"], 1e-5), w["embedding"])
+        return F.linear(self._norm(h, w["final_norm"]), w["embedding"]).float()

@@ -6,9 +6,8 @@ spread evenly over each batch; half of the sequences keep a clean random prefix,
 Matrices of the blocks are trained by Muon, the rest by AdamW. The run writes its state to a work
 folder and goes on from there; the same seed and step draw the same batch.
 
-    python -m models.bundled.stories.recipe.train                      # k = 0.1, two hours on two
-    cores python -m models.bundled.stories.recipe.train --mixing-ratio 0 --tokens 6e6 --out
-    controls/k0
+    python -m models.bundled.stories.recipe.train                   # k = 0.1
+    python -m models.bundled.stories.recipe.train --mixing-ratio 0 --tokens 6e6 --out controls/k0
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,16 +26,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.bundled.stories.recipe import teacher as teacher_file
-from models.bundled.stories.recipe.corpus import RECIPE, WORK, Story, read_corpus, split
+from models.bundled.stories.recipe.batches import Batch, encode, make_batch
+from models.bundled.stories.recipe.corpus import RECIPE, WORK, read_corpus, split
+from models.bundled.stories.recipe.student import start_from_teacher, student_config
+from models.bundled.stories.recipe.validation import nelbo
 from models.llada import LLaDA, LLaDAConfig
 from sampler.kernel import NoiseKernel
 from sampler.likelihood import nelbo_integrand
-from sampler.schedule import LogLinearSchedule
-
-CANVAS = 256
-LENGTHS = ((256, 0.5), (160, 0.3), (96, 0.2))  # canvas lengths of a batch and their shares
-T_MIN = 5e-3  # below, a canvas has about one noisy token and gradients are mostly variance
-START, END = 0, 1
 
 
 @dataclass(frozen=True)
@@ -56,87 +51,6 @@ class Recipe:
     seed: int = 0
 
 
-def encode(stories: list[Story], tokenizer: Tokenizer) -> Tensor:
-    """Canvases [n, 256]: start token, story, end tokens to the edge. Stories cut short are
-    dropped.
-    """
-    rows = []
-    for story, code in zip(stories, tokenizer.encode_batch([s.text for s in stories]), strict=True):
-        ids = code.ids[:CANVAS]
-        if story.ended or len(ids) == CANVAS:
-            rows.append(ids + [END] * (CANVAS - len(ids)))
-    return torch.tensor(rows, dtype=torch.int32)
-
-
-def student_config(vocab_size: int) -> dict[str, Any]:
-    """``config.json`` of the student, with LLaDA's field names."""
-    return {
-        "model_type": "llada",
-        "architectures": ["LLaDAModelLM"],
-        "block_type": "llama",
-        "d_model": 288,
-        "n_layers": 6,
-        "n_heads": 6,
-        "n_kv_heads": 6,
-        "mlp_hidden_size": 768,
-        "mlp_ratio": 4,
-        "activation_type": "silu",
-        "layer_norm_type": "rms",
-        "layer_norm_with_affine": True,
-        "bias_for_layer_norm": False,
-        "attention_layer_norm": False,
-        "rms_norm_eps": 1e-5,
-        "rope": True,
-        "rope_theta": 10000.0,
-        "rope_full_precision": True,
-        "alibi": False,
-        "include_bias": False,
-        "include_qkv_bias": False,
-        "input_emb_norm": False,
-        "scale_logits": False,
-        "weight_tying": False,
-        "block_group_size": 1,
-        "max_sequence_length": CANVAS,
-        "vocab_size": vocab_size,
-        "embedding_size": vocab_size,
-        "mask_token_id": vocab_size - 1,
-        "bos_token_id": START,
-        "eos_token_id": END,
-        "pad_token_id": END,
-        "attention_dropout": 0.0,
-        "embedding_dropout": 0.0,
-        "residual_dropout": 0.0,
-        "torch_dtype": "bfloat16",
-    }
-
-
-def start_from_teacher(student: LLaDA, teacher: teacher_file.Teacher, source: list[int]) -> None:
-    """Copy the teacher's weights into the student, in the student's layout."""
-    w, c = teacher.weights, student.config
-    half_split = torch.cat((torch.arange(0, c.head_dim, 2), torch.arange(1, c.head_dim, 2)))
-    rows = (torch.arange(c.n_heads)[:, None] * c.head_dim + half_split).flatten()
-    embedding = w["embedding"][source]
-    embedding = torch.cat((embedding, embedding.mean(0, keepdim=True)))  # the mask row
-    state = {
-        "wte.weight": embedding,
-        "ff_out.weight": embedding,
-        "ln_f.weight": w["final_norm"],
-    }
-    for i in range(c.n_layers):
-        state |= {
-            f"blocks.{i}.attn_norm.weight": w["attn_norm"][i],
-            f"blocks.{i}.q_proj.weight": w["wq"][i][rows],
-            f"blocks.{i}.k_proj.weight": w["wk"][i][rows],
-            f"blocks.{i}.v_proj.weight": w["wv"][i],
-            f"blocks.{i}.attn_out.weight": w["wo"][i],
-            f"blocks.{i}.ff_norm.weight": w["ffn_norm"][i],
-            f"blocks.{i}.ff_proj.weight": w["w1"][i],
-            f"blocks.{i}.up_proj.weight": w["w3"][i],
-            f"blocks.{i}.ff_out.weight": w["w2"][i],
-        }
-    student.load_state_dict({f"model.transformer.{name}": t for name, t in state.items()})
-
-
 class EqualLengthAttention:
     """Attention over sequences of one length, as plain products: on a CPU the fused kernel's
     backward pass takes twice as long at this size.
@@ -153,80 +67,14 @@ class EqualLengthAttention:
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Noised canvases [B, L] and what to learn from them."""
-
-    x: Tensor
-    z: Tensor
-    alpha: Tensor  # [B, L]
-    weight: Tensor  # [B, L], 0 on the clean prefix, sums to 1
-
-
-def make_batch(data: Tensor, kernel: NoiseKernel, recipe: Recipe, step: int) -> Batch:
-    """Batch number ``step``: same recipe and step, same batch."""
-    g = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    shares = torch.tensor([share for _, share in LENGTHS])
-    length = LENGTHS[int(torch.multinomial(shares, 1, generator=g))][0]
-    count = recipe.batch_tokens // length
-    x = data[torch.randint(len(data), (count,), generator=g), :length].long()
-    t = (torch.rand(1, generator=g) + torch.arange(count) / count) % 1.0
-    t = T_MIN + (1.0 - T_MIN) * t[torch.randperm(count, generator=g), None]
-    alpha = LogLinearSchedule().alpha(t).expand(x.shape)
-    prefix = 1 + (length * torch.rand(count, 1, generator=g).square()).long()
-    prefix = torch.where(torch.rand(count, 1, generator=g) < 0.5, 1, prefix)  # 1: the start token
-    learn = torch.arange(length) >= prefix
-    u = torch.rand(x.shape, generator=g)
-    uniform_id = torch.randint(kernel.vocab_size, x.shape, generator=g)
-    z = torch.where(learn, kernel.noise(x, alpha, u, uniform_id), x)
-    return Batch(x, z, alpha, learn / learn.sum())
-
-
-def loss_of(student: LLaDA, kernel: NoiseKernel, x: Tensor, z: Tensor, alpha: Tensor, w: Tensor):
-    """Weighted mean of the NELBO integrand over a batch [B, L]; a scalar."""
-    attention = EqualLengthAttention(*x.shape, device=x.device)
-    with torch.autocast(x.device.type, torch.bfloat16):
-        logits = student.head(student.hidden(z.flatten(), attention))
+def loss_of(student: LLaDA, kernel: NoiseKernel, batch: Batch) -> Tensor:
+    """Weighted mean of the NELBO integrand over the scored positions; a scalar."""
+    attention = EqualLengthAttention(*batch.z.shape, device=batch.z.device)
+    with torch.autocast(batch.z.device.type, torch.bfloat16):
+        logits = student.head(student.hidden(batch.z.flatten(), attention, batch.rows))
     log_p = kernel.suppress_mask(logits.float()).log_softmax(-1)
-    nats = nelbo_integrand(log_p, x.flatten(), z.flatten(), alpha.flatten(), kernel)
-    return (nats * w.flatten()).sum()
-
-
-@torch.inference_mode()
-def nelbo(model: LLaDA, data: Tensor, kernel: NoiseKernel, rounds: int) -> dict[str, float]:
-    """NELBO (eq. 15) of canvases [n, 256] as ``encode`` makes them, in fp32.
-
-    Each canvas is noised ``rounds`` times, at times spread evenly over (0.001, 1). All positions
-    but the start token count; per token means per token of the story and its first end token, so
-    that padding adds nats and no tokens.
-    """
-    schedule, g = LogLinearSchedule(), torch.Generator().manual_seed(1234)
-    device = next(model.parameters()).device
-    per_story = []
-    for x in data.long().split(8):
-        n, length = x.shape
-        nats = torch.zeros(n)
-        shift = torch.rand(n, 1, generator=g)
-        for r in range(rounds):
-            alpha = schedule.alpha(1e-3 + (1 - 1e-3) * ((shift + r / rounds) % 1.0)).expand(x.shape)
-            u = torch.rand(x.shape, generator=g)
-            uniform_id = torch.randint(kernel.vocab_size, x.shape, generator=g)
-            z = kernel.noise(x, alpha, u, uniform_id)
-            z[:, 0] = START
-            offsets = torch.arange(n + 1, device=device) * length
-            logits = model.head(model.trunk(z.flatten().to(device), offsets)).float().cpu()
-            log_p = kernel.suppress_mask(logits).log_softmax(-1).view(n, length, -1)
-            terms = nelbo_integrand(log_p, x, z, alpha, kernel) * schedule.rate
-            nats += terms[:, 1:].sum(1) / rounds
-        per_story.append(nats)
-    total = torch.cat(per_story)
-    tokens = (data != END).sum(1).clamp(max=CANVAS - 1).float()  # start out, first end token in
-    return {
-        "nats_per_token": float(total.sum() / tokens.sum()),
-        "standard_error": float(total.std() / len(total) ** 0.5 / tokens.mean()),
-        "nats_per_position": float(total.mean() / (CANVAS - 1)),
-        "stories": len(total),
-    }
+    z = batch.z.flatten()[batch.rows]
+    return (nelbo_integrand(log_p, batch.x, z, batch.alpha, kernel) * batch.weight).sum()
 
 
 class Run:
@@ -356,9 +204,9 @@ def train(
         task = progress.add_task("training", total=total, completed=run.step, note="")
         began, smooth = time.monotonic(), None
         while run.step < total:
-            batch = make_batch(data, kernel, recipe, run.step)
-            args = (a.to(device) for a in (batch.x, batch.z, batch.alpha, batch.weight))
-            loss = loss_fn(student, kernel, *args)
+            batch = make_batch(data, kernel, recipe.batch_tokens, recipe.seed, run.step)
+            batch = Batch(*(getattr(batch, f.name).to(device) for f in fields(batch)))
+            loss = loss_fn(student, kernel, batch)
             loss.backward()
             run.update()
             smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()

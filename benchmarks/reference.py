@@ -53,3 +53,57 @@ def explicit_posterior_loop(
         gumbel = 1e-10 - (torch.rand(q.shape, generator=g) + 1e-10).log()
         z = (q / gumbel).argmax(-1)
     return z
+
+
+@torch.inference_mode()
+def llada_loop(
+    logits_of: Callable[[Tensor], Tensor],
+    *,
+    batch: int,
+    length: int,
+    block: int,
+    steps: int,
+    mask_id: int,
+    mixing_ratio: float,
+    temperature: float,
+    seed: int,
+) -> Tensor:
+    """How LLaDA and LLaDA-XDLM decode: all logits, a Gumbel number for each, a softmax of them all.
+
+    Blocks must divide the length, and their number the steps. Returns [batch, length] ids.
+    """
+    g = torch.Generator().manual_seed(seed)
+    k = mixing_ratio
+    x = torch.full((batch, length), mask_id)
+    steps_here = steps // (length // block)
+    share, rest = divmod(block, steps_here)
+    fill = torch.tensor([share + (i < rest) for i in range(steps_here)])
+    edits = (fill.cumsum(0).float() * k / (1.0 - k)).long()
+    edits[0] = 0
+    edits = edits.diff(prepend=edits[:1])
+    for end in range(block, length + 1, block):
+        carry = torch.zeros(batch, dtype=torch.long)
+        for i in range(steps_here):
+            logits = logits_of(x)
+            noisy = logits
+            if temperature > 0:
+                u = torch.rand(logits.shape, generator=g, dtype=torch.float64)
+                noisy = logits.double().exp() / (-u.log()) ** temperature
+            guess = noisy.argmax(-1)
+            p = logits.softmax(-1)
+            sure = p.gather(-1, guess[..., None])[..., 0]
+            now = p.gather(-1, x[..., None])[..., 0]
+            sure[:, end:] = -torch.inf
+            masked = x == mask_id
+            change = torch.zeros_like(masked)
+            for b in range(batch):
+                best = sure[b].where(masked[b], -torch.inf).topk(int(fill[i])).indices
+                change[b, best] = True
+                if k > 0:
+                    may = ~masked[b] & (guess[b] != x[b]) & (sure[b] >= now[b])
+                    count = min(int(may.sum()), int(edits[i] + carry[b]))
+                    carry[b] += edits[i] - count
+                    best = sure[b].where(may, -torch.inf).topk(count).indices
+                    change[b, best] = True
+            x = torch.where(change, guess, x)
+    return x

@@ -1,31 +1,27 @@
 """Checkpoints on disk: check, then load. Only safetensors are opened, and no code comes from a
 folder.
 
-A checkpoint is a folder in Hugging Face's layout: ``config.json``, ``model.safetensors``,
-``tokenizer.json``, and ``generation_config.json`` with what requests get when they do not choose.
+A checkpoint is a folder in Hugging Face's layout: ``config.json``, ``model.safetensors`` or
+shards with their index, ``tokenizer.json``, and ``generation_config.json`` with what requests get
+when they do not choose.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from models import weights
 from models.bundled import BUNDLED, bundled_names
 from models.denoiser import ModelInfo
 from models.llada import LLaDA, LLaDAConfig, UnsupportedConfig
 from models.tokenizer import TextTokenizer
+from models.weights import CheckpointError, read_json
 
 DType = Literal["auto", "float32", "bfloat16"]
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +30,28 @@ class Checkpoint:
 
     Attributes:
         model: the network (a ``Denoiser``), in evaluation mode on its device.
-        tokenizer: its text side.
+        text: its tokenizer; a folder without one serves token ids only.
         info: facts.
         defaults: ``generation_config.json`` as it stands.
         device: where the weights are.
     """
 
     model: LLaDA
-    tokenizer: TextTokenizer
+    text: TextTokenizer | None
     info: ModelInfo
     defaults: dict[str, Any]
     device: torch.device
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer.
+
+        Raises:
+            CheckpointError: the checkpoint has none.
+        """
+        if self.text is None:
+            raise CheckpointError(f"{self.info.name} has no tokenizer.json")
+        return self.text
 
 
 def find(name_or_path: str) -> Path:
@@ -69,33 +76,41 @@ def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
         path: the folder.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
-        CUDA.
+            CUDA.
 
     Raises:
         CheckpointError: anything missing, malformed or not supported, in one line.
     """
     where = _device(device)
     kind = _dtype(dtype, where)
+    model, text, info, defaults = _described(path)
+    weights.fill(model, path, where, kind)
+    model.make_rope(where)
+    info = replace(info, dtype=str(kind).removeprefix("torch."))
+    return Checkpoint(model.eval(), text, info, defaults, where)
+
+
+def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
+    """Facts and defaults of a checkpoint folder, by its files' headers; no weights are read.
+
+    Raises:
+        CheckpointError: as ``load``, but for the values of the weights.
+    """
+    model, _, info, defaults = _described(path)
+    weights.check(path, model.state_dict())
+    return replace(info, dtype=weights.stored_dtype(path)), defaults
+
+
+def _described(path: Path) -> tuple[LLaDA, TextTokenizer | None, ModelInfo, dict[str, Any]]:
+    """Everything but the weights and their type; the model is on the meta device."""
     try:
-        config = LLaDAConfig.from_dict(_json(path / "config.json"))
+        config = LLaDAConfig.from_dict(read_json(path / "config.json"))
     except UnsupportedConfig as error:
         raise CheckpointError(f"{path}: {error}") from None
-    defaults = _json(path / "generation_config.json", required=False)
-    tokenizer_path = path / "tokenizer.json"
-    if not tokenizer_path.is_file():
-        raise CheckpointError(f"{path}: tokenizer.json is missing")
-    try:
-        tokenizer = TextTokenizer.load(tokenizer_path)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size}"
-        )
+    defaults = read_json(path / "generation_config.json", required=False)
+    text = _tokenizer(path / "tokenizer.json", config.vocab_size)
     with torch.device("meta"):
         model = LLaDA(config)
-    _fill(model, path / "model.safetensors", where, kind)
-    model.make_rope(where)
     info = ModelInfo(
         name=path.resolve().name,
         family="llada",
@@ -104,9 +119,23 @@ def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
         mask_id=config.mask_token_id,
         eos_id=config.eos_token_id,
         max_length=config.max_sequence_length,
-        dtype=str(kind).removeprefix("torch."),
+        dtype="",
     )
-    return Checkpoint(model.eval(), tokenizer, info, defaults, where)
+    return model, text, info, defaults
+
+
+def _tokenizer(path: Path, vocab_size: int) -> TextTokenizer | None:
+    if not path.is_file():
+        return None
+    try:
+        tokenizer = TextTokenizer.load(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path.parent}: {error}") from None
+    if tokenizer.vocab_size > vocab_size:
+        raise CheckpointError(
+            f"{path.parent}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
+        )
+    return tokenizer
 
 
 def _device(name: str) -> torch.device:
@@ -131,43 +160,3 @@ def cpu_has_fast_bfloat16() -> bool:
     """Whether matrix products in bfloat16 run on instructions of their own."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
-
-
-def _json(path: Path, required: bool = True) -> dict[str, Any]:
-    if not path.is_file():
-        if required:
-            raise CheckpointError(f"{path.parent}: {path.name} is missing")
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return value
-
-
-def _fill(model: LLaDA, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Put the file's tensors into the model after checking every name and shape."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent}: {path.name} is missing")
-    expected = model.state_dict()
-    try:
-        with safe_open(str(path), "pt") as file:
-            names = set(file.keys())
-            if missing := sorted(expected.keys() - names):
-                raise CheckpointError(f"{path}: {len(missing)} tensors missing, first {missing[0]}")
-            if extra := sorted(names - expected.keys()):
-                raise CheckpointError(f"{path}: {len(extra)} unknown tensors, first {extra[0]}")
-            state: dict[str, Tensor] = {}
-            for name, slot in expected.items():
-                shape = list(file.get_slice(name).get_shape())
-                if shape != list(slot.shape):
-                    raise CheckpointError(f"{path}: {name} is {shape}, expected {list(slot.shape)}")
-                state[name] = file.get_tensor(name).to(device, dtype)
-                if not bool(state[name].isfinite().all()):
-                    raise CheckpointError(f"{path}: {name} holds values that are not finite")
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    model.load_state_dict(state, assign=True)
-    model.requires_grad_(False)

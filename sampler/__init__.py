@@ -4,6 +4,12 @@ from collections.abc import Callable
 
 from sampler.ancestral import Ancestral
 from sampler.step import Sampler
+from sampler.threshold import Threshold
+from sampler.topk import TopK
 
-SAMPLERS: dict[str, Callable[[int, int | None], Sampler]] = {"ancestral": Ancestral}
+SAMPLERS: dict[str, Callable[[int, int], Sampler]] = {
+    "ancestral": Ancestral,
+    "topk": TopK,
+    "threshold": Threshold,
+}
 """Samplers by name: (vocab_size, mask_id) -> sampler. Adding one is a file and a line here."""

@@ -77,6 +77,11 @@ class Ancestral:
         prior = self._kernel(batch, canvas).prior(u, integers(v, self.vocab_size))
         return batch.with_tokens(torch.where(batch.editable, prior, batch.tokens))
 
+    def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
+        """Any token may change until the end."""
+        canvas, _ = batch.owner()
+        return batch.leading(~batch.editable | batch.finished[canvas])
+
     def propose(self, batch: CanvasBatch) -> AncestralProposal:
         """Throw the coins of the next step and say which rows it needs. Reads no logits."""
         canvas, position = batch.owner()
@@ -106,6 +111,10 @@ class Ancestral:
             u=u3[rows],
             temperature=torch.where(last_greedy, 0.0, batch.temperature)[of],
             top_p=batch.top_p[of],
+            guidance_scale=batch.guidance_scale[of],
+            as_model=torch.zeros_like(rows, dtype=torch.bool),
+            may_be_mask=torch.zeros_like(rows, dtype=torch.bool),
+            entropy=torch.zeros_like(rows, dtype=torch.bool),
         )
         return AncestralProposal(rows, query, maybe, u1, to_model, elsewhere, alpha_s, alpha_t)
 

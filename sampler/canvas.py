@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.params import NOISE_REMOVALS, SamplingParams
+from sampler.params import (
+    COMPATS,
+    NOISE_REMOVALS,
+    REFINE_SCOPES,
+    REMASKINGS,
+    SamplingParams,
+)
+from sampler.schedule import step_plan
 
 UNMASK, REFINE, REMASK = 0, 1, 2
 OPS = ("unmask", "refine", "remask")  # names of the change kinds, by code
+BY_POSITION = ("tokens", "editable")
+BY_PLANNED_STEP = ("plan_block", "plan_absorb", "plan_refine")
 
 
 @dataclass(frozen=True)
 class CanvasBatch:
-    """B canvases lie end to end in T packed tokens; per-request settings lie in arrays beside them.
+    """B canvases lie end to end in T packed tokens; per-request settings lie in arrays beside them,
+    and so do the P steps that are planned ahead for the samplers that plan.
 
     Attributes:
         tokens: ids.
         editable: where the sampler may write; prompts are clamped.
         lengths: positions of each canvas.
         step, steps, calls: step that comes next, T of the request, calls until it is done.
-        seed, mixing_ratio, temperature, top_p: as in ``SamplingParams``; reals in float64.
-        noise_removal: index into ``NOISE_REMOVALS``.
+        seed, mixing_ratio, temperature, top_p, guidance_scale: as in ``SamplingParams``; reals in
+            float64.
+        noise_removal, refine_scope, remasking, compat: index into the names in ``params``.
+        block_length: positions of a block; the whole canvas where none was chosen.
+        confidence_threshold, entropy_bound, confidence_factor: infinite where none was chosen.
+        carry: refinements planned and not spent so far.
+        plan_steps: entries of each request in the plan.
+        plan_block, plan_absorb, plan_refine: see ``StepPlan``.
     """
 
     tokens: Int[Tensor, " T"]
@@ -38,7 +56,20 @@ class CanvasBatch:
     mixing_ratio: Float[Tensor, " B"]
     temperature: Float[Tensor, " B"]
     top_p: Float[Tensor, " B"]
+    guidance_scale: Float[Tensor, " B"]
     noise_removal: Int[Tensor, " B"]
+    refine_scope: Int[Tensor, " B"]
+    remasking: Int[Tensor, " B"]
+    compat: Int[Tensor, " B"]
+    block_length: Int[Tensor, " B"]
+    confidence_threshold: Float[Tensor, " B"]
+    entropy_bound: Float[Tensor, " B"]
+    confidence_factor: Float[Tensor, " B"]
+    carry: Int[Tensor, " B"]
+    plan_steps: Int[Tensor, " B"]
+    plan_block: Int[Tensor, " P"]
+    plan_absorb: Int[Tensor, " P"]
+    plan_refine: Int[Tensor, " P"]
 
     @classmethod
     def of(
@@ -46,8 +77,13 @@ class CanvasBatch:
         canvases: Sequence[tuple[Sequence[int], Sequence[bool], SamplingParams]],
         device: torch.device | str = "cpu",
     ) -> CanvasBatch:
-        """Pack canvases given as (tokens, editable, params), at step 0."""
+        """Pack canvases given as (tokens, editable, params), at step 0.
+
+        Raises:
+            InvalidParam: params that do not fit their canvas.
+        """
         params = [p for _, _, p in canvases]
+        plans = [step_plan(p, sum(editable)) for _, editable, p in canvases]
 
         def whole(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
@@ -70,7 +106,20 @@ class CanvasBatch:
             mixing_ratio=real([p.mixing_ratio for p in params]),
             temperature=real([p.temperature for p in params]),
             top_p=real([p.top_p for p in params]),
+            guidance_scale=real([p.guidance_scale for p in params]),
             noise_removal=whole([NOISE_REMOVALS.index(p.noise_removal) for p in params]),
+            refine_scope=whole([REFINE_SCOPES.index(p.refine_scope) for p in params]),
+            remasking=whole([REMASKINGS.index(p.remasking) for p in params]),
+            compat=whole([COMPATS.index(p.compat) for p in params]),
+            block_length=whole([p.block_length or len(tokens) for tokens, _, p in canvases]),
+            confidence_threshold=real([p.confidence_threshold for p in params]),
+            entropy_bound=real([_or_infinity(p.entropy_bound) for p in params]),
+            confidence_factor=real([_or_infinity(p.confidence_factor) for p in params]),
+            carry=whole([0] * len(params)),
+            plan_steps=whole([len(plan.block) for plan in plans]),
+            plan_block=whole([x for plan in plans for x in plan.block]),
+            plan_absorb=whole([x for plan in plans for x in plan.absorb]),
+            plan_refine=whole([x for plan in plans for x in plan.refine]),
         )
 
     @property
@@ -85,6 +134,40 @@ class CanvasBatch:
         starts = self.lengths.cumsum(0) - self.lengths
         return canvas, torch.arange(total, device=canvas.device) - starts[canvas]
 
+    @property
+    def rank(self) -> Int[Tensor, " T"]:
+        """How many editable positions lie before each; blocks count these. A clamped position has
+        the rank of the editable one before it, -1 in front of them all.
+        """
+        canvas, _ = self.owner()
+        written = self.editable.cumsum(0)
+        earlier = written[self.lengths.cumsum(0) - 1]
+        return written - F.pad(earlier[:-1], (1, 0))[canvas] - 1
+
+    @property
+    def finished(self) -> Bool[Tensor, " B"]:
+        """Which canvases have been through all their calls."""
+        return self.step >= self.calls
+
+    @property
+    def planned(self) -> Int[Tensor, " B"]:
+        """Where the step that comes next stands in the plan; the last entry of those that are done.
+        Only for samplers that plan.
+        """
+        starts = self.plan_steps.cumsum(0) - self.plan_steps
+        return starts + self.step.clamp(max=self.plan_steps - 1)
+
+    @property
+    def block(self) -> Int[Tensor, " B"]:
+        """The block of the step that comes next; 0 where nothing is planned."""
+        return self.plan_block[self.planned] if self.plan_block.numel() else 0 * self.step
+
+    def leading(self, final: Bool[Tensor, " T"]) -> Int[Tensor, " B"]:
+        """Positions of each canvas before the first that is not final."""
+        canvas, position = self.owner()
+        ends = torch.where(final, self.lengths[canvas], position)
+        return self.lengths.scatter_reduce(0, canvas, ends, "amin")
+
     def joined(self, other: CanvasBatch) -> CanvasBatch:
         """This batch with another behind it."""
         return CanvasBatch(
@@ -96,10 +179,12 @@ class CanvasBatch:
 
     def kept(self, keep: Tensor) -> CanvasBatch:
         """The canvases where keep [B] is true, in order."""
-        canvas, _ = self.owner()
-        packed = keep[canvas]
-        tokens, editable, *others = _arrays(self)
-        return CanvasBatch(tokens[packed], editable[packed], *(a[keep] for a in others))
+        positions, planned = (
+            keep.repeat_interleave(counts) for counts in (self.lengths, self.plan_steps)
+        )
+        keeps: dict[str, Tensor] = dict.fromkeys(CanvasBatch.__dataclass_fields__, keep)
+        keeps |= dict.fromkeys(BY_POSITION, positions) | dict.fromkeys(BY_PLANNED_STEP, planned)
+        return CanvasBatch(*(getattr(self, name)[k] for name, k in keeps.items()))
 
     def with_tokens(self, tokens: Tensor) -> CanvasBatch:
         """The same batch with other tokens [T]."""
@@ -110,8 +195,12 @@ class CanvasBatch:
         return replace(self, tokens=tokens, step=self.step + 1)
 
 
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
 def _arrays(batch: CanvasBatch) -> tuple[Tensor, ...]:
-    """All arrays in order: the packed ones (tokens, editable), then those by canvas."""
+    """All arrays in order."""
     return tuple(getattr(batch, name) for name in CanvasBatch.__dataclass_fields__)
 
 

@@ -8,6 +8,22 @@ from typing import Any, Literal, get_args
 
 NoiseRemoval = Literal["ancestral", "greedy", "none"]
 NOISE_REMOVALS: tuple[str, ...] = get_args(NoiseRemoval)
+RefineScope = Literal["generated", "block"]
+REFINE_SCOPES: tuple[str, ...] = get_args(RefineScope)
+Remasking = Literal["low_confidence", "random"]
+REMASKINGS: tuple[str, ...] = get_args(Remasking)
+Compat = Literal["none", "official"]
+COMPATS: tuple[str, ...] = get_args(Compat)
+OWNERS: dict[str, tuple[str, ...]] = {
+    "noise_removal": ("ancestral",),
+    "mixing_ratio": ("ancestral", "topk"),
+    "block_length": ("topk", "threshold"),
+    **dict.fromkeys(
+        ("topk_absorb", "topk_uniform", "refine_scope", "remasking", "compat"), ("topk",)
+    ),
+    **dict.fromkeys(("confidence_threshold", "entropy_bound", "confidence_factor"), ("threshold",)),
+}
+"""Fields that not every sampler reads, and the samplers that do."""
 MAX_STEPS = 4096
 SEED_LIMIT = 2**63
 
@@ -30,8 +46,22 @@ class SamplingParams:
         mixing_ratio: k, the share of uniform noise.
         temperature: divides the logits; 0 takes the likeliest token.
         top_p: mass of the nucleus; 1 keeps all tokens.
-        noise_removal: the last call: draw the clean guess, take its mode, or do nothing.
+        guidance_scale: w of classifier-free guidance (``sampler.guidance``); 1 is off.
         seed: fixes every random number of the request.
+        noise_removal: (ancestral) the last call: draw the clean guess, take its mode, or nothing.
+        topk_absorb: (topk) masks to fill at each step; ``even`` spreads each block's over its
+            steps.
+        topk_uniform: (topk) tokens to refine at each step; ``auto`` follows the masks filled so
+            far by k / (1 - k).
+        block_length: (topk, threshold) positions of a block, filled from left to right; None is one
+            block.
+        refine_scope: (topk) tokens that may be refined: all generated so far, or the active
+            block's.
+        remasking: (topk) masks are filled in order of confidence, or at random (k = 0).
+        confidence_threshold: (threshold) fill masks whose token has at least this probability.
+        entropy_bound: (threshold) fill masks while their entropies sum to this, in nats.
+        confidence_factor: (threshold) f of Fast-dLLM's rule.
+        compat: (topk) ``official`` repeats the published loop with its quirks.
     """
 
     steps: int = 32
@@ -39,8 +69,18 @@ class SamplingParams:
     mixing_ratio: float = 0.1
     temperature: float = 1.0
     top_p: float = 1.0
-    noise_removal: NoiseRemoval = "ancestral"
+    guidance_scale: float = 1.0
     seed: int = 0
+    noise_removal: NoiseRemoval = "ancestral"
+    topk_absorb: Literal["even"] | tuple[int, ...] = "even"
+    topk_uniform: Literal["auto"] | tuple[int, ...] = "auto"
+    block_length: int | None = None
+    refine_scope: RefineScope = "generated"
+    remasking: Remasking = "low_confidence"
+    compat: Compat = "none"
+    confidence_threshold: float = 0.9
+    entropy_bound: float | None = None
+    confidence_factor: float | None = None
 
     def __post_init__(self) -> None:
         _integer("steps", self.steps, 1, MAX_STEPS)
@@ -48,20 +88,54 @@ class SamplingParams:
         _number("mixing_ratio", self.mixing_ratio, 0.0, 1.0)
         _number("temperature", self.temperature, 0.0, 2.0)
         _number("top_p", self.top_p, 0.0, 1.0)
+        _number("guidance_scale", self.guidance_scale, 0.0, 100.0)
         if self.top_p == 0.0:
             raise InvalidParam("top_p", "must be above 0")
-        if self.noise_removal not in NOISE_REMOVALS:
-            raise InvalidParam("noise_removal", f"must be one of {', '.join(NOISE_REMOVALS)}")
+        _choice("noise_removal", self.noise_removal, NOISE_REMOVALS)
+        _budget("topk_absorb", self.topk_absorb, "even", self.steps)
+        _budget("topk_uniform", self.topk_uniform, "auto", self.steps)
+        if self.block_length is not None:
+            _integer("block_length", self.block_length, 1, 2**31)
+        _number("confidence_threshold", self.confidence_threshold, 0.0, 1.0)
+        for field in ("entropy_bound", "confidence_factor"):
+            if (value := getattr(self, field)) is not None:
+                _number(field, value, 0.0, 1e6)
+        if self.entropy_bound is not None and self.confidence_factor is not None:
+            raise InvalidParam("entropy_bound", "and confidence_factor exclude each other")
+        _choice("refine_scope", self.refine_scope, REFINE_SCOPES)
+        _choice("remasking", self.remasking, REMASKINGS)
+        _choice("compat", self.compat, COMPATS)
+        if self.sampler == "topk":
+            if self.mixing_ratio == 1.0:
+                raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")
+            if self.remasking == "random" and self.mixing_ratio > 0.0:
+                raise InvalidParam("remasking", "random needs mixing_ratio 0")
 
     @property
     def calls(self) -> int:
-        """Steps the engine walks: T, and one for noise removal unless it is ``none``."""
-        return self.steps + (self.noise_removal != "none")
+        """Steps the engine walks: T, and one for the noise removal of ``ancestral``."""
+        return self.steps + (self.sampler == "ancestral" and self.noise_removal != "none")
 
 
 def param_names() -> tuple[str, ...]:
     """Names of all fields, in order."""
     return tuple(f.name for f in fields(SamplingParams))
+
+
+def _choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidParam(field, f"must be one of {', '.join(allowed)}")
+
+
+def _budget(field: str, value: Any, word: str, steps: int) -> None:
+    if value == word:
+        return
+    if not isinstance(value, tuple):
+        raise InvalidParam(field, f"must be a list of {steps} integers or {word!r}, got {value!r}")
+    if len(value) != steps:
+        raise InvalidParam(field, f"must have one entry a step ({steps}), got {len(value)}")
+    for entry in value:
+        _integer(field, entry, 0, 2**31)
 
 
 def _integer(field: str, value: Any, low: int, high: int) -> None:

@@ -7,12 +7,15 @@ and one random number is drawn per row, not one per entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from sampler.guidance import guided
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at once (8 MiB in fp32: they stay in a CPU's cache)
 MIN_ROWS = 16  # short chunks are padded: a row meets the same arithmetic alone as in company
@@ -28,55 +31,87 @@ class RowQuery:
         u: uniforms for the categorical draw.
         temperature: divides the logits; 0 puts all mass on the likeliest id.
         top_p: mass of the nucleus.
+        as_model: probabilities are told as the model gave them, and not as the token was drawn,
+            after temperature and top-p.
+        may_be_mask: the mask is a token like any other.
+        entropy: the entropy of the model's distribution is wanted.
+        guidance_scale: w; rows with another value than 1 have a second row of hidden states.
     """
 
     current: Int[Tensor, " R"]
     u: Float[Tensor, " R"]
     temperature: Float[Tensor, " R"]
     top_p: Float[Tensor, " R"]
+    as_model: Bool[Tensor, " R"]
+    may_be_mask: Bool[Tensor, " R"]
+    entropy: Bool[Tensor, " R"]
+    guidance_scale: Float[Tensor, " R"]
 
     def part(self, rows: slice) -> RowQuery:
         """The query for some of the rows."""
-        return RowQuery(self.current[rows], self.u[rows], self.temperature[rows], self.top_p[rows])
+        return RowQuery(*(getattr(self, name)[rows] for name in RowQuery.__dataclass_fields__))
+
+    @staticmethod
+    def joined(queries: Sequence[RowQuery]) -> RowQuery:
+        """Several queries, one after the other."""
+        names = RowQuery.__dataclass_fields__
+        return RowQuery(*(torch.cat([getattr(q, name) for q in queries]) for name in names))
 
 
 @dataclass(frozen=True)
 class RowStats:
-    """What is known of each of R rows under p: temperature, then top-p applied, the mask
-    suppressed.
+    """What is known of each of R rows. A token is drawn from p: the mask suppressed, then
+    temperature, then top-p.
 
     Attributes:
         sample: id drawn from p.
-        p_sample: p of that id.
-        p_current: p of the id that stands there.
+        p_sample: p of that id, or the model's probability of it (``RowQuery.as_model``).
+        p_current: the same of the id that stands there.
+        entropy: of the model's distribution, in nats; 0 where it was not asked for.
         finite: false where the model's logits were not numbers.
     """
 
     sample: Int[Tensor, " R"]
     p_sample: Float[Tensor, " R"]
     p_current: Float[Tensor, " R"]
+    entropy: Float[Tensor, " R"]
     finite: Bool[Tensor, " R"]
+
+    def part(self, rows: slice) -> RowStats:
+        """What is known of some of the rows."""
+        return RowStats(*(getattr(self, name)[rows] for name in RowStats.__dataclass_fields__))
 
 
 def readout(
     head: Callable[[Tensor], Tensor],
-    hidden: Float[Tensor, "R D"],
+    hidden: Float[Tensor, "H D"],
     query: RowQuery,
     vocab_size: int,
     mask_id: int | None,
 ) -> RowStats:
     """Run ``head`` (hidden rows -> logits [rows, vocab_size]) in chunks, reduce each to
     ``RowStats``.
+
+    Args:
+        head: the network's.
+        hidden: the R rows asked about, then once more those under guidance, without their prompt.
+        query: what is asked.
+        vocab_size: N.
+        mask_id: m, if there is one.
     """
+    count, under_guidance = query.u.numel(), query.guidance_scale != 1.0
+    second = count - 1 + under_guidance.cumsum(0)
     chunk = max(MIN_ROWS, CHUNK_ELEMENTS // vocab_size)
     parts = []
-    for start in range(0, hidden.shape[0], chunk):
-        rows = hidden[start : start + chunk]
-        count = rows.shape[0]
-        if count < MIN_ROWS:
-            rows = torch.cat((rows, rows.new_zeros(MIN_ROWS - count, rows.shape[1])))
-        logits = head(rows)[:count]
-        parts.append(row_stats(logits, query.part(slice(start, start + chunk)), mask_id))
+    for start in range(0, count, chunk):
+        rows = slice(start, min(start + chunk, count))
+        logits = _logits(head, hidden[rows])
+        pairs = torch.nonzero(under_guidance[rows])[:, 0]
+        if pairs.numel():
+            bare = _logits(head, hidden[second[rows][pairs]])
+            both = guided(logits[pairs], bare, query.guidance_scale[rows][pairs])
+            logits = logits.float().index_copy(0, pairs, both)
+        parts.append(row_stats(logits, query.part(rows), mask_id))
     if not parts:
         return row_stats(hidden.new_zeros(0, vocab_size), query, mask_id)
     return RowStats(
@@ -84,23 +119,41 @@ def readout(
     )
 
 
+def _logits(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """Logits of some rows, with zero rows behind them where they are few."""
+    count = hidden.shape[0]
+    return head(F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - count))))[:count]
+
+
 def row_stats(logits: Float[Tensor, "R V"], query: RowQuery, mask_id: int | None) -> RowStats:
     """Sample and scalars of each row of logits; confidence arithmetic in fp32, sums in float64."""
     logits = logits.float()
     if mask_id is not None:
-        logits = logits.index_fill(1, torch.tensor([mask_id], device=logits.device), -torch.inf)
+        column = torch.where(query.may_be_mask, logits[:, mask_id], -torch.inf)
+        at = torch.tensor([mask_id], device=logits.device)
+        logits = logits.index_copy(1, at, column[:, None])
     peak, mode = logits.max(-1)
+    logits = logits - peak[:, None]
     greedy = query.temperature == 0
+    tempered = ~greedy & (query.temperature != 1)
     sharpness = (1.0 / query.temperature).clamp(max=1e30).float()
-    logits = (logits - peak[:, None]).mul_(torch.where(greedy, 1.0, sharpness)[:, None])
     # unnormalised probabilities, padded with zeros to whole blocks
     count, vocab = logits.shape
     weights = logits.new_zeros(count, vocab if vocab <= BLOCK else -(-vocab // BLOCK) * BLOCK)
-    torch.exp(logits, out=weights[:, :vocab])
-    del logits
+    inside = weights[:, :vocab]
+    torch.mul(logits, torch.where(tempered, sharpness, 1.0)[:, None], out=inside).exp_()
     here = weights.gather(1, query.current[:, None])[:, 0].double()
     sample, at_sample, total = inverse_cdf(weights, query.u)
     finite = total.isfinite()
+    model_total = total.clone()
+    entropy = torch.zeros_like(total)
+    wanted = torch.nonzero(query.entropy)[:, 0]
+    if wanted.numel():
+        log_p = logits[wanted].double().log_softmax(-1)
+        entropy[wanted] = torch.special.entr(log_p.exp()).sum(-1)
+    reheated = torch.nonzero(query.as_model & tempered)[:, 0]
+    if reheated.numel():
+        model_total[reheated] = logits[reheated].exp_().sum(-1, dtype=torch.float64)
 
     narrow = torch.nonzero((query.top_p < 1.0) & ~greedy)[:, 0]
     if narrow.numel():
@@ -111,10 +164,20 @@ def row_stats(logits: Float[Tensor, "R V"], query: RowQuery, mask_id: int | None
         is_here = ids == query.current[narrow, None]
         here[narrow] = torch.where(is_here, kept, 0.0).sum(-1, dtype=torch.float64)
 
+    sample = torch.where(greedy, mode, sample)
+
+    def told(ids: Tensor, as_drawn: Tensor) -> Tensor:
+        """The model's probability of the ids, or the one that they were drawn with."""
+        at_ids = logits.gather(1, ids[:, None])[:, 0].exp().double()
+        return torch.where(query.as_model, at_ids / model_total, as_drawn)
+
     return RowStats(
-        sample=torch.where(greedy, mode, sample),
-        p_sample=torch.where(greedy, 1.0, at_sample / total),
-        p_current=torch.where(greedy, (query.current == mode).double(), here / total),
+        sample=sample,
+        p_sample=told(sample, torch.where(greedy, 1.0, at_sample / total)),
+        p_current=told(
+            query.current, torch.where(greedy, (query.current == mode).double(), here / total)
+        ),
+        entropy=entropy,
         finite=finite,
     )
 

@@ -23,6 +23,7 @@ class Role(IntEnum):
     BRANCH = 0  # leave or stay; where to
     TOKEN = 1  # the categorical draw; the uniform token
     PRIOR = 2  # mask or token; the uniform token
+    ORDER = 3  # which masks are filled first
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

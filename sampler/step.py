@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sampler.canvas import CanvasBatch, Transition
+from sampler.guidance import without_prompt
 from sampler.readout import RowQuery, RowStats, readout
 
 
@@ -65,6 +69,10 @@ class Sampler(Protocol):
         """Draw the canvases' first tokens."""
         ...
 
+    def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
+        """Leading positions of each canvas that can no longer change, [B]."""
+        ...
+
     def propose(self, batch: CanvasBatch) -> Any:
         """A ``Proposal`` for the batch's next step."""
         ...
@@ -83,39 +91,112 @@ class StepResult:
     Attributes:
         batch: the batch one step on.
         change: what changed.
-        ran: canvases whose forward pass was needed.
+        forwards: passes of the network over each canvas: 0 where none was needed, 2 under guidance.
         failed: canvases for which the model gave no numbers; their tokens are not to be used.
         head_rows: rows of logits computed.
+        settled: leading positions of each canvas that can no longer change.
     """
 
     batch: CanvasBatch
     change: Transition
-    ran: Bool[Tensor, " B"]
+    forwards: Int[Tensor, " B"]
     failed: Bool[Tensor, " B"]
     head_rows: int
+    settled: Int[Tensor, " B"]
+
+
+def take_step(sampler: Sampler, network: Network, batch: CanvasBatch) -> StepResult:
+    """Advance every canvas of one batch by one step; see ``take_steps``."""
+    return take_steps(network, [(sampler, batch)])[0]
 
 
 @torch.inference_mode()
-def take_step(sampler: Sampler, network: Network, batch: CanvasBatch) -> StepResult:
-    """Advance every canvas of the batch by one step.
+def take_steps(network: Network, parts: Sequence[tuple[Sampler, CanvasBatch]]) -> list[StepResult]:
+    """Advance every canvas by one step: each sampler proposes, the network runs once for all of
+    them, each sampler commits.
 
     Canvases with no proposed row are not run: networks here take no time input, and the canvas that
-    they would read has not changed.
+    they would read has not changed. Canvases under guidance are run twice, with and without their
+    prompt.
     """
-    proposal: Proposal = sampler.propose(batch)
-    rows = proposal.rows
-    canvas, _ = batch.owner()
-    asked = canvas[rows]
-    ran = torch.zeros(batch.size, dtype=torch.bool, device=rows.device)
-    ran[asked] = True
-    if rows.numel():
-        run = ran[canvas]
-        offsets = torch.cat((asked.new_zeros(1), batch.lengths[ran].cumsum(0)))
-        hidden = network.trunk(batch.tokens[run], offsets, (run.cumsum(0) - 1)[rows])
-    else:
-        hidden = torch.zeros(0, 1, device=rows.device)
-    stats = readout(network.head, hidden, proposal.query, sampler.vocab_size, sampler.mask_id)
-    failed = torch.zeros_like(ran)
-    failed[asked[~stats.finite]] = True
-    after, change = sampler.commit(batch, proposal, stats)
-    return StepResult(after, change, ran, failed, rows.numel())
+    asked = [_Asked(sampler, batch, sampler.propose(batch)) for sampler, batch in parts]
+    inputs = [a.canvases() for a in asked] + [a.copies() for a in asked]
+    hidden = _run(network, inputs)
+    query = RowQuery.joined([a.proposal.query for a in asked])
+    sampler = parts[0][0]
+    stats = readout(network.head, hidden, query, sampler.vocab_size, sampler.mask_id)
+
+    results, at = [], 0
+    for a in asked:
+        count = a.proposal.rows.numel()
+        results.append(a.settle(stats.part(slice(at, at + count))))
+        at += count
+    return results
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Canvases for the network: packed tokens, their lengths, and the rows wanted."""
+
+    tokens: Tensor
+    lengths: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One sampler's share of a step."""
+
+    sampler: Sampler
+    batch: CanvasBatch
+    proposal: Proposal
+
+    def canvases(self) -> _Inputs:
+        """The canvases with a proposed row."""
+        return self._holding(self.proposal.rows, self.batch.tokens)
+
+    def copies(self) -> _Inputs:
+        """Once more those under guidance, without their prompt."""
+        bare = self.batch.tokens
+        if self.sampler.mask_id is not None:
+            bare = without_prompt(self.batch, self.sampler.mask_id)
+        return self._holding(self._guided(), bare)
+
+    def _guided(self) -> Tensor:
+        return self.proposal.rows[self.proposal.query.guidance_scale != 1.0]
+
+    def _holding(self, rows: Tensor, tokens: Tensor) -> _Inputs:
+        canvas, _ = self.batch.owner()
+        run = self._flags(rows)
+        kept = run[canvas]
+        return _Inputs(tokens[kept], self.batch.lengths[run], (kept.cumsum(0) - 1)[rows])
+
+    def _flags(self, rows: Tensor) -> Tensor:
+        """[B], true for the canvases that hold one of the rows."""
+        canvas, _ = self.batch.owner()
+        flags = torch.zeros(self.batch.size, dtype=torch.bool, device=rows.device)
+        flags[canvas[rows]] = True
+        return flags
+
+    def settle(self, stats: RowStats) -> StepResult:
+        """Commit, and say what it took."""
+        rows = self.proposal.rows
+        after, change = self.sampler.commit(self.batch, self.proposal, stats)
+        return StepResult(
+            batch=after,
+            change=change,
+            forwards=self._flags(rows).long() + self._flags(self._guided()),
+            failed=self._flags(rows[~stats.finite]),
+            head_rows=rows.numel(),
+            settled=self.sampler.settled(after),
+        )
+
+
+def _run(network: Network, inputs: Sequence[_Inputs]) -> Tensor:
+    """Run the network once over all inputs; hidden states of all rows, in order."""
+    tokens, lengths = (torch.cat([getattr(i, n) for i in inputs]) for n in ("tokens", "lengths"))
+    if not tokens.numel():
+        return torch.zeros(0, 1, device=tokens.device)
+    starts = accumulate((i.tokens.numel() for i in inputs), initial=0)
+    rows = torch.cat([i.rows + start for i, start in zip(inputs, starts, strict=False)])
+    return network.trunk(tokens, F.pad(lengths.cumsum(0), (1, 0)), rows)

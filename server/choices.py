@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sampler import SAMPLERS
-from sampler.params import InvalidParam, SamplingParams, param_names
+from sampler.params import OWNERS, InvalidParam, SamplingParams, param_names
 
 
 def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> SamplingParams:
@@ -18,12 +18,19 @@ def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> S
     Raises:
         InvalidParam: naming the field.
     """
-    values = {n: defaults[n] for n in param_names() if n in defaults}
-    values |= {n: chosen[n] for n in param_names() if chosen.get(n) is not None}
+    values: dict[str, Any] = {n: defaults[n] for n in param_names() if n in defaults}
+    chosen = {n: chosen[n] for n in param_names() if chosen.get(n) is not None}
+    values |= chosen
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     values.setdefault("seed", secrets.randbits(53))
     params = SamplingParams(**values)
     if params.sampler not in SAMPLERS:
         raise InvalidParam("sampler", f"must be one of {', '.join(SAMPLERS)}")
+    for name in chosen:
+        owners = OWNERS.get(name, tuple(SAMPLERS))
+        neutral = 0.0 if name == "mixing_ratio" else getattr(SamplingParams, name)
+        if params.sampler not in owners and values[name] != neutral:
+            raise InvalidParam(name, f"is for {' and '.join(owners)}, not for {params.sampler}")
     return params
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,6 +16,7 @@ from models import checkpoint as checkpoints
 from sampler.params import InvalidParam, SamplingParams
 from server.choices import default_length, sampling_params
 from server.config import Settings
+from server.events import Done, Failed, GenerationRequest, Step
 
 app = typer.Typer(
     add_completion=False,
@@ -106,6 +108,8 @@ def _serve(settings: Settings) -> None:
     except OSError as error:
         _quit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     loaded = _load(settings.checkpoint, settings.device, settings.dtype, settings.threads)
+    if loaded.text is None:
+        _quit(f"{settings.checkpoint}: tokenizer.json is missing")
     _params(loaded, {})  # defaults that make no sense are refused before the port is announced
     _warm_up(loaded)
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
@@ -148,11 +152,31 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="how the text begins")] = "",
     checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
     max_tokens: Annotated[int | None, typer.Option(help="positions to fill")] = None,
+    prompt_ids: Annotated[
+        str | None, typer.Option(help="token ids instead of a prompt: 5,9,2")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ancestral, topk or threshold")] = None,
     temperature: Annotated[float | None, typer.Option()] = None,
     top_p: Annotated[float | None, typer.Option()] = None,
     mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="w; 1 is off")] = None,
     noise_removal: Annotated[str | None, typer.Option(help="ancestral, greedy or none")] = None,
+    block_length: Annotated[
+        int | None, typer.Option(help="topk, threshold: positions of a block")
+    ] = None,
+    refine_scope: Annotated[str | None, typer.Option(help="topk: generated or block")] = None,
+    confidence_threshold: Annotated[
+        float | None, typer.Option(help="threshold: fill masks at least this sure")
+    ] = None,
+    entropy_bound: Annotated[float | None, typer.Option(help="threshold: in nats")] = None,
+    confidence_factor: Annotated[
+        float | None, typer.Option(help="threshold: f of Fast-dLLM's rule")
+    ] = None,
+    remasking: Annotated[str | None, typer.Option(help="topk: low_confidence or random")] = None,
+    compat: Annotated[
+        str | None, typer.Option(help="topk: official repeats the published loop")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="same seed, same text")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="show the canvas at every step")] = False,
     delay: Annotated[float, typer.Option(help="with --watch: seconds between steps")] = 0.12,
@@ -167,19 +191,65 @@ def generate(
     flags = {k: v for k, v in locals().items() if v is not None}
     loaded = _load(checkpoint, device, dtype)
     params = _params(loaded, flags)
-    ids = loaded.tokenizer.encode(prompt)
+    ids = _prompt(loaded, prompt, prompt_ids)
     room = loaded.info.max_length - len(ids)
     length = default_length(loaded.defaults, room) if max_tokens is None else max_tokens
     if not 1 <= length <= room:
         _quit(f"--max-tokens must lie between 1 and {room} behind this prompt", 2)
-    asyncio.run(_generate(loaded, ids, length, params, watch, delay, as_json, svg))
+    try:
+        request = GenerationRequest.continuing(ids, length, params, wants_steps=watch)
+    except InvalidParam as error:
+        _quit(str(error), 2)
+    request = replace(request, lossless=True)
+    if prompt_ids is not None:
+        asyncio.run(_generate_ids(loaded, request, len(ids), as_json))
+    else:
+        asyncio.run(_generate(loaded, request, len(ids), watch, delay, as_json, svg))
+
+
+def _prompt(loaded: checkpoints.Checkpoint, prompt: str, prompt_ids: str | None) -> list[int]:
+    """Ids of the prompt, given as text or as ids."""
+    if prompt_ids is None:
+        if loaded.text is None:
+            _quit("the checkpoint has no tokenizer.json; give --prompt-ids", 2)
+        return loaded.text.encode(prompt)
+    if prompt:
+        _quit("give a prompt or --prompt-ids, not both", 2)
+    try:
+        ids = [int(i) for i in prompt_ids.split(",")]
+    except ValueError:
+        _quit("--prompt-ids must be integers with commas between", 2)
+    if not all(0 <= i < loaded.info.vocab_size for i in ids):
+        _quit(f"--prompt-ids must lie between 0 and {loaded.info.vocab_size - 1}", 2)
+    return ids
+
+
+async def _generate_ids(
+    loaded: checkpoints.Checkpoint, request: GenerationRequest, prompt_length: int, as_json: bool
+) -> None:
+    """Print token ids; as JSON also the whole canvas before the first step and after each."""
+    canvas: list[int] = []
+    states: list[list[int]] = []
+    engine = _engine(loaded, Settings.model_validate({}))
+    engine.start()
+    try:
+        async for event in engine.submit(replace(request, wants_steps=True)):
+            if isinstance(event, Step):
+                canvas = event.applied_to(canvas)
+                states.append(canvas)
+            elif isinstance(event, Failed):
+                _quit(event.message)
+            else:
+                ids = list(event.tokens[prompt_length:])
+                print(json.dumps({"token_ids": ids, "states": states}) if as_json else ids)
+    finally:
+        engine.stop()
 
 
 async def _generate(
     loaded: checkpoints.Checkpoint,
-    prompt: list[int],
-    length: int,
-    params: SamplingParams,
+    request: GenerationRequest,
+    prompt_length: int,
     watch: bool,
     delay: float,
     as_json: bool,
@@ -187,18 +257,18 @@ async def _generate(
 ) -> None:
     from dataclasses import asdict
 
-    from server.events import Done, Failed, GenerationRequest, Step
     from server.stream import Trajectory, finished_text
     from server.terminal import Viewer
 
+    prompt, params = request.tokens[:prompt_length], request.params
     engine = _engine(loaded, Settings.model_validate({}))
     engine.start()
     trajectory = Trajectory(loaded)
     viewer = Viewer(loaded, len(prompt), delay, svg) if watch and not as_json else None
     try:
-        request = GenerationRequest.continuing(prompt, length, params, wants_steps=watch)
         async for event in engine.submit(request):
-            if isinstance(event, Step) and as_json:
+            if isinstance(event, Step) and as_json and watch:
+                trajectory.follow(event)
                 print(json.dumps(trajectory.record(event), ensure_ascii=False))
             elif isinstance(event, Step) and viewer:
                 await viewer.show(event)
@@ -230,8 +300,11 @@ def info(
 
     from sampler import SAMPLERS
 
-    loaded = _load(checkpoint, "cpu", "float32")
-    facts = {**asdict(loaded.info), "samplers": list(SAMPLERS), "defaults": loaded.defaults}
+    try:
+        facts_of, defaults = checkpoints.inspect(checkpoints.find(checkpoint))
+    except checkpoints.CheckpointError as error:
+        _quit(str(error))
+    facts = {**asdict(facts_of), "samplers": list(SAMPLERS), "defaults": defaults}
     if as_json:
         print(json.dumps(facts))
         return
@@ -239,6 +312,41 @@ def info(
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         out.print(f"{name:>12}  {shown}", soft_wrap=True, markup=False)
+
+
+@app.command("make-random")
+def make_random(
+    folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
+    family: Annotated[str, typer.Option(help="llada")] = "llada",
+    shape: Annotated[
+        str, typer.Option(help="tiny, llada-8b, fields of config.json, or both: tiny,n_layers=4")
+    ] = "tiny",
+    seed: Annotated[int, typer.Option(help="fixes the weights")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="a bundled name or folder to take the tokenizer from")
+    ] = None,
+) -> None:
+    """Write a seeded random checkpoint of any shape."""
+    import torch
+
+    from models.random import parse_shape, write_random
+
+    if family != "llada":
+        _quit(f"--family must be llada, not {family!r}", 2)
+    if dtype not in ("float32", "bfloat16"):
+        _quit(f"--dtype must be float32 or bfloat16, not {dtype!r}", 2)
+    try:
+        source = checkpoints.find(tokenizer) if tokenizer else None
+        write_random(
+            folder,
+            parse_shape(shape),
+            seed=seed,
+            dtype=getattr(torch, dtype),
+            tokenizer=source,
+        )
+    except checkpoints.CheckpointError as error:
+        _quit(str(error))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import torch
 
 from models.checkpoint import Checkpoint
 from sampler import SAMPLERS
-from sampler.canvas import OPS, CanvasBatch, Transition
-from sampler.step import Sampler, take_step
+from sampler.canvas import OPS, CanvasBatch
+from sampler.step import Sampler, StepResult, take_steps
 from server.events import Done, Event, Failed, GenerationRequest, Step, Tally
 from server.metrics import Metrics
 from server.scheduler import QueueFull, Scheduler
@@ -136,12 +136,15 @@ class Engine:
                 admitted = self.scheduler.admit()
             self._drop(cancelled)
             self._join(admitted)
-            for name in list(self._groups):
+            if self._groups:
                 try:
-                    self._step(name)
+                    self._step()
                 except Exception:
-                    log.exception("step failed", sampler=name)
-                    self._fail_all(self._groups.pop(name), "internal", "the denoising step failed")
+                    log.exception("step failed")
+                    for name in list(self._groups):
+                        self._fail_all(
+                            self._groups.pop(name), "internal", "the denoising step failed"
+                        )
         for group in self._groups.values():
             self._fail_all(group, "shutting_down", "the server is shutting down")
         with self._wake:
@@ -194,39 +197,51 @@ class Engine:
             ]
         )
 
-    def _step(self, name: str) -> None:
-        group = self._groups[name]
+    def _step(self) -> None:
         began = time.monotonic()
-        result = take_step(group.sampler, self.checkpoint.model, group.batch)
-        canvas, _ = group.batch.owner()
+        groups = list(self._groups.items())
+        results = take_steps(self.checkpoint.model, [(g.sampler, g.batch) for _, g in groups])
+        for (name, group), result in zip(groups, results, strict=True):
+            over = self._settle(group, result)
+            if bool(over.any()):
+                self._finish(group, over, result.failed)
+                self._replace(name, group.kept(~over))
+        self.metrics.stepped(
+            seconds=time.monotonic() - began,
+            requests=sum(r.batch.size for r in results),
+            positions=sum(r.batch.tokens.numel() for r in results),
+            head_rows=sum(r.head_rows for r in results),
+            skipped=sum(int((r.forwards == 0).sum()) for r in results),
+        )
+
+    def _settle(self, group: Group, result: StepResult) -> torch.Tensor:
+        """Take a step's outcome into the group and tell the readers; returns who is over, [B]."""
+        canvas, position = group.batch.owner()
+        blocks = group.batch.block
         changed = canvas[result.change.rows]
         group.ops.view(-1).index_add_(
             0, changed * len(OPS) + result.change.op, torch.ones_like(changed)
         )
-        group.forwards += result.ran
+        group.forwards += result.forwards
         group.batch = result.batch
         if any(o.request.wants_steps for o in group.owners):
-            self._publish(group, result.change)
-        failed = result.failed
-        over = failed | (result.batch.step >= result.batch.calls)
-        self.metrics.stepped(
-            seconds=time.monotonic() - began,
-            requests=result.batch.size,
-            positions=result.batch.tokens.numel(),
-            head_rows=result.head_rows,
-            skipped=int((~result.ran).sum()),
-        )
-        if bool(over.any()):
-            self._finish(group, over, failed)
-            self._replace(name, group.kept(~over))
+            self._publish(group, result, blocks)
+        # an end token in what can no longer change ends the text: the rest is not needed
+        batch, settled = result.batch, result.settled
+        ends = batch.editable & (batch.tokens == self.checkpoint.info.eos_id)
+        ended = torch.zeros_like(result.failed)
+        ended[canvas[ends & (position < settled[canvas])]] = True
+        return result.failed | batch.finished | ended | (settled >= batch.lengths)
 
-    def _publish(self, group: Group, change: Transition) -> None:
+    def _publish(self, group: Group, result: StepResult, blocks: torch.Tensor) -> None:
         """Send the step to the event loop as plain lists, in one call."""
-        batch = group.batch
+        batch, change = result.batch, result.change
         ends = batch.lengths.cumsum(0)
         record = StepRecord(
             owners=group.owners,
             steps_done=batch.step.tolist(),
+            settled=result.settled.tolist(),
+            blocks=blocks.tolist(),
             starts=(ends - batch.lengths).tolist(),
             bounds=[0, *torch.searchsorted(change.rows, ends).tolist()],
             rows=change.rows.tolist(),
@@ -248,7 +263,7 @@ class Engine:
                 continue
             unmasked, refined, remasked = group.ops[i].tolist()
             tally = Tally(
-                steps=params.steps,
+                steps=int(group.batch.step[i].clamp(max=params.steps)),
                 forwards=int(group.forwards[i]),
                 positions=sum(owner.request.editable),
                 unmasked=unmasked,

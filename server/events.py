@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from sampler.params import SamplingParams
+from sampler.schedule import step_plan
 
 
 @dataclass(frozen=True)
@@ -16,18 +18,25 @@ class GenerationRequest:
         editable: where the sampler may write.
         params: the request's choices.
         wants_steps: whether ``Step`` events are asked for; without, only the end is reported.
+        lossless: steps are never merged, however slow the reader.
     """
 
     tokens: list[int]
     editable: list[bool]
     params: SamplingParams
     wants_steps: bool = False
+    lossless: bool = False
 
     @classmethod
     def continuing(
         cls, prompt: list[int], length: int, params: SamplingParams, wants_steps: bool = False
     ) -> GenerationRequest:
-        """A prompt, clamped, with ``length`` positions to fill behind it."""
+        """A prompt, clamped, with ``length`` positions to fill behind it.
+
+        Raises:
+            InvalidParam: params that do not fit the length.
+        """
+        step_plan(params, length)
         editable = [False] * len(prompt) + [True] * length
         return cls(prompt + [0] * length, editable, params, wants_steps)
 
@@ -54,6 +63,8 @@ class Step:
         changes: in position order. Steps that changed nothing are reported too.
         canvas: the whole canvas, on the first event only (the draw from the prior).
         final: the noise-removal call is in it.
+        settled: leading positions of the canvas that can no longer change.
+        block: the block that the last of these steps worked on.
     """
 
     step: int
@@ -61,16 +72,22 @@ class Step:
     changes: tuple[Change, ...]
     canvas: tuple[int, ...] | None = None
     final: bool = False
+    settled: int = 0
+    block: int = 0
+
+    def applied_to(self, canvas: Sequence[int]) -> list[int]:
+        """The canvas after this event; the first event brings its own."""
+        after = list(canvas if self.canvas is None else self.canvas)
+        for change in self.changes:
+            after[change.position] = change.new
+        return after
 
     def merged(self, later: Step) -> Step:
         """This event and a later one as one: the later state of each position, the earlier
         origin.
         """
         if self.canvas is not None:
-            canvas = list(self.canvas)
-            for change in later.changes:
-                canvas[change.position] = change.new
-            return Step(later.step, later.steps, (), tuple(canvas), later.final)
+            return replace(later, changes=(), canvas=tuple(later.applied_to(self.canvas)))
         by_position = {c.position: c for c in self.changes}
         for change in later.changes:
             first = by_position.get(change.position)
@@ -80,7 +97,7 @@ class Step:
                 )
             by_position[change.position] = change
         changes = tuple(by_position[p] for p in sorted(by_position))
-        return Step(later.step, later.steps, changes, None, self.final or later.final)
+        return replace(later, changes=changes, final=self.final or later.final)
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,7 @@ class Tally:
     """What a finished request cost, and what it did.
 
     Attributes:
-        steps: denoising steps.
+        steps: denoising steps taken; fewer than asked for where the text ended early.
         forwards: network evaluations; calls that no position asked for are skipped.
         positions: editable positions.
         unmasked, refined, remasked: changes by kind.

@@ -25,17 +25,17 @@ class Trajectory:
         self._since_snapshot = 0
         self.canvas: list[int] = []
 
+    def follow(self, step: Step) -> None:
+        """Bring the canvas up to date."""
+        self.canvas = step.applied_to(self.canvas)
+
     def record(self, step: Step) -> dict[str, Any]:
-        """The ``diffusion`` object of one step event."""
-        if step.canvas is not None:
-            self.canvas = list(step.canvas)
-        for change in step.changes:
-            self.canvas[change.position] = change.new
+        """The ``diffusion`` object of the step that was last followed."""
         record: dict[str, Any] = {
             "v": 1,
             "step": step.step,
             "steps": step.steps,
-            "block": 0,
+            "block": step.block,
             "masked": self.canvas.count(self._mask),
             "changes": [
                 {
@@ -59,6 +59,33 @@ class Trajectory:
                 "texts": [self._piece(i) for i in self.canvas],
             }
         return record
+
+
+class SettledText:
+    """The text of the settled positions, handed out piece by piece and never taken back."""
+
+    def __init__(self, checkpoint: Checkpoint, prompt_length: int) -> None:
+        """Nothing is settled yet."""
+        self._checkpoint, self._prompt_length = checkpoint, prompt_length
+        self._settled = prompt_length
+        self._sent = ""
+
+    def more(self, canvas: Sequence[int], settled: int) -> str:
+        """What has settled since the last call; a character of several tokens waits for all."""
+        if settled <= self._settled:
+            return ""
+        self._settled = settled
+        text, _, _ = finished_text(self._checkpoint, canvas[:settled], self._prompt_length)
+        return self._rest(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+
+    def last(self, text: str) -> str:
+        """What is left of the whole text."""
+        return self._rest(text)
+
+    def _rest(self, text: str) -> str:
+        rest = text[len(self._sent) :] if text.startswith(self._sent) else ""
+        self._sent += rest
+        return rest
 
 
 def finished_text(

@@ -35,7 +35,8 @@ class Subscription(AsyncIterator[Event]):
             return
         self.ended = not isinstance(event, Step)
         last = self._pending[-1] if self._pending else None
-        if isinstance(event, Step) and isinstance(last, Step) and len(self._pending) >= MAX_PENDING:
+        full = len(self._pending) >= MAX_PENDING and not self.request.lossless
+        if full and isinstance(event, Step) and isinstance(last, Step):
             self._pending[-1] = last.merged(event)
         else:
             self._pending.append(event)
@@ -78,6 +79,8 @@ class StepRecord:
 
     owners: list[Subscription]
     steps_done: list[int]
+    settled: list[int]
+    blocks: list[int]
     starts: list[int]
     bounds: list[int]
     rows: list[int]
@@ -103,4 +106,13 @@ class StepRecord:
             )
             steps = owner.request.params.steps
             done = self.steps_done[i]
-            owner.push(Step(min(done, steps), steps, changes, None, final=done > steps))
+            owner.push(
+                Step(
+                    min(done, steps),
+                    steps,
+                    changes,
+                    final=done > steps,
+                    settled=self.settled[i],
+                    block=self.blocks[i],
+                )
+            )

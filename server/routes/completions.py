@@ -16,15 +16,15 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt
 from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 
-from sampler.params import SamplingParams
+from sampler.params import InvalidParam, SamplingParams
 from server.choices import default_length
 from server.errors import ApiError, error_body
 from server.events import Done, Failed, GenerationRequest, Step, Tally
 from server.routes.models import check_model
-from server.routes.schema import DiffusionFields
+from server.routes.schema import DiffusionFields, refused
 from server.scheduler import QueueFull
 from server.state import State
-from server.stream import Trajectory, finished_text
+from server.stream import SettledText, Trajectory, finished_text
 from server.subscription import Subscription
 from server.wire import Json
 
@@ -52,14 +52,6 @@ class CompletionBody(DiffusionFields):
         "stop": ([],),
         "suffix": ("",),
         "diffusing": (False,),
-        "topk_absorb": (),
-        "topk_uniform": (),
-        "block_length": (),
-        "refine_scope": (),
-        "remasking": (),
-        "confidence_threshold": (),
-        "entropy_bound": (),
-        "guidance_scale": (1,),
         "class_label": (),
         "latency_budget_ms": (),
     }
@@ -113,8 +105,8 @@ class _Completion:
     def __init__(self, state: State, body: CompletionBody) -> None:
         self.state = state
         self.model = check_model(state, body.model)
-        self.wants_steps = body.trajectory == "delta"
-        if self.wants_steps and not body.stream:
+        self.trajectory = body.trajectory == "delta"
+        if self.trajectory and not body.stream:
             raise ApiError(400, "trajectory needs stream: true", param="trajectory")
         if body.stream_options is not None and not body.stream:
             raise ApiError(400, "stream_options needs stream: true", param="stream_options")
@@ -125,8 +117,16 @@ class _Completion:
         except UnicodeEncodeError:
             raise ApiError(400, "prompt is not valid Unicode text", param="prompt") from None
         self.length = self._length(body.max_tokens)
+        wants_steps = self.trajectory or bool(body.stream and self.params.sampler != "ancestral")
+        try:
+            self.request = GenerationRequest.continuing(
+                self.prompt, self.length, self.params, wants_steps
+            )
+        except InvalidParam as error:
+            raise refused(error) from None
         self.id = f"cmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
+        self.settled_seen = False
 
     def _length(self, asked: int | None) -> int:
         """Positions to fill; by default the checkpoint's, as far as the canvas has room."""
@@ -153,11 +153,8 @@ class _Completion:
             ApiError: 429 when the queue is full.
         """
         engine = self.state.engine
-        request = GenerationRequest.continuing(
-            self.prompt, self.length, self.params, self.wants_steps
-        )
         try:
-            return engine.submit(request)
+            return engine.submit(self.request)
         except QueueFull:
             if not engine.ready:
                 raise ApiError(503, "shutting down", code="not_ready", retry_after=5) from None
@@ -202,25 +199,39 @@ class _Completion:
     async def stream(self, subscription: Subscription) -> AsyncIterator[dict[str, str]]:
         """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
         trajectory = Trajectory(self.state.checkpoint)
+        settled = SettledText(self.state.checkpoint, len(self.prompt))
         try:
             async for event in subscription:
                 if isinstance(event, Step):
-                    record = trajectory.record(event)
-                    yield _event(self._object([_choice("", None)], diffusion=record))
+                    trajectory.follow(event)
+                    if self.trajectory:
+                        record = trajectory.record(event)
+                        yield _event(self._object([_choice("", None)], diffusion=record))
+                    if text := settled.more(trajectory.canvas, event.settled):
+                        self._first_settled(subscription)
+                        yield _event(self._object([_choice(text, None)]))
                 elif isinstance(event, Failed):
                     yield _event(error_body(500, event.message, None, event.code))
                 else:
-                    for chunk in self._last_chunks(event, subscription):
+                    for chunk in self._last_chunks(event, subscription, settled):
                         yield _event(chunk)
             yield {"data": "[DONE]"}
         finally:
             subscription.cancel()
 
-    def _last_chunks(self, done: Done, subscription: Subscription) -> list[dict[str, Any]]:
-        text, count, reason = finished_text(self.state.checkpoint, done.tokens, len(self.prompt))
-        metrics = self.state.engine.metrics
-        metrics.settled(time.monotonic() - subscription.submitted)
-        metrics.succeeded(reason, count)
+    def _first_settled(self, subscription: Subscription) -> None:
+        """Note when the first text could be read."""
+        if not self.settled_seen:
+            self.settled_seen = True
+            self.state.engine.metrics.settled(time.monotonic() - subscription.submitted)
+
+    def _last_chunks(
+        self, done: Done, subscription: Subscription, settled: SettledText
+    ) -> list[dict[str, Any]]:
+        whole, count, reason = finished_text(self.state.checkpoint, done.tokens, len(self.prompt))
+        text = settled.last(whole)
+        self._first_settled(subscription)
+        self.state.engine.metrics.succeeded(reason, count)
         chunks = [self._object([_choice(text, None)])] if text else []
         chunks.append(self._object([_choice("", reason)]))
         if self.include_usage:

@@ -59,6 +59,16 @@ class DiffusionFields(StrictBody):
     sampler: str | None = None
     mixing_ratio: Number | None = None
     noise_removal: Literal["ancestral", "greedy", "none"] | None = None
+    topk_absorb: Literal["even"] | list[StrictInt] | None = None
+    topk_uniform: Literal["auto"] | list[StrictInt] | None = None
+    block_length: StrictInt | None = None
+    refine_scope: Literal["generated", "block"] | None = None
+    remasking: Literal["low_confidence", "random"] | None = None
+    confidence_threshold: Number | None = None
+    entropy_bound: Number | None = None
+    confidence_factor: Number | None = None
+    compat: Literal["none", "official"] | None = None
+    guidance_scale: Number | None = None
     trajectory: Literal["none", "delta"] | None = None
     stream: StrictBool | None = None
 
@@ -72,4 +82,9 @@ class DiffusionFields(StrictBody):
         try:
             return choices.sampling_params(defaults, self.model_dump())
         except InvalidParam as error:
-            raise ApiError(400, str(error), param=error.field, code="invalid_value") from None
+            raise refused(error) from None
+
+
+def refused(error: InvalidParam) -> ApiError:
+    """A 400 that names the field."""
+    return ApiError(400, str(error), param=error.field, code="invalid_value")

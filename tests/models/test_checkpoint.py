@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from models import checkpoint as checkpoints
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoint import CheckpointError
+from models.llada import LLaDA, LLaDAConfig
+from models.random import SHAPES, parse_shape, write_random
+from tests.conftest import GOLDEN
 from tests.server.conftest import write_tiny
 
 
@@ -61,7 +64,7 @@ def test_names_that_are_nothing():
         checkpoints.load(BUNDLED / "stories", device="abacus")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_missing_files(folder, name):
     (folder / name).unlink()
     refuse(folder, f"{name} is missing")
@@ -104,3 +107,66 @@ def test_no_code_and_no_pickle_is_looked_at(folder):
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
     refuse(folder, "model.safetensors is missing")
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """The same random weights in one file and in several."""
+    for name, limit in (("whole", 1 << 30), ("parts", 100_000)):
+        write_random(
+            tmp_path / name, SHAPES["tiny"], seed=3, dtype=torch.float32, shard_bytes=limit
+        )
+    return tmp_path / "whole", tmp_path / "parts"
+
+
+def test_shards_are_one_checkpoint(sharded):
+    whole, parts = (checkpoints.load(folder) for folder in sharded)
+    assert len(list(sharded[1].glob("*.safetensors"))) > 3
+    assert not (sharded[1] / "model.safetensors").exists()
+    for (name, a), (_, b) in zip(
+        whole.model.state_dict().items(), parts.model.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    info, _ = checkpoints.inspect(sharded[1])
+    assert (info.parameters, info.dtype) == (parts.info.parameters, "F32")
+
+
+def test_an_index_that_lies(sharded):
+    folder = sharded[1]
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    names = list(index["weight_map"])
+
+    def claim(weight_map, words):
+        path.write_text(json.dumps({"weight_map": weight_map}))
+        refuse(folder, words)
+        with pytest.raises(CheckpointError, match=words):
+            checkpoints.inspect(folder)
+
+    good = index["weight_map"]
+    claim({**good, names[0]: good[names[-1]]}, "the index says so")
+    claim({**good, names[0]: "../whole/model.safetensors"}, "not the name of a file")
+    claim({**good, names[0]: "model-99999.safetensors"}, "model-99999.safetensors is missing")
+    claim({k: v for k, v in good.items() if k != names[0]}, "1 tensors missing")
+    claim({}, "weight_map is missing")
+
+
+def test_the_published_8b_checkpoint_fits():
+    """Names, shapes and count of LLaDA-8B, on the meta device."""
+    manifest = json.loads((GOLDEN / "manifests" / "llada_8b.json").read_text())
+    with torch.device("meta"):
+        model = LLaDA(LLaDAConfig.from_dict({"model_type": "llada", **SHAPES["llada-8b"]}))
+    expected = {name: shape for name, (shape, _) in manifest["state_dict"].items()}
+    assert {n: list(t.shape) for n, t in model.state_dict().items()} == expected
+    assert sum(p.numel() for p in model.parameters()) == manifest["n_params"]
+
+
+def test_shapes_in_words(tmp_path):
+    assert parse_shape("tiny, n_layers=4")["n_layers"] == 4
+    assert parse_shape("llada-8b") == SHAPES["llada-8b"]
+    for text, words in (("huge", "neither"), ("d_model=x", "no value for d_model")):
+        with pytest.raises(CheckpointError, match=words):
+            parse_shape(text)
+    with pytest.raises(CheckpointError, match="d_model must be an even multiple"):
+        write_random(tmp_path / "odd", {**SHAPES["tiny"], "d_model": 65})
+    assert not (tmp_path / "odd").exists()

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sampler.canvas import CanvasBatch
+from sampler.params import SamplingParams
+from sampler.step import take_step
+
+N, MASK = 12, 11
+
 
 @dataclass(frozen=True)
 class Table:
@@ -42,3 +48,33 @@ class Neighbours:
 
     def head(self, hidden: Tensor) -> Tensor:
         return hidden
+
+
+class Hashed:
+    """Logits [N] are a fixed random function of a position's token and its left neighbour's."""
+
+    def __init__(self, seed: int = 0) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.table = 2 * torch.randn(N, N, N, generator=g)
+
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+        left = tokens.roll(1)
+        left[offsets[:-1]] = 0
+        return self.table[left, tokens][rows]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+def states(network, sampler, canvas) -> list[list[int]]:
+    """All states of one canvas, the first one included."""
+    batch = sampler.begin(CanvasBatch.of([canvas]))
+    found = [batch.tokens.tolist()]
+    for _ in range(canvas[2].calls):
+        batch = take_step(sampler, network, batch).batch
+        found.append(batch.tokens.tolist())
+    return found
+
+
+def behind(prompt: list[int], length: int, params: SamplingParams):
+    return prompt + [0] * length, [False] * len(prompt) + [True] * length, params

@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 XDLM = Path(sys.executable).parent / "xdlm"
 
 
@@ -51,9 +53,40 @@ def test_watch_draws_without_a_terminal(tmp_path):
     assert picture.startswith("<svg") and "url(http" not in picture
 
 
+def test_a_text_that_ends_early_stops_early():
+    """An end token in a settled block: later blocks are never denoised."""
+    done = xdlm(
+        *("generate", "Once upon a time", "--max-tokens", "250", "--steps", "60", "--seed", "1"),
+        *("--sampler", "topk", "--mixing-ratio", "0", "--block-length", "25", "--json"),
+    )
+    answer = json.loads(done.stdout)
+    assert answer["finish_reason"] == "stop"
+    assert answer["usage"]["steps"] < 60
+    assert answer["usage"]["steps"] >= 6 * (answer["tokens"] // 25)  # six steps a block
+
+
+def test_official_runs_from_the_command_line(tmp_path, golden):
+    """A folder with only ``config.json`` and ``model.safetensors``, and token ids."""
+    weights, run = golden("llada_tiny_kv4"), golden("llada_gen_xdm_k01_s4")
+    (tmp_path / "config.json").write_text(json.dumps(weights.meta["config"]))
+    state = {k[8:]: t for k, t in weights.tensors.items() if k.startswith("weights.")}
+    save_file(state, tmp_path / "model.safetensors")
+    prompt = ",".join(str(i) for i in run.tensors["prompt"][0].tolist())
+    done = xdlm(
+        *("generate", "--checkpoint", str(tmp_path), "--prompt-ids", prompt, "--json"),
+        *("--max-tokens", "16", "--steps", "4", "--sampler", "topk", "--mixing-ratio", "0.1"),
+        *("--compat", "official", "--dtype", "float32", "--temperature", "0"),
+    )
+    assert done.returncode == 0, done.stderr
+    states = run.tensors["x_traj"][:, 0].tolist()
+    assert json.loads(done.stdout) == {"token_ids": states[-1][-16:], "states": states}
+    refused = xdlm("generate", "--checkpoint", str(tmp_path), "a prompt")
+    assert refused.returncode == 2 and "--prompt-ids" in refused.stderr
+
+
 def test_info():
     facts = json.loads(xdlm("info", "stories", "--json").stdout)
-    assert facts["family"] == "llada" and facts["samplers"] == ["ancestral"]
+    assert facts["family"] == "llada" and facts["samplers"] == ["ancestral", "topk", "threshold"]
 
 
 def test_errors_are_one_line_and_have_exit_codes(tmp_path):

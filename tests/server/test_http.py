@@ -113,6 +113,29 @@ def test_trajectory_stream_replays_to_the_answer(served):
     assert chunk["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}]
 
 
+TOPK = {"sampler": "topk", "mixing_ratio": 0.0, "block_length": 10}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "least"),
+    [
+        (TOPK, 4),
+        ({**TOPK, "mixing_ratio": 0.3, "refine_scope": "block"}, 3),
+        ({**TOPK, "mixing_ratio": 0.3}, 1),
+    ],
+)
+def test_settled_text_streams_early_and_is_never_taken_back(served, chosen, least):
+    body = {**BODY, **chosen}
+    whole = post(served, **body)[1]
+    _, text = call(served, "POST", "/v1/completions", {**body, "stream": True})
+    *chunks, end = events(text.decode())
+    assert end == "[DONE]"
+    pieces = [json.loads(c)["choices"][0]["text"] for c in chunks]
+    assert "".join(pieces) == whole["choices"][0]["text"]
+    if whole["choices"][0]["finish_reason"] == "length":
+        assert sum(bool(p) for p in pieces) >= least
+
+
 def test_same_seed_same_text_and_a_drawn_seed_is_returned(served):
     _, first = post(served, **BODY)
     _, second = post(served, **BODY)
@@ -142,7 +165,7 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         ({"mixing_ratio": 1.5}, "mixing_ratio", "between"),
         ({"seed": 2**63}, "seed", "between"),
         ({"noise_removal": "magic"}, "noise_removal", "ancestral"),
-        ({"sampler": "topk"}, "sampler", "ancestral"),
+        ({"sampler": "nonsense"}, "sampler", "ancestral, topk, threshold"),
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
         ({"max_tokens": 252}, "max_tokens", "256 positions; the prompt takes 5"),
         ({"max_tokens": 2**40}, "max_tokens", "256 positions"),
@@ -154,7 +177,15 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         ({"n": 2}, "n", "n is not supported"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "logit_bias is not supported"),
         ({"stop": ["x"]}, "stop", "stop is not supported"),
-        ({"topk_absorb": "even"}, "topk_absorb", "topk_absorb is not supported"),
+        ({"block_length": 8}, "block_length", "is for topk and threshold, not for ancestral"),
+        (
+            {"sampler": "topk", "topk_absorb": [30, 0, 0, 0, 0, 1]},
+            "topk_absorb",
+            "must sum to the 30 masked positions, not 31",
+        ),
+        ({"sampler": "topk", "topk_absorb": [30]}, "topk_absorb", "one entry a step"),
+        ({"sampler": "topk", "block_length": 4}, "steps", "number of blocks, 8"),
+        ({"sampler": "topk", "noise_removal": "none"}, "noise_removal", "ancestral"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"zzz": 1}, "zzz", "unknown field 'zzz'"),
     ],
@@ -196,7 +227,7 @@ def test_models_health_version_and_request_ids(served, client):
     listed = client.models.list().data
     assert [m.id for m in listed] == ["tiny"]
     diffusion = client.models.retrieve("tiny").model_dump()["diffusion"]
-    assert diffusion["samplers"] == ["ancestral"] and diffusion["steps"] == 32
+    assert diffusion["samplers"] == ["ancestral", "topk", "threshold"] and diffusion["steps"] == 32
     assert diffusion["mask_token"] == {"id": 4453, "text": "<|mdm_mask|>"}
     for path in ("/health", "/ready", "/version"):
         response, _ = call(served, "GET", path)

@@ -13,7 +13,7 @@ from sampler.kernel import NoiseKernel
 from sampler.schedule import LogLinearSchedule
 
 CANVAS = 256
-LENGTHS = ((256, 0.5), (160, 0.3), (96, 0.2))  # canvas lengths of a batch and their shares
+LENGTHS = ((256, 0.7), (160, 0.2), (96, 0.1))  # canvas lengths of a batch and their shares
 T_MIN = 5e-3  # below, a canvas has about one noisy token and gradients are mostly variance
 START, END = 0, 1
 SCORED = 5 / 8  # share of a batch's positions that the head is run on

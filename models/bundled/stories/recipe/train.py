@@ -40,10 +40,10 @@ class Recipe:
     """Everything that decides a run."""
 
     mixing_ratio: float = 0.1
-    tokens: float = 3.2e7
-    batch_tokens: int = 8192
-    muon_lr: float = 6e-3
-    adam_lr: float = 1.5e-3
+    tokens: float = 6.5e7
+    batch_tokens: int = 4096
+    muon_lr: float = 4e-3
+    adam_lr: float = 1e-3
     warmup_steps: int = 50
     decay_share: float = 0.9
     ema: float = 0.998

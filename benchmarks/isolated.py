@@ -1,0 +1,122 @@
+"""Two ways of doing the same work, each run a process of its own: CPU time and peak memory.
+
+A benchmark module gives its sides by name; this module runs them A B A B ..., reads one JSON record
+from each process, and tells medians.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.llada import LLaDA, LLaDAConfig
+
+BATCH, LENGTH, STEPS = 8, 128, 32
+RESULTS = Path(__file__).parent / "results"
+Record = dict[str, Any]
+
+
+def random_model(vocab_size: int) -> LLaDA:
+    """12 layers of 256, seeded."""
+    torch.manual_seed(0)
+    config = LLaDAConfig(
+        d_model=256,
+        n_layers=12,
+        n_heads=8,
+        n_kv_heads=8,
+        mlp_hidden_size=1024,
+        vocab_size=vocab_size,
+        mask_token_id=vocab_size - 1,
+        eos_token_id=0,
+        max_sequence_length=LENGTH,
+    )
+    return LLaDA(config).eval().requires_grad_(False)
+
+
+def logits_of(model: LLaDA) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model as reference loops call it: ids [B, L] -> logits [B, L, V]."""
+
+    @torch.inference_mode()
+    def call(z: torch.Tensor) -> torch.Tensor:
+        offsets = torch.arange(z.shape[0] + 1) * z.shape[1]
+        return model.head(model.trunk(z.flatten(), offsets)).view(*z.shape, -1)
+
+    return call
+
+
+def measure_here(side: str, setting: str, work: Callable[[], Record]) -> None:
+    """In a process of its own: do the work on one thread and print one JSON record.
+
+    ``work`` says what it counted.
+    """
+    torch.set_num_threads(1)
+    wall, cpu = time.perf_counter(), time.process_time()
+    counts = work()
+    record = {
+        "side": side,
+        "setting": setting,
+        "cpu_s": time.process_time() - cpu,
+        "wall_s": time.perf_counter() - wall,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "load": os.getloadavg()[0],
+        **counts,
+    }
+    print(json.dumps(record))
+
+
+def compare(module: str, settings: list[str], repeats: int) -> list[Record]:
+    """Run ``python -m module --one SIDE SETTING`` for both sides of each setting."""
+    sides = ("reference", "ours")
+    records: list[Record] = []
+    for setting in settings:
+        for _ in range(repeats):
+            for side in sides:
+                command = [sys.executable, "-m", module, "--one", side, setting]
+                run = subprocess.run(command, capture_output=True, text=True, check=True)
+                records.append(json.loads(run.stdout))
+                print(records[-1], flush=True)
+        reference, ours = (
+            {
+                key: statistics.median(
+                    r[key] for r in records if (r["side"], r["setting"]) == (side, setting)
+                )
+                for key in ("cpu_s", "peak_mb")
+            }
+            for side in sides
+        )
+        speed = reference["cpu_s"] / ours["cpu_s"]
+        memory = ours["peak_mb"] / reference["peak_mb"]
+        print(f"{setting}: {speed:.2f}x less CPU time, {memory:.2f}x peak memory")
+    return records
+
+
+def machine() -> dict[str, str]:
+    """What a figure needs to be read with."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    cpu = Path("/proc/cpuinfo")
+    names = [x for x in cpu.read_text().splitlines() if "model name" in x] if cpu.exists() else []
+    return {
+        "commit": commit.stdout.strip(),
+        "torch": torch.__version__,
+        "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def save(name: str, records: list[Record]) -> None:
+    """Write raw records with a first line that says how they were made."""
+    RESULTS.mkdir(exist_ok=True)
+    header = {"command": " ".join(sys.argv), **machine()}
+    lines = [json.dumps(r) for r in (header, *records)]
+    (RESULTS / name).write_text("\n".join(lines) + "\n")

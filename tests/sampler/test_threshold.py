@@ -1,0 +1,106 @@
+"""The threshold sampler against a plain loop, for each of its rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sampler.canvas import CanvasBatch
+from sampler.params import InvalidParam, SamplingParams
+from sampler.step import take_step
+from sampler.threshold import Threshold
+from tests.sampler.toy import MASK, Hashed, N, behind, states
+
+GREEDY = SamplingParams(sampler="threshold", temperature=0.0)
+
+
+def lets_through(sure: list[float], entropy: list[float], params: SamplingParams) -> int:
+    """How many of the masks pass, given in the order of the rule."""
+    if params.entropy_bound is not None:
+        sums = [sum(entropy[:i]) for i in range(len(entropy))]  # without the last, the highest
+        return max((n + 1 for n, s in enumerate(sums) if s <= params.entropy_bound), default=0)
+    if params.confidence_factor is not None:
+        factor = params.confidence_factor
+        return max((n for n, c in enumerate(sure, 1) if (n + 1) * (1 - c) < factor), default=0)
+    return sum(c >= params.confidence_threshold for c in sure)
+
+
+def reference_run(network, tokens, editable, params: SamplingParams) -> list[list[int]]:
+    """Greedy decoding, one position at a time, until no mask is left."""
+    x = [MASK if e else t for t, e in zip(tokens, editable, strict=True)]
+    spots = [i for i, e in enumerate(editable) if e]
+    length = params.block_length or len(x)
+    blocks = [spots[i : i + length] for i in range(0, len(spots), length)]
+    found = [list(x)]
+    for step in range(params.steps):
+        left = [b for b in blocks if any(x[j] == MASK for j in b)]
+        if not left:
+            break
+        masks = [j for j in left[0] if x[j] == MASK]
+        logits = network.trunk(torch.tensor(x), torch.tensor([0, len(x)]), torch.arange(len(x)))
+        logits = logits.index_fill(1, torch.tensor([MASK]), -torch.inf)
+        p = logits.softmax(-1)
+        entropy = torch.special.entr(logits.double().softmax(-1)).sum(-1).tolist()
+        guess = p.argmax(-1).tolist()
+        sure = [float(p[j, guess[j]]) for j in range(len(x))]
+        if params.entropy_bound is None:
+            order = sorted(masks, key=lambda j: (-sure[j], j))
+        else:
+            order = sorted(masks, key=lambda j: (entropy[j], j))
+        passed = lets_through([sure[j] for j in order], [entropy[j] for j in order], params)
+        least = -(-len(masks) // ((params.steps - step) // len(left)))
+        for j in order[: max(passed, least)]:
+            x[j] = guess[j]
+        found.append(list(x))
+    return found
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"confidence_threshold": 0.6},
+        {"confidence_threshold": 1.0},
+        {"confidence_threshold": 0.0},
+        {"entropy_bound": 0.0},
+        {"entropy_bound": 1.5},
+        {"confidence_factor": 1.0},
+        {"confidence_factor": 0.3},
+    ],
+)
+def test_a_plain_loop_says_the_same(rule):
+    g = torch.Generator().manual_seed(1)
+    network, sampler = Hashed(), Threshold(N, MASK)
+    for _ in range(12):
+        size = int(torch.randint(1, 15, (1,), generator=g))
+        editable = (torch.rand(size, generator=g) < 0.7).tolist()
+        editable[0] = True
+        block = int(torch.randint(1, size + 1, (1,), generator=g))
+        blocks = -(-sum(editable) // block)
+        extra = int(torch.randint(0, 8, (1,), generator=g))
+        params = replace(GREEDY, steps=blocks + extra, block_length=block, **rule)
+        tokens = torch.randint(MASK, (size,), generator=g).tolist()
+        expected = reference_run(network, tokens, editable, params)
+        found = states(network, sampler, (tokens, editable, params))
+        assert found[: len(expected)] == expected
+        assert all(later == expected[-1] for later in found[len(expected) :])
+        assert MASK not in expected[-1]
+
+
+def test_settled_at_once_and_done_early():
+    network, sampler = Hashed(), Threshold(N, MASK)
+    params = replace(GREEDY, steps=40, confidence_threshold=0.3)
+    batch = sampler.begin(CanvasBatch.of([behind([1, 2], 12, params)]))
+    steps = 0
+    while int(sampler.settled(batch)) < 14:
+        result = take_step(sampler, network, batch)
+        batch = result.batch
+        assert int((batch.tokens == MASK).sum()) < 12 - steps  # at least one each step
+        steps += 1
+    assert steps < 12
+
+
+def test_rules_exclude_each_other():
+    with pytest.raises(InvalidParam, match="entropy_bound"):
+        replace(GREEDY, entropy_bound=1.0, confidence_factor=1.0)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from models.attention import BucketedAttention
-from sampler.ancestral import Ancestral
+from sampler import SAMPLERS
 from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
@@ -43,14 +44,12 @@ class PositionWise:
         return hidden @ self.embedding.T
 
 
-def seconds_per_step(requests: int, steps: int) -> float:
-    """Median CPU seconds of a step with so many requests."""
-    network, sampler = PositionWise(), Ancestral(VOCAB, VOCAB - 1)
+def seconds_per_step(name: str, requests: int, steps: int) -> float:
+    """Median CPU seconds of a sampler's step with so many requests."""
+    network, sampler = PositionWise(), SAMPLERS[name](VOCAB, VOCAB - 1, (0,))
     length = POSITIONS // requests
-    canvases = [
-        ([0] * length, [True] * length, SamplingParams(steps=steps, seed=i, top_p=0.9))
-        for i in range(requests)
-    ]
+    params = SamplingParams(steps=steps, sampler=name, top_p=0.9, confidence_threshold=1.0)
+    canvases = [([0] * length, [True] * length, replace(params, seed=i)) for i in range(requests)]
     batch = sampler.begin(CanvasBatch.of(canvases))
     spent = []
     for _ in range(steps):
@@ -62,18 +61,19 @@ def seconds_per_step(requests: int, steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=25)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[int, list[float]] = {1: [], 64: []}
-    for _ in range(args.repeats):
-        for requests, times in found.items():
-            times.append(seconds_per_step(requests, args.steps))
-    one, many = (statistics.median(times) for times in found.values())
-    print(
-        f"1 request {one * 1e3:.2f} ms, 64 requests {many * 1e3:.2f} ms a step: {many / one:.2f}x"
-    )
+    for name in SAMPLERS:
+        found: dict[int, list[float]] = {1: [], 64: []}
+        for _ in range(args.repeats):
+            for requests, times in found.items():
+                times.append(seconds_per_step(name, requests, args.steps))
+        one, many = (1e3 * statistics.median(times) for times in found.values())
+        print(
+            f"{name}: 1 request {one:.2f} ms, 64 requests {many:.2f} ms a step: {many / one:.2f}x"
+        )
 
 
 if __name__ == "__main__":

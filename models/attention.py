@@ -1,13 +1,17 @@
 """Bidirectional attention inside each sequence of a packed batch.
 
 Sequences of different lengths lie end to end in one [T, H, d] tensor; ``offsets`` says where each
-starts. The layout is worked out once per forward pass and serves every layer.
+starts. The layout is worked out once per forward pass and serves every layer. On CUDA in half
+precision the variable-length kernel of flash-attn runs where that package is installed; PyTorch's
+SDPA runs everywhere else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +48,7 @@ class BucketedAttention:
 
     A sequence's padded length depends on nothing but the sequence, so it meets the same arithmetic
     whoever shares its batch: outputs are the same bits alone and in company. The number of calls
-        grows
-    with the logarithm of the longest sequence, not with the number of sequences.
+    grows with the logarithm of the longest sequence, not with the number of sequences.
     """
 
     def __init__(self, offsets: Tensor, rows: int) -> None:
@@ -90,6 +93,52 @@ class BucketedAttention:
             )
             out[b.rows] = mixed.transpose(1, 2).flatten(0, 1)[b.slots]
         return out
+
+
+class PackedAttention:
+    """Attention by a kernel that takes sequences end to end as they lie (flash-attn's
+    ``flash_attn_varlen_func``, or one that is called alike).
+    """
+
+    def __init__(self, offsets: Tensor, rows: int, kernel: Callable[..., Any]) -> None:
+        """See ``BucketedAttention``."""
+        lengths = offsets.diff()
+        self._kernel, self._offsets = kernel, offsets.int()
+        self._total, self._longest = torch.stack((offsets[-1], lengths.max())).tolist()
+        sequence = torch.repeat_interleave(lengths, output_size=self._total)
+        within = torch.arange(self._total, device=offsets.device) - offsets[sequence]
+        self._rest = rows - self._total
+        self.positions = F.pad(within, (0, self._rest))
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``Attention``."""
+        mixed = self._kernel(
+            *(x[: self._total] for x in (q, k, v)),
+            cu_seqlens_q=self._offsets,
+            cu_seqlens_k=self._offsets,
+            max_seqlen_q=self._longest,
+            max_seqlen_k=self._longest,
+            causal=False,
+        )
+        return F.pad(mixed, (0, 0, 0, 0, 0, self._rest))
+
+
+@cache
+def flash_kernel() -> Callable[..., Any] | None:
+    """flash-attn's variable-length kernel, if the package is installed."""
+    try:
+        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    return flash_attn_varlen_func
+
+
+def attention_over(offsets: Tensor, rows: int, dtype: torch.dtype) -> Attention:
+    """The fastest attention that there is for tensors of ``dtype`` where ``offsets`` are."""
+    kernel = flash_kernel() if offsets.is_cuda and dtype != torch.float32 else None
+    if kernel is not None:
+        return PackedAttention(offsets, rows, kernel)
+    return BucketedAttention(offsets, rows)
 
 
 def bucket_length(lengths: Tensor) -> Tensor:

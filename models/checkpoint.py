@@ -8,6 +8,7 @@ when they do not choose.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,16 @@ import torch
 
 from models import weights
 from models.bundled import BUNDLED, bundled_names
-from models.denoiser import ModelInfo
-from models.llada import LLaDA, LLaDAConfig, UnsupportedConfig
+from models.denoiser import Denoiser, ModelInfo
+from models.dit import DiT, DiTConfig, stored_sizes
+from models.llada import LLaDA, LLaDAConfig
+from models.network import UnsupportedConfig
 from models.tokenizer import TextTokenizer
-from models.weights import CheckpointError, read_json
+from models.weights import CheckpointError, Header, read_json
 
 DType = Literal["auto", "float32", "bfloat16"]
+DIT_TYPES = ("dit", "xdlm", "mdlm", "udlm")
+"""Values of ``model_type`` that name a DiT; third parties have published under their own."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +34,26 @@ class Checkpoint:
     """A loaded model with all that belongs to it.
 
     Attributes:
-        model: the network (a ``Denoiser``), in evaluation mode on its device.
+        model: the network, in evaluation mode on its device.
         text: its tokenizer; a folder without one serves token ids only.
         info: facts.
         defaults: ``generation_config.json`` as it stands.
         device: where the weights are.
     """
 
-    model: LLaDA
+    model: Denoiser
     text: TextTokenizer | None
     info: ModelInfo
     defaults: dict[str, Any]
     device: torch.device
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end a text: the end token, and the end of a turn where there is one."""
+        turn = self.defaults.get("eot_token_id")
+        if turn is None and self.text is not None:
+            turn = self.text.end_of_turn
+        return (self.info.eos_id,) if turn is None else (self.info.eos_id, turn)
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -83,11 +96,11 @@ def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
     """
     where = _device(device)
     kind = _dtype(dtype, where)
-    model, text, info, defaults = _described(path)
-    weights.fill(model, path, where, kind)
-    model.make_rope(where)
+    found, network, text, info, defaults = _described(path)
+    weights.fill(network, found, where, kind)
+    network.ready(where)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
-    return Checkpoint(model.eval(), text, info, defaults, where)
+    return Checkpoint(network.eval(), text, info, defaults, where)
 
 
 def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
@@ -96,32 +109,64 @@ def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
     Raises:
         CheckpointError: as ``load``, but for the values of the weights.
     """
-    model, _, info, defaults = _described(path)
-    weights.check(path, model.state_dict())
-    return replace(info, dtype=weights.stored_dtype(path)), defaults
+    found, _, _, info, defaults = _described(path)
+    return replace(info, dtype=weights.stored_dtype(found)), defaults
 
 
-def _described(path: Path) -> tuple[LLaDA, TextTokenizer | None, ModelInfo, dict[str, Any]]:
-    """Everything but the weights and their type; the model is on the meta device."""
+def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None) -> LLaDA | DiT:
+    """The network that a ``config.json`` asks for, on the meta device.
+
+    Args:
+        config: its fields.
+        shapes: of the weights by plain name, where there are any; a DiT must agree with them.
+
+    Raises:
+        UnsupportedConfig: no architecture of ours, or one that cannot be built. The message names
+            the field.
+    """
+    kind = config.get("model_type")
+    with torch.device("meta"):
+        if kind == "llada":
+            return LLaDA(LLaDAConfig.from_dict(config))
+        if asks_for_dit(config):
+            sizes = None if shapes is None else stored_sizes(shapes)
+            return DiT(DiTConfig.from_dict(config, sizes))
+    raise UnsupportedConfig(
+        f"model_type is {kind!r}: neither 'llada' nor a DiT (hidden_dim, n_blocks)"
+    )
+
+
+def asks_for_dit(config: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is a DiT's."""
+    return config.get("model_type") in DIT_TYPES or {"hidden_dim", "n_blocks"} <= config.keys()
+
+
+def _described(
+    path: Path,
+) -> tuple[dict[str, Header], LLaDA | DiT, TextTokenizer | None, ModelInfo, dict[str, Any]]:
+    """Everything but the weights and their type; the network is on the meta device."""
+    config = read_json(path / "config.json")
+    found = weights.headers(path)
+    shapes = {name: header.shape for name, header in found.items()}
     try:
-        config = LLaDAConfig.from_dict(read_json(path / "config.json"))
+        network = build(config, shapes)
     except UnsupportedConfig as error:
         raise CheckpointError(f"{path}: {error}") from None
-    defaults = read_json(path / "generation_config.json", required=False)
-    text = _tokenizer(path / "tokenizer.json", config.vocab_size)
-    with torch.device("meta"):
-        model = LLaDA(config)
+    weights.compare(path, shapes, network)
+    said = read_json(path / "generation_config.json", required=False)
+    defaults = {**network.defaults, **said}
+    sizes = network.config
     info = ModelInfo(
         name=path.resolve().name,
-        family="llada",
-        parameters=sum(p.numel() for p in model.parameters()),
-        vocab_size=config.vocab_size,
-        mask_id=config.mask_token_id,
-        eos_id=config.eos_token_id,
-        max_length=config.max_sequence_length,
+        family=network.family,
+        parameters=sum(p.numel() for p in network.parameters()),
+        vocab_size=sizes.vocab_size,
+        mask_id=sizes.mask_token_id,
+        eos_id=sizes.eos_token_id,
+        max_length=network.rope.positions,
         dtype="",
     )
-    return model, text, info, defaults
+    return found, network, _tokenizer(path / "tokenizer.json", sizes.vocab_size), info, defaults
 
 
 def _tokenizer(path: Path, vocab_size: int) -> TextTokenizer | None:

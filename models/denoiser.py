@@ -28,7 +28,7 @@ class ModelInfo:
 
     Attributes:
         name: what clients call it.
-        family: ``llada``.
+        family: ``llada`` or ``dit``.
         parameters: count.
         vocab_size: N, the mask included.
         mask_id: id of the mask token.

@@ -11,20 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, BucketedAttention
-
-MIN_ROWS = 16
-
-
-class UnsupportedConfig(ValueError):
-    """A ``config.json`` that asks for something this architecture does not do."""
-
+from models.attention import Attention
+from models.network import Network, Rope, UnsupportedConfig, rotate
 
 # Fields that change the forward pass, and the only value that is built here.
 _REQUIRED = {
@@ -146,13 +140,6 @@ class RMSNorm(nn.Module):
         return (wide * scale).to(x.dtype) * self.weight
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding, half-split pairs. x [T, H, d]; cos and sin [T, 1, d/2] in fp32."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.to(x.dtype)
-
-
 class Block(nn.Module):
     """h += Wo attn(RMS(h)); h += W_down(silu(W_gate y) * W_up y), y = RMS(h)."""
 
@@ -187,18 +174,16 @@ class Block(nn.Module):
         return h + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
 
-def _at_least_min_rows(ids: Tensor) -> Tensor:
-    """Ids [n] with zeros behind them, if they are few."""
-    return F.pad(ids, (0, max(0, MIN_ROWS - ids.numel())))
-
-
-class LLaDA(nn.Module):
+class LLaDA(Network):
     """A ``Denoiser``: ``trunk`` maps packed tokens to hidden states, ``head`` some rows to
     logits.
     """
 
+    family = "llada"
+    defaults: ClassVar = {"sampler": "topk", "mixing_ratio": 0.0, "noise_schedule": "llada"}
+
     def __init__(self, config: LLaDAConfig) -> None:
-        super().__init__()
+        super().__init__(Rope(config.max_sequence_length, config.head_dim, config.rope_theta))
         self.config = config
         transformer = nn.ModuleDict(
             {
@@ -210,20 +195,6 @@ class LLaDA(nn.Module):
         if not config.weight_tying:
             transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.model = nn.ModuleDict({"transformer": transformer})
-        self.make_rope(None)
-
-    def make_rope(self, device: torch.device | None) -> None:
-        """Tabulate the rotary angles on a device: cos and sin [max_sequence_length, 1, head_dim /
-        2].
-        """
-        c = self.config
-        even = torch.arange(0, c.head_dim, 2, dtype=torch.float32, device=device)
-        position = torch.arange(c.max_sequence_length, dtype=torch.float32, device=device)
-        angle = torch.outer(position, c.rope_theta ** -(even / c.head_dim))[:, None, :]
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
-        self.cos: Tensor
-        self.sin: Tensor
 
     def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
         """Tokens [T] laid out as ``attention`` says -> normalised hidden states of ``rows`` [R], or
@@ -236,19 +207,6 @@ class LLaDA(nn.Module):
         for block in blocks:
             h = block(h, attention, cos, sin, None)
         return parts["ln_f"](last(h, attention, cos, sin, rows))
-
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See ``Denoiser``.
-
-        Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so
-        very short batches are padded: a canvas gets the same bits alone and in company.
-        """
-        attention = BucketedAttention(offsets, max(tokens.numel(), MIN_ROWS))
-        if rows is None:
-            rows = torch.arange(tokens.numel(), device=tokens.device)
-        return self.hidden(_at_least_min_rows(tokens), attention, _at_least_min_rows(rows))[
-            : rows.numel()
-        ]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, d_model] -> logits [R, vocab_size]."""

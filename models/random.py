@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import weights
-from models.llada import LLaDA, LLaDAConfig, UnsupportedConfig
+from models import checkpoint, weights
+from models.network import UnsupportedConfig
 from models.weights import CheckpointError
 
 STD = 0.02
+FAMILIES = ("llada", "dit")
 SHAPES: dict[str, dict[str, Any]] = {
     "llada-8b": {
         "d_model": 4096,
@@ -40,11 +41,39 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_sequence_length": 512,
     },
 }
-"""Shapes by name; other values of ``config.json`` may be given on top."""
+"""LLaDA's shapes by name; other values of ``config.json`` may be given on top."""
 
 
-def parse_shape(text: str) -> dict[str, Any]:
+def _dit(
+    hidden_dim: int, n_blocks: int, n_heads: int, vocab_size: int, **more: int
+) -> dict[str, Any]:
+    sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads}
+    return {"cond_dim": 128, **sizes, "vocab_size": vocab_size, **more}
+
+
+DIT_SHAPES: dict[str, dict[str, Any]] = {
+    "tiny-owt": _dit(256, 8, 8, 50258, model_length=1024),
+    "small-owt": _dit(768, 12, 12, 50258, model_length=1024),
+    "small-lm1b": _dit(768, 12, 12, 30522, model_length=128),
+    "medium-owt": _dit(1024, 24, 16, 50258, model_length=1024),
+    "tiny": _dit(64, 2, 4, 512, model_length=512, mask_token_id=511, eos_token_id=1),
+}
+"""A DiT's, likewise; ``owt`` has the ids of gpt2, ``lm1b`` those of bert."""
+
+
+def parse_shape(text: str, family: str = "llada") -> dict[str, Any]:
     """``"llada-8b"``, ``"tiny,n_layers=4"`` or ``"d_model=64,n_layers=2,…"`` -> config fields.
+
+    Raises:
+        CheckpointError: naming what is not understood.
+    """
+    return parse_fields(text, SHAPES if family == "llada" else DIT_SHAPES)
+
+
+def parse_fields(
+    text: str, named: Mapping[str, Mapping[str, Any]], what: str = "shape"
+) -> dict[str, Any]:
+    """``NAME`` and ``FIELD=VALUE`` with commas between -> fields; ``what`` begins the message.
 
     Raises:
         CheckpointError: naming what is not understood.
@@ -52,15 +81,16 @@ def parse_shape(text: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for part in text.split(","):
         name, is_field, value = part.strip().partition("=")
-        if not is_field and name in SHAPES:
-            fields |= SHAPES[name]
+        if not is_field and name in named:
+            fields |= named[name]
         elif is_field:
             try:
                 fields[name] = json.loads(value)
             except json.JSONDecodeError:
-                raise CheckpointError(f"shape: {value!r} is no value for {name}") from None
+                raise CheckpointError(f"{what}: {value!r} is no value for {name}") from None
         else:
-            raise CheckpointError(f"shape: {part!r} is neither FIELD=VALUE nor {', '.join(SHAPES)}")
+            known = ", ".join(named) or "nothing else"
+            raise CheckpointError(f"{what}: {part!r} is neither FIELD=VALUE nor {known}")
     return fields
 
 
@@ -68,18 +98,20 @@ def write_random(
     folder: Path,
     shape: Mapping[str, Any],
     *,
+    family: str = "llada",
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
     tokenizer: Path | None = None,
     shard_bytes: int = weights.SHARD_BYTES,
 ) -> None:
-    """Write a LLaDA checkpoint folder: norms are 1, the rest normal with deviation 0.02.
+    """Write a checkpoint folder: norms are 1, the rest normal with deviation 0.02.
 
     Each tensor is drawn on its own from (seed, its place), so memory holds one shard.
 
     Args:
         folder: made if it is not there; must be empty.
         shape: fields of ``config.json``.
+        family: one of ``FAMILIES``.
         seed: fixes the weights.
         dtype: of the weights.
         tokenizer: a checkpoint folder to take the tokenizer from.
@@ -88,10 +120,10 @@ def write_random(
     Raises:
         CheckpointError: a shape that cannot be built, or a folder that is not empty.
     """
-    config = {"model_type": "llada", "rope_theta": 500_000.0, "rms_norm_eps": 1e-5, **shape}
+    rest = {"rope_theta": 500_000.0, "rms_norm_eps": 1e-5} if family == "llada" else {}
+    config = {"model_type": family, **rest, **shape}
     try:
-        with torch.device("meta"):
-            model = LLaDA(LLaDAConfig.from_dict(config))
+        model = checkpoint.build(config, None)
     except UnsupportedConfig as error:
         raise CheckpointError(f"shape: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +132,7 @@ def write_random(
 
     def drawn() -> Iterator[tuple[str, Tensor]]:
         for place, (name, slot) in enumerate(model.state_dict().items()):
-            if slot.ndim == 1:
+            if slot.ndim == 1 and not name.endswith(".bias"):
                 yield name, torch.ones(slot.shape, dtype=dtype)
             else:
                 g = torch.Generator().manual_seed(seed * 1_000_003 + place)
@@ -108,7 +140,8 @@ def write_random(
 
     weights.write(drawn(), folder, shard_bytes)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    defaults = {"steps": 32, "sampler": "topk", "mixing_ratio": 0.1}
+    sampler = "topk" if family == "llada" else "ancestral"
+    defaults = {"steps": 32, "sampler": sampler, "mixing_ratio": 0.1}
     (folder / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n")
     if tokenizer is not None:
         for name in ("tokenizer.json", "tokenizer_config.json"):

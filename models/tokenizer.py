@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
+
+from models.chat import ChatError, ChatTemplate
+
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
 class TextTokenizer:
@@ -16,8 +20,9 @@ class TextTokenizer:
     made of: special ids come only from the tokenizer's own template (the start token).
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat: ChatTemplate | None = None) -> None:
         self._tokenizer = tokenizer
+        self.chat = chat
         self._tokenizer.encode_special_tokens = True
         added = tokenizer.get_added_tokens_decoder()
         self._special = {i: t.content for i, t in added.items() if t.special}
@@ -27,15 +32,16 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: Path) -> TextTokenizer:
-        """Read a ``tokenizer.json``.
+        """Read a ``tokenizer.json``, and the chat template beside it if there is one.
 
         Raises:
-            ValueError: the file is not a tokenizer.
+            ValueError: the file is not a tokenizer, or the template no template.
         """
         try:
-            return cls(Tokenizer.from_file(str(path)))
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{path.name}: {error}") from None
+        return cls(tokenizer, ChatTemplate.load(path.parent))
 
     @property
     def vocab_size(self) -> int:
@@ -50,6 +56,31 @@ class TextTokenizer:
         """
         text.encode()
         return self._tokenizer.encode(text, add_special_tokens=True).ids
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation by the checkpoint's template, up to where the answer begins.
+
+        Raises:
+            ChatError: no template, or one that refuses the messages.
+            UnicodeEncodeError: a message holds lone surrogates.
+        """
+        if self.chat is None:
+            raise ChatError("this checkpoint has no chat template")
+        special_ids = {text: id_ for id_, text in self._special.items()}
+        ids: list[int] = []
+        for text, special in self.chat.render(messages, list(special_ids)):
+            if special:
+                ids.append(special_ids[text])
+            else:
+                text.encode()
+                ids.extend(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return ids
+
+    @property
+    def end_of_turn(self) -> int | None:
+        """Id of the token that ends a turn of a conversation, if there is one."""
+        ids = {text: id_ for id_, text in self._special.items()}
+        return next((ids[text] for text in END_OF_TURN if text in ids), None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens leave no trace."""

@@ -1,26 +1,41 @@
 """Weights in safetensors: one file or several with an index; checked by their headers, then loaded
-tensor by tensor straight to the device.
+tensor by tensor straight to the device. Names lose the prefixes that trainers put before them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from models.network import Network
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
+PREFIXES = ("_forward_module.", "module.", "model.backbone.", "backbone.")
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message is one line."""
+    """A checkpoint that cannot be served; the message is one line, whatever names files hold."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
+
+
+class Header(NamedTuple):
+    """Where a stored tensor is and what its file says of it."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def read_json(path: Path, required: bool = True) -> dict[str, Any]:
@@ -43,7 +58,12 @@ def read_json(path: Path, required: bool = True) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
+def opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
+    """An open safetensors file.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: {path.name} is missing")
     try:
@@ -53,92 +73,135 @@ def _opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def files(folder: Path) -> dict[Path, list[str]]:
-    """The weight files of a checkpoint folder and the tensors in each.
+def plain_name(key: str) -> str:
+    """A tensor's name without the prefixes of trainers and wrappers."""
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
 
-    Raises:
-        CheckpointError: files missing or unreadable, or an index that says other than they hold.
-    """
-    if not (folder / INDEX).is_file():
-        with _opened(folder / SINGLE) as file:
-            return {folder / SINGLE: list(file.keys())}
-    placed = read_json(folder / INDEX).get("weight_map")
+
+def _files(place: Path) -> dict[Path, list[str]]:
+    """The weight files of a folder, or a file itself, and the keys in each."""
+    if not (place / INDEX).is_file():
+        path = place if place.is_file() else place / SINGLE
+        with opened(path) as file:
+            return {path: list(file.keys())}
+    placed = read_json(place / INDEX).get("weight_map")
     if not isinstance(placed, dict) or not placed:
-        raise CheckpointError(f"{folder / INDEX}: weight_map is missing")
+        raise CheckpointError(f"{place / INDEX}: weight_map is missing")
     found: dict[Path, list[str]] = {}
-    for name, shard in placed.items():
+    for key, shard in placed.items():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise CheckpointError(f"{folder / INDEX}: {shard!r} is not the name of a file")
-        found.setdefault(folder / shard, []).append(name)
-    for path, names in found.items():
-        with _opened(path) as file:
-            if absent := sorted(set(names) - set(file.keys())):
+            raise CheckpointError(f"{place / INDEX}: {shard!r} is not the name of a file")
+        found.setdefault(place / shard, []).append(key)
+    for path, keys in found.items():
+        with opened(path) as file:
+            if absent := sorted(set(keys) - set(file.keys())):
                 raise CheckpointError(f"{path}: {absent[0]} is not in it, though the index says so")
     return found
 
 
-def stored_dtype(folder: Path) -> str:
-    """Types of the stored tensors, as safetensors writes them: ``BF16``.
+def headers(place: Path) -> dict[str, Header]:
+    """What is stored in a checkpoint folder or a single file, by plain name; no weights are read.
 
     Raises:
-        CheckpointError: see ``files``.
+        CheckpointError: files missing or unreadable, an index that says other than they hold, or
+            two tensors of one name.
     """
-    kinds = set()
-    for path, names in files(folder).items():
-        with _opened(path) as file:
-            kinds |= {file.get_slice(name).get_dtype() for name in names}
-    return "+".join(sorted(kinds))
+    found: dict[str, Header] = {}
+    for path, keys in _files(place).items():
+        with opened(path) as file:
+            for key in keys:
+                name, part = plain_name(key), file.get_slice(key)
+                if name in found:
+                    raise CheckpointError(f"{path}: {key} and {found[name].key} are one name")
+                found[name] = Header(path, key, tuple(part.get_shape()), part.get_dtype())
+    return found
 
 
-def check(folder: Path, expected: Mapping[str, Tensor]) -> dict[Path, list[str]]:
-    """Compare names and shapes with what the architecture has, by the files' headers alone.
-
-    Returns:
-        the weight files and the tensors in each.
+def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Network) -> None:
+    """Hold stored names and shapes against what the architecture has.
 
     Raises:
         CheckpointError: anything missing, too much or of another shape.
     """
-    found = files(folder)
-    names = {name for held in found.values() for name in held}
-    if missing := sorted(expected.keys() - names):
-        raise CheckpointError(f"{folder}: {len(missing)} tensors missing, first {missing[0]}")
-    if extra := sorted(names - expected.keys()):
-        raise CheckpointError(f"{folder}: {len(extra)} unknown tensors, first {extra[0]}")
-    for path, held in found.items():
-        with _opened(path) as file:
-            for name in held:
-                shape, wanted = file.get_slice(name).get_shape(), list(expected[name].shape)
-                if list(shape) != wanted:
-                    raise CheckpointError(f"{path}: {name} is {list(shape)}, expected {wanted}")
-    return found
+    optional, expected = network.derived(), network.state_dict()
+    if missing := sorted(expected.keys() - shapes.keys()):
+        raise CheckpointError(f"{place}: {len(missing)} tensors missing, first {missing[0]}")
+    if extra := sorted(shapes.keys() - expected.keys() - optional.keys()):
+        raise CheckpointError(f"{place}: {len(extra)} unknown tensors, first {extra[0]}")
+    for name, wanted in (optional | expected).items():
+        if name in shapes and list(shapes[name]) != list(wanted.shape):
+            found, right = list(shapes[name]), list(wanted.shape)
+            raise CheckpointError(f"{place}: {name} is {found}, expected {right}")
 
 
-def fill(model: nn.Module, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Put a folder's weights into a model that was built on the meta device.
+def checked(
+    place: Path, name: str, tensor: Tensor, network: Network, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A tensor that was read, cast to ``dtype`` if one is given.
 
     Raises:
-        CheckpointError: see ``check``; or values that are not finite.
+        CheckpointError: it holds no floats, some that are not finite, or other ones than follow
+            from the config.
+    """
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{place}: {name} holds no floats")
+    computed = network.derived().get(name)
+    if computed is not None:
+        rounding = max(1e-5, torch.finfo(tensor.dtype).eps)
+        if not torch.allclose(tensor.float().cpu(), computed, rtol=rounding, atol=0.0):
+            raise CheckpointError(f"{place}: {name} is not what the config gives")
+    tensor = tensor if dtype is None else tensor.to(dtype)
+    if not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"{place}: {name} holds values that are not finite")
+    return tensor
+
+
+def stored_dtype(found: Mapping[str, Header]) -> str:
+    """Types of stored tensors, as safetensors writes them: ``BF16``."""
+    return "+".join(sorted({header.dtype for header in found.values()}))
+
+
+def fill(
+    network: Network, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Put stored weights, already compared, into a network that was built on the meta device.
+
+    Raises:
+        CheckpointError: damaged, or see ``checked``.
     """
     state: dict[str, Tensor] = {}
-    for path, names in check(folder, model.state_dict()).items():
-        with _opened(path, device) as file:
-            for name in names:
-                state[name] = file.get_tensor(name).to(dtype)
-                if not bool(state[name].isfinite().all()):
-                    raise CheckpointError(f"{path}: {name} holds values that are not finite")
-    model.load_state_dict(state, assign=True)
-    model.requires_grad_(False)
+    derived = network.derived()
+    for path in {header.path: None for header in found.values()}:
+        with opened(path, device) as file:
+            for name, header in found.items():
+                if header.path != path:
+                    continue
+                wide = any(part in name for part in network.wide)
+                kind = torch.float32 if wide else dtype
+                tensor = checked(path, name, file.get_tensor(header.key), network, kind)
+                if name not in derived:
+                    state[name] = tensor
+    network.load_state_dict(state, assign=True)
+    network.requires_grad_(False)
 
 
 def write(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int = SHARD_BYTES) -> None:
-    """Write tensors as they come: one file, or several of about ``limit`` bytes with an index."""
+    """Write tensors as they come: one file, or several of about ``limit`` bytes with an index.
+
+    Raises:
+        CheckpointError: the files cannot be written.
+    """
     placed: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
     total = count = 0
 
     def close(name: str) -> None:
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        try:
+            save_file(shard, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder / name}: {error}") from None
         placed.update(dict.fromkeys(shard, name))
         shard.clear()
 

@@ -7,9 +7,9 @@ from sampler.step import Sampler
 from sampler.threshold import Threshold
 from sampler.topk import TopK
 
-SAMPLERS: dict[str, Callable[[int, int], Sampler]] = {
+SAMPLERS: dict[str, Callable[[int, int, tuple[int, ...]], Sampler]] = {
     "ancestral": Ancestral,
     "topk": TopK,
     "threshold": Threshold,
 }
-"""Samplers by name: (vocab_size, mask_id) -> sampler. Adding one is a file and a line here."""
+"""Samplers by name: (vocab_size, mask_id, ends) -> sampler. One more is a file and a line here."""

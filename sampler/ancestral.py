@@ -3,15 +3,13 @@
 The posterior is a mixture (see ``docs/samplers.md``): keep z with probability 1 - L, otherwise draw
 x0 from the model and noise it again with the forward marginal at time s. L needs of the model only
 p_z, and is bounded by U = beta_ts / beta_t whatever the model says. So the coin is thrown *before*
-the
-network: a position with u1 >= U stays and never asks for logits, and a canvas with no asking
-    position is
-not run at all. With k = 0 this is MDLM, with k = 1 and no mask UDLM.
+the network: a position with u1 >= U stays and never asks for logits, and a canvas with no asking
+position is not run at all. With k = 0 this is MDLM, with k = 1 and no mask UDLM.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +20,7 @@ from sampler.kernel import NoiseKernel
 from sampler.params import NOISE_REMOVALS
 from sampler.readout import RowQuery, RowStats
 from sampler.rng import Role, integers, uniforms
-from sampler.schedule import LogLinearSchedule
+from sampler.schedule import grids
 
 GREEDY = NOISE_REMOVALS.index("greedy")
 
@@ -58,12 +56,12 @@ class Ancestral:
     Attributes:
         vocab_size: N, the mask included.
         mask_id: m, or None for UDLM.
-        schedule: signal over time.
+        ends: ids of the end token and the end of a turn, as far as there are such.
     """
 
     vocab_size: int
     mask_id: int | None
-    schedule: LogLinearSchedule = field(default_factory=LogLinearSchedule)
+    ends: tuple[int, ...] = ()
 
     def _kernel(self, batch: CanvasBatch, canvas: Tensor) -> NoiseKernel:
         """The kernel with each position's own k."""
@@ -87,7 +85,8 @@ class Ancestral:
         canvas, position = batch.owner()
         z, step = batch.tokens, batch.step[canvas]
         kernel = self._kernel(batch, canvas)
-        alpha_s, alpha_t = (a[canvas] for a in self.schedule.grid(batch.step, batch.steps))
+        alphas = grids(batch.noise_schedule, batch.step, batch.steps)
+        alpha_s, alpha_t = (a[canvas] for a in alphas)
         seed = batch.seed[canvas]
         u1, u2 = uniforms(seed, step, position, Role.BRANCH)
         u3, u4 = uniforms(seed, step, position, Role.TOKEN)
@@ -106,16 +105,8 @@ class Ancestral:
         rows = torch.nonzero(maybe & (to_model | ~masked))[:, 0]
         of = canvas[rows]
         last_greedy = (batch.step >= batch.steps) & (batch.noise_removal == GREEDY)
-        query = RowQuery(
-            current=z[rows],
-            u=u3[rows],
-            temperature=torch.where(last_greedy, 0.0, batch.temperature)[of],
-            top_p=batch.top_p[of],
-            guidance_scale=batch.guidance_scale[of],
-            as_model=torch.zeros_like(rows, dtype=torch.bool),
-            may_be_mask=torch.zeros_like(rows, dtype=torch.bool),
-            entropy=torch.zeros_like(rows, dtype=torch.bool),
-        )
+        temperature = torch.where(last_greedy, 0.0, batch.temperature)[of]
+        query = RowQuery.about(batch, rows, of, u3[rows], temperature=temperature)
         return AncestralProposal(rows, query, maybe, u1, to_model, elsewhere, alpha_s, alpha_t)
 
     def commit(

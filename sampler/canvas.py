@@ -14,6 +14,7 @@ from torch import Tensor
 from sampler.params import (
     COMPATS,
     NOISE_REMOVALS,
+    NOISE_SCHEDULES,
     REFINE_SCOPES,
     REMASKINGS,
     SamplingParams,
@@ -38,7 +39,9 @@ class CanvasBatch:
         step, steps, calls: step that comes next, T of the request, calls until it is done.
         seed, mixing_ratio, temperature, top_p, guidance_scale: as in ``SamplingParams``; reals in
             float64.
-        noise_removal, refine_scope, remasking, compat: index into the names in ``params``.
+        noise_removal, noise_schedule, refine_scope, remasking, compat: index into the names in
+            ``params``.
+        no_eos, ends_last: ``logits_eos_inf`` and ``confidence_eos_eot_inf``.
         block_length: positions of a block; the whole canvas where none was chosen.
         confidence_threshold, entropy_bound, confidence_factor: infinite where none was chosen.
         carry: refinements planned and not spent so far.
@@ -58,9 +61,12 @@ class CanvasBatch:
     top_p: Float[Tensor, " B"]
     guidance_scale: Float[Tensor, " B"]
     noise_removal: Int[Tensor, " B"]
+    noise_schedule: Int[Tensor, " B"]
     refine_scope: Int[Tensor, " B"]
     remasking: Int[Tensor, " B"]
     compat: Int[Tensor, " B"]
+    no_eos: Bool[Tensor, " B"]
+    ends_last: Bool[Tensor, " B"]
     block_length: Int[Tensor, " B"]
     confidence_threshold: Float[Tensor, " B"]
     entropy_bound: Float[Tensor, " B"]
@@ -88,16 +94,15 @@ class CanvasBatch:
         def whole(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
 
+        def flag(values: list[bool]) -> Tensor:
+            return torch.tensor(values, dtype=torch.bool, device=device)
+
         def real(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64, device=device)
 
         return cls(
             tokens=whole([t for tokens, _, _ in canvases for t in tokens]),
-            editable=torch.tensor(
-                [e for _, editable, _ in canvases for e in editable],
-                dtype=torch.bool,
-                device=device,
-            ),
+            editable=flag([e for _, editable, _ in canvases for e in editable]),
             lengths=whole([len(tokens) for tokens, _, _ in canvases]),
             step=whole([0] * len(params)),
             steps=whole([p.steps for p in params]),
@@ -108,9 +113,12 @@ class CanvasBatch:
             top_p=real([p.top_p for p in params]),
             guidance_scale=real([p.guidance_scale for p in params]),
             noise_removal=whole([NOISE_REMOVALS.index(p.noise_removal) for p in params]),
+            noise_schedule=whole([NOISE_SCHEDULES.index(p.noise_schedule) for p in params]),
             refine_scope=whole([REFINE_SCOPES.index(p.refine_scope) for p in params]),
             remasking=whole([REMASKINGS.index(p.remasking) for p in params]),
             compat=whole([COMPATS.index(p.compat) for p in params]),
+            no_eos=flag([p.logits_eos_inf for p in params]),
+            ends_last=flag([p.confidence_eos_eot_inf for p in params]),
             block_length=whole([p.block_length or len(tokens) for tokens, _, p in canvases]),
             confidence_threshold=real([p.confidence_threshold for p in params]),
             entropy_bound=real([_or_infinity(p.entropy_bound) for p in params]),

@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 
 NoiseRemoval = Literal["ancestral", "greedy", "none"]
 NOISE_REMOVALS: tuple[str, ...] = get_args(NoiseRemoval)
+NoiseSchedule = Literal["log_linear", "llada"]
+NOISE_SCHEDULES: tuple[str, ...] = get_args(NoiseSchedule)
 RefineScope = Literal["generated", "block"]
 REFINE_SCOPES: tuple[str, ...] = get_args(RefineScope)
 Remasking = Literal["low_confidence", "random"]
@@ -16,10 +18,20 @@ Compat = Literal["none", "official"]
 COMPATS: tuple[str, ...] = get_args(Compat)
 OWNERS: dict[str, tuple[str, ...]] = {
     "noise_removal": ("ancestral",),
+    "noise_schedule": ("ancestral",),
     "mixing_ratio": ("ancestral", "topk"),
     "block_length": ("topk", "threshold"),
+    "logits_eos_inf": ("topk", "threshold"),
     **dict.fromkeys(
-        ("topk_absorb", "topk_uniform", "refine_scope", "remasking", "compat"), ("topk",)
+        (
+            "topk_absorb",
+            "topk_uniform",
+            "refine_scope",
+            "remasking",
+            "confidence_eos_eot_inf",
+            "compat",
+        ),
+        ("topk",),
     ),
     **dict.fromkeys(("confidence_threshold", "entropy_bound", "confidence_factor"), ("threshold",)),
 }
@@ -49,6 +61,8 @@ class SamplingParams:
         guidance_scale: w of classifier-free guidance (``sampler.guidance``); 1 is off.
         seed: fixes every random number of the request.
         noise_removal: (ancestral) the last call: draw the clean guess, take its mode, or nothing.
+        noise_schedule: (ancestral) signal over time, as the checkpoint was trained
+            (``schedule.SCHEDULES``).
         topk_absorb: (topk) masks to fill at each step; ``even`` spreads each block's over its
             steps.
         topk_uniform: (topk) tokens to refine at each step; ``auto`` follows the masks filled so
@@ -58,6 +72,9 @@ class SamplingParams:
         refine_scope: (topk) tokens that may be refined: all generated so far, or the active
             block's.
         remasking: (topk) masks are filled in order of confidence, or at random (k = 0).
+        logits_eos_inf: (topk, threshold) the end token is never written.
+        confidence_eos_eot_inf: (topk) the ends of a text and of a turn are written last: in the
+            order of confidence they count as impossible.
         confidence_threshold: (threshold) fill masks whose token has at least this probability.
         entropy_bound: (threshold) fill masks while their entropies sum to this, in nats.
         confidence_factor: (threshold) f of Fast-dLLM's rule.
@@ -72,11 +89,14 @@ class SamplingParams:
     guidance_scale: float = 1.0
     seed: int = 0
     noise_removal: NoiseRemoval = "ancestral"
+    noise_schedule: NoiseSchedule = "log_linear"
     topk_absorb: Literal["even"] | tuple[int, ...] = "even"
     topk_uniform: Literal["auto"] | tuple[int, ...] = "auto"
     block_length: int | None = None
     refine_scope: RefineScope = "generated"
     remasking: Remasking = "low_confidence"
+    logits_eos_inf: bool = False
+    confidence_eos_eot_inf: bool = False
     compat: Compat = "none"
     confidence_threshold: float = 0.9
     entropy_bound: float | None = None
@@ -92,6 +112,7 @@ class SamplingParams:
         if self.top_p == 0.0:
             raise InvalidParam("top_p", "must be above 0")
         _choice("noise_removal", self.noise_removal, NOISE_REMOVALS)
+        _choice("noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
         _budget("topk_absorb", self.topk_absorb, "even", self.steps)
         _budget("topk_uniform", self.topk_uniform, "auto", self.steps)
         if self.block_length is not None:
@@ -105,6 +126,9 @@ class SamplingParams:
         _choice("refine_scope", self.refine_scope, REFINE_SCOPES)
         _choice("remasking", self.remasking, REMASKINGS)
         _choice("compat", self.compat, COMPATS)
+        for field in ("logits_eos_inf", "confidence_eos_eot_inf"):
+            if not isinstance(getattr(self, field), bool):
+                raise InvalidParam(field, "must be true or false")
         if self.sampler == "topk":
             if self.mixing_ratio == 1.0:
                 raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sampler.canvas import CanvasBatch
 from sampler.guidance import guided
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at once (8 MiB in fp32: they stay in a CPU's cache)
@@ -35,6 +36,9 @@ class RowQuery:
             after temperature and top-p.
         may_be_mask: the mask is a token like any other.
         entropy: the entropy of the model's distribution is wanted.
+        no_eos: the end token is never drawn.
+        eos_last, eot_last: in what is told, the end token, or the end of a turn, has probability 0
+            and the others share what it had.
         guidance_scale: w; rows with another value than 1 have a second row of hidden states.
     """
 
@@ -45,7 +49,30 @@ class RowQuery:
     as_model: Bool[Tensor, " R"]
     may_be_mask: Bool[Tensor, " R"]
     entropy: Bool[Tensor, " R"]
+    no_eos: Bool[Tensor, " R"]
+    eos_last: Bool[Tensor, " R"]
+    eot_last: Bool[Tensor, " R"]
     guidance_scale: Float[Tensor, " R"]
+
+    @classmethod
+    def about(
+        cls, batch: CanvasBatch, rows: Tensor, of: Tensor, u: Tensor, **other: Tensor
+    ) -> RowQuery:
+        """Ask about packed positions ``rows`` of canvases ``of`` by their requests' settings.
+
+        ``other`` fields replace these; marks that are not given are off.
+        """
+        off = torch.zeros_like(rows, dtype=torch.bool)
+        marks = ("as_model", "may_be_mask", "entropy", "eos_last", "eot_last")
+        asked: dict[str, Tensor] = dict.fromkeys(marks, off) | {
+            "current": batch.tokens[rows],
+            "u": u,
+            "temperature": batch.temperature[of],
+            "top_p": batch.top_p[of],
+            "no_eos": batch.no_eos[of],
+            "guidance_scale": batch.guidance_scale[of],
+        }
+        return cls(**(asked | other))
 
     def part(self, rows: slice) -> RowQuery:
         """The query for some of the rows."""
@@ -88,6 +115,7 @@ def readout(
     query: RowQuery,
     vocab_size: int,
     mask_id: int | None,
+    ends: tuple[int, ...] = (),
 ) -> RowStats:
     """Run ``head`` (hidden rows -> logits [rows, vocab_size]) in chunks, reduce each to
     ``RowStats``.
@@ -98,6 +126,7 @@ def readout(
         query: what is asked.
         vocab_size: N.
         mask_id: m, if there is one.
+        ends: ids of the end token and the end of a turn, as far as there are such.
     """
     count, under_guidance = query.u.numel(), query.guidance_scale != 1.0
     second = count - 1 + under_guidance.cumsum(0)
@@ -111,9 +140,9 @@ def readout(
             bare = _logits(head, hidden[second[rows][pairs]])
             both = guided(logits[pairs], bare, query.guidance_scale[rows][pairs])
             logits = logits.float().index_copy(0, pairs, both)
-        parts.append(row_stats(logits, query.part(rows), mask_id))
+        parts.append(row_stats(logits, query.part(rows), mask_id, ends))
     if not parts:
-        return row_stats(hidden.new_zeros(0, vocab_size), query, mask_id)
+        return row_stats(hidden.new_zeros(0, vocab_size), query, mask_id, ends)
     return RowStats(
         *(torch.cat([getattr(p, name) for p in parts]) for name in RowStats.__dataclass_fields__)
     )
@@ -125,13 +154,18 @@ def _logits(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     return head(F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - count))))[:count]
 
 
-def row_stats(logits: Float[Tensor, "R V"], query: RowQuery, mask_id: int | None) -> RowStats:
+def row_stats(
+    logits: Float[Tensor, "R V"],
+    query: RowQuery,
+    mask_id: int | None,
+    ends: tuple[int, ...] = (),
+) -> RowStats:
     """Sample and scalars of each row of logits; confidence arithmetic in fp32, sums in float64."""
     logits = logits.float()
     if mask_id is not None:
-        column = torch.where(query.may_be_mask, logits[:, mask_id], -torch.inf)
-        at = torch.tensor([mask_id], device=logits.device)
-        logits = logits.index_copy(1, at, column[:, None])
+        logits = _suppressed(logits, mask_id, ~query.may_be_mask)
+    if ends:
+        logits = _suppressed(logits, ends[0], query.no_eos)
     peak, mode = logits.max(-1)
     logits = logits - peak[:, None]
     greedy = query.temperature == 0
@@ -165,11 +199,19 @@ def row_stats(logits: Float[Tensor, "R V"], query: RowQuery, mask_id: int | None
         here[narrow] = torch.where(is_here, kept, 0.0).sum(-1, dtype=torch.float64)
 
     sample = torch.where(greedy, mode, sample)
+    endless = torch.nonzero(query.eos_last | query.eot_last)[:, 0]
+    log_p_endless = logits[endless].double()
+    for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
+        log_p_endless = _suppressed(log_p_endless, end, last[endless])
+    log_p_endless = log_p_endless.log_softmax(-1)
 
     def told(ids: Tensor, as_drawn: Tensor) -> Tensor:
         """The model's probability of the ids, or the one that they were drawn with."""
         at_ids = logits.gather(1, ids[:, None])[:, 0].exp().double()
-        return torch.where(query.as_model, at_ids / model_total, as_drawn)
+        p = torch.where(query.as_model, at_ids / model_total, as_drawn)
+        if endless.numel():
+            p[endless] = log_p_endless.gather(1, ids[endless, None])[:, 0].exp()
+        return p
 
     return RowStats(
         sample=sample,
@@ -180,6 +222,12 @@ def row_stats(logits: Float[Tensor, "R V"], query: RowQuery, mask_id: int | None
         entropy=entropy,
         finite=finite,
     )
+
+
+def _suppressed(logits: Tensor, id_: int, where: Tensor) -> Tensor:
+    """The logits with one id made impossible in some rows."""
+    column = torch.where(where, -torch.inf, logits[:, id_])
+    return logits.index_copy(1, torch.tensor([id_], device=logits.device), column[:, None])
 
 
 def nucleus(

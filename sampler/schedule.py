@@ -16,24 +16,26 @@ from sampler.params import InvalidParam, SamplingParams
 
 @dataclass(frozen=True)
 class LogLinearSchedule:
-    """alpha(t) = 1 - (1 - eps) t, the schedule of the paper's code.
+    """alpha(t) falls in a line, from 1 to 1e-3 in the paper's code.
 
     Attributes:
-        eps: signal left at t = 1 (1e-3 in the official code).
+        alpha_0: signal at t = 0.
+        alpha_1: signal left at t = 1.
         t_min: the last time of the grid (1e-5 in the official code).
     """
 
-    eps: float = 1e-3
+    alpha_0: float = 1.0
+    alpha_1: float = 1e-3
     t_min: float = 1e-5
 
     @property
     def rate(self) -> float:
         """-alpha'(t), the factor of the NELBO integrand (eq. 15)."""
-        return 1.0 - self.eps
+        return self.alpha_0 - self.alpha_1
 
     def alpha(self, t: Tensor) -> Tensor:
         """Share of signal at times t in [0, 1], any shape."""
-        return 1.0 - (1.0 - self.eps) * t
+        return self.alpha_0 - self.rate * t
 
     def grid(self, step: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_s, alpha_t) of denoising step i of a request of T steps, both float64.
@@ -52,6 +54,24 @@ class LogLinearSchedule:
         alpha_t = self.alpha(torch.where(last, self.t_min, t))
         alpha_s = torch.where(last, 1.0, self.alpha(t - dt))
         return alpha_s, alpha_t
+
+
+SCHEDULES = {
+    "log_linear": LogLinearSchedule(),
+    "llada": LogLinearSchedule(alpha_0=1.0 - 1e-3, alpha_1=0.0),
+}
+"""By name: that of the paper's DiT models, and the one that LLaDA and LLaDA-XDLM were trained
+with.
+"""
+
+
+def grids(noise_schedule: Tensor, step: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha_s, alpha_t) as ``LogLinearSchedule.grid``, each entry by its own schedule (an index
+    into ``SCHEDULES``); all [B].
+    """
+    alphas = torch.stack([torch.stack(s.grid(step, steps)) for s in SCHEDULES.values()])
+    alpha_s, alpha_t = alphas[noise_schedule, :, torch.arange(len(step), device=step.device)].T
+    return alpha_s, alpha_t
 
 
 def absorb_budget(masked: int, steps: int) -> list[int]:

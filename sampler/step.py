@@ -65,6 +65,11 @@ class Sampler(Protocol):
         """Id of the mask, if there is one."""
         ...
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the end token and the end of a turn, as far as there are such."""
+        ...
+
     def begin(self, batch: CanvasBatch) -> CanvasBatch:
         """Draw the canvases' first tokens."""
         ...
@@ -124,7 +129,7 @@ def take_steps(network: Network, parts: Sequence[tuple[Sampler, CanvasBatch]]) -
     hidden = _run(network, inputs)
     query = RowQuery.joined([a.proposal.query for a in asked])
     sampler = parts[0][0]
-    stats = readout(network.head, hidden, query, sampler.vocab_size, sampler.mask_id)
+    stats = readout(network.head, hidden, query, sampler.vocab_size, sampler.mask_id, sampler.ends)
 
     results, at = [], 0
     for a in asked:

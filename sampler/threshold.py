@@ -48,10 +48,12 @@ class Threshold:
     Attributes:
         vocab_size: N, the mask included.
         mask_id: m.
+        ends: ids of the end token and the end of a turn, as far as there are such.
     """
 
     vocab_size: int
     mask_id: int
+    ends: tuple[int, ...] = ()
 
     def begin(self, batch: CanvasBatch) -> CanvasBatch:
         """All editable positions start as masks."""
@@ -81,15 +83,9 @@ class Threshold:
         steps_here = ((batch.steps - batch.step) // blocks_left).clamp(min=1)
         masks = torch.bincount(of, minlength=batch.size)
         u, _ = uniforms(batch.seed[of], batch.step[of], position[rows], Role.TOKEN)
-        query = RowQuery(
-            current=batch.tokens[rows],
-            u=u,
-            temperature=batch.temperature[of],
-            top_p=batch.top_p[of],
-            guidance_scale=batch.guidance_scale[of],
-            as_model=torch.ones_like(of, dtype=torch.bool),
-            may_be_mask=torch.zeros_like(of, dtype=torch.bool),
-            entropy=batch.entropy_bound[of].isfinite(),
+        by_entropy = batch.entropy_bound[of].isfinite()
+        query = RowQuery.about(
+            batch, rows, of, u, as_model=torch.ones_like(by_entropy), entropy=by_entropy
         )
         return ThresholdProposal(rows, query, -(-masks // steps_here))
 

@@ -56,10 +56,12 @@ class TopK:
     Attributes:
         vocab_size: N, the mask included.
         mask_id: m.
+        ends: ids of the end token and the end of a turn, as far as there are such.
     """
 
     vocab_size: int
     mask_id: int
+    ends: tuple[int, ...] = ()
 
     def begin(self, batch: CanvasBatch) -> CanvasBatch:
         """All editable positions start as masks."""
@@ -108,15 +110,17 @@ class TopK:
         of = canvas[rows]
         seed, step = batch.seed[of], batch.step[of]
         u, _ = uniforms(seed, step, position[rows], Role.TOKEN)
-        query = RowQuery(
-            current=batch.tokens[rows],
-            u=u,
-            temperature=batch.temperature[of],
-            top_p=batch.top_p[of],
-            guidance_scale=batch.guidance_scale[of],
-            as_model=torch.ones_like(of, dtype=torch.bool),
+        last = batch.ends_last[of]
+        query = RowQuery.about(
+            batch,
+            rows,
+            of,
+            u,
+            as_model=torch.ones_like(last),
             may_be_mask=official[of],
-            entropy=torch.zeros_like(of, dtype=torch.bool),
+            # at a temperature the published loop forgets the end token here
+            eos_last=last & ~(official & (batch.temperature > 0))[of],
+            eot_last=last,
         )
         return TopKProposal(rows, query, fill[rows], absorb, refine, block_ends)
 

@@ -140,8 +140,9 @@ def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
     from sampler.step import take_step
 
     info = checkpoint.info
-    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id)
-    canvas = ([0] * 64, [True] * 64, SamplingParams(steps=1, top_p=0.9))
+    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
+    length = min(64, info.max_length)
+    canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
     batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
     for _ in range(2):
         batch = take_step(sampler, checkpoint.model, batch).batch
@@ -174,6 +175,12 @@ def generate(
         float | None, typer.Option(help="threshold: f of Fast-dLLM's rule")
     ] = None,
     remasking: Annotated[str | None, typer.Option(help="topk: low_confidence or random")] = None,
+    logits_eos_inf: Annotated[
+        bool, typer.Option("--logits-eos-inf", help="topk, threshold: never write the end token")
+    ] = False,
+    confidence_eos_eot_inf: Annotated[
+        bool, typer.Option("--confidence-eos-eot-inf", help="topk: write the end tokens last")
+    ] = False,
     compat: Annotated[
         str | None, typer.Option(help="topk: official repeats the published loop")
     ] = None,
@@ -257,7 +264,7 @@ async def _generate(
 ) -> None:
     from dataclasses import asdict
 
-    from server.stream import Trajectory, finished_text
+    from server.stream import Trajectory, text_of
     from server.terminal import Viewer
 
     prompt, params = request.tokens[:prompt_length], request.params
@@ -275,15 +282,16 @@ async def _generate(
             elif isinstance(event, Failed):
                 _quit(event.message)
             elif isinstance(event, Done):
-                text, count, reason = finished_text(loaded, event.tokens, len(prompt))
+                done = text_of(loaded, event.tokens, request.editable)
                 if viewer:
                     viewer.close()
                 if as_json:
-                    record = {"text": text, "tokens": count, "finish_reason": reason}
+                    record = {"text": done.text, "tokens": done.tokens}
+                    record |= {"finish_reason": done.reason}
                     record |= {"params": asdict(params), "usage": asdict(event.tally)}
                     print(json.dumps(record, ensure_ascii=False))
                 elif not watch:
-                    print(loaded.tokenizer.decode(prompt) + text)
+                    print(loaded.tokenizer.decode(prompt) + done.text)
     finally:
         if viewer:
             viewer.close()
@@ -304,7 +312,8 @@ def info(
         facts_of, defaults = checkpoints.inspect(checkpoints.find(checkpoint))
     except checkpoints.CheckpointError as error:
         _quit(str(error))
-    facts = {**asdict(facts_of), "samplers": list(SAMPLERS), "defaults": defaults}
+    noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
+    facts = {**asdict(facts_of), **noise, "samplers": list(SAMPLERS), "defaults": defaults}
     if as_json:
         print(json.dumps(facts))
         return
@@ -317,9 +326,13 @@ def info(
 @app.command("make-random")
 def make_random(
     folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
-    family: Annotated[str, typer.Option(help="llada")] = "llada",
+    family: Annotated[str, typer.Option(help="llada or dit")] = "llada",
     shape: Annotated[
-        str, typer.Option(help="tiny, llada-8b, fields of config.json, or both: tiny,n_layers=4")
+        str,
+        typer.Option(
+            help="tiny, llada-8b (llada), small-owt, small-lm1b, medium-owt, tiny-owt (dit), "
+            "fields of config.json, or both: tiny,n_layers=4"
+        ),
     ] = "tiny",
     seed: Annotated[int, typer.Option(help="fixes the weights")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
@@ -330,23 +343,48 @@ def make_random(
     """Write a seeded random checkpoint of any shape."""
     import torch
 
-    from models.random import parse_shape, write_random
+    from models.random import FAMILIES, parse_shape, write_random
 
-    if family != "llada":
-        _quit(f"--family must be llada, not {family!r}", 2)
+    if family not in FAMILIES:
+        _quit(f"--family must be {' or '.join(FAMILIES)}, not {family!r}", 2)
     if dtype not in ("float32", "bfloat16"):
         _quit(f"--dtype must be float32 or bfloat16, not {dtype!r}", 2)
     try:
         source = checkpoints.find(tokenizer) if tokenizer else None
         write_random(
             folder,
-            parse_shape(shape),
+            parse_shape(shape, family),
+            family=family,
             seed=seed,
             dtype=getattr(torch, dtype),
             tokenizer=source,
         )
     except checkpoints.CheckpointError as error:
         _quit(str(error))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="a folder, .safetensors or .ckpt, by its content")],
+    folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
+    mixing_ratio: Annotated[
+        float | None, typer.Option(help="k that it was trained with, where it does not say")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="trained weights, not their average")] = False,
+    config: Annotated[
+        str, typer.Option(help="what it does not say of config.json: n_heads=12,model_length=1024")
+    ] = "",
+) -> None:
+    """Make a folder to serve from a published checkpoint. Pickles are read as data, never run."""
+    from models.convert import convert as write
+    from models.random import parse_fields
+
+    try:
+        fields = parse_fields(config, {}, "--config") if config else {}
+        written = write(source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields)
+    except checkpoints.CheckpointError as error:
+        _quit(str(error))
+    print(f"{folder}: {written.family}, {written.parameters:,} parameters, {written.dtype}")
 
 
 if __name__ == "__main__":

@@ -74,9 +74,12 @@ class Engine:
         self.scheduler = scheduler
         self.metrics = metrics
         info = checkpoint.info
-        self._samplers = {n: make(info.vocab_size, info.mask_id) for n, make in SAMPLERS.items()}
+        self._samplers = {
+            n: make(info.vocab_size, info.mask_id, checkpoint.ends) for n, make in SAMPLERS.items()
+        }
         self._groups: dict[str, Group] = {}
         self._cancelled: set[Subscription] = set()
+        self._finishing: set[Subscription] = set()
         self._wake = threading.Condition()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -106,7 +109,7 @@ class Engine:
         Raises:
             QueueFull: at once; nothing was queued.
         """
-        subscription = Subscription(request, self.cancel, time.monotonic())
+        subscription = Subscription(request, self.cancel, self.finish, time.monotonic())
         with self._wake:
             if self._stopping:
                 raise QueueFull
@@ -122,6 +125,11 @@ class Engine:
             self._wake.notify()
         self.metrics.cancelled()
 
+    def finish(self, subscription: Subscription) -> None:
+        """End a running request as it stands, before the next step."""
+        with self._wake:
+            self._finishing.add(subscription)
+
     # The engine's thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -129,12 +137,15 @@ class Engine:
             with self._wake:
                 while not (self._stopping or self._groups or self.scheduler.waiting):
                     self._cancelled.clear()
+                    self._finishing.clear()
                     self._wake.wait()
                 if self._stopping:
                     break
                 cancelled, self._cancelled = self._cancelled, set()
+                finishing, self._finishing = self._finishing, set()
                 admitted = self.scheduler.admit()
             self._drop(cancelled)
+            self._drop(finishing, well=True)
             self._join(admitted)
             if self._groups:
                 try:
@@ -151,12 +162,15 @@ class Engine:
             waiting = self.scheduler.drain()
         self._end([(s, Failed("shutting_down", "the server is shutting down")) for s in waiting])
 
-    def _drop(self, cancelled: set[Subscription]) -> None:
-        if not cancelled:
+    def _drop(self, leaving: set[Subscription], well: bool = False) -> None:
+        """Take requests out; those that end well are told."""
+        if not leaving:
             return
         for name, group in list(self._groups.items()):
-            keep = torch.tensor([o not in cancelled for o in group.owners])
-            self._replace(name, group.kept(keep.to(self.checkpoint.device)))
+            leave = torch.tensor([o in leaving for o in group.owners]).to(self.checkpoint.device)
+            if well:
+                self._finish(group, leave, torch.zeros_like(leave))
+            self._replace(name, group.kept(~leave))
 
     def _replace(self, name: str, group: Group) -> None:
         if group.owners:
@@ -228,9 +242,12 @@ class Engine:
             self._publish(group, result, blocks)
         # an end token in what can no longer change ends the text: the rest is not needed
         batch, settled = result.batch, result.settled
-        ends = batch.editable & (batch.tokens == self.checkpoint.info.eos_id)
+        ends = torch.isin(batch.tokens, torch.tensor(self.checkpoint.ends, device=canvas.device))
+        given = torch.where(batch.editable, -1, position)
+        last_given = torch.full_like(settled, -1).scatter_reduce(0, canvas, given, "amax")
+        ends &= (position > last_given[canvas]) & (position < settled[canvas])
         ended = torch.zeros_like(result.failed)
-        ended[canvas[ends & (position < settled[canvas])]] = True
+        ended[canvas[ends]] = True
         return result.failed | batch.finished | ended | (settled >= batch.lengths)
 
     def _publish(self, group: Group, result: StepResult, blocks: torch.Tensor) -> None:

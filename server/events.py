@@ -29,15 +29,21 @@ class GenerationRequest:
 
     @classmethod
     def continuing(
-        cls, prompt: list[int], length: int, params: SamplingParams, wants_steps: bool = False
+        cls,
+        prompt: list[int],
+        length: int,
+        params: SamplingParams,
+        wants_steps: bool = False,
+        hole: int | None = None,
     ) -> GenerationRequest:
-        """A prompt, clamped, with ``length`` positions to fill behind it.
+        """A prompt, clamped, with ``length`` positions to fill behind it, and those of the prompt
+        that hold the id ``hole``.
 
         Raises:
-            InvalidParam: params that do not fit the length.
+            InvalidParam: params that do not fit the positions.
         """
-        step_plan(params, length)
-        editable = [False] * len(prompt) + [True] * length
+        editable = [id_ == hole for id_ in prompt] + [True] * length
+        step_plan(params, sum(editable))
         return cls(prompt + [0] * length, editable, params, wants_steps)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from models.checkpoint import Checkpoint
@@ -61,22 +63,89 @@ class Trajectory:
         return record
 
 
-class SettledText:
-    """The text of the settled positions, handed out piece by piece and never taken back."""
+@dataclass(frozen=True)
+class Text:
+    """The text of a canvas, or of a part from its start.
 
-    def __init__(self, checkpoint: Checkpoint, prompt_length: int) -> None:
+    Attributes:
+        text: what was written.
+        tokens: how many tokens it took.
+        reason: ``stop`` at an end token or a stop string, else ``length``.
+        stopped: at a stop string.
+    """
+
+    text: str
+    tokens: int
+    reason: str
+    stopped: bool = False
+
+
+def text_of(
+    checkpoint: Checkpoint,
+    tokens: Sequence[int],
+    editable: Sequence[bool],
+    stops: Sequence[str] = (),
+) -> Text:
+    """The text from the first written position to the last, given tokens between them included.
+
+    What was written in one stretch ends at its first end token; the whole ends before the first of
+    the stop strings. ``tokens`` may be a part of the canvas from its start.
+    """
+    start = list(editable).index(True)
+    kept: list[int] = []
+    counts = [0]  # written tokens among the first 0, 1, ... of ``kept``
+    after_last, ended, reason = 0, False, "length"
+    for id_, written in zip(tokens[start:], editable[start:], strict=False):
+        ended = written and (ended or id_ in checkpoint.ends)
+        if not ended:
+            kept.append(id_)
+            counts.append(counts[-1] + written)
+        if written:
+            after_last, reason = len(kept), "stop" if ended else "length"
+
+    def upto(count: int) -> str:
+        return checkpoint.tokenizer.continuation(tokens[:start], kept[:count])
+
+    text = upto(after_last)
+    cut = min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
+    if cut is None:
+        return Text(text, counts[after_last], reason)
+    needed = bisect_left(range(after_last), cut, key=lambda n: len(upto(n)))
+    return Text(text[:cut], counts[needed], "stop", stopped=True)
+
+
+class SettledText:
+    """The text of the settled positions, handed out piece by piece and never taken back.
+
+    What may turn out to be the beginning of a stop string waits until it is known.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, editable: Sequence[bool], stops: Sequence[str] = ()
+    ) -> None:
         """Nothing is settled yet."""
-        self._checkpoint, self._prompt_length = checkpoint, prompt_length
-        self._settled = prompt_length
+        self._checkpoint, self._editable, self._stops = checkpoint, editable, stops
+        self._settled = list(editable).index(True)
         self._sent = ""
+        self.stopped = False
 
     def more(self, canvas: Sequence[int], settled: int) -> str:
         """What has settled since the last call; a character of several tokens waits for all."""
-        if settled <= self._settled:
+        if settled <= self._settled or self.stopped:
             return ""
         self._settled = settled
-        text, _, _ = finished_text(self._checkpoint, canvas[:settled], self._prompt_length)
-        return self._rest(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        found = text_of(self._checkpoint, canvas[:settled], self._editable, self._stops)
+        self.stopped = found.stopped
+        text = found.text
+        if not found.stopped:
+            text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+            text = text[: len(text) - self._undecided(text)]
+        return self._rest(text)
+
+    def _undecided(self, text: str) -> int:
+        """Characters at the end with which a stop string may begin."""
+        beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
+        return max((len(b) for b in beginnings if text.endswith(b)), default=0)
 
     def last(self, text: str) -> str:
         """What is left of the whole text."""
@@ -86,19 +155,3 @@ class SettledText:
         rest = text[len(self._sent) :] if text.startswith(self._sent) else ""
         self._sent += rest
         return rest
-
-
-def finished_text(
-    checkpoint: Checkpoint, tokens: Sequence[int], prompt_length: int
-) -> tuple[str, int, str]:
-    """(text, tokens in it, finish reason) of a final canvas: what stands before the first end
-    token.
-    """
-    generated = list(tokens[prompt_length:])
-    eos = checkpoint.info.eos_id
-    reason = "length"
-    if eos in generated:
-        generated = generated[: generated.index(eos)]
-        reason = "stop"
-    text = checkpoint.tokenizer.continuation(tokens[:prompt_length], generated)
-    return text, len(generated), reason

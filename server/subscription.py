@@ -23,6 +23,7 @@ class Subscription(AsyncIterator[Event]):
 
     request: GenerationRequest
     on_cancel: Callable[[Subscription], None]
+    on_finish: Callable[[Subscription], None]
     submitted: float
     admitted: float = 0.0
     ended: bool = False
@@ -56,12 +57,21 @@ class Subscription(AsyncIterator[Event]):
             self.ended = True
             self.on_cancel(self)
 
-    async def result(self) -> Done | Failed:
-        """Wait for the end, ignoring steps; cancels the request if the wait is cancelled."""
+    def finish(self) -> None:
+        """What has settled is enough: end well before the next step."""
+        if not self.ended:
+            self.on_finish(self)
+
+    async def result(self, on_step: Callable[[Step], None] | None = None) -> Done | Failed:
+        """Wait for the end; cancels the request if the wait is cancelled. ``on_step`` sees the
+        steps.
+        """
         try:
             async for event in self:
-                if isinstance(event, Done | Failed):
+                if not isinstance(event, Step):
                     return event
+                if on_step is not None:
+                    on_step(event)
         finally:
             self.cancel()
         raise AssertionError("a subscription ends with Done or Failed")

@@ -64,6 +64,8 @@ class DiffusionFields(StrictBody):
     block_length: StrictInt | None = None
     refine_scope: Literal["generated", "block"] | None = None
     remasking: Literal["low_confidence", "random"] | None = None
+    logits_eos_inf: StrictBool | None = None
+    confidence_eos_eot_inf: StrictBool | None = None
     confidence_threshold: Number | None = None
     entropy_bound: Number | None = None
     confidence_factor: Number | None = None

@@ -121,6 +121,7 @@ def sharded(tmp_path):
 
 def test_shards_are_one_checkpoint(sharded):
     whole, parts = (checkpoints.load(folder) for folder in sharded)
+    assert isinstance(whole.model, LLaDA) and isinstance(parts.model, LLaDA)
     assert len(list(sharded[1].glob("*.safetensors"))) > 3
     assert not (sharded[1] / "model.safetensors").exists()
     for (name, a), (_, b) in zip(

@@ -18,7 +18,7 @@ from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.kernel import NoiseKernel
 from sampler.params import SamplingParams
-from sampler.schedule import LogLinearSchedule
+from sampler.schedule import SCHEDULES, grids
 from sampler.step import take_step
 from tests.sampler.toy import Neighbours, Table
 
@@ -53,7 +53,7 @@ def mixture(kernel: NoiseKernel, p, z, alpha_s, alpha_t):
 def test_mixture_is_the_posterior(n, k, t, gap, seed):
     g = torch.Generator().manual_seed(seed)
     kernel = NoiseKernel(k, n, n - 1)
-    schedule = LogLinearSchedule()
+    schedule = SCHEDULES["log_linear"]
     p = kernel.suppress_mask(3 * torch.randn(64, n, generator=g, dtype=torch.float64)).softmax(-1)
     z = torch.randint(n, (64,), generator=g)
     alpha_t = schedule.alpha(torch.full((64,), t, dtype=torch.float64))
@@ -103,15 +103,16 @@ KERNELS = [(0.0, False), (0.1, False), (0.5, False), (1.0, False), (1.0, True)]
 
 @pytest.mark.parametrize("z", [MASK, 2])
 @pytest.mark.parametrize(("k", "udlm"), KERNELS)
-def test_one_step_chi_square(k, z, udlm):
+@pytest.mark.parametrize("schedule", ["log_linear", "llada"])
+def test_one_step_chi_square(schedule, k, z, udlm):
     """1e6 draws of one step against the explicit posterior. False alarm: 1e-6 in each case."""
     logits = torch.linspace(-2, 2, N)
     kernel = NoiseKernel(k, N, None if udlm else MASK)
     step, draws = 3, 1_000_000
-    alpha_s, alpha_t = LogLinearSchedule().grid(torch.tensor(step), torch.tensor(8))
+    alpha_s, alpha_t = SCHEDULES[schedule].grid(torch.tensor(step), torch.tensor(8))
     p = kernel.suppress_mask(logits.double()).softmax(-1)
     expected = kernel.posterior(p, torch.tensor(z), alpha_s, alpha_t) * draws
-    counts = one_step_counts(k, z, logits, step, draws, udlm=udlm)
+    counts = one_step_counts(k, z, logits, step, draws, udlm=udlm, noise_schedule=schedule)
     possible = expected > 0
     assert counts[~possible].sum() == 0
     freedom = int(possible.sum()) - 1
@@ -129,7 +130,7 @@ def test_temperature_and_top_p_shape_the_guess():
     order = p.argsort(descending=True)
     keep = order[p[order].cumsum(0) <= 0.8]
     cut = torch.zeros_like(p).index_put((keep,), p[keep])
-    alpha_s, alpha_t = LogLinearSchedule().grid(torch.tensor(2), torch.tensor(8))
+    alpha_s, alpha_t = SCHEDULES["log_linear"].grid(torch.tensor(2), torch.tensor(8))
     for z in (MASK, 1, 7):
         q = NoiseKernel(0.1, N, MASK).posterior(cut / cut.sum(), torch.tensor(z), alpha_s, alpha_t)
         counts = one_step_counts(0.1, z, logits, 2, 500_000, temperature=0.7, top_p=0.8)
@@ -139,6 +140,21 @@ def test_temperature_and_top_p_shape_the_guess():
         assert chi2.sf(statistic, len(expected) - 1) > 1e-6
 
 
+def test_schedules_and_their_grids():
+    """The official grid; the signal that LLaDA-XDLM is trained with, p = (1 - 1e-3) t + 1e-3."""
+    t = torch.linspace(0, 1, 7, dtype=torch.float64)
+    assert SCHEDULES["log_linear"].alpha(t).sub(1 - (1 - 1e-3) * t).abs().max() < 1e-15
+    assert SCHEDULES["llada"].alpha(t).sub(1 - ((1 - 1e-3) * t + 1e-3)).abs().max() < 1e-15
+    step, steps = torch.tensor([0, 3, 8, 8]), torch.tensor([8, 8, 8, 9])
+    which = torch.tensor([0, 1, 1, 0])
+    found = torch.stack(grids(which, step, steps))
+    for i, name in enumerate(["log_linear", "llada", "llada", "log_linear"]):
+        alone = SCHEDULES[name].grid(step[i], steps[i])
+        assert found[:, i].tolist() == [float(a) for a in alone]
+    assert float(SCHEDULES["llada"].grid(step[0], steps[0])[1]) == 0.0
+    assert found[0, 2] == 1.0  # noise removal draws the clean guess
+
+
 def explicit_chain(network, kernel: NoiseKernel, chains: int, steps: int, seed: int):
     """The reference loop: the posterior over the vocabulary, torch's own multinomial."""
     g = torch.Generator().manual_seed(seed)
@@ -146,7 +162,7 @@ def explicit_chain(network, kernel: NoiseKernel, chains: int, steps: int, seed: 
     u = torch.rand(chains * 3, generator=g)
     x = kernel.prior(u, torch.randint(n, (chains * 3,), generator=g))
     for i in range(steps + 1):
-        alphas = LogLinearSchedule().grid(torch.tensor(i), torch.tensor(steps))
+        alphas = SCHEDULES["log_linear"].grid(torch.tensor(i), torch.tensor(steps))
         logits = network.trunk(x, torch.empty(0), torch.arange(len(x))).double()
         p = kernel.suppress_mask(logits).softmax(-1)
         q = kernel.posterior(p, x, *(a.expand(x.shape) for a in alphas))

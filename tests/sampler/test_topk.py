@@ -19,8 +19,9 @@ from sampler.schedule import absorb_budget, refine_budget, step_plan
 from sampler.select import best_of_each
 from sampler.step import take_step, take_steps
 from sampler.topk import TopK
-from tests.sampler.toy import MASK, Hashed, N, behind, states
+from tests.sampler.toy import MASK, Hashed, N, Table, behind, states
 
+ENDS = (9, 10)
 GREEDY = SamplingParams(sampler="topk", temperature=0.0, mixing_ratio=0.0)
 
 
@@ -67,8 +68,12 @@ def reference_run(network, tokens, editable, params: SamplingParams) -> list[lis
         offsets = torch.tensor([0, len(x)])
         p = network.trunk(torch.tensor(x), offsets, torch.arange(len(x))).clone()
         p[:, MASK] = -torch.inf
-        p = p.softmax(-1)
+        if params.logits_eos_inf:
+            p[:, ENDS[0]] = -torch.inf
         guess = p.argmax(-1).tolist()
+        if params.confidence_eos_eot_inf:
+            p[:, ENDS] = -torch.inf
+        p = p.softmax(-1)
         sure = [float(p[j, guess[j]]) for j in range(len(x))]
         masks = sorted((j for j in active if x[j] == MASK), key=lambda j: (-sure[j], j))
         filled = masks if last else masks[: plan.absorb[i]]
@@ -107,6 +112,8 @@ def random_canvas(g: torch.Generator, temperature: float = 0.0):
         block_length=block if number(0, 1) else None,
         refine_scope="block" if number(0, 1) else "generated",
         topk_absorb=absorb,
+        logits_eos_inf=number(0, 3) == 0,
+        confidence_eos_eot_inf=number(0, 3) == 0,
         topk_uniform=tuple(number(0, 3) for _ in range(steps)) if number(0, 3) == 0 else "auto",
         seed=number(0, 2**31),
     )
@@ -116,8 +123,8 @@ def random_canvas(g: torch.Generator, temperature: float = 0.0):
 
 def test_a_plain_loop_says_the_same():
     g = torch.Generator().manual_seed(1)
-    network, sampler = Hashed(), TopK(N, MASK)
-    for _ in range(80):
+    network, sampler = Hashed(), TopK(N, MASK, ENDS)
+    for _ in range(120):
         canvas = random_canvas(g)
         assert states(network, sampler, canvas) == reference_run(network, *canvas)
 
@@ -125,7 +132,7 @@ def test_a_plain_loop_says_the_same():
 def test_ten_thousand_random_requests():
     """Clamped positions never change, no mask remains, what is settled stays."""
     g = torch.Generator().manual_seed(2)
-    network, sampler = Hashed(), TopK(N, MASK)
+    network, sampler = Hashed(), TopK(N, MASK, ENDS)
     canvases = [random_canvas(g, temperature=0.7) for _ in range(10_000)]
     batch = sampler.begin(CanvasBatch.of(canvases))
     clamped = torch.tensor([t for tokens, _, _ in canvases for t in tokens])
@@ -173,7 +180,7 @@ def test_every_canvas_gets_what_it_gets_alone():
     """Different samplers, steps, k, blocks, temperatures and guidance in one run of the network."""
     torch.manual_seed(0)
     model = LLaDA(LLaDAConfig(32, 2, 4, 2, 48, N, MASK, 0, 64)).eval().requires_grad_(False)
-    samplers = {n: make(N, MASK) for n, make in SAMPLERS.items()}
+    samplers = {n: make(N, MASK, ENDS) for n, make in SAMPLERS.items()}
     g = torch.Generator().manual_seed(3)
 
     def run(groups: dict[str, list]) -> dict[str, list[list[int]]]:
@@ -197,7 +204,12 @@ def test_every_canvas_gets_what_it_gets_alone():
         tokens, editable, params = random_canvas(g, temperature=0.5 * (i % 3))
         params = replace(params, guidance_scale=1.0 + i % 2)
         if i % 4 > 1:
-            params = replace(params, sampler=["ancestral", "threshold"][i % 2], entropy_bound=0.5)
+            params = replace(
+                params,
+                sampler=["ancestral", "threshold"][i % 2],
+                entropy_bound=0.5,
+                confidence_eos_eot_inf=False,
+            )
         groups[params.sampler].append((tokens, editable, params))
     together = run(groups)
     for name, canvases in groups.items():
@@ -239,6 +251,9 @@ def test_probabilities_as_the_model_gave_them():
         as_model=torch.ones(40, dtype=torch.bool),
         may_be_mask=torch.zeros(40, dtype=torch.bool),
         entropy=torch.ones(40, dtype=torch.bool),
+        no_eos=torch.zeros(40, dtype=torch.bool),
+        eos_last=torch.zeros(40, dtype=torch.bool),
+        eot_last=torch.zeros(40, dtype=torch.bool),
         guidance_scale=torch.ones(40).double(),
     )
     stats = row_stats(logits, query, mask_id=299)
@@ -249,6 +264,45 @@ def test_probabilities_as_the_model_gave_them():
     torch.testing.assert_close(stats.entropy, entropy, rtol=1e-5, atol=1e-6)
     greedy = temperature == 0
     assert torch.equal(stats.sample[greedy], p[greedy].argmax(-1))
+
+
+def test_the_end_is_never_written_where_it_is_forbidden():
+    sampler, canvas = TopK(N, MASK, ENDS), behind([3], 12, replace(GREEDY, steps=6))
+    table = torch.zeros(N)
+    table[ENDS[0]], table[4] = 5.0, 1.0
+    assert states(Table(table), sampler, canvas)[-1] == [3] + 12 * [ENDS[0]]
+    without = replace(canvas[2], logits_eos_inf=True)
+    assert states(Table(table), sampler, (*canvas[:2], without))[-1] == [3] + 12 * [4]
+
+
+def test_probabilities_without_the_ends():
+    g = torch.Generator().manual_seed(6)
+    logits = 3 * torch.randn(60, 40, generator=g)
+    logits[:20, 7] = 60.0  # the end token has nearly all there is
+    mark = torch.arange(60) % 3
+    off = torch.zeros(60, dtype=torch.bool)
+    query = RowQuery(
+        current=torch.randint(40, (60,), generator=g),
+        u=torch.rand(60, generator=g).double(),
+        temperature=torch.tensor([0.0, 0.6]).double().repeat(30),
+        top_p=torch.ones(60).double(),
+        guidance_scale=torch.ones(60).double(),
+        as_model=~off,
+        may_be_mask=off,
+        entropy=off,
+        no_eos=off,
+        eos_last=mark > 0,
+        eot_last=mark > 1,
+    )
+    stats = row_stats(logits, query, mask_id=39, ends=(7, 8))
+    p = logits.double().index_fill(1, torch.tensor([39]), -torch.inf)
+    assert torch.equal(stats.sample[::2], p[::2].argmax(-1))
+    p[mark > 0, 7] = -torch.inf
+    p[mark > 1, 8] = -torch.inf
+    p = p.softmax(-1)
+    for told, ids in ((stats.p_sample, stats.sample), (stats.p_current, query.current)):
+        expected = p.gather(1, ids[:, None])[:, 0]
+        torch.testing.assert_close(told, expected, rtol=1e-4, atol=1e-30)
 
 
 def test_best_of_each_takes_the_earlier_of_equals():

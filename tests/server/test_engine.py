@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import checkpoint as checkpoints
+from models.llada import LLaDA
 from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
@@ -166,6 +167,7 @@ async def test_a_request_that_cannot_start_fails_and_the_engine_lives(engine):
 
 async def test_numbers_that_are_not_fail_the_request_and_not_the_engine(tiny_folder):
     broken = checkpoints.load(tiny_folder)
+    assert isinstance(broken.model, LLaDA)
     embedding = broken.model.get_parameter("model.transformer.wte.weight")
     with torch.no_grad():
         embedding[305] = torch.nan  # only canvases that hold id 305 are hurt

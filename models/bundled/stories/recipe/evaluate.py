@@ -24,6 +24,7 @@ from models.bundled.stories.recipe.batches import END, encode
 from models.bundled.stories.recipe.build_tokenizer import full_tokenizer
 from models.bundled.stories.recipe.corpus import RECIPE, WORK, read_corpus, split
 from models.bundled.stories.recipe.validation import nelbo
+from models.llada import LLaDA
 from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.kernel import NoiseKernel
@@ -126,6 +127,7 @@ def main() -> None:
     result: dict = {"checkpoint": args.checkpoint, "mixing_ratio": k}
     result |= {"temperature": params.temperature, "top_p": params.top_p, "steps": {}}
     if args.rounds:
+        assert isinstance(loaded.model, LLaDA)
         tokenizer = Tokenizer.from_file(str(RECIPE.parent / "tokenizer.json"))
         kernel = NoiseKernel(k, loaded.info.vocab_size, loaded.info.mask_id)
         result["nelbo"] = nelbo(loaded.model, encode(held, tokenizer), kernel, args.rounds)

@@ -1,0 +1,131 @@
+"""Published checkpoints in other forms, made into a folder that ``checkpoint.load`` opens.
+
+Weights pass through memory a shard at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models import checkpoint, sources, weights
+from models.denoiser import ModelInfo
+from models.dit import INV_FREQ, VOCABULARIES, DiT, stored_sizes
+from models.network import UnsupportedConfig
+from models.weights import CheckpointError
+
+HEADS = {(256, 8): 8, (768, 12): 12, (1024, 24): 16}
+"""Heads of the published sizes, by (hidden_dim, n_blocks): weights alone do not tell."""
+
+
+def convert(
+    source: Path,
+    folder: Path,
+    *,
+    mixing_ratio: float | None = None,
+    raw: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> ModelInfo:
+    """Write a source as a checkpoint folder, whole or not at all.
+
+    Args:
+        source: a folder or a file, in any form that ``models.sources`` knows.
+        folder: where to; must not be there, or be empty.
+        mixing_ratio: k of the noise that the model was trained with, 0 to 1; needed where the
+            source does not say it.
+        raw: take the trained weights of a Lightning checkpoint, not their average.
+        config: fields of ``config.json`` that the source does not say, or says wrongly.
+
+    Returns:
+        facts of what was written.
+
+    Raises:
+        CheckpointError: in one line: what is damaged, missing, contradictory or not supported.
+    """
+    folder = folder.absolute()
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise CheckpointError(f"{folder} is not a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} is not empty")
+    with sources.opened(source, raw) as found:
+        shapes = {name: stored.shape for name, stored in found.tensors.items()}
+        fields = {**found.config, **(config or {})}
+        try:
+            if checkpoint.asks_for_dit(fields):
+                fields = {**_guesses(shapes), **fields}
+            network = checkpoint.build(fields, shapes)
+        except UnsupportedConfig as error:
+            raise CheckpointError(f"{source}: {error}") from None
+        weights.compare(source, shapes, network)
+        if isinstance(network, DiT):
+            fields = {"model_type": "dit", **asdict(network.config)}
+        ratio = found.defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio
+        defaults = {"sampler": "ancestral", **found.defaults, "mixing_ratio": _ratio(source, ratio)}
+
+        def read() -> Iterator[tuple[str, Tensor]]:
+            """Every tensor of the network, in its order; those that are derived are only read."""
+            derived = network.derived()
+            for name in (*derived, *network.state_dict()):
+                if name in found.tensors:
+                    tensor = found.tensors[name].read()
+                    tensor = weights.checked(source, name, tensor, network)
+                    if name not in derived:
+                        yield name, tensor
+
+        with _whole(folder) as part:
+            weights.write(read(), part)
+            _write_json(part / "config.json", fields)
+            _write_json(part / "generation_config.json", defaults)
+            for path in found.companions:
+                shutil.copyfile(path, part / path.name)
+            checkpoint.inspect(part)
+    return checkpoint.inspect(folder)[0]
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its name when all went well, and goes if not."""
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _ratio(source: Path, value: object) -> float:
+    if value is None:
+        raise CheckpointError(f"{source}: mixing_ratio is not said in it; give --mixing-ratio")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise CheckpointError(f"{source}: mixing_ratio must lie between 0 and 1, got {value!r}")
+    return float(value)
+
+
+def _guesses(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Fields of a DiT's ``config.json`` that its weights and vocabulary tell."""
+    sizes = stored_sizes(shapes)
+    known = dict(sizes)
+    heads = HEADS.get((sizes["hidden_dim"], sizes["n_blocks"]))
+    half = shapes.get(INV_FREQ, ())
+    if len(half) == 1 and half[0]:
+        heads = sizes["hidden_dim"] // (2 * half[0])
+    if heads is not None:
+        known["n_heads"] = heads
+    if sizes["vocab_size"] in VOCABULARIES:
+        known["model_length"] = VOCABULARIES[sizes["vocab_size"]].length
+    return known

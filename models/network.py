@@ -1,0 +1,100 @@
+"""What the architectures share: packing, rotary positions, and how weights become a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import Attention, attention_over
+
+MIN_ROWS = 16
+
+
+class UnsupportedConfig(ValueError):
+    """A ``config.json`` that asks for something its architecture does not do."""
+
+
+class Rope(NamedTuple):
+    """Rotary positions: how many, the width of a head, and the base of the angles."""
+
+    positions: int
+    width: int
+    base: float
+
+    def frequencies(self, device: torch.device | None = None) -> Tensor:
+        """Radians a position, [width / 2] in fp32."""
+        even = torch.arange(0, self.width, 2, dtype=torch.float32, device=device)
+        return self.base ** -(even / self.width)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding, half-split pairs. x [T, H, d]; cos and sin [T, 1, d/2] in fp32."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(x.dtype)
+
+
+def _at_least_min_rows(ids: Tensor) -> Tensor:
+    """Ids [n] with zeros behind them, if they are few."""
+    return F.pad(ids, (0, max(0, MIN_ROWS - ids.numel())))
+
+
+class Network(nn.Module):
+    """Base of the architectures; with a ``head`` each is a ``Denoiser``.
+
+    Attributes:
+        family: its name in ``ModelInfo``.
+        defaults: what ``generation_config.json`` need not say.
+        wide: parts of the names of weights that stay in fp32 whatever the model's type.
+        rope: its rotary positions; as many as a canvas may have.
+    """
+
+    family: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    wide: ClassVar[tuple[str, ...]] = ()
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, rope: Rope) -> None:
+        super().__init__()
+        self.rope = rope
+        self.make_rope(None)
+
+    def make_rope(self, device: torch.device | None) -> None:
+        """Tabulate the rotary angles on a device: cos and sin [positions, 1, width / 2]."""
+        position = torch.arange(self.rope.positions, dtype=torch.float32, device=device)
+        angle = torch.outer(position, self.rope.frequencies(device))[:, None, :]
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def derived(self) -> dict[str, Tensor]:
+        """Tensors that a file may hold though they follow from the config: compared, not used."""
+        return {}
+
+    def ready(self, device: torch.device) -> None:
+        """Compute what is not stored, once the weights are in place on their device."""
+        self.make_rope(device)
+
+    def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
+        """Tokens [T] laid out as ``attention`` says -> what ``head`` reads, of ``rows`` [R] or of
+        all; [R or T, width]. Behind its attention the last block runs on those rows alone.
+        """
+        raise NotImplementedError
+
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See ``Denoiser``.
+
+        Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so
+        very short batches are padded: a canvas gets the same bits alone and in company.
+        """
+        kind = next(self.parameters()).dtype
+        attention = attention_over(offsets, max(tokens.numel(), MIN_ROWS), kind)
+        if rows is None:
+            rows = torch.arange(tokens.numel(), device=tokens.device)
+        return self.hidden(_at_least_min_rows(tokens), attention, _at_least_min_rows(rows))[
+            : rows.numel()
+        ]

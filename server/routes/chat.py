@@ -1,0 +1,104 @@
+"""POST /v1/chat/completions: a conversation by the checkpoint's own template."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from models.chat import ChatError
+from server.errors import ApiError
+from server.routes.generation import Generation, TextFields
+from server.state import State
+
+router = APIRouter(prefix="/v1/chat/completions")
+
+
+class TextPart(BaseModel):
+    """A piece of a message's content."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: StrictStr
+
+
+class Message(BaseModel):
+    """One message."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Literal["system", "developer", "user", "assistant"]
+    content: StrictStr | list[TextPart]
+    name: StrictStr | None = None
+    refusal: None = None
+
+    def plain(self) -> dict[str, str]:
+        """What templates understand: a role and a text."""
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatBody(TextFields):
+    """The body of POST /v1/chat/completions."""
+
+    neutral: ClassVar = {
+        **TextFields.neutral,
+        "logprobs": (False,),
+        "top_logprobs": (0,),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+        "store": (False,),
+        "metadata": ({},),
+    }
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: StrictInt | None = None
+
+
+class ChatForm:
+    """OpenAI's chat completion objects."""
+
+    prefix: ClassVar = "chatcmpl"
+    whole: ClassVar = "chat.completion"
+    chunk: ClassVar = "chat.completion.chunk"
+
+    @staticmethod
+    def choice(text: str, reason: str | None) -> dict[str, Any]:
+        """See ``Form``."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+
+    @staticmethod
+    def delta(text: str, reason: str | None) -> dict[str, Any]:
+        """See ``Form``."""
+        delta = {"content": text} if text else {}
+        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+    @staticmethod
+    def opening() -> dict[str, Any] | None:
+        """See ``Form``."""
+        delta = {"role": "assistant", "content": ""}
+        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+@router.post("")
+async def chat(body: ChatBody, request: Request) -> Response:
+    """Answer a conversation."""
+    state = State.of(request)
+    if body.max_completion_tokens is not None:
+        if body.max_tokens not in (None, body.max_completion_tokens):
+            raise ApiError(
+                400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
+            )
+        body.max_tokens = body.max_completion_tokens
+    try:
+        ids = state.checkpoint.tokenizer.encode_chat([m.plain() for m in body.messages])
+    except ChatError as error:
+        raise ApiError(400, str(error), param="messages", code="chat_template") from None
+    except UnicodeEncodeError:
+        raise ApiError(400, "messages: not valid Unicode text", param="messages") from None
+    return await Generation(state, body, ChatForm, ids, None).respond(request, bool(body.stream))

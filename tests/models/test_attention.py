@@ -1,0 +1,66 @@
+"""Packed attention: what is handed to a variable-length kernel, and what comes back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.attention import BucketedAttention, PackedAttention, attention_over, flash_kernel
+
+
+def plain_kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool,
+) -> Tensor:
+    """The contract of ``flash_attn_varlen_func``, a sequence at a time."""
+    assert cu_seqlens_q.dtype == torch.int32 and torch.equal(cu_seqlens_q, cu_seqlens_k)
+    assert not causal and max_seqlen_q == max_seqlen_k == int(cu_seqlens_q.diff().max())
+    assert len(q) == len(k) == len(v) == int(cu_seqlens_q[-1])
+    parts = []
+    for start, end in zip(cu_seqlens_q[:-1].tolist(), cu_seqlens_q[1:].tolist(), strict=True):
+        a, b, c = (x[start:end].transpose(0, 1) for x in (q, k, v))
+        mixed = F.scaled_dot_product_attention(a, b, c, enable_gqa=len(a) != len(b))
+        parts.append(mixed.transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("lengths", [[1], [5, 64, 65], [130, 3, 128, 1]])
+def test_both_ways_agree(kv_heads, lengths):
+    g = torch.Generator().manual_seed(1)
+    offsets = F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+    rows = max(int(offsets[-1]), 16)
+    q, k, v = (torch.randn(rows, h, 8, generator=g) for h in (4, kv_heads, kv_heads))
+    packed, bucketed = (
+        PackedAttention(offsets, rows, plain_kernel),
+        BucketedAttention(offsets, rows),
+    )
+    assert torch.equal(packed.positions, bucketed.positions)
+    torch.testing.assert_close(packed(q, k, v), bucketed(q, k, v), rtol=1e-5, atol=1e-6)
+
+
+def test_a_cpu_takes_sdpa():
+    offsets = torch.tensor([0, 20])
+    for dtype in (torch.float32, torch.bfloat16):
+        assert isinstance(attention_over(offsets, 20, dtype), BucketedAttention)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(flash_kernel() is None, reason="flash-attn is not installed")
+def test_flash_attention_agrees():
+    g = torch.Generator(device="cuda").manual_seed(1)
+    offsets = torch.tensor([0, 130, 133, 261], device="cuda")
+    q, k, v = (
+        torch.randn(261, h, 64, generator=g, device="cuda", dtype=torch.bfloat16) for h in (4, 2, 2)
+    )
+    packed, bucketed = attention_over(offsets, 261, q.dtype), BucketedAttention(offsets, 261)
+    assert isinstance(packed, PackedAttention)
+    torch.testing.assert_close(packed(q, k, v), bucketed(q, k, v), rtol=2e-2, atol=2e-2)

@@ -72,7 +72,7 @@ def reference(model: LLaDA, vocab_size: int) -> Record:
 def bundled(repeats: int) -> list[Record]:
     """32 steps of 128 tokens of the bundled checkpoint, alone, with its own defaults."""
     loaded = checkpoints.load(checkpoints.find("stories"))
-    sampler = Ancestral(loaded.info.vocab_size, loaded.info.mask_id)
+    sampler = Ancestral(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     prompt = loaded.tokenizer.encode("Once upon a time")
     records = []
     for i in range(repeats + 3):

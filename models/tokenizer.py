@@ -57,6 +57,20 @@ class TextTokenizer:
         text.encode()
         return self._tokenizer.encode(text, add_special_tokens=True).ids
 
+    def encode_behind(self, text: str) -> list[int]:
+        """Ids of a text that stands behind another, no start token and no added blank in front.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        text.encode()
+        # a line break never merges with what follows it, so it can be taken off again
+        anchor = self._tokenizer.encode("\n", add_special_tokens=False).ids
+        ids = self._tokenizer.encode("\n" + text, add_special_tokens=False).ids
+        if ids[: len(anchor)] == anchor:
+            return ids[len(anchor) :]
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation by the checkpoint's template, up to where the answer begins.
 

@@ -16,7 +16,7 @@ from models import checkpoint as checkpoints
 from sampler.params import InvalidParam, SamplingParams
 from server.choices import default_length, sampling_params
 from server.config import Settings
-from server.events import Done, Failed, GenerationRequest, Step
+from server.events import GenerationRequest
 
 app = typer.Typer(
     add_completion=False,
@@ -156,6 +156,7 @@ def generate(
     prompt_ids: Annotated[
         str | None, typer.Option(help="token ids instead of a prompt: 5,9,2")
     ] = None,
+    infill: Annotated[bool, typer.Option("--infill", help="fill masks in --prompt-ids")] = False,
     steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
     sampler: Annotated[str | None, typer.Option(help="ancestral, topk or threshold")] = None,
     temperature: Annotated[float | None, typer.Option()] = None,
@@ -195,23 +196,34 @@ def generate(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Generate one text, without a server."""
+    from server.generate import GenerationFailed, show_ids, show_text
+    from server.terminal import Viewer
+
     flags = {k: v for k, v in locals().items() if v is not None}
     loaded = _load(checkpoint, device, dtype)
     params = _params(loaded, flags)
     ids = _prompt(loaded, prompt, prompt_ids)
-    room = loaded.info.max_length - len(ids)
+    room, hole = loaded.info.max_length - len(ids), loaded.info.mask_id if infill else None
+    if loaded.info.mask_id in ids and not infill and params.compat != "official":
+        _quit(f"--prompt-ids hold the mask id {loaded.info.mask_id}; --infill has it filled", 2)
     length = default_length(loaded.defaults, room) if max_tokens is None else max_tokens
-    if not 1 <= length <= room:
-        _quit(f"--max-tokens must lie between 1 and {room} behind this prompt", 2)
+    least = 0 if hole in ids else 1
+    if not least <= length <= room:
+        _quit(f"--max-tokens must lie between {least} and {room} behind this prompt", 2)
     try:
-        request = GenerationRequest.continuing(ids, length, params, wants_steps=watch)
+        request = GenerationRequest.continuing(ids, length, params, watch, hole)
     except InvalidParam as error:
         _quit(str(error), 2)
     request = replace(request, lossless=True)
-    if prompt_ids is not None:
-        asyncio.run(_generate_ids(loaded, request, len(ids), as_json))
-    else:
-        asyncio.run(_generate(loaded, request, len(ids), watch, delay, as_json, svg))
+    engine = _engine(loaded, Settings.model_validate({}))
+    try:
+        if prompt_ids is not None:
+            asyncio.run(show_ids(engine, request, len(ids), as_json))
+        else:
+            viewer = Viewer(loaded, len(ids), delay, svg) if watch and not as_json else None
+            asyncio.run(show_text(engine, request, len(ids), viewer, as_json))
+    except GenerationFailed as error:
+        _quit(str(error))
 
 
 def _prompt(loaded: checkpoints.Checkpoint, prompt: str, prompt_ids: str | None) -> list[int]:
@@ -229,73 +241,6 @@ def _prompt(loaded: checkpoints.Checkpoint, prompt: str, prompt_ids: str | None)
     if not all(0 <= i < loaded.info.vocab_size for i in ids):
         _quit(f"--prompt-ids must lie between 0 and {loaded.info.vocab_size - 1}", 2)
     return ids
-
-
-async def _generate_ids(
-    loaded: checkpoints.Checkpoint, request: GenerationRequest, prompt_length: int, as_json: bool
-) -> None:
-    """Print token ids; as JSON also the whole canvas before the first step and after each."""
-    canvas: list[int] = []
-    states: list[list[int]] = []
-    engine = _engine(loaded, Settings.model_validate({}))
-    engine.start()
-    try:
-        async for event in engine.submit(replace(request, wants_steps=True)):
-            if isinstance(event, Step):
-                canvas = event.applied_to(canvas)
-                states.append(canvas)
-            elif isinstance(event, Failed):
-                _quit(event.message)
-            else:
-                ids = list(event.tokens[prompt_length:])
-                print(json.dumps({"token_ids": ids, "states": states}) if as_json else ids)
-    finally:
-        engine.stop()
-
-
-async def _generate(
-    loaded: checkpoints.Checkpoint,
-    request: GenerationRequest,
-    prompt_length: int,
-    watch: bool,
-    delay: float,
-    as_json: bool,
-    svg: Path | None,
-) -> None:
-    from dataclasses import asdict
-
-    from server.stream import Trajectory, text_of
-    from server.terminal import Viewer
-
-    prompt, params = request.tokens[:prompt_length], request.params
-    engine = _engine(loaded, Settings.model_validate({}))
-    engine.start()
-    trajectory = Trajectory(loaded)
-    viewer = Viewer(loaded, len(prompt), delay, svg) if watch and not as_json else None
-    try:
-        async for event in engine.submit(request):
-            if isinstance(event, Step) and as_json and watch:
-                trajectory.follow(event)
-                print(json.dumps(trajectory.record(event), ensure_ascii=False))
-            elif isinstance(event, Step) and viewer:
-                await viewer.show(event)
-            elif isinstance(event, Failed):
-                _quit(event.message)
-            elif isinstance(event, Done):
-                done = text_of(loaded, event.tokens, request.editable)
-                if viewer:
-                    viewer.close()
-                if as_json:
-                    record = {"text": done.text, "tokens": done.tokens}
-                    record |= {"finish_reason": done.reason}
-                    record |= {"params": asdict(params), "usage": asdict(event.tally)}
-                    print(json.dumps(record, ensure_ascii=False))
-                elif not watch:
-                    print(loaded.tokenizer.decode(prompt) + done.text)
-    finally:
-        if viewer:
-            viewer.close()
-        engine.stop()
 
 
 @app.command()

@@ -35,16 +35,17 @@ class GenerationRequest:
         params: SamplingParams,
         wants_steps: bool = False,
         hole: int | None = None,
+        suffix: Sequence[int] = (),
     ) -> GenerationRequest:
-        """A prompt, clamped, with ``length`` positions to fill behind it, and those of the prompt
-        that hold the id ``hole``.
+        """A prompt and a suffix, clamped, with ``length`` positions to fill between them, and those
+        of the prompt that hold the id ``hole``.
 
         Raises:
             InvalidParam: params that do not fit the positions.
         """
-        editable = [id_ == hole for id_ in prompt] + [True] * length
+        editable = [id_ == hole for id_ in prompt] + [True] * length + [False] * len(suffix)
         step_plan(params, sum(editable))
-        return cls(prompt + [0] * length, editable, params, wants_steps)
+        return cls([*prompt, *[0] * length, *suffix], editable, params, wants_steps)
 
 
 @dataclass(frozen=True)

@@ -101,4 +101,4 @@ async def chat(body: ChatBody, request: Request) -> Response:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
     except UnicodeEncodeError:
         raise ApiError(400, "messages: not valid Unicode text", param="messages") from None
-    return await Generation(state, body, ChatForm, ids, None).respond(request, bool(body.stream))
+    return await Generation(state, body, ChatForm, ids).respond(request, bool(body.stream))

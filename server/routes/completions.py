@@ -24,10 +24,10 @@ class CompletionBody(TextFields):
         "best_of": (1,),
         "logprobs": (),
         "echo": (False,),
-        "suffix": ("",),
     }
 
     prompt: StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
+    suffix: StrictStr | None = None
     infill: StrictBool = False
 
     def one_prompt(self) -> str | list[int]:
@@ -72,7 +72,11 @@ async def complete(body: CompletionBody, request: Request) -> Response:
     state = State.of(request)
     ids = _ids(state, body)
     hole = state.checkpoint.info.mask_id if body.infill else None
-    generation = Generation(state, body, CompletionForm, ids, hole)
+    try:
+        suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
+    except UnicodeEncodeError:
+        raise ApiError(400, "suffix is not valid Unicode text", param="suffix") from None
+    generation = Generation(state, body, CompletionForm, ids, hole, suffix)
     return await generation.respond(request, bool(body.stream))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
 
 import orjson
@@ -88,10 +88,28 @@ class Generation:
     """One checked request, and the wire objects it turns into."""
 
     def __init__(
-        self, state: State, body: TextFields, form: type[Form], prompt: list[int], hole: int | None
+        self,
+        state: State,
+        body: TextFields,
+        form: type[Form],
+        prompt: list[int],
+        hole: int | None = None,
+        suffix: Sequence[int] = (),
     ) -> None:
-        """``hole``: id of the prompt positions that are to be filled, if there may be such."""
-        self.state, self.form, self.prompt = state, form, prompt
+        """Check a request.
+
+        Args:
+            state: what it is checked against.
+            body: its fields.
+            form: how it is answered.
+            prompt: ids in front of the text.
+            hole: id of the prompt positions that are to be filled, if there may be such.
+            suffix: ids behind the text.
+
+        Raises:
+            ApiError: naming the field.
+        """
+        self.state, self.form, self.given = state, form, len(prompt) + len(suffix)
         self.model = check_model(state, body.model)
         self.trajectory = body.trajectory == "delta"
         if self.trajectory and not body.stream:
@@ -106,7 +124,7 @@ class Generation:
         wants_steps = self.trajectory or (settles_early and bool(body.stream or self.stops))
         try:
             self.request = GenerationRequest.continuing(
-                prompt, length, self.params, wants_steps, hole
+                prompt, length, self.params, wants_steps, hole, suffix
             )
         except InvalidParam as error:
             raise refused(error) from None
@@ -119,7 +137,7 @@ class Generation:
         canvas has room, or none where the prompt has holes.
         """
         limit = self.state.checkpoint.info.max_length
-        room = limit - len(self.prompt)
+        room = limit - self.given
         if asked is None:
             asked = 0 if has_holes else default_length(self.state.defaults, room)
         least = 0 if has_holes else 1
@@ -128,7 +146,7 @@ class Generation:
         if asked > room:
             raise ApiError(
                 400,
-                f"the canvas has {limit} positions; the prompt takes {len(self.prompt)} and "
+                f"the canvas has {limit} positions; the prompt takes {self.given} and "
                 f"max_tokens {asked}",
                 param="max_tokens",
                 code="context_length_exceeded",
@@ -199,9 +217,9 @@ class Generation:
 
     def _usage(self, tokens: int, tally: Tally) -> dict[str, Any]:
         return {
-            "prompt_tokens": len(self.prompt),
+            "prompt_tokens": self.given,
             "completion_tokens": tokens,
-            "total_tokens": len(self.prompt) + tokens,
+            "total_tokens": self.given + tokens,
             "diffusion": {
                 "steps": tally.steps,
                 "forwards": tally.forwards,

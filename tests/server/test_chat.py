@@ -174,3 +174,28 @@ def test_a_settled_stop_string_saves_the_later_blocks(served):
     answer = post(served, **body, stop=text[5:9])[1]
     assert answer["choices"][0]["text"] == text[: text.find(text[5:9])]
     assert answer["usage"]["diffusion"]["steps"] < 64
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "topk", "threshold"])
+def test_a_suffix_stays_behind_the_text(served, tiny, sampler):
+    body = {**BODY, "sampler": sampler, "suffix": " The end.\nBye", "seed": 2}
+    status, answer = post(served, **body)
+    assert status == 200
+    behind = tiny.tokenizer.encode_behind(body["suffix"])
+    prompt = tiny.tokenizer.encode(BODY["prompt"])
+    assert tiny.tokenizer.decode([*prompt, *behind]) == BODY["prompt"] + body["suffix"]
+    assert answer["usage"]["prompt_tokens"] == len(prompt) + len(behind)
+    _, sse = call(
+        served, "POST", "/v1/completions", {**body, "stream": True, "trajectory": "delta"}
+    )
+    records = [json.loads(line[6:]) for line in sse.decode().splitlines() if line[6:7] == "{"]
+    assert "".join(r["choices"][0]["text"] for r in records) == answer["choices"][0]["text"]
+    first = next(r["diffusion"]["snapshot"]["ids"] for r in records if "diffusion" in r)
+    assert first[: len(prompt)] == prompt and first[-len(behind) :] == behind
+    spots = range(len(prompt), len(prompt) + 30)
+    assert {c["pos"] for r in records for c in r.get("diffusion", {}).get("changes", [])} <= {
+        *spots
+    }
+    assert post(served, **{**body, "max_tokens": 251 - len(behind)})[0] == 200
+    status, refused = post(served, **{**body, "max_tokens": 252 - len(behind)})
+    assert status == 400 and refused["error"]["param"] == "max_tokens"

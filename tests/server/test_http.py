@@ -202,7 +202,7 @@ def test_bad_values_are_named(served, change, param, words):
 
 def test_neutral_values_are_accepted(served):
     neutral = {"n": 1, "best_of": 1, "presence_penalty": 0, "logit_bias": {}, "echo": False}
-    neutral |= {"logprobs": None, "suffix": None, "stop": None, "user": "someone"}
+    neutral |= {"logprobs": None, "suffix": "", "stop": None, "user": "someone"}
     assert post(served, **BODY, **neutral)[0] == 200
 
 

@@ -43,7 +43,7 @@ def sample(
     loaded: checkpoints.Checkpoint, params: SamplingParams, count: int, length: int, prompt: str
 ) -> list[tuple[str, bool]]:
     """(text, whether it ended) of ``count`` canvases with seeds 0..count-1."""
-    sampler = Ancestral(loaded.info.vocab_size, loaded.info.mask_id)
+    sampler = Ancestral(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     ids = loaded.tokenizer.encode(prompt)
     texts = []
     for start in range(0, count, 16):

@@ -1,0 +1,76 @@
+"""``xdlm generate``: one request run in this process, and shown on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+
+from server.engine import Engine
+from server.events import Done, Failed, GenerationRequest, Step
+from server.stream import Trajectory, text_of
+from server.terminal import Viewer
+
+
+class GenerationFailed(Exception):
+    """The request ended with ``Failed``."""
+
+
+async def _events(engine: Engine, request: GenerationRequest) -> AsyncIterator[Step | Done]:
+    """All events of one request on an engine that runs for it alone."""
+    engine.start()
+    try:
+        async for event in engine.submit(request):
+            if isinstance(event, Failed):
+                raise GenerationFailed(event.message)
+            yield event
+    finally:
+        engine.stop()
+
+
+async def show_ids(
+    engine: Engine, request: GenerationRequest, prompt_length: int, as_json: bool
+) -> None:
+    """Print token ids; as JSON also the whole canvas before the first step and after each."""
+    canvas: list[int] = []
+    states: list[list[int]] = []
+    async for event in _events(engine, replace(request, wants_steps=True)):
+        if isinstance(event, Step):
+            canvas = event.applied_to(canvas)
+            states.append(canvas)
+            continue
+        ids = list(event.tokens[prompt_length:])
+        print(json.dumps({"token_ids": ids, "states": states}) if as_json else ids)
+
+
+async def show_text(
+    engine: Engine,
+    request: GenerationRequest,
+    prompt_length: int,
+    viewer: Viewer | None,
+    as_json: bool,
+) -> None:
+    """Print the text; before it the steps, drawn by ``viewer`` or as lines of JSON, if the request
+    wants them.
+    """
+    loaded = engine.checkpoint
+    trajectory = Trajectory(loaded)
+    try:
+        async for event in _events(engine, request):
+            if isinstance(event, Step):
+                if viewer is not None:
+                    await viewer.show(event)
+                else:
+                    trajectory.follow(event)
+                    print(json.dumps(trajectory.record(event), ensure_ascii=False))
+                continue
+            done = text_of(loaded, event.tokens, request.editable)
+            if as_json:
+                record = {"text": done.text, "tokens": done.tokens, "finish_reason": done.reason}
+                record |= {"params": asdict(request.params), "usage": asdict(event.tally)}
+                print(json.dumps(record, ensure_ascii=False))
+            elif viewer is None:
+                print(loaded.tokenizer.decode(request.tokens[:prompt_length]) + done.text)
+    finally:
+        if viewer is not None:
+            viewer.close()

@@ -21,7 +21,7 @@ class Settings(BaseSettings):
         "auto", description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes all cores")
-    max_waiting: int = Field(256, ge=0, description="requests queued before 429")
+    max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")
     max_positions: int = Field(16384, ge=1, description="canvas positions in one step")
     ping_seconds: int = Field(15, ge=1, description="silence on a stream before a comment is sent")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -109,13 +109,23 @@ class Engine:
         Raises:
             QueueFull: at once; nothing was queued.
         """
-        subscription = Subscription(request, self.cancel, self.finish, time.monotonic())
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[Subscription]:
+        """Queue several requests, all or none.
+
+        Raises:
+            QueueFull: at once; nothing was queued.
+        """
+        now = time.monotonic()
+        subscriptions = [Subscription(r, self.cancel, self.finish, now) for r in requests]
         with self._wake:
-            if self._stopping:
+            if self._stopping or self.scheduler.room < len(requests):
                 raise QueueFull
-            self.scheduler.submit(subscription, len(request.tokens))
+            for subscription in subscriptions:
+                self.scheduler.submit(subscription, len(subscription.request.tokens))
             self._wake.notify()
-        return subscription
+        return subscriptions
 
     def cancel(self, subscription: Subscription) -> None:
         """Free a request's slot: at once if it waits, before the next step if it runs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from sampler.params import SamplingParams
 from sampler.schedule import step_plan
@@ -127,6 +127,17 @@ class Tally:
     remasked: int
     queue_ms: float
     denoise_ms: float
+
+    @staticmethod
+    def of_all(tallies: Sequence[Tally]) -> Tally:
+        """Of requests that ran beside each other: counts add up, steps and times are the most."""
+        most = ("steps", "queue_ms", "denoise_ms")
+        return Tally(
+            **{
+                f.name: (max if f.name in most else sum)(getattr(t, f.name) for t in tallies)
+                for f in fields(Tally)
+            }
+        )
 
 
 @dataclass(frozen=True)

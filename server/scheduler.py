@@ -34,6 +34,11 @@ class Scheduler(Generic[Key]):
         return len(self._waiting)
 
     @property
+    def room(self) -> int:
+        """Requests that can still be queued."""
+        return self.max_waiting - len(self._waiting)
+
+    @property
     def running(self) -> int:
         """Requests that take part in the next step."""
         return len(self._running)
@@ -44,7 +49,7 @@ class Scheduler(Generic[Key]):
         Raises:
             QueueFull: it was not queued.
         """
-        if len(self._waiting) >= self.max_waiting:
+        if self.room < 1:
             raise QueueFull
         self._waiting.append((key, positions))
 

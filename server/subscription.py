@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sampler.canvas import OPS
@@ -62,16 +62,12 @@ class Subscription(AsyncIterator[Event]):
         if not self.ended:
             self.on_finish(self)
 
-    async def result(self, on_step: Callable[[Step], None] | None = None) -> Done | Failed:
-        """Wait for the end; cancels the request if the wait is cancelled. ``on_step`` sees the
-        steps.
-        """
+    async def result(self) -> Done | Failed:
+        """Wait for the end, ignoring steps; cancels the request if the wait is cancelled."""
         try:
             async for event in self:
                 if not isinstance(event, Step):
                     return event
-                if on_step is not None:
-                    on_step(event)
         finally:
             self.cancel()
         raise AssertionError("a subscription ends with Done or Failed")
@@ -81,6 +77,25 @@ class Subscription(AsyncIterator[Event]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+async def merged(
+    subscriptions: Sequence[Subscription],
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """Events of several requests as they come, each with its request's place."""
+    waiting = {asyncio.ensure_future(anext(s)): i for i, s in enumerate(subscriptions)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                i = waiting.pop(task)
+                event = task.result()
+                if isinstance(event, Step):
+                    waiting[asyncio.ensure_future(anext(subscriptions[i]))] = i
+                yield i, event
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 @dataclass(frozen=True)

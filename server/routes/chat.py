@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from models.chat import ChatError
 from server.errors import ApiError
-from server.routes.generation import Generation, TextFields
+from server.routes.generation import Generation, Prompt
+from server.routes.schema import TextFields
 from server.state import State
 
 router = APIRouter(prefix="/v1/chat/completions")
@@ -67,22 +68,22 @@ class ChatForm:
     chunk: ClassVar = "chat.completion.chunk"
 
     @staticmethod
-    def choice(text: str, reason: str | None) -> dict[str, Any]:
+    def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
         """See ``Form``."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
     @staticmethod
-    def delta(text: str, reason: str | None) -> dict[str, Any]:
+    def delta(index: int, text: str, reason: str | None) -> dict[str, Any]:
         """See ``Form``."""
         delta = {"content": text} if text else {}
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
     @staticmethod
-    def opening() -> dict[str, Any] | None:
+    def opening(index: int) -> dict[str, Any] | None:
         """See ``Form``."""
         delta = {"role": "assistant", "content": ""}
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
 @router.post("")
@@ -101,4 +102,6 @@ async def chat(body: ChatBody, request: Request) -> Response:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
     except UnicodeEncodeError:
         raise ApiError(400, "messages: not valid Unicode text", param="messages") from None
-    return await Generation(state, body, ChatForm, ids).respond(request, bool(body.stream))
+    return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
+        request, bool(body.stream)
+    )

@@ -4,13 +4,15 @@ request.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import StrictBool, StrictInt, StrictStr
 
 from server.errors import ApiError
-from server.routes.generation import Generation, TextFields
+from server.routes.generation import Generation, Prompt
+from server.routes.schema import TextFields
 from server.state import State
 
 router = APIRouter(prefix="/v1/completions")
@@ -30,20 +32,19 @@ class CompletionBody(TextFields):
     suffix: StrictStr | None = None
     infill: StrictBool = False
 
-    def one_prompt(self) -> str | list[int]:
-        """The prompt, as text or as ids.
+    def prompts(self) -> Sequence[str | list[int]]:
+        """The prompts, each as text or as ids.
 
         Raises:
-            ApiError: 400 for several.
+            ApiError: 400 for none.
         """
-        prompt = self.prompt
-        if isinstance(prompt, list) and (not prompt or not isinstance(prompt[0], int)):
-            if len(prompt) != 1:
-                raise ApiError(
-                    400, "prompt must be one prompt", param="prompt", code="unsupported_value"
-                )
-            prompt = prompt[0]
-        return prompt  # type: ignore[return-value]
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            raise ApiError(400, "prompt is an empty list", param="prompt")
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return self.prompt  # type: ignore[return-value]
 
 
 class CompletionForm:
@@ -54,14 +55,14 @@ class CompletionForm:
     chunk: ClassVar = "text_completion"
 
     @staticmethod
-    def choice(text: str, reason: str | None) -> dict[str, Any]:
+    def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
         """See ``Form``."""
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
 
     delta = choice
 
     @staticmethod
-    def opening() -> dict[str, Any] | None:
+    def opening(index: int) -> dict[str, Any] | None:
         """See ``Form``."""
         return None
 
@@ -70,25 +71,24 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Generate a completion."""
     state = State.of(request)
-    ids = _ids(state, body)
-    hole = state.checkpoint.info.mask_id if body.infill else None
     try:
         suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     except UnicodeEncodeError:
         raise ApiError(400, "suffix is not valid Unicode text", param="suffix") from None
-    generation = Generation(state, body, CompletionForm, ids, hole, suffix)
+    hole = state.checkpoint.info.mask_id if body.infill else None
+    prompts = [Prompt(_ids(state, prompt, body.infill), suffix, hole) for prompt in body.prompts()]
+    generation = Generation(state, body, CompletionForm, prompts)
     return await generation.respond(request, bool(body.stream))
 
 
-def _ids(state: State, body: CompletionBody) -> list[int]:
-    """Token ids of the prompt.
+def _ids(state: State, prompt: str | list[int], infill: bool) -> list[int]:
+    """Token ids of a prompt.
 
     Raises:
         ApiError: 400 for ids that are none, or that ask for filling without ``infill``.
     """
-    prompt = body.one_prompt()
     if isinstance(prompt, str):
-        if body.infill:
+        if infill:
             raise ApiError(400, "infill needs a prompt of token ids", param="infill")
         try:
             return state.checkpoint.tokenizer.encode(prompt)
@@ -98,7 +98,7 @@ def _ids(state: State, body: CompletionBody) -> list[int]:
     if not all(0 <= id_ < info.vocab_size for id_ in prompt):
         last = info.vocab_size - 1
         raise ApiError(400, f"prompt: token ids must lie between 0 and {last}", param="prompt")
-    if info.mask_id in prompt and not body.infill:
+    if info.mask_id in prompt and not infill:
         raise ApiError(
             400,
             f"prompt holds the mask id {info.mask_id}; infill: true has it filled",

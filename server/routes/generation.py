@@ -1,16 +1,18 @@
-"""What the text routes share: one checked request, its answer, and its stream."""
+"""What the text routes share: checked requests, their answer, and their stream."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Annotated, Any, ClassVar, Protocol
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import orjson
 from fastapi import Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 
@@ -19,46 +21,32 @@ from server.choices import default_length
 from server.errors import ApiError, error_body
 from server.events import Done, Failed, GenerationRequest, Step, Tally
 from server.routes.models import check_model
-from server.routes.schema import DiffusionFields, refused
+from server.routes.schema import TextFields, refused
 from server.scheduler import QueueFull
 from server.state import State
 from server.stream import SettledText, Text, Trajectory, text_of
-from server.subscription import Subscription
+from server.subscription import Subscription, merged
 from server.wire import Json
 
 
-class StreamOptions(BaseModel):
-    """OpenAI's stream options."""
+@dataclass(frozen=True)
+class Prompt:
+    """Where a text is to be written.
 
-    model_config = ConfigDict(extra="forbid")
-    include_usage: StrictBool = False
+    Attributes:
+        ids: in front of it.
+        suffix: ids behind it.
+        hole: id of the positions in ``ids`` that are to be filled too, if there may be such.
+    """
 
+    ids: list[int]
+    suffix: Sequence[int] = ()
+    hole: int | None = None
 
-StopStrings = Annotated[
-    list[Annotated[StrictStr, Field(min_length=1, max_length=256)]],
-    Field(max_length=4),
-    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
-]
-
-
-class TextFields(DiffusionFields):
-    """Fields of every route that answers with text."""
-
-    neutral: ClassVar = {
-        "n": (1,),
-        "presence_penalty": (0,),
-        "frequency_penalty": (0,),
-        "logit_bias": ({},),
-        "diffusing": (False,),
-        "class_label": (),
-        "latency_budget_ms": (),
-    }
-
-    model: str | None = None
-    max_tokens: StrictInt | None = None
-    user: str | None = None
-    stop: StopStrings | None = None
-    stream_options: StreamOptions | None = None
+    @property
+    def size(self) -> int:
+        """Positions that it takes."""
+        return len(self.ids) + len(self.suffix)
 
 
 class Form(Protocol):
@@ -69,47 +57,33 @@ class Form(Protocol):
     chunk: ClassVar[str]  # and of a piece of a stream
 
     @staticmethod
-    def choice(text: str, reason: str | None) -> dict[str, Any]:
-        """The choice of an answer."""
+    def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
+        """A choice of an answer."""
         ...
 
     @staticmethod
-    def delta(text: str, reason: str | None) -> dict[str, Any]:
+    def delta(index: int, text: str, reason: str | None) -> dict[str, Any]:
         """The choice of a piece; with no text and no reason it says nothing."""
         ...
 
     @staticmethod
-    def opening() -> dict[str, Any] | None:
-        """The choice of a stream's first piece, if it has one of its own."""
+    def opening(index: int) -> dict[str, Any] | None:
+        """A choice's first piece, if it has one of its own."""
         ...
 
 
 class Generation:
-    """One checked request, and the wire objects it turns into."""
+    """A body's checked requests, one for each choice, and the wire objects they turn into."""
 
     def __init__(
-        self,
-        state: State,
-        body: TextFields,
-        form: type[Form],
-        prompt: list[int],
-        hole: int | None = None,
-        suffix: Sequence[int] = (),
+        self, state: State, body: TextFields, form: type[Form], prompts: Sequence[Prompt]
     ) -> None:
-        """Check a request.
-
-        Args:
-            state: what it is checked against.
-            body: its fields.
-            form: how it is answered.
-            prompt: ids in front of the text.
-            hole: id of the prompt positions that are to be filled, if there may be such.
-            suffix: ids behind the text.
+        """Check a body.
 
         Raises:
             ApiError: naming the field.
         """
-        self.state, self.form, self.given = state, form, len(prompt) + len(suffix)
+        self.state, self.form = state, form
         self.model = check_model(state, body.model)
         self.trajectory = body.trajectory == "delta"
         if self.trajectory and not body.stream:
@@ -118,26 +92,46 @@ class Generation:
             raise ApiError(400, "stream_options needs stream: true", param="stream_options")
         self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self.params = body.sampling_params(state.defaults)
-        length = self._length(body.max_tokens, hole is not None and hole in prompt)
         self.stops = body.stop or []
+        count = body.n or 1
+        wanted, most = count * len(prompts), state.engine.scheduler.max_waiting
+        if wanted > most:
+            raise ApiError(
+                400,
+                f"{wanted} choices are more than the queue holds, {most}",
+                param="n" if count > 1 else "prompt",
+            )
+        self.prompt_tokens = sum(prompt.size for prompt in prompts)
+        self.requests = [
+            self._request(body, prompt, seed)
+            for prompt in prompts
+            for seed in child_seeds(self.params.seed, count)
+        ]
+        self.id = f"{form.prefix}-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+
+    def _request(self, body: TextFields, prompt: Prompt, seed: int) -> GenerationRequest:
         settles_early = self.params.sampler != "ancestral"
         wants_steps = self.trajectory or (settles_early and bool(body.stream or self.stops))
         try:
-            self.request = GenerationRequest.continuing(
-                prompt, length, self.params, wants_steps, hole, suffix
+            return GenerationRequest.continuing(
+                prompt.ids,
+                self._length(body.max_tokens, prompt),
+                replace(self.params, seed=seed),
+                wants_steps,
+                prompt.hole,
+                prompt.suffix,
             )
         except InvalidParam as error:
             raise refused(error) from None
-        self.id = f"{form.prefix}-{secrets.token_hex(12)}"
-        self.created = int(time.time())
-        self.settled_seen = False
 
-    def _length(self, asked: int | None, has_holes: bool) -> int:
-        """Positions to fill behind the prompt; by default the checkpoint's number, as far as the
+    def _length(self, asked: int | None, prompt: Prompt) -> int:
+        """Positions to fill behind a prompt; by default the checkpoint's number, as far as the
         canvas has room, or none where the prompt has holes.
         """
         limit = self.state.checkpoint.info.max_length
-        room = limit - self.given
+        room = limit - prompt.size
+        has_holes = prompt.hole in prompt.ids
         if asked is None:
             asked = 0 if has_holes else default_length(self.state.defaults, room)
         least = 0 if has_holes else 1
@@ -146,7 +140,7 @@ class Generation:
         if asked > room:
             raise ApiError(
                 400,
-                f"the canvas has {limit} positions; the prompt takes {self.given} and "
+                f"the canvas has {limit} positions; the prompt takes {prompt.size} and "
                 f"max_tokens {asked}",
                 param="max_tokens",
                 code="context_length_exceeded",
@@ -155,53 +149,83 @@ class Generation:
 
     async def respond(self, request: Request, stream: bool) -> Response:
         """The answer, or the response that streams it."""
+        # queue before any header is sent, so that a full queue is a 429 and not a broken stream
+        subscriptions = self.submit()
+
+        def cancel() -> None:
+            for subscription in subscriptions:
+                subscription.cancel()
+
         if stream:
-            # queue before any header is sent, so that a full queue is a 429 and not a broken stream
-            subscription = self.submit()
             return EventSourceResponse(
-                self.stream(subscription),
+                self.stream(subscriptions),
                 ping=self.state.settings.ping_seconds,
                 headers={"X-Accel-Buffering": "no"},
                 shutdown_grace_period=self.state.settings.shutdown_seconds,
-                background=BackgroundTask(subscription.cancel),  # a stream that never began
+                background=BackgroundTask(cancel),  # a stream that never began
             )
-        event = await _unless_gone(request, self._result(self.submit()))
-        if isinstance(event, Failed):
-            raise ApiError(
-                503 if event.code == "shutting_down" else 500, event.message, code=event.code
-            )
-        return Json(self.answer(event))
+        try:
+            return Json(await _unless_gone(request, self.answer(subscriptions)))
+        finally:
+            cancel()
 
-    async def _result(self, subscription: Subscription) -> Done | Failed:
-        """Wait for the end; a stop string that has settled brings it about."""
-        canvas: list[int] = []
-        settled = SettledText(self.state.checkpoint, self.request.editable, self.stops)
-
-        def look(step: Step) -> None:
-            nonlocal canvas
-            canvas = step.applied_to(canvas)
-            settled.more(canvas, step.settled)
-            if settled.stopped:
-                subscription.finish()
-
-        return await subscription.result(look)
-
-    def submit(self) -> Subscription:
-        """Queue the request.
+    def submit(self) -> list[Subscription]:
+        """Queue the requests, all or none.
 
         Raises:
-            ApiError: 429 when the queue is full.
+            ApiError: 429 when the queue has no room for them.
         """
         engine = self.state.engine
         try:
-            return engine.submit(self.request)
+            return engine.submit_all(self.requests)
         except QueueFull:
             if not engine.ready:
                 raise ApiError(503, "shutting down", code="not_ready", retry_after=5) from None
             engine.metrics.rejected()
             raise ApiError(429, "the queue is full", code="queue_full", retry_after=1) from None
 
-    def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    async def answer(self, subscriptions: Sequence[Subscription]) -> dict[str, Any]:
+        """Wait for all choices; the whole response.
+
+        Raises:
+            ApiError: one of them failed.
+        """
+        readers = [_Reader(self, i, s) for i, s in enumerate(subscriptions)]
+        async with aclosing(merged(subscriptions)) as events:
+            async for i, event in events:
+                if isinstance(event, Failed):
+                    status = 503 if event.code == "shutting_down" else 500
+                    raise ApiError(status, event.message, code=event.code)
+                readers[i].take(event)
+        texts = [reader.text for reader in readers]
+        choices = [self.form.choice(i, t.text, t.reason) for i, t in enumerate(texts)]
+        return self.object(self.form.whole, choices, usage=self._usage(readers))
+
+    async def stream(self, subscriptions: Sequence[Subscription]) -> AsyncIterator[dict[str, str]]:
+        """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
+        readers = [_Reader(self, i, s) for i, s in enumerate(subscriptions)]
+        try:
+            for i in range(len(readers)):
+                if (opening := self.form.opening(i)) is not None:
+                    yield _event(self.object(self.form.chunk, [opening]))
+            async with aclosing(merged(subscriptions)) as events:
+                async for i, event in events:
+                    if isinstance(event, Failed):
+                        yield _event(error_body(500, event.message, None, event.code))
+                        break
+                    for chunk in readers[i].take(event):
+                        yield _event(chunk)
+                else:
+                    if self.include_usage:
+                        usage = self._usage(readers)
+                        yield _event(self.object(self.form.chunk, [], usage=usage))
+            yield {"data": "[DONE]"}
+        finally:
+            for subscription in subscriptions:
+                subscription.cancel()
+
+    def object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """A wire object of this answer."""
         return {
             "id": self.id,
             "object": kind,
@@ -212,14 +236,13 @@ class Generation:
             **more,
         }
 
-    def _piece(self, text: str, reason: str | None = None, **more: Any) -> dict[str, Any]:
-        return self._object(self.form.chunk, [self.form.delta(text, reason)], **more)
-
-    def _usage(self, tokens: int, tally: Tally) -> dict[str, Any]:
+    def _usage(self, readers: Sequence[_Reader]) -> dict[str, Any]:
+        tokens = sum(reader.text.tokens for reader in readers)
+        tally = Tally.of_all([reader.tally for reader in readers])
         return {
-            "prompt_tokens": self.given,
+            "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
-            "total_tokens": self.given + tokens,
+            "total_tokens": self.prompt_tokens + tokens,
             "diffusion": {
                 "steps": tally.steps,
                 "forwards": tally.forwards,
@@ -233,62 +256,64 @@ class Generation:
             },
         }
 
-    def _finished(self, done: Done) -> Text:
-        found = text_of(self.state.checkpoint, done.tokens, self.request.editable, self.stops)
-        self.state.engine.metrics.succeeded(found.reason, found.tokens)
-        return found
 
-    def answer(self, done: Done) -> dict[str, Any]:
-        """The whole response."""
-        found = self._finished(done)
-        choice = self.form.choice(found.text, found.reason)
-        usage = self._usage(found.tokens, done.tally)
-        return self._object(self.form.whole, [choice], usage=usage)
+class _Reader:
+    """Follows one choice."""
 
-    async def stream(self, subscription: Subscription) -> AsyncIterator[dict[str, str]]:
-        """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
-        trajectory = Trajectory(self.state.checkpoint)
-        settled = SettledText(self.state.checkpoint, self.request.editable, self.stops)
-        try:
-            if (opening := self.form.opening()) is not None:
-                yield _event(self._object(self.form.chunk, [opening]))
-            async for event in subscription:
-                if isinstance(event, Step):
-                    trajectory.follow(event)
-                    if self.trajectory:
-                        yield _event(self._piece("", diffusion=trajectory.record(event)))
-                    if text := settled.more(trajectory.canvas, event.settled):
-                        self._first_settled(subscription)
-                        yield _event(self._piece(text))
-                    if settled.stopped:
-                        subscription.finish()
-                elif isinstance(event, Failed):
-                    yield _event(error_body(500, event.message, None, event.code))
-                else:
-                    for chunk in self._last_chunks(event, subscription, settled):
-                        yield _event(chunk)
-            yield {"data": "[DONE]"}
-        finally:
-            subscription.cancel()
+    text: Text
+    tally: Tally
 
-    def _first_settled(self, subscription: Subscription) -> None:
+    def __init__(self, generation: Generation, index: int, subscription: Subscription) -> None:
+        self._generation, self._index, self._subscription = generation, index, subscription
+        self._checkpoint = generation.state.checkpoint
+        self._metrics = generation.state.engine.metrics
+        self._editable = subscription.request.editable
+        self._trajectory = Trajectory(self._checkpoint)
+        self._settled = SettledText(self._checkpoint, self._editable, generation.stops)
+        self._has_settled = False
+
+    def take(self, event: Step | Done) -> list[dict[str, Any]]:
+        """An event's pieces; the end sets ``text`` and ``tally``."""
+        if isinstance(event, Step):
+            return self._step(event)
+        self.tally = event.tally
+        self.text = text_of(self._checkpoint, event.tokens, self._editable, self._generation.stops)
+        self._metrics.succeeded(self.text.reason, self.text.tokens)
+        rest = self._settled.last(self.text.text)
+        self._first_settled()
+        return [*([self._piece(rest)] if rest else []), self._piece("", self.text.reason)]
+
+    def _step(self, step: Step) -> list[dict[str, Any]]:
+        pieces = []
+        self._trajectory.follow(step)
+        if self._generation.trajectory:
+            pieces.append(self._piece("", diffusion=self._trajectory.record(step)))
+        if text := self._settled.more(self._trajectory.canvas, step.settled):
+            self._first_settled()
+            pieces.append(self._piece(text))
+        if self._settled.stopped:
+            self._subscription.finish()
+        return pieces
+
+    def _first_settled(self) -> None:
         """Note when the first text could be read."""
-        if not self.settled_seen:
-            self.settled_seen = True
-            self.state.engine.metrics.settled(time.monotonic() - subscription.submitted)
+        if not self._has_settled:
+            self._has_settled = True
+            self._metrics.settled(time.monotonic() - self._subscription.submitted)
 
-    def _last_chunks(
-        self, done: Done, subscription: Subscription, settled: SettledText
-    ) -> list[dict[str, Any]]:
-        found = self._finished(done)
-        text = settled.last(found.text)
-        self._first_settled(subscription)
-        chunks = [self._piece(text)] if text else []
-        chunks.append(self._piece("", found.reason))
-        if self.include_usage:
-            usage = self._usage(found.tokens, done.tally)
-            chunks.append(self._object(self.form.chunk, [], usage=usage))
-        return chunks
+    def _piece(self, text: str, reason: str | None = None, **more: Any) -> dict[str, Any]:
+        form = self._generation.form
+        delta = form.delta(self._index, text, reason)
+        return self._generation.object(form.chunk, [delta], **more)
+
+
+def child_seeds(seed: int, count: int) -> list[int]:
+    """A seed for each choice of a prompt; the first is the request's own."""
+    seeds = [seed]
+    for i in range(1, count):
+        digest = hashlib.blake2b(f"{seed}/{i}".encode(), digest_size=8).digest()
+        seeds.append(int.from_bytes(digest) >> 1)
+    return seeds
 
 
 def _event(data: dict[str, Any]) -> dict[str, str]:
@@ -296,9 +321,9 @@ def _event(data: dict[str, Any]) -> dict[str, str]:
 
 
 async def _unless_gone(
-    request: Request, waiting: Coroutine[Any, Any, Done | Failed]
-) -> Done | Failed:
-    """Wait for the end; a client that hangs up cancels the wait."""
+    request: Request, waiting: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any]:
+    """Wait for an answer; a client that hangs up cancels the wait."""
 
     async def hung_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -6,7 +6,16 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sampler.params import InvalidParam, SamplingParams
@@ -85,6 +94,40 @@ class DiffusionFields(StrictBody):
             return choices.sampling_params(defaults, self.model_dump())
         except InvalidParam as error:
             raise refused(error) from None
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's stream options."""
+
+    model_config = ConfigDict(extra="forbid")
+    include_usage: StrictBool = False
+
+
+StopStrings = Annotated[
+    list[Annotated[StrictStr, Field(min_length=1, max_length=256)]],
+    Field(max_length=4),
+    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+]
+
+
+class TextFields(DiffusionFields):
+    """Fields of every route that answers with text."""
+
+    neutral: ClassVar = {
+        "presence_penalty": (0,),
+        "frequency_penalty": (0,),
+        "logit_bias": ({},),
+        "diffusing": (False,),
+        "class_label": (),
+        "latency_budget_ms": (),
+    }
+
+    model: str | None = None
+    max_tokens: StrictInt | None = None
+    n: StrictInt | None = Field(default=None, ge=1, le=128)
+    user: str | None = None
+    stop: StopStrings | None = None
+    stream_options: StreamOptions | None = None
 
 
 def refused(error: InvalidParam) -> ApiError:

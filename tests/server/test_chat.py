@@ -11,7 +11,7 @@ import pytest
 from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
 from tests.server.conftest import make_engine, run_server, settings_of, write_tiny
-from tests.server.test_http import BODY, call, post
+from tests.server.test_http import BODY, call, post, raw_post, wait_for
 
 TALK = [
     {"role": "system", "content": "You tell stories."},
@@ -199,3 +199,68 @@ def test_a_suffix_stays_behind_the_text(served, tiny, sampler):
     assert post(served, **{**body, "max_tokens": 251 - len(behind)})[0] == 200
     status, refused = post(served, **{**body, "max_tokens": 252 - len(behind)})
     assert status == 400 and refused["error"]["param"] == "max_tokens"
+
+
+def test_n_choices_of_several_prompts(client):
+    """Index = prompt * n + choice. The first choice is what the prompt alone gives; others differ,
+    the same each time.
+    """
+    settings = {"model": "tiny", "max_tokens": 20, "seed": 9, "extra_body": {"steps": 4}}
+    prompts = ["Once upon", "Tom had a dog"]
+    both = client.completions.create(prompt=prompts, n=3, **settings)
+    assert [c.index for c in both.choices] == [0, 1, 2, 3, 4, 5]
+    texts = [c.text for c in both.choices]
+    assert len(set(texts)) == 6
+    for i, prompt in enumerate(prompts):
+        alone = client.completions.create(prompt=prompt, **settings)
+        assert alone.choices[0].text == texts[3 * i]
+        three = client.completions.create(prompt=prompt, n=3, **settings)
+        assert [c.text for c in three.choices] == texts[3 * i : 3 * i + 3]
+        assert three.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert both.usage.diffusion["positions"] == 120
+    for extra in ({}, {"trajectory": "delta"}):
+        stream = client.completions.create(
+            prompt=prompts,
+            n=3,
+            stream=True,
+            stream_options={"include_usage": True},
+            **{**settings, "extra_body": settings["extra_body"] | extra},
+        )
+        streamed, ends, usage = [""] * 6, [0] * 6, None
+        for chunk in stream:
+            for choice in chunk.choices:
+                assert not ends[choice.index]
+                streamed[choice.index] += choice.text
+                ends[choice.index] += choice.finish_reason is not None
+            usage = chunk.usage or usage
+        assert streamed == texts and ends == [1] * 6
+        assert usage is not None and usage.total_tokens == both.usage.total_tokens
+
+
+def test_n_in_chat(client):
+    settings = {"model": "tiny", "messages": TALK, "max_tokens": 20, "seed": 9, "n": 2}
+    done = client.chat.completions.create(**settings)
+    assert done.choices[0].message.content != done.choices[1].message.content
+    roles = [0, 0]
+    texts = ["", ""]
+    for chunk in client.chat.completions.create(**settings, stream=True):
+        choice = chunk.choices[0]
+        roles[choice.index] += choice.delta.role == "assistant"
+        texts[choice.index] += choice.delta.content or ""
+    assert roles == [1, 1] and texts == [c.message.content for c in done.choices]
+
+
+def test_choices_are_queued_all_or_none(tiny):
+    """A queue with room for some takes none; a hang-up frees all."""
+    server = run_server(make_engine(tiny, max_running=1, max_waiting=4), settings_of())
+    one = next(server)
+    scheduler = one.engine.scheduler
+    body = {**BODY, "max_tokens": 250, "steps": 4000, "n": 3}
+    connection = raw_post(one.port, body)
+    wait_for(lambda: scheduler.running == 1 and scheduler.waiting == 2)
+    assert post(one, **body)[0] == 429
+    assert scheduler.waiting == 2
+    assert post(one, **{**body, "n": 5})[0] == 400  # never has room
+    connection.close()
+    wait_for(lambda: scheduler.running == scheduler.waiting == 0)
+    next(server, None)

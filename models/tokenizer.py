@@ -48,14 +48,15 @@ class TextTokenizer:
         """Number of ids, special ones included."""
         return self._tokenizer.get_vocab_size()
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a prompt, the start token in front where the checkpoint has one.
+    def encode(self, text: str, start: bool = True) -> list[int]:
+        """Ids of a prompt, the start token in front where the checkpoint has one and ``start`` asks
+        for it.
 
         Raises:
             UnicodeEncodeError: the text holds lone surrogates.
         """
         text.encode()
-        return self._tokenizer.encode(text, add_special_tokens=True).ids
+        return self._tokenizer.encode(text, add_special_tokens=start).ids
 
     def encode_behind(self, text: str) -> list[int]:
         """Ids of a text that stands behind another, no start token and no added blank in front.

@@ -264,3 +264,34 @@ def test_choices_are_queued_all_or_none(tiny):
     connection.close()
     wait_for(lambda: scheduler.running == scheduler.waiting == 0)
     next(server, None)
+
+
+def test_text_to_ids_and_back(chatty):
+    tokenizer = chatty.engine.checkpoint.tokenizer
+
+    def ask(path, **body):
+        response, text = call(chatty, "POST", path, body)
+        return response.status, json.loads(text)
+
+    for text in ("Tom had a dog.", "", "é 😀 <|mdm_mask|>", "  two\n\nlines "):
+        status, found = ask("/tokenize", prompt=text, return_token_strs=True)
+        assert status == 200 and found["tokens"] == tokenizer.encode(text)
+        assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+        assert found["max_model_len"] == 256
+        assert ask("/detokenize", tokens=found["tokens"]) == (200, {"prompt": text})
+        bare = ask("/tokenize", prompt=text, add_special_tokens=False)[1]["tokens"]
+        assert found["tokens"] == [0, *bare]
+    talk = ask("/tokenize", messages=TALK)[1]["tokens"]
+    assert talk == ask("/tokenize", prompt="Tom had a dog.")[1]["tokens"]
+    for path, body, param in (
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "x", "messages": TALK}, "prompt"),
+        ("/tokenize", {"prompt": "\ud800"}, "prompt"),
+        ("/tokenize", {"prompt": "x", "promt": 1}, "promt"),
+        ("/detokenize", {"tokens": [-1]}, "tokens"),
+        ("/detokenize", {"tokens": [4454]}, "tokens"),
+        ("/detokenize", {"tokens": "x"}, "tokens"),
+        ("/detokenize", {"tokens": [1], "model": "other"}, "model"),
+    ):
+        status, answer = ask(path, **body)
+        assert status == (404 if param == "model" else 400) and answer["error"]["param"] == param

@@ -40,7 +40,7 @@ class Recipe:
     """Everything that decides a run."""
 
     mixing_ratio: float = 0.1
-    tokens: float = 6.5e7
+    tokens: float = 1.1e8
     batch_tokens: int = 4096
     muon_lr: float = 4e-3
     adam_lr: float = 1e-3

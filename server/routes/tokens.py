@@ -1,0 +1,72 @@
+"""POST /tokenize and /detokenize: text to ids and back, as the checkpoint's tokenizer has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+
+from models.chat import ChatError
+from server.errors import ApiError
+from server.routes.chat import Message
+from server.routes.models import check_model
+from server.routes.schema import StrictBody
+from server.state import State
+
+router = APIRouter()
+
+
+class TokenizeBody(StrictBody):
+    """The body of POST /tokenize: a prompt, or messages."""
+
+    model: str | None = None
+    prompt: StrictStr | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    add_special_tokens: StrictBool = True
+    return_token_strs: StrictBool = False
+
+
+class DetokenizeBody(StrictBody):
+    """The body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[StrictInt]
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
+    """Ids of a prompt, or of a conversation by the checkpoint's template."""
+    state = State.of(request)
+    check_model(state, body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(400, "give a prompt or messages", param="prompt")
+    tokenizer = state.checkpoint.tokenizer
+    try:
+        if body.messages is not None:
+            ids = tokenizer.encode_chat([m.plain() for m in body.messages])
+        else:
+            ids = tokenizer.encode(body.prompt or "", body.add_special_tokens)
+    except ChatError as error:
+        raise ApiError(400, str(error), param="messages", code="chat_template") from None
+    except UnicodeEncodeError:
+        raise ApiError(400, "prompt is not valid Unicode text", param="prompt") from None
+    answer = {
+        "count": len(ids),
+        "max_model_len": state.checkpoint.info.max_length,
+        "tokens": ids,
+    }
+    if body.return_token_strs:
+        answer["token_strs"] = [tokenizer.piece(id_) for id_ in ids]
+    return answer
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, Any]:
+    """Text of ids; special tokens leave no trace."""
+    state = State.of(request)
+    check_model(state, body.model)
+    size = state.checkpoint.info.vocab_size
+    if not all(0 <= id_ < size for id_ in body.tokens):
+        raise ApiError(400, f"tokens: ids must lie between 0 and {size - 1}", param="tokens")
+    return {"prompt": state.checkpoint.tokenizer.decode(body.tokens)}

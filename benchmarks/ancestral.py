@@ -29,6 +29,7 @@ from benchmarks.isolated import (
 from benchmarks.reference import explicit_posterior_loop
 from models import checkpoint as checkpoints
 from models.llada import LLaDA
+from models.memory import keep_freed_memory
 from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
@@ -71,6 +72,7 @@ def reference(model: LLaDA, vocab_size: int) -> Record:
 
 def bundled(repeats: int) -> list[Record]:
     """32 steps of 128 tokens of the bundled checkpoint, alone, with its own defaults."""
+    keep_freed_memory()  # as the server does
     loaded = checkpoints.load(checkpoints.find("stories"))
     sampler = Ancestral(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     prompt = loaded.tokenizer.encode("Once upon a time")

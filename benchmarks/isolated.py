@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from models.llada import LLaDA, LLaDAConfig
+from models.memory import keep_freed_memory
 
 BATCH, LENGTH, STEPS = 8, 128, 32
 RESULTS = Path(__file__).parent / "results"
@@ -61,6 +62,7 @@ def measure_here(side: str, setting: str, work: Callable[[], Record]) -> None:
     ``work`` says what it counted.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the server does; for both sides
     wall, cpu = time.perf_counter(), time.process_time()
     counts = work()
     record = {

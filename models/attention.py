@@ -42,6 +42,20 @@ class _Bucket:
     length: int
     key_mask: Tensor  # [count, 1, 1, length]
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[count * length, H, d] -> same."""
+        q, k, v = (x.unflatten(0, (self.count, self.length)).transpose(1, 2) for x in (q, k, v))
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self.key_mask, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return mixed.transpose(1, 2).flatten(0, 1)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Packed [T, H, d] -> [count * length, H, d], zeros in the gaps."""
+        full = x.new_zeros(self.count * self.length, *x.shape[1:])
+        full[self.slots] = x[self.rows]
+        return full
+
 
 class BucketedAttention:
     """SDPA over sequences padded to 64, 128, 192, 256, 384, 512, ... tokens, one call a length.
@@ -76,22 +90,12 @@ class BucketedAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``Attention``."""
+        first = self.buckets[0]
+        if first.count * first.length == len(first.rows) == len(q):  # they lie as they should
+            return first.attend(q, k, v)
         out = torch.zeros_like(q)
         for b in self.buckets:
-
-            def padded(x: Tensor, b: _Bucket = b) -> Tensor:
-                full = x.new_zeros(b.count * b.length, *x.shape[1:])
-                full[b.slots] = x[b.rows]
-                return full.unflatten(0, (b.count, b.length)).transpose(1, 2)
-
-            mixed = F.scaled_dot_product_attention(
-                padded(q),
-                padded(k),
-                padded(v),
-                attn_mask=b.key_mask,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
-            out[b.rows] = mixed.transpose(1, 2).flatten(0, 1)[b.slots]
+            out[b.rows] = b.attend(b.padded(q), b.padded(k), b.padded(v))[b.slots]
         return out
 
 

@@ -44,6 +44,9 @@ def _quit(message: str, code: int = 1) -> NoReturn:
 def _load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.Checkpoint:
     import torch
 
+    from models.memory import keep_freed_memory
+
+    keep_freed_memory()
     if dtype not in ("auto", "float32", "bfloat16"):
         _quit(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}", 2)
     if threads:

@@ -160,22 +160,20 @@ def row_stats(
     mask_id: int | None,
     ends: tuple[int, ...] = (),
 ) -> RowStats:
-    """Sample and scalars of each row of logits; confidence arithmetic in fp32, sums in float64."""
-    logits = logits.float()
+    """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them."""
+    vocab = logits.shape[-1]
+    logits = _in_blocks(logits)
     if mask_id is not None:
-        logits = _suppressed(logits, mask_id, ~query.may_be_mask)
+        _suppress(logits, mask_id, ~query.may_be_mask)
     if ends:
-        logits = _suppressed(logits, ends[0], query.no_eos)
-    peak, mode = logits.max(-1)
-    logits = logits - peak[:, None]
+        _suppress(logits, ends[0], query.no_eos)
+    peak, mode = _peak(logits)
+    logits -= peak[:, None]
     greedy = query.temperature == 0
     tempered = ~greedy & (query.temperature != 1)
     sharpness = (1.0 / query.temperature).clamp(max=1e30).float()
-    # unnormalised probabilities, padded with zeros to whole blocks
-    count, vocab = logits.shape
-    weights = logits.new_zeros(count, vocab if vocab <= BLOCK else -(-vocab // BLOCK) * BLOCK)
-    inside = weights[:, :vocab]
-    torch.mul(logits, torch.where(tempered, sharpness, 1.0)[:, None], out=inside).exp_()
+    # unnormalised probabilities
+    weights = (logits * torch.where(tempered, sharpness, 1.0)[:, None]).exp_()
     here = weights.gather(1, query.current[:, None])[:, 0].double()
     sample, at_sample, total = inverse_cdf(weights, query.u)
     finite = total.isfinite()
@@ -187,7 +185,7 @@ def row_stats(
         entropy[wanted] = torch.special.entr(log_p.exp()).sum(-1)
     reheated = torch.nonzero(query.as_model & tempered)[:, 0]
     if reheated.numel():
-        model_total[reheated] = logits[reheated].exp_().sum(-1, dtype=torch.float64)
+        model_total[reheated] = _block_sums(logits[reheated].exp_()).sum(-1)
 
     narrow = torch.nonzero((query.top_p < 1.0) & ~greedy)[:, 0]
     if narrow.numel():
@@ -202,7 +200,7 @@ def row_stats(
     endless = torch.nonzero(query.eos_last | query.eot_last)[:, 0]
     log_p_endless = logits[endless].double()
     for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
-        log_p_endless = _suppressed(log_p_endless, end, last[endless])
+        _suppress(log_p_endless, end, last[endless])
     log_p_endless = log_p_endless.log_softmax(-1)
 
     def told(ids: Tensor, as_drawn: Tensor) -> Tensor:
@@ -224,10 +222,41 @@ def row_stats(
     )
 
 
-def _suppressed(logits: Tensor, id_: int, where: Tensor) -> Tensor:
-    """The logits with one id made impossible in some rows."""
-    column = torch.where(where, -torch.inf, logits[:, id_])
-    return logits.index_copy(1, torch.tensor([id_], device=logits.device), column[:, None])
+def _in_blocks(logits: Tensor) -> Tensor:
+    """A copy of logits [R, V] in fp32, filled up with impossible ids to whole blocks."""
+    count, vocab = logits.shape
+    width = vocab if vocab <= BLOCK else -(-vocab // BLOCK) * BLOCK
+    full = logits.new_empty(count, width, dtype=torch.float32)
+    full[:, :vocab] = logits
+    full[:, vocab:] = -torch.inf
+    return full
+
+
+def _blocks(values: Tensor) -> Tensor:
+    """[R, W] -> [R, W / block, block]."""
+    count, width = values.shape
+    block = BLOCK if width % BLOCK == 0 else width
+    return values.view(count, width // block, block)
+
+
+def _block_sums(weights: Tensor) -> Tensor:
+    """[R, W] -> sums of blocks in float64."""
+    return _blocks(weights).sum(-1).double()
+
+
+def _peak(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of each row [R, W], and the lowest id that has it."""
+    blocks = _blocks(logits)
+    tops = blocks.amax(-1)
+    hit = tops.argmax(-1, keepdim=True)
+    inside = blocks.gather(1, hit[:, :, None].expand(-1, 1, blocks.shape[-1]))[:, 0]
+    ids = hit[:, 0] * blocks.shape[-1] + inside.argmax(-1)
+    return tops.gather(1, hit)[:, 0], ids
+
+
+def _suppress(logits: Tensor, id_: int, where: Tensor) -> None:
+    """Make one id impossible in some rows."""
+    logits[:, id_] = torch.where(where, -torch.inf, logits[:, id_])
 
 
 def nucleus(
@@ -258,17 +287,14 @@ def inverse_cdf(
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"], Float[Tensor, " R"]]:
     """Draw one id per row from unnormalised probabilities by one uniform each.
 
-    Cumulative sums in float64: over blocks first, then inside the block that was hit. Entries of
-        zero
-    weight are never drawn.
+    Cumulative sums in float64: over blocks first (each summed in fp32), then inside the block that
+    was hit. Entries of zero weight are never drawn.
 
     Returns:
         (ids, their weights, total weight of each row).
     """
-    count, width = weights.shape
-    block = BLOCK if width % BLOCK == 0 else width
-    blocks = weights.view(count, width // block, block)
-    sums = blocks.sum(-1, dtype=torch.float64)
+    blocks, sums = _blocks(weights), _block_sums(weights)
+    block = blocks.shape[-1]
     edges = sums.cumsum(-1)
     total = edges[:, -1]
     target = u * total

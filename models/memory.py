@@ -14,9 +14,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep what is freed instead of giving it back to the kernel at every step.
 
     A network on a CPU frees and asks for the same buffers again and again; given back, each comes
-    as new pages that have to be cleared. Keeping them is worth about a seventh of a step
-    (``docs/benchmarks.md``). The process stays as large as it once was. Elsewhere than on glibc
-    nothing is done.
+    as new pages that have to be cleared. The process stays as large as it once was. Elsewhere than
+    on glibc nothing is done.
 
     Returns:
         whether it was done.

@@ -171,21 +171,31 @@ def row_stats(
     logits -= peak[:, None]
     greedy = query.temperature == 0
     tempered = ~greedy & (query.temperature != 1)
-    sharpness = (1.0 / query.temperature).clamp(max=1e30).float()
-    # unnormalised probabilities
-    weights = (logits * torch.where(tempered, sharpness, 1.0)[:, None]).exp_()
+    # what is asked of the model's own distribution is copied before the temperature changes it
+    reheated = torch.nonzero(query.as_model & tempered)[:, 0]
+    own = logits[reheated].exp_()
+    wanted, log_p = torch.nonzero(query.entropy)[:, 0], None
+    if wanted.numel():
+        log_p = logits[wanted].double().log_softmax(-1)
+    endless = torch.nonzero(query.eos_last | query.eot_last)[:, 0]
+    log_p_endless = logits[endless].double()
+    for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
+        _suppress(log_p_endless, end, last[endless])
+    log_p_endless = log_p_endless.log_softmax(-1)
+
+    hot = torch.nonzero(tempered)[:, 0]
+    if hot.numel():
+        sharpness = (1.0 / query.temperature[hot]).clamp(max=1e30).float()
+        logits[hot] *= sharpness[:, None]
+    weights = logits.exp_()  # unnormalised probabilities
     here = weights.gather(1, query.current[:, None])[:, 0].double()
     sample, at_sample, total = inverse_cdf(weights, query.u)
     finite = total.isfinite()
     model_total = total.clone()
     entropy = torch.zeros_like(total)
-    wanted = torch.nonzero(query.entropy)[:, 0]
-    if wanted.numel():
-        log_p = logits[wanted].double().log_softmax(-1)
+    if log_p is not None:
         entropy[wanted] = torch.special.entr(log_p.exp()).sum(-1)
-    reheated = torch.nonzero(query.as_model & tempered)[:, 0]
-    if reheated.numel():
-        model_total[reheated] = _block_sums(logits[reheated].exp_()).sum(-1)
+    model_total[reheated] = _block_sums(own).sum(-1)
 
     narrow = torch.nonzero((query.top_p < 1.0) & ~greedy)[:, 0]
     if narrow.numel():
@@ -197,16 +207,12 @@ def row_stats(
         here[narrow] = torch.where(is_here, kept, 0.0).sum(-1, dtype=torch.float64)
 
     sample = torch.where(greedy, mode, sample)
-    endless = torch.nonzero(query.eos_last | query.eot_last)[:, 0]
-    log_p_endless = logits[endless].double()
-    for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
-        _suppress(log_p_endless, end, last[endless])
-    log_p_endless = log_p_endless.log_softmax(-1)
 
     def told(ids: Tensor, as_drawn: Tensor) -> Tensor:
         """The model's probability of the ids, or the one that they were drawn with."""
-        at_ids = logits.gather(1, ids[:, None])[:, 0].exp().double()
-        p = torch.where(query.as_model, at_ids / model_total, as_drawn)
+        at_ids = weights.gather(1, ids[:, None])[:, 0]
+        at_ids[reheated] = own.gather(1, ids[reheated, None])[:, 0]
+        p = torch.where(query.as_model, at_ids.double() / model_total, as_drawn)
         if endless.numel():
             p[endless] = log_p_endless.gather(1, ids[endless, None])[:, 0].exp()
         return p

@@ -222,7 +222,8 @@ def test_a_step_dispatches_the_same_operations_for_64_requests_as_for_one(tiny, 
 
     def operations(requests: int) -> int:
         sampler = SAMPLERS[name](tiny.info.vocab_size, tiny.info.mask_id, tiny.ends)
-        params, length = SamplingParams(steps=4, sampler=name, top_p=0.9), 256 // requests
+        # one chunk of logits either way, and no canvas that fills its bucket to the last place
+        params, length = SamplingParams(steps=4, sampler=name, top_p=0.9), 250 // requests
         canvases = [
             ([0] * length, [True] * length, replace(params, seed=i)) for i in range(requests)
         ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models import checkpoint, weights
 from models.network import UnsupportedConfig
+from models.tokenizer import TextTokenizer
 from models.weights import CheckpointError
 
 STD = 0.02
@@ -118,7 +119,8 @@ def write_random(
         shard_bytes: size of a shard.
 
     Raises:
-        CheckpointError: a shape that cannot be built, or a folder that is not empty.
+        CheckpointError: a shape that cannot be built or does not hold the tokenizer, or a folder
+            that is not empty.
     """
     rest = {"rope_theta": 500_000.0, "rms_norm_eps": 1e-5} if family == "llada" else {}
     config = {"model_type": family, **rest, **shape}
@@ -126,6 +128,13 @@ def write_random(
         model = checkpoint.build(config, None)
     except UnsupportedConfig as error:
         raise CheckpointError(f"shape: {error}") from None
+    if tokenizer is not None:
+        ids = TextTokenizer.load(tokenizer / "tokenizer.json").vocab_size
+        if ids > (size := model.config.vocab_size):
+            raise CheckpointError(
+                f"shape: vocab_size {size} is less than the tokenizer's {ids} ids; "
+                f"try --shape tiny,vocab_size={ids + 1},mask_token_id={ids}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty")

@@ -171,3 +171,12 @@ def test_shapes_in_words(tmp_path):
     with pytest.raises(CheckpointError, match="d_model must be an even multiple"):
         write_random(tmp_path / "odd", {**SHAPES["tiny"], "d_model": 65})
     assert not (tmp_path / "odd").exists()
+
+
+def test_a_random_model_must_hold_its_tokenizer(tmp_path):
+    with pytest.raises(CheckpointError, match="less than the tokenizer's 4454 ids"):
+        write_random(tmp_path / "r", parse_shape("tiny"), tokenizer=BUNDLED / "stories")
+    assert not (tmp_path / "r").exists()
+    shape = parse_shape("tiny,vocab_size=4455,mask_token_id=4454")
+    write_random(tmp_path / "r", shape, tokenizer=BUNDLED / "stories")
+    assert checkpoints.load(tmp_path / "r").tokenizer.vocab_size == 4454

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class Checkpoint:
         model: the network, in evaluation mode on its device.
         text: its tokenizer; a folder without one serves token ids only.
         info: facts.
-        defaults: ``generation_config.json`` as it stands.
+        defaults: ``generation_config.json`` over what its family takes for granted.
         device: where the weights are.
     """
 
@@ -47,12 +48,10 @@ class Checkpoint:
     defaults: dict[str, Any]
     device: torch.device
 
-    @property
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """Ids that end a text: the end token, and the end of a turn where there is one."""
-        turn = self.defaults.get("eot_token_id")
-        if turn is None and self.text is not None:
-            turn = self.text.end_of_turn
+        turn = None if self.text is None else self.text.end_of_turn
         return (self.info.eos_id,) if turn is None else (self.info.eos_id, turn)
 
     @property
@@ -166,19 +165,24 @@ def _described(
         max_length=network.rope.positions,
         dtype="",
     )
-    return found, network, _tokenizer(path / "tokenizer.json", sizes.vocab_size), info, defaults
+    has_text = (path / "tokenizer.json").is_file()
+    text = read_tokenizer(path, sizes.vocab_size) if has_text else None
+    return found, network, text, info, defaults
 
 
-def _tokenizer(path: Path, vocab_size: int) -> TextTokenizer | None:
-    if not path.is_file():
-        return None
+def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
+    """The tokenizer of a checkpoint folder, for a model of ``vocab_size`` ids.
+
+    Raises:
+        CheckpointError: missing, damaged, or with more ids than the model has.
+    """
     try:
-        tokenizer = TextTokenizer.load(path)
+        tokenizer = TextTokenizer.load(folder / "tokenizer.json")
     except ValueError as error:
-        raise CheckpointError(f"{path.parent}: {error}") from None
+        raise CheckpointError(f"{folder}: {error}") from None
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
-            f"{path.parent}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
         )
     return tokenizer
 

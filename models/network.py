@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -43,7 +44,7 @@ def _at_least_min_rows(ids: Tensor) -> Tensor:
     return F.pad(ids, (0, max(0, MIN_ROWS - ids.numel())))
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Base of the architectures; with a ``head`` each is a ``Denoiser``.
 
     Attributes:
@@ -79,11 +80,11 @@ class Network(nn.Module):
         """Compute what is not stored, once the weights are in place on their device."""
         self.make_rope(device)
 
+    @abstractmethod
     def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
         """Tokens [T] laid out as ``attention`` says -> what ``head`` reads, of ``rows`` [R] or of
         all; [R or T, width]. Behind its attention the last block runs on those rows alone.
         """
-        raise NotImplementedError
 
     def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
         """See ``Denoiser``.

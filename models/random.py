@@ -13,7 +13,6 @@ from torch import Tensor
 
 from models import checkpoint, weights
 from models.network import UnsupportedConfig
-from models.tokenizer import TextTokenizer
 from models.weights import CheckpointError
 
 STD = 0.02
@@ -129,12 +128,7 @@ def write_random(
     except UnsupportedConfig as error:
         raise CheckpointError(f"shape: {error}") from None
     if tokenizer is not None:
-        ids = TextTokenizer.load(tokenizer / "tokenizer.json").vocab_size
-        if ids > (size := model.config.vocab_size):
-            raise CheckpointError(
-                f"shape: vocab_size {size} is less than the tokenizer's {ids} ids; "
-                f"try --shape tiny,vocab_size={ids + 1},mask_token_id={ids}"
-            )
+        checkpoint.read_tokenizer(tokenizer, model.config.vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty")

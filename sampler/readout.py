@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.canvas import CanvasBatch
+from sampler.draw import block_sums, in_blocks, inverse_cdf, nucleus, peak
 from sampler.guidance import guided
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at once (8 MiB in fp32: they stay in a CPU's cache)
 MIN_ROWS = 16  # short chunks are padded: a row meets the same arithmetic alone as in company
-BLOCK = 128  # inverse CDF: block sums first, then inside one block
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,13 @@ def row_stats(
 ) -> RowStats:
     """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them."""
     vocab = logits.shape[-1]
-    logits = _in_blocks(logits)
+    logits = in_blocks(logits)
     if mask_id is not None:
         _suppress(logits, mask_id, ~query.may_be_mask)
     if ends:
         _suppress(logits, ends[0], query.no_eos)
-    peak, mode = _peak(logits)
-    logits -= peak[:, None]
+    highest, mode = peak(logits)
+    logits -= highest[:, None]
     greedy = query.temperature == 0
     tempered = ~greedy & (query.temperature != 1)
     # what is asked of the model's own distribution is copied before the temperature changes it
@@ -195,7 +195,7 @@ def row_stats(
     entropy = torch.zeros_like(total)
     if log_p is not None:
         entropy[wanted] = torch.special.entr(log_p.exp()).sum(-1)
-    model_total[reheated] = _block_sums(own).sum(-1)
+    model_total[reheated] = block_sums(own).sum(-1)
 
     narrow = torch.nonzero((query.top_p < 1.0) & ~greedy)[:, 0]
     if narrow.numel():
@@ -228,93 +228,6 @@ def row_stats(
     )
 
 
-def _in_blocks(logits: Tensor) -> Tensor:
-    """A copy of logits [R, V] in fp32, filled up with impossible ids to whole blocks."""
-    count, vocab = logits.shape
-    width = vocab if vocab <= BLOCK else -(-vocab // BLOCK) * BLOCK
-    full = logits.new_empty(count, width, dtype=torch.float32)
-    full[:, :vocab] = logits
-    full[:, vocab:] = -torch.inf
-    return full
-
-
-def _blocks(values: Tensor) -> Tensor:
-    """[R, W] -> [R, W / block, block]."""
-    count, width = values.shape
-    block = BLOCK if width % BLOCK == 0 else width
-    return values.view(count, width // block, block)
-
-
-def _block_sums(weights: Tensor) -> Tensor:
-    """[R, W] -> sums of blocks in float64."""
-    return _blocks(weights).sum(-1).double()
-
-
-def _peak(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest of each row [R, W], and the lowest id that has it."""
-    blocks = _blocks(logits)
-    tops = blocks.amax(-1)
-    hit = tops.argmax(-1, keepdim=True)
-    inside = blocks.gather(1, hit[:, :, None].expand(-1, 1, blocks.shape[-1]))[:, 0]
-    ids = hit[:, 0] * blocks.shape[-1] + inside.argmax(-1)
-    return tops.gather(1, hit)[:, 0], ids
-
-
 def _suppress(logits: Tensor, id_: int, where: Tensor) -> None:
     """Make one id impossible in some rows."""
     logits[:, id_] = torch.where(where, -torch.inf, logits[:, id_])
-
-
-def nucleus(
-    weights: Float[Tensor, "R W"], top_p: Float[Tensor, " R"], vocab_size: int
-) -> tuple[Int[Tensor, "R K"], Float[Tensor, "R K"]]:
-    """The nucleus of each row of unnormalised probabilities (the official code's rule).
-
-    Likeliest first, ties by lower id; entries are kept while the running sum, their own mass
-    included, stays within top_p; the first is always kept. Entries of at most (1 - top_p)/V of the
-    mass cannot be among them (together they weigh at most 1 - top_p), so only the others are
-    sorted.
-
-    Returns:
-        ids and their weights, likeliest first; weight 0 outside the nucleus.
-    """
-    total = weights.sum(-1, dtype=torch.float64)
-    floor = ((1.0 - top_p) / vocab_size * total)[:, None]
-    candidates = max(1, int((weights > floor).sum(-1).max()))
-    ids = weights.topk(candidates, sorted=False).indices.sort(-1).values
-    found, order = weights.gather(1, ids).sort(dim=-1, descending=True, stable=True)
-    outside = found.cumsum(-1, dtype=torch.float64) > (top_p * total)[:, None]
-    outside[:, 0] = False
-    return ids.gather(1, order), found.masked_fill_(outside, 0.0)
-
-
-def inverse_cdf(
-    weights: Float[Tensor, "R W"], u: Float[Tensor, " R"]
-) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"], Float[Tensor, " R"]]:
-    """Draw one id per row from unnormalised probabilities by one uniform each.
-
-    Cumulative sums in float64: over blocks first (each summed in fp32), then inside the block that
-    was hit. Entries of zero weight are never drawn.
-
-    Returns:
-        (ids, their weights, total weight of each row).
-    """
-    blocks, sums = _blocks(weights), _block_sums(weights)
-    block = blocks.shape[-1]
-    edges = sums.cumsum(-1)
-    total = edges[:, -1]
-    target = u * total
-    hit = _first_above(edges, target)
-    rest = target - (edges - sums).gather(1, hit[:, None])[:, 0]
-    inside = blocks.gather(1, hit[:, None, None].expand(-1, 1, block))[:, 0]
-    within = _first_above(inside.cumsum(-1, dtype=torch.float64), rest)
-    return hit * block + within, inside.gather(1, within[:, None])[:, 0].double(), total
-
-
-def _first_above(edges: Tensor, target: Tensor) -> Tensor:
-    """First index whose cumulative sum exceeds the target; at the latest the last entry with
-    mass.
-    """
-    found = torch.searchsorted(edges, target[:, None], right=True)
-    last = torch.searchsorted(edges, edges[:, -1:].contiguous(), right=False)
-    return torch.minimum(found, last).clamp_(max=edges.shape[1] - 1)[:, 0]

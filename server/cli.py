@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from models import checkpoint as checkpoints
+from models.memory import keep_freed_memory
 from sampler.params import InvalidParam, SamplingParams
 from server.choices import default_length, sampling_params
 from server.config import Settings
@@ -33,6 +34,7 @@ DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 
 def main() -> None:
     """Entry point of the ``xdlm`` console script."""
+    keep_freed_memory()
     app()
 
 
@@ -44,9 +46,6 @@ def _quit(message: str, code: int = 1) -> NoReturn:
 def _load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.Checkpoint:
     import torch
 
-    from models.memory import keep_freed_memory
-
-    keep_freed_memory()
     if dtype not in ("auto", "float32", "bfloat16"):
         _quit(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}", 2)
     if threads:

@@ -77,6 +77,7 @@ class Engine:
         self._samplers = {
             n: make(info.vocab_size, info.mask_id, checkpoint.ends) for n, make in SAMPLERS.items()
         }
+        self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
         self._groups: dict[str, Group] = {}
         self._cancelled: set[Subscription] = set()
         self._finishing: set[Subscription] = set()
@@ -252,7 +253,7 @@ class Engine:
             self._publish(group, result, blocks)
         # an end token in what can no longer change ends the text: the rest is not needed
         batch, settled = result.batch, result.settled
-        ends = torch.isin(batch.tokens, torch.tensor(self.checkpoint.ends, device=canvas.device))
+        ends = torch.isin(batch.tokens, self._ends)
         given = torch.where(batch.editable, -1, position)
         last_given = torch.full_like(settled, -1).scatter_reduce(0, canvas, given, "amax")
         ends &= (position > last_given[canvas]) & (position < settled[canvas])

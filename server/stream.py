@@ -94,9 +94,10 @@ def text_of(
     start = list(editable).index(True)
     kept: list[int] = []
     counts = [0]  # written tokens among the first 0, 1, ... of ``kept``
+    ends = checkpoint.ends
     after_last, ended, reason = 0, False, "length"
     for id_, written in zip(tokens[start:], editable[start:], strict=False):
-        ended = written and (ended or id_ in checkpoint.ends)
+        ended = written and (ended or id_ in ends)
         if not ended:
             kept.append(id_)
             counts.append(counts[-1] + written)

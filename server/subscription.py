@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sampler.canvas import OPS
-from server.events import Change, Done, Event, Failed, GenerationRequest, Step
+from server.events import Change, Event, GenerationRequest, Step
 
 MAX_PENDING = 8  # events a reader may lie behind before they are merged
 
@@ -61,16 +61,6 @@ class Subscription(AsyncIterator[Event]):
         """What has settled is enough: end well before the next step."""
         if not self.ended:
             self.on_finish(self)
-
-    async def result(self) -> Done | Failed:
-        """Wait for the end, ignoring steps; cancels the request if the wait is cancelled."""
-        try:
-            async for event in self:
-                if not isinstance(event, Step):
-                    return event
-        finally:
-            self.cancel()
-        raise AssertionError("a subscription ends with Done or Failed")
 
     def __hash__(self) -> int:
         return id(self)

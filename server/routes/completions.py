@@ -42,9 +42,8 @@ class CompletionBody(TextFields):
             return [self.prompt]
         if not self.prompt:
             raise ApiError(400, "prompt is an empty list", param="prompt")
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+        ids = [part for part in self.prompt if isinstance(part, int)]
+        return [ids] if ids else [part for part in self.prompt if not isinstance(part, int)]
 
 
 class CompletionForm:

@@ -47,6 +47,17 @@ def test_both_ways_agree(kv_heads, lengths):
     torch.testing.assert_close(packed(q, k, v), bucketed(q, k, v), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [64, 128, 192, 256])
+def test_a_full_bucket_gets_the_bits_that_it_gets_in_company(length):
+    g = torch.Generator().manual_seed(2)
+    lengths = torch.tensor([length, 5, length - 1, 130])
+    offsets = F.pad(lengths.cumsum(0), (1, 0))
+    q, k, v = (torch.randn(int(offsets[-1]), 4, 16, generator=g) for _ in range(3))
+    together = BucketedAttention(offsets, len(q))(q, k, v)[:length]
+    alone = BucketedAttention(torch.tensor([0, length]), length)
+    assert torch.equal(alone(q[:length], k[:length], v[:length]), together)
+
+
 def test_a_cpu_takes_sdpa():
     offsets = torch.tensor([0, 20])
     for dtype in (torch.float32, torch.bfloat16):

@@ -174,8 +174,10 @@ def test_shapes_in_words(tmp_path):
 
 
 def test_a_random_model_must_hold_its_tokenizer(tmp_path):
-    with pytest.raises(CheckpointError, match="less than the tokenizer's 4454 ids"):
+    with pytest.raises(CheckpointError, match="has 4454 ids, the model 512"):
         write_random(tmp_path / "r", parse_shape("tiny"), tokenizer=BUNDLED / "stories")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        write_random(tmp_path / "r", parse_shape("tiny"), tokenizer=tmp_path)
     assert not (tmp_path / "r").exists()
     shape = parse_shape("tiny,vocab_size=4455,mask_token_id=4454")
     write_random(tmp_path / "r", shape, tokenizer=BUNDLED / "stories")

@@ -29,6 +29,13 @@ def request(i: int = 0, length: int = 24, wants_steps: bool = False, **choices):
     )
 
 
+async def result(subscription) -> Done | Failed:
+    async for event in subscription:
+        if isinstance(event, Done | Failed):
+            return event
+    raise AssertionError("a subscription ends with Done or Failed")
+
+
 async def until_idle(engine, seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while engine.scheduler.running or engine.scheduler.waiting:
@@ -48,9 +55,9 @@ async def test_sixteen_together_give_the_bytes_of_each_alone(engine):
     requests = [
         request(i, length=7 + 13 * i, steps=3 + i, mixing_ratio=0.1 * (i % 4)) for i in range(16)
     ]
-    together = await asyncio.gather(*(engine.submit(r).result() for r in requests))
+    together = await asyncio.gather(*(result(engine.submit(r)) for r in requests))
     for r, done in zip(requests, together, strict=True):
-        alone = await engine.submit(r).result()
+        alone = await result(engine.submit(r))
         assert isinstance(done, Done) and isinstance(alone, Done)
         assert alone.tokens == done.tokens
         assert done.tally.steps == r.params.steps
@@ -74,9 +81,9 @@ async def test_sixteen_of_all_kinds_give_the_tokens_of_each_alone(engine):
     for r in requests:  # blocks need a step each
         if r.params.block_length is not None:
             assert r.params.steps >= -(-sum(r.editable) // r.params.block_length)
-    together = await asyncio.gather(*(engine.submit(r).result() for r in requests))
+    together = await asyncio.gather(*(result(engine.submit(r)) for r in requests))
     for r, done in zip(requests, together, strict=True):
-        alone = await engine.submit(r).result()
+        alone = await result(engine.submit(r))
         assert isinstance(done, Done) and isinstance(alone, Done)
         assert (alone.tokens, alone.tally.steps) == (done.tokens, done.tally.steps)
 
@@ -148,7 +155,7 @@ async def test_a_full_queue_refuses_at_once(tiny):
             engine.submit(request(2))
         assert time.monotonic() - began < 0.05
         running.cancel()
-        assert isinstance(await waiting.result(), Done)
+        assert isinstance(await result(waiting), Done)
         await until_idle(engine)
     finally:
         engine.stop()
@@ -156,14 +163,15 @@ async def test_a_full_queue_refuses_at_once(tiny):
 
 async def test_cancelling_frees_the_slot_and_hurts_nobody(engine):
     steady = request(4, length=50, steps=60)
-    alone = await engine.submit(steady).result()
+    alone = await result(engine.submit(steady))
     others = [engine.submit(request(i, length=80, steps=2000)) for i in range(5)]
     mine = engine.submit(steady)
     await asyncio.sleep(0.05)
     for other in others:
         other.cancel()
         other.cancel()  # once is enough
-    assert (await mine.result()).tokens == alone.tokens
+    kept = await result(mine)
+    assert isinstance(kept, Done) and isinstance(alone, Done) and kept.tokens == alone.tokens
     await until_idle(engine, 1.0)
 
 
@@ -184,9 +192,9 @@ async def test_stopping_ends_every_stream_once(tiny):
 
 async def test_a_request_that_cannot_start_fails_and_the_engine_lives(engine):
     steady = engine.submit(request(2, length=50, steps=400))
-    bad = await engine.submit(request(1, sampler="nonsense")).result()
+    bad = await result(engine.submit(request(1, sampler="nonsense")))
     assert isinstance(bad, Failed) and bad.code == "internal"
-    assert isinstance(await steady.result(), Done)
+    assert isinstance(await result(steady), Done)
     await until_idle(engine)
     assert engine.ready
 
@@ -202,7 +210,7 @@ async def test_numbers_that_are_not_fail_the_request_and_not_the_engine(tiny_fol
     try:
         sick = GenerationRequest.continuing([0, 305], 10, SamplingParams(steps=4, top_p=0.9))
         well = request(1, mixing_ratio=0.0)
-        bad, good = await asyncio.gather(engine.submit(sick).result(), engine.submit(well).result())
+        bad, good = await asyncio.gather(result(engine.submit(sick)), result(engine.submit(well)))
         assert isinstance(bad, Failed) and bad.code == "not_finite"
         assert isinstance(good, Done)
     finally:

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.canvas import CanvasBatch, Transition
+from sampler.canvas import CanvasBatch
 from sampler.kernel import NoiseKernel
 from sampler.params import NOISE_REMOVALS
 from sampler.readout import RowQuery, RowStats
 from sampler.rng import Role, integers, uniforms
 from sampler.schedule import grids
+from sampler.transition import Transition
 
 GREEDY = NOISE_REMOVALS.index("greedy")
 
@@ -85,7 +86,9 @@ class Ancestral:
         canvas, position = batch.owner()
         z, step = batch.tokens, batch.step[canvas]
         kernel = self._kernel(batch, canvas)
-        alphas = grids(batch.noise_schedule, batch.step, batch.steps)
+        alphas = grids(
+            batch.noise_schedule, batch.step, batch.steps, batch.from_step, batch.from_time
+        )
         alpha_s, alpha_t = (a[canvas] for a in alphas)
         seed = batch.seed[canvas]
         u1, u2 = uniforms(seed, step, position, Role.BRANCH)
@@ -102,11 +105,13 @@ class Ancestral:
             to_uniform = u2 < alpha_s + (1.0 - alpha_s) * kernel.mixing_ratio
             elsewhere = torch.where(to_uniform, elsewhere, self.mask_id)
         # a mask has p_z = 0, so L = U needs no logits; a token's p_z does
-        rows = torch.nonzero(maybe & (to_model | ~masked))[:, 0]
+        asked = to_model | ~masked | batch.tell[canvas]
+        rows = torch.nonzero(maybe & asked)[:, 0]
         of = canvas[rows]
         last_greedy = (batch.step >= batch.steps) & (batch.noise_removal == GREEDY)
         temperature = torch.where(last_greedy, 0.0, batch.temperature)[of]
-        query = RowQuery.about(batch, rows, of, u3[rows], temperature=temperature)
+        written = torch.where(to_model, -1, elsewhere)[rows]
+        query = RowQuery.about(batch, rows, of, u3[rows], temperature=temperature, written=written)
         return AncestralProposal(rows, query, maybe, u1, to_model, elsewhere, alpha_s, alpha_t)
 
     def commit(
@@ -117,8 +122,8 @@ class Ancestral:
         z, rows = batch.tokens, proposal.rows
         p_z = torch.zeros_like(proposal.u_leave)
         p_z[rows] = stats.p_current
-        guess, confidence = torch.zeros_like(z), torch.zeros_like(p_z)
-        guess[rows], confidence[rows] = stats.sample, stats.p_sample
+        guess = torch.zeros_like(z)
+        guess[rows] = stats.sample
 
         leave = self._kernel(batch, canvas).leave_probability(
             p_z, z, proposal.alpha_s, proposal.alpha_t
@@ -127,6 +132,5 @@ class Ancestral:
         leaving = proposal.maybe & ((proposal.u_leave < leave) | overwrite)
         new = torch.where(proposal.to_model, guess, proposal.elsewhere)
         after = torch.where(leaving, new, z)
-        confidence = torch.where(proposal.to_model, confidence, 0.0)
-        change = Transition.between(z, after, confidence, self.mask_id)
+        change = Transition.between(z, after, self.mask_id, rows, stats)
         return batch.advanced(after), change

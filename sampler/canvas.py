@@ -1,4 +1,4 @@
-"""The packed canvases of all running requests, and what one step changes on them."""
+"""The packed canvases of all running requests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sampler.packing import joined
 from sampler.params import (
     COMPATS,
     NOISE_REMOVALS,
@@ -21,8 +22,6 @@ from sampler.params import (
 )
 from sampler.schedule import step_plan
 
-UNMASK, REFINE, REMASK = 0, 1, 2
-OPS = ("unmask", "refine", "remask")  # names of the change kinds, by code
 BY_POSITION = ("tokens", "editable")
 BY_PLANNED_STEP = ("plan_block", "plan_absorb", "plan_refine")
 
@@ -37,11 +36,14 @@ class CanvasBatch:
         editable: where the sampler may write; prompts are clamped.
         lengths: positions of each canvas.
         step, steps, calls: step that comes next, T of the request, calls until it is done.
+        from_step, from_time: where the time grid of the steps ahead begins (``shorten``).
         seed, mixing_ratio, temperature, top_p, guidance_scale: as in ``SamplingParams``; reals in
             float64.
         noise_removal, noise_schedule, refine_scope, remasking, compat: index into the names in
             ``params``.
         no_eos, ends_last: ``logits_eos_inf`` and ``confidence_eos_eot_inf``.
+        tell: ``logprobs``.
+        bias_ids, bias: ``logit_bias``, filled up with zeros to the longest.
         block_length: positions of a block; the whole canvas where none was chosen.
         confidence_threshold, entropy_bound, confidence_factor: infinite where none was chosen.
         carry: refinements planned and not spent so far.
@@ -55,6 +57,8 @@ class CanvasBatch:
     step: Int[Tensor, " B"]
     steps: Int[Tensor, " B"]
     calls: Int[Tensor, " B"]
+    from_step: Int[Tensor, " B"]
+    from_time: Float[Tensor, " B"]
     seed: Int[Tensor, " B"]
     mixing_ratio: Float[Tensor, " B"]
     temperature: Float[Tensor, " B"]
@@ -67,6 +71,9 @@ class CanvasBatch:
     compat: Int[Tensor, " B"]
     no_eos: Bool[Tensor, " B"]
     ends_last: Bool[Tensor, " B"]
+    tell: Bool[Tensor, " B"]
+    bias_ids: Int[Tensor, "B M"]
+    bias: Float[Tensor, "B M"]
     block_length: Int[Tensor, " B"]
     confidence_threshold: Float[Tensor, " B"]
     entropy_bound: Float[Tensor, " B"]
@@ -100,6 +107,9 @@ class CanvasBatch:
         def real(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64, device=device)
 
+        biases = [p.logit_bias for p in params]
+        width = max(map(len, biases))
+
         return cls(
             tokens=whole([t for tokens, _, _ in canvases for t in tokens]),
             editable=flag([e for _, editable, _ in canvases for e in editable]),
@@ -107,6 +117,8 @@ class CanvasBatch:
             step=whole([0] * len(params)),
             steps=whole([p.steps for p in params]),
             calls=whole([p.calls for p in params]),
+            from_step=whole([0] * len(params)),
+            from_time=real([1.0] * len(params)),
             seed=whole([p.seed for p in params]),
             mixing_ratio=real([p.mixing_ratio for p in params]),
             temperature=real([p.temperature for p in params]),
@@ -119,6 +131,9 @@ class CanvasBatch:
             compat=whole([COMPATS.index(p.compat) for p in params]),
             no_eos=flag([p.logits_eos_inf for p in params]),
             ends_last=flag([p.confidence_eos_eot_inf for p in params]),
+            tell=flag([p.logprobs for p in params]),
+            bias_ids=whole(_filled(biases, width, 0)).view(len(params), width),
+            bias=real(_filled(biases, width, 1)).view(len(params), width),
             block_length=whole([p.block_length or len(tokens) for tokens, _, p in canvases]),
             confidence_threshold=real([p.confidence_threshold for p in params]),
             entropy_bound=real([_or_infinity(p.entropy_bound) for p in params]),
@@ -178,12 +193,8 @@ class CanvasBatch:
 
     def joined(self, other: CanvasBatch) -> CanvasBatch:
         """This batch with another behind it."""
-        return CanvasBatch(
-            *(
-                torch.cat((mine, theirs))
-                for mine, theirs in zip(_arrays(self), _arrays(other), strict=True)
-            )
-        )
+        pairs = zip(_arrays(self), _arrays(other), strict=True)
+        return CanvasBatch(*(joined(pair) for pair in pairs))
 
     def kept(self, keep: Tensor) -> CanvasBatch:
         """The canvases where keep [B] is true, in order."""
@@ -192,7 +203,9 @@ class CanvasBatch:
         )
         keeps: dict[str, Tensor] = dict.fromkeys(CanvasBatch.__dataclass_fields__, keep)
         keeps |= dict.fromkeys(BY_POSITION, positions) | dict.fromkeys(BY_PLANNED_STEP, planned)
-        return CanvasBatch(*(getattr(self, name)[k] for name, k in keeps.items()))
+        kept = CanvasBatch(*(getattr(self, name)[k] for name, k in keeps.items()))
+        width = int((kept.bias != 0).any(0).sum())
+        return replace(kept, bias_ids=kept.bias_ids[:, :width], bias=kept.bias[:, :width])
 
     def with_tokens(self, tokens: Tensor) -> CanvasBatch:
         """The same batch with other tokens [T]."""
@@ -203,6 +216,11 @@ class CanvasBatch:
         return replace(self, tokens=tokens, step=self.step + 1)
 
 
+def _filled(biases: Sequence[Sequence[tuple[int, float]]], width: int, part: int) -> list:
+    """One part of all (id, bias) pairs, each request's filled up with zeros to a width."""
+    return [b[part] for pairs in biases for b in (*pairs, *[(0, 0.0)] * (width - len(pairs)))]
+
+
 def _or_infinity(value: float | None) -> float:
     return math.inf if value is None else value
 
@@ -210,34 +228,3 @@ def _or_infinity(value: float | None) -> float:
 def _arrays(batch: CanvasBatch) -> tuple[Tensor, ...]:
     """All arrays in order."""
     return tuple(getattr(batch, name) for name in CanvasBatch.__dataclass_fields__)
-
-
-@dataclass(frozen=True)
-class Transition:
-    """What one step changed: one entry per changed position, in packed order.
-
-    Attributes:
-        rows: packed positions.
-        old, new: ids before and after.
-        op: index into ``OPS``.
-        confidence: probability the model gave to the new token; 0 where none was asked for.
-    """
-
-    rows: Int[Tensor, " C"]
-    old: Int[Tensor, " C"]
-    new: Int[Tensor, " C"]
-    op: Int[Tensor, " C"]
-    confidence: Float[Tensor, " C"]
-
-    @classmethod
-    def between(
-        cls, before: Tensor, after: Tensor, confidence: Tensor, mask_id: int | None
-    ) -> Transition:
-        """The difference of two token arrays [T]; confidence [T]."""
-        rows = torch.nonzero(before != after)[:, 0]
-        old, new = before[rows], after[rows]
-        op = torch.full_like(old, REFINE)
-        if mask_id is not None:
-            op[old == mask_id] = UNMASK
-            op[new == mask_id] = REMASK
-        return cls(rows, old, new, op, confidence[rows])

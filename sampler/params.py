@@ -78,6 +78,8 @@ class SamplingParams:
         confidence_threshold: (threshold) fill masks whose token has at least this probability.
         entropy_bound: (threshold) fill masks while their entropies sum to this, in nats.
         confidence_factor: (threshold) f of Fast-dLLM's rule.
+        logprobs: the model's log-probabilities of what is written are wanted; changes no token.
+        logit_bias: (id, bias) pairs, added to the logits.
         compat: (topk) ``official`` repeats the published loop with its quirks.
     """
 
@@ -101,6 +103,8 @@ class SamplingParams:
     confidence_threshold: float = 0.9
     entropy_bound: float | None = None
     confidence_factor: float | None = None
+    logprobs: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         _integer("steps", self.steps, 1, MAX_STEPS)
@@ -126,7 +130,7 @@ class SamplingParams:
         _choice("refine_scope", self.refine_scope, REFINE_SCOPES)
         _choice("remasking", self.remasking, REMASKINGS)
         _choice("compat", self.compat, COMPATS)
-        for field in ("logits_eos_inf", "confidence_eos_eot_inf"):
+        for field in ("logits_eos_inf", "confidence_eos_eot_inf", "logprobs"):
             if not isinstance(getattr(self, field), bool):
                 raise InvalidParam(field, "must be true or false")
         if self.sampler == "topk":

@@ -18,8 +18,10 @@ from torch import Tensor
 from sampler.canvas import CanvasBatch
 from sampler.draw import block_sums, in_blocks, inverse_cdf, nucleus, peak
 from sampler.guidance import guided
+from sampler.packing import joined
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at once (8 MiB in fp32: they stay in a CPU's cache)
+MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
 MIN_ROWS = 16  # short chunks are padded: a row meets the same arithmetic alone as in company
 
 
@@ -40,6 +42,9 @@ class RowQuery:
         eos_last, eot_last: in what is told, the end token, or the end of a turn, has probability 0
             and the others share what it had.
         guidance_scale: w; rows with another value than 1 have a second row of hidden states.
+        tell: the model's log-probabilities are wanted.
+        written: id whose log-probability that is; -1 for the sample.
+        bias_ids, bias: added to the logits, filled up with zeros to the longest.
     """
 
     current: Int[Tensor, " R"]
@@ -53,6 +58,10 @@ class RowQuery:
     eos_last: Bool[Tensor, " R"]
     eot_last: Bool[Tensor, " R"]
     guidance_scale: Float[Tensor, " R"]
+    tell: Bool[Tensor, " R"]
+    written: Int[Tensor, " R"]
+    bias_ids: Int[Tensor, "R M"]
+    bias: Float[Tensor, "R M"]
 
     @classmethod
     def about(
@@ -71,6 +80,10 @@ class RowQuery:
             "top_p": batch.top_p[of],
             "no_eos": batch.no_eos[of],
             "guidance_scale": batch.guidance_scale[of],
+            "tell": batch.tell[of],
+            "written": torch.full_like(rows, -1),
+            "bias_ids": batch.bias_ids[of],
+            "bias": batch.bias[of],
         }
         return cls(**(asked | other))
 
@@ -82,7 +95,7 @@ class RowQuery:
     def joined(queries: Sequence[RowQuery]) -> RowQuery:
         """Several queries, one after the other."""
         names = RowQuery.__dataclass_fields__
-        return RowQuery(*(torch.cat([getattr(q, name) for q in queries]) for name in names))
+        return RowQuery(*(joined([getattr(q, name) for q in queries]) for name in names))
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,8 @@ class RowStats:
         p_current: the same of the id that stands there.
         entropy: of the model's distribution, in nats; 0 where it was not asked for.
         finite: false where the model's logits were not numbers.
+        log_p: of the model's distribution at the id asked for; 0 where it was not.
+        top_ids, top_log_p: its likeliest ids, in order; K is 0 unless a row asks.
     """
 
     sample: Int[Tensor, " R"]
@@ -103,6 +118,9 @@ class RowStats:
     p_current: Float[Tensor, " R"]
     entropy: Float[Tensor, " R"]
     finite: Bool[Tensor, " R"]
+    log_p: Float[Tensor, " R"]
+    top_ids: Int[Tensor, "R K"]
+    top_log_p: Float[Tensor, "R K"]
 
     def part(self, rows: slice) -> RowStats:
         """What is known of some of the rows."""
@@ -144,7 +162,7 @@ def readout(
     if not parts:
         return row_stats(hidden.new_zeros(0, vocab_size), query, mask_id, ends)
     return RowStats(
-        *(torch.cat([getattr(p, name) for p in parts]) for name in RowStats.__dataclass_fields__)
+        *(joined([getattr(p, name) for p in parts]) for name in RowStats.__dataclass_fields__)
     )
 
 
@@ -162,7 +180,7 @@ def row_stats(
 ) -> RowStats:
     """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them."""
     vocab = logits.shape[-1]
-    logits = in_blocks(logits)
+    logits = in_blocks(logits).scatter_add_(1, query.bias_ids, query.bias.float())
     if mask_id is not None:
         _suppress(logits, mask_id, ~query.may_be_mask)
     if ends:
@@ -174,9 +192,13 @@ def row_stats(
     # what is asked of the model's own distribution is copied before the temperature changes it
     reheated = torch.nonzero(query.as_model & tempered)[:, 0]
     own = logits[reheated].exp_()
-    wanted, log_p = torch.nonzero(query.entropy)[:, 0], None
+    wanted = torch.nonzero(query.entropy)[:, 0]
+    entropy = torch.zeros_like(query.u)
     if wanted.numel():
         log_p = logits[wanted].double().log_softmax(-1)
+        entropy[wanted] = torch.special.entr(log_p.exp()).sum(-1)
+    telling = torch.nonzero(query.tell)[:, 0]
+    log_p_told = logits[telling].double().log_softmax(-1)
     endless = torch.nonzero(query.eos_last | query.eot_last)[:, 0]
     log_p_endless = logits[endless].double()
     for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
@@ -192,9 +214,6 @@ def row_stats(
     sample, at_sample, total = inverse_cdf(weights, query.u)
     finite = total.isfinite()
     model_total = total.clone()
-    entropy = torch.zeros_like(total)
-    if log_p is not None:
-        entropy[wanted] = torch.special.entr(log_p.exp()).sum(-1)
     model_total[reheated] = block_sums(own).sum(-1)
 
     narrow = torch.nonzero((query.top_p < 1.0) & ~greedy)[:, 0]
@@ -217,6 +236,17 @@ def row_stats(
             p[endless] = log_p_endless.gather(1, ids[endless, None])[:, 0].exp()
         return p
 
+    log_p = torch.zeros_like(total)
+    top_ids, top_log_p = (t.new_zeros(len(sample), 0) for t in (sample, total))
+    if telling.numel():
+        written = torch.where(query.written < 0, sample, query.written)[telling]
+        log_p[telling] = log_p_told.gather(1, written[:, None])[:, 0]
+        best = log_p_told.topk(min(MOST_LIKELY, vocab))
+        top_ids, top_log_p = (
+            t.new_zeros(len(sample), best.indices.shape[1]) for t in (sample, total)
+        )
+        top_ids[telling], top_log_p[telling] = best.indices, best.values
+
     return RowStats(
         sample=sample,
         p_sample=told(sample, torch.where(greedy, 1.0, at_sample / total)),
@@ -225,6 +255,9 @@ def row_stats(
         ),
         entropy=entropy,
         finite=finite,
+        log_p=log_p,
+        top_ids=top_ids,
+        top_log_p=top_log_p,
     )
 
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sampler.canvas import CanvasBatch, Transition
+from sampler.canvas import CanvasBatch
 from sampler.guidance import without_prompt
 from sampler.readout import RowQuery, RowStats, readout
+from sampler.transition import Transition
 
 
 @runtime_checkable

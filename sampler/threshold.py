@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sampler.canvas import CanvasBatch, Transition
+from sampler.canvas import CanvasBatch
 from sampler.readout import RowQuery, RowStats
 from sampler.rng import Role, uniforms
 from sampler.select import ranked
+from sampler.transition import Transition
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ class Threshold:
         block = beyond.scatter_reduce(
             0, canvas, torch.where(masked, block_of, beyond[canvas]), "amin"
         )
-        rows = torch.nonzero(masked & (block_of == block[canvas]))[:, 0]
-        of = canvas[rows]
-
         free = torch.zeros_like(block).index_add_(0, canvas, batch.editable.long())
         blocks_left = (-(-free // batch.block_length) - block).clamp(min=1)
-        steps_here = ((batch.steps - batch.step) // blocks_left).clamp(min=1)
+        steps_left = (batch.steps - batch.step).clamp(min=1)
+        cramped = steps_left < blocks_left  # after ``shortened``: all masks left are one block
+        rows = torch.nonzero(masked & ((block_of == block[canvas]) | cramped[canvas]))[:, 0]
+        of = canvas[rows]
+        steps_here = torch.where(cramped, steps_left, steps_left // blocks_left)
         masks = torch.bincount(of, minlength=batch.size)
         u, _ = uniforms(batch.seed[of], batch.step[of], position[rows], Role.TOKEN)
         by_entropy = batch.entropy_bound[of].isfinite()
@@ -93,7 +95,7 @@ class Threshold:
         self, batch: CanvasBatch, proposal: ThresholdProposal, stats: RowStats
     ) -> tuple[CanvasBatch, Transition]:
         """Fill the most certain masks of each canvas, as many as its rule lets through."""
-        canvas, position = batch.owner()
+        canvas, _ = batch.owner()
         rows = proposal.rows
         of = canvas[rows]
         confidence, entropy = stats.p_sample.float().double(), stats.entropy
@@ -118,9 +120,8 @@ class Threshold:
         chosen = order[place < count[sorted_of]]
         after = batch.tokens.clone()
         after[rows[chosen]] = stats.sample[chosen]
-        told = torch.zeros_like(position, dtype=torch.float64)
-        told[rows] = stats.p_sample
-        return batch.advanced(after), Transition.between(batch.tokens, after, told, self.mask_id)
+        change = Transition.between(batch.tokens, after, self.mask_id, rows, stats)
+        return batch.advanced(after), change
 
 
 def segment_sums(values: Float[Tensor, " R"], place: Int[Tensor, " R"]) -> Float[Tensor, " R"]:

@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sampler.canvas import CanvasBatch, Transition
+from sampler.canvas import CanvasBatch
 from sampler.params import COMPATS, REFINE_SCOPES, REMASKINGS
 from sampler.readout import RowQuery, RowStats
 from sampler.rng import Role, uniforms
 from sampler.select import best_of_each
+from sampler.transition import Transition
 
 OFFICIAL = COMPATS.index("official")
 BLOCK_SCOPE = REFINE_SCOPES.index("block")
@@ -144,7 +145,5 @@ class TopK:
         chosen = filled | refined
         after = batch.tokens.clone()
         after[rows[chosen]] = stats.sample[chosen]
-        told = torch.zeros_like(position, dtype=torch.float64)
-        told[rows] = stats.p_sample
-        change = Transition.between(batch.tokens, after, told, self.mask_id)
+        change = Transition.between(batch.tokens, after, self.mask_id, rows, stats)
         return replace(batch.advanced(after), carry=carry), change

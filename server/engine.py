@@ -18,8 +18,9 @@ import torch
 
 from models.checkpoint import Checkpoint
 from sampler import SAMPLERS
-from sampler.canvas import OPS, CanvasBatch
+from sampler.canvas import CanvasBatch
 from sampler.step import Sampler, StepResult, take_steps
+from sampler.transition import OPS
 from server.events import Done, Event, Failed, GenerationRequest, Step, Tally
 from server.metrics import Metrics
 from server.scheduler import QueueFull, Scheduler

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from sampler.canvas import OPS
+from sampler.transition import OPS
 from server.events import Change, Event, GenerationRequest, Step
 
 MAX_PENDING = 8  # events a reader may lie behind before they are merged

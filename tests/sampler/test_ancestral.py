@@ -147,7 +147,7 @@ def test_schedules_and_their_grids():
     assert SCHEDULES["llada"].alpha(t).sub(1 - ((1 - 1e-3) * t + 1e-3)).abs().max() < 1e-15
     step, steps = torch.tensor([0, 3, 8, 8]), torch.tensor([8, 8, 8, 9])
     which = torch.tensor([0, 1, 1, 0])
-    found = torch.stack(grids(which, step, steps))
+    found = torch.stack(grids(which, step, steps, torch.zeros_like(step), torch.ones(4).double()))
     for i, name in enumerate(["log_linear", "llada", "llada", "log_linear"]):
         alone = SCHEDULES[name].grid(step[i], steps[i])
         assert found[:, i].tolist() == [float(a) for a in alone]

@@ -239,6 +239,15 @@ def test_guidance_pushes_away_from_the_promptless_copy():
     assert guided != states(network, sampler, behind(prompt, 8, params))
 
 
+def untold(count: int) -> dict[str, torch.Tensor]:
+    return {
+        "tell": torch.zeros(count, dtype=torch.bool),
+        "written": torch.full((count,), -1),
+        "bias_ids": torch.zeros(count, 0, dtype=torch.int64),
+        "bias": torch.zeros(count, 0).double(),
+    }
+
+
 def test_probabilities_as_the_model_gave_them():
     g = torch.Generator().manual_seed(4)
     logits = 2 * torch.randn(40, 300, generator=g)
@@ -255,6 +264,7 @@ def test_probabilities_as_the_model_gave_them():
         eos_last=torch.zeros(40, dtype=torch.bool),
         eot_last=torch.zeros(40, dtype=torch.bool),
         guidance_scale=torch.ones(40).double(),
+        **untold(40),
     )
     stats = row_stats(logits, query, mask_id=299)
     p = logits.double().index_fill(1, torch.tensor([299]), -torch.inf).softmax(-1)
@@ -293,6 +303,7 @@ def test_probabilities_without_the_ends():
         no_eos=off,
         eos_last=mark > 0,
         eot_last=mark > 1,
+        **untold(60),
     )
     stats = row_stats(logits, query, mask_id=39, ends=(7, 8))
     p = logits.double().index_fill(1, torch.tensor([39]), -torch.inf)

@@ -11,7 +11,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
 import torch
@@ -19,46 +18,17 @@ import torch
 from models.checkpoint import Checkpoint
 from sampler import SAMPLERS
 from sampler.canvas import CanvasBatch
-from sampler.step import Sampler, StepResult, take_steps
+from sampler.step import StepResult, take_steps
 from sampler.transition import OPS
-from server.events import Done, Event, Failed, GenerationRequest, Step, Tally
+from server.events import Done, Event, Failed, GenerationRequest, Step
+from server.group import Group
 from server.metrics import Metrics
 from server.scheduler import QueueFull, Scheduler
 from server.subscription import StepRecord, Subscription
 
 log = structlog.get_logger()
 
-
-@dataclass
-class Group:
-    """The running requests of one sampler: their packed canvases, and who they belong to."""
-
-    sampler: Sampler
-    batch: CanvasBatch
-    owners: list[Subscription]
-    ops: torch.Tensor  # [B, 3] changes so far, by kind
-    forwards: torch.Tensor  # [B]
-
-    def kept(self, keep: torch.Tensor) -> Group:
-        """The group without the requests where keep [B] is false."""
-        flags = keep.tolist()
-        return Group(
-            self.sampler,
-            self.batch.kept(keep),
-            [o for o, k in zip(self.owners, flags, strict=True) if k],
-            self.ops[keep],
-            self.forwards[keep],
-        )
-
-    def joined(self, other: Group) -> Group:
-        """Both groups as one."""
-        return Group(
-            self.sampler,
-            self.batch.joined(other.batch),
-            self.owners + other.owners,
-            torch.cat((self.ops, other.ops)),
-            torch.cat((self.forwards, other.forwards)),
-        )
+PACE_MEMORY = 0.8  # how much of the pace seen so far stays when a step has been timed
 
 
 class Engine:
@@ -80,6 +50,7 @@ class Engine:
         }
         self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
         self._groups: dict[str, Group] = {}
+        self._pace = 1e-3  # seconds per step, as seen of late
         self._cancelled: set[Subscription] = set()
         self._finishing: set[Subscription] = set()
         self._wake = threading.Condition()
@@ -210,8 +181,7 @@ class Engine:
         sampler, device = self._samplers[name], self.checkpoint.device
         canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
         batch = sampler.begin(CanvasBatch.of(canvases, device))
-        ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64, device=device)
-        new = Group(sampler, batch, owners, ops, ops[:, 0].clone())
+        new = Group.of(sampler, batch, owners)
         running = self._groups.get(name)
         self._groups[name] = running.joined(new) if running else new
         starts = batch.tokens.split(batch.lengths.tolist())
@@ -225,6 +195,7 @@ class Engine:
 
     def _step(self) -> None:
         began = time.monotonic()
+        self._groups = {n: g.hurried(began, self._pace) for n, g in self._groups.items()}
         groups = list(self._groups.items())
         results = take_steps(self.checkpoint.model, [(g.sampler, g.batch) for _, g in groups])
         for (name, group), result in zip(groups, results, strict=True):
@@ -232,8 +203,10 @@ class Engine:
             if bool(over.any()):
                 self._finish(group, over, result.failed)
                 self._replace(name, group.kept(~over))
+        seconds = time.monotonic() - began
+        self._pace = max(seconds, PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * seconds)
         self.metrics.stepped(
-            seconds=time.monotonic() - began,
+            seconds=seconds,
             requests=sum(r.batch.size for r in results),
             positions=sum(r.batch.tokens.numel() for r in results),
             head_rows=sum(r.head_rows for r in results),
@@ -269,6 +242,7 @@ class Engine:
         record = StepRecord(
             owners=group.owners,
             steps_done=batch.step.tolist(),
+            steps=batch.steps.tolist(),
             settled=result.settled.tolist(),
             blocks=blocks.tolist(),
             starts=(ends - batch.lengths).tolist(),
@@ -278,6 +252,9 @@ class Engine:
             new=change.new.tolist(),
             op=change.op.tolist(),
             confidence=change.confidence.tolist(),
+            log_p=change.log_p.tolist(),
+            top_ids=change.top_ids.tolist(),
+            top_log_p=change.top_log_p.tolist(),
         )
         self._on_loop(record.deliver)
 
@@ -286,22 +263,11 @@ class Engine:
         canvases = group.batch.tokens.split(group.batch.lengths.tolist())
         ended: list[tuple[Subscription, Event]] = []
         for i in torch.nonzero(over)[:, 0].tolist():
-            owner, params = group.owners[i], group.owners[i].request.params
+            owner = group.owners[i]
             if failed[i]:
                 ended.append((owner, Failed("not_finite", "the model gave no finite numbers")))
                 continue
-            unmasked, refined, remasked = group.ops[i].tolist()
-            tally = Tally(
-                steps=int(group.batch.step[i].clamp(max=params.steps)),
-                forwards=int(group.forwards[i]),
-                positions=sum(owner.request.editable),
-                unmasked=unmasked,
-                refined=refined,
-                remasked=remasked,
-                queue_ms=1e3 * (owner.admitted - owner.submitted),
-                denoise_ms=1e3 * (now - owner.admitted),
-            )
-            ended.append((owner, Done(tuple(canvases[i].tolist()), tally)))
+            ended.append((owner, Done(tuple(canvases[i].tolist()), group.tally(i, now))))
         self._end(ended)
 
     def _fail_all(self, group: Group, code: str, message: str) -> None:

@@ -19,6 +19,8 @@ class GenerationRequest:
         params: the request's choices.
         wants_steps: whether ``Step`` events are asked for; without, only the end is reported.
         lossless: steps are never merged, however slow the reader.
+        budget: seconds from submission within which the canvas is to be complete, if need be in
+            fewer steps.
     """
 
     tokens: list[int]
@@ -26,6 +28,7 @@ class GenerationRequest:
     params: SamplingParams
     wants_steps: bool = False
     lossless: bool = False
+    budget: float | None = None
 
     @classmethod
     def continuing(
@@ -36,6 +39,7 @@ class GenerationRequest:
         wants_steps: bool = False,
         hole: int | None = None,
         suffix: Sequence[int] = (),
+        budget: float | None = None,
     ) -> GenerationRequest:
         """A prompt and a suffix, clamped, with ``length`` positions to fill between them, and those
         of the prompt that hold the id ``hole``.
@@ -45,7 +49,23 @@ class GenerationRequest:
         """
         editable = [id_ == hole for id_ in prompt] + [True] * length + [False] * len(suffix)
         step_plan(params, sum(editable))
-        return cls([*prompt, *[0] * length, *suffix], editable, params, wants_steps)
+        tokens = [*prompt, *[0] * length, *suffix]
+        return cls(tokens, editable, params, wants_steps, budget=budget)
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """What the model said of a token at the step that wrote it.
+
+    Attributes:
+        step: that step.
+        log_p: log-probability of the token under the model, in nats.
+        top: (id, log-probability) of the likeliest, in order.
+    """
+
+    step: int
+    log_p: float
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ class Change:
     old: int
     new: int
     confidence: float
+    logprobs: LogProbs | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +120,7 @@ class Step:
         for change in later.changes:
             first = by_position.get(change.position)
             if first is not None:
-                change = Change(
-                    change.position, change.op, first.old, change.new, change.confidence
-                )
+                change = replace(change, old=first.old)
             by_position[change.position] = change
         changes = tuple(by_position[p] for p in sorted(by_position))
         return replace(later, changes=changes, final=self.final or later.final)

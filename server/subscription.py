@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sampler.transition import OPS
-from server.events import Change, Event, GenerationRequest, Step
+from server.events import Change, Event, GenerationRequest, LogProbs, Step
 
 MAX_PENDING = 8  # events a reader may lie behind before they are merged
 
@@ -94,6 +94,7 @@ class StepRecord:
 
     owners: list[Subscription]
     steps_done: list[int]
+    steps: list[int]
     settled: list[int]
     blocks: list[int]
     starts: list[int]
@@ -103,12 +104,17 @@ class StepRecord:
     new: list[int]
     op: list[int]
     confidence: list[float]
+    log_p: list[float]
+    top_ids: list[list[int]]
+    top_log_p: list[list[float]]
 
     def deliver(self) -> None:
         """Divide the step among its subscribers; runs on the event loop."""
         for i, owner in enumerate(self.owners):
             if not owner.request.wants_steps:
                 continue
+            done, steps = self.steps_done[i], self.steps[i]
+            step, tells = min(done, steps), owner.request.params.logprobs
             changes = tuple(
                 Change(
                     self.rows[c] - self.starts[i],
@@ -116,18 +122,13 @@ class StepRecord:
                     self.old[c],
                     self.new[c],
                     self.confidence[c],
+                    self._logprobs(c, step) if tells else None,
                 )
                 for c in range(self.bounds[i], self.bounds[i + 1])
             )
-            steps = owner.request.params.steps
-            done = self.steps_done[i]
-            owner.push(
-                Step(
-                    min(done, steps),
-                    steps,
-                    changes,
-                    final=done > steps,
-                    settled=self.settled[i],
-                    block=self.blocks[i],
-                )
-            )
+            final = done > steps
+            owner.push(Step(step, steps, changes, None, final, self.settled[i], self.blocks[i]))
+
+    def _logprobs(self, c: int, step: int) -> LogProbs:
+        top = zip(self.top_ids[c], self.top_log_p[c], strict=True)
+        return LogProbs(step, self.log_p[c], tuple(top))

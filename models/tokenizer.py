@@ -109,6 +109,10 @@ class TextTokenizer:
             before = before.rstrip("\N{REPLACEMENT CHARACTER}")
         return whole[len(before) :]
 
+    def text_piece(self, id_: int) -> str:
+        """What one id adds to a text: nothing if it is special."""
+        return "" if id_ in self._special else self.piece(id_)
+
     def _piece(self, id_: int) -> str:
         """Text of one id as it stands inside a text (" king", not "king")."""
         if id_ in self._special:

@@ -11,6 +11,7 @@ from models.checkpoint import Checkpoint
 from server.events import Step
 
 SNAPSHOT_EVERY = 16
+MASK_SIGN = "\N{LIGHT SHADE}"
 
 
 class Trajectory:
@@ -71,12 +72,16 @@ class Text:
         text: what was written.
         tokens: how many tokens it took.
         reason: ``stop`` at an end token or a stop string, else ``length``.
+        positions: on the canvas, of the tokens in it, given ones between them included.
+        end: position of the end token that ended it, if one did.
         stopped: at a stop string.
     """
 
     text: str
     tokens: int
     reason: str
+    positions: tuple[int, ...]
+    end: int | None = None
     stopped: bool = False
 
 
@@ -91,28 +96,47 @@ def text_of(
     What was written in one stretch ends at its first end token; the whole ends before the first of
     the stop strings. ``tokens`` may be a part of the canvas from its start.
     """
-    start = list(editable).index(True)
-    kept: list[int] = []
+    start = first_written(editable)
+    kept: list[int] = []  # positions
     counts = [0]  # written tokens among the first 0, 1, ... of ``kept``
     ends = checkpoint.ends
-    after_last, ended, reason = 0, False, "length"
-    for id_, written in zip(tokens[start:], editable[start:], strict=False):
-        ended = written and (ended or id_ in ends)
-        if not ended:
-            kept.append(id_)
-            counts.append(counts[-1] + written)
-        if written:
-            after_last, reason = len(kept), "stop" if ended else "length"
+    after_last, ended, end = 0, None, None
+    for at in range(start, len(tokens)):
+        if not editable[at]:
+            ended = None
+        elif ended is None and tokens[at] in ends:
+            ended = at
+        if ended is None:
+            kept.append(at)
+            counts.append(counts[-1] + editable[at])
+        if editable[at]:
+            after_last, end = len(kept), ended
 
     def upto(count: int) -> str:
-        return checkpoint.tokenizer.continuation(tokens[:start], kept[:count])
+        return checkpoint.tokenizer.continuation(
+            tokens[:start], [tokens[at] for at in kept[:count]]
+        )
 
     text = upto(after_last)
     cut = min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
     if cut is None:
-        return Text(text, counts[after_last], reason)
+        reason = "length" if end is None else "stop"
+        return Text(text, counts[after_last], reason, tuple(kept[:after_last]), end)
     needed = bisect_left(range(after_last), cut, key=lambda n: len(upto(n)))
-    return Text(text[:cut], counts[needed], "stop", stopped=True)
+    return Text(text[:cut], counts[needed], "stop", tuple(kept[:needed]), stopped=True)
+
+
+def snapshot_of(checkpoint: Checkpoint, tokens: Sequence[int], editable: Sequence[bool]) -> str:
+    """A canvas under way, from the first written position on, a block for each mask."""
+    mask, tokenizer = checkpoint.info.mask_id, checkpoint.tokenizer
+    shown = tokens[first_written(editable) :]
+    pieces = (MASK_SIGN if i == mask else tokenizer.text_piece(i) for i in shown)
+    return "".join(pieces)
+
+
+def first_written(editable: Sequence[bool]) -> int:
+    """The first position that is written, or the number of positions."""
+    return next((at for at, written in enumerate(editable) if written), len(editable))
 
 
 class SettledText:
@@ -126,9 +150,10 @@ class SettledText:
     ) -> None:
         """Nothing is settled yet."""
         self._checkpoint, self._editable, self._stops = checkpoint, editable, stops
-        self._settled = list(editable).index(True)
+        self._settled = first_written(editable)
         self._sent = ""
         self.stopped = False
+        self.positions: tuple[int, ...] = ()
 
     def more(self, canvas: Sequence[int], settled: int) -> str:
         """What has settled since the last call; a character of several tokens waits for all."""
@@ -136,7 +161,7 @@ class SettledText:
             return ""
         self._settled = settled
         found = text_of(self._checkpoint, canvas[:settled], self._editable, self._stops)
-        self.stopped = found.stopped
+        self.stopped, self.positions = found.stopped, found.positions
         text = found.text
         if not found.stopped:
             text = text.rstrip("\N{REPLACEMENT CHARACTER}")
@@ -147,6 +172,11 @@ class SettledText:
         """Characters at the end with which a stop string may begin."""
         beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
         return max((len(b) for b in beginnings if text.endswith(b)), default=0)
+
+    @property
+    def characters(self) -> int:
+        """How many were handed out."""
+        return len(self._sent)
 
     def last(self, text: str) -> str:
         """What is left of the whole text."""

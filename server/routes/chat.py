@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from models.chat import ChatError
+from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
+from server.logprobs import TokenLogProb, finite
 from server.routes.generation import Generation, Prompt
 from server.routes.schema import TextFields
 from server.state import State
@@ -45,8 +49,6 @@ class ChatBody(TextFields):
 
     neutral: ClassVar = {
         **TextFields.neutral,
-        "logprobs": (False,),
-        "top_logprobs": (0,),
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "parallel_tool_calls": (True, False),
@@ -58,6 +60,14 @@ class ChatBody(TextFields):
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: StrictInt | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)
+
+    def alternatives(self) -> int | None:
+        """See ``TextFields``."""
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class ChatForm:
@@ -66,24 +76,50 @@ class ChatForm:
     prefix: ClassVar = "chatcmpl"
     whole: ClassVar = "chat.completion"
     chunk: ClassVar = "chat.completion.chunk"
+    tells_end: ClassVar = False
 
     @staticmethod
-    def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
+    def choice(
+        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """See ``Form``."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
     @staticmethod
-    def delta(index: int, text: str, reason: str | None) -> dict[str, Any]:
+    def delta(
+        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """See ``Form``."""
         delta = {"content": text} if text else {}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
     @staticmethod
     def opening(index: int) -> dict[str, Any] | None:
         """See ``Form``."""
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    @staticmethod
+    def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
+        """See ``Form``."""
+        entries = []
+        for token in tokens:
+            entry = _entry(token.text, token.told.log_p if token.told else -math.inf)
+            top = [_entry(text, log_p) for text, log_p in token.top]
+            step = token.told.step if token.told else None
+            entries.append({**entry, "top_logprobs": top, "step": step})
+        return {"content": entries, "refusal": None}
+
+
+def _entry(text: str, log_p: float) -> dict[str, Any]:
+    """OpenAI's object for a token; part of a character has no bytes of its own."""
+    whole = "\N{REPLACEMENT CHARACTER}" not in text
+    return {
+        "token": text,
+        "logprob": finite(log_p),
+        "bytes": list(text.encode()) if whole else None,
+    }
 
 
 @router.post("")

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
+from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
+from server.logprobs import TokenLogProb, finite, with_itself
 from server.routes.generation import Generation, Prompt
 from server.routes.schema import TextFields
 from server.state import State
@@ -24,13 +26,17 @@ class CompletionBody(TextFields):
     neutral: ClassVar = {
         **TextFields.neutral,
         "best_of": (1,),
-        "logprobs": (),
-        "echo": (False,),
     }
 
     prompt: StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
     suffix: StrictStr | None = None
     infill: StrictBool = False
+    echo: StrictBool = False
+    logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)
+
+    def alternatives(self) -> int | None:
+        """See ``TextFields``."""
+        return self.logprobs
 
     def prompts(self) -> Sequence[str | list[int]]:
         """The prompts, each as text or as ids.
@@ -52,11 +58,14 @@ class CompletionForm:
     prefix: ClassVar = "cmpl"
     whole: ClassVar = "text_completion"
     chunk: ClassVar = "text_completion"
+    tells_end: ClassVar = True
 
     @staticmethod
-    def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
+    def choice(
+        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """See ``Form``."""
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     delta = choice
 
@@ -64,6 +73,18 @@ class CompletionForm:
     def opening(index: int) -> dict[str, Any] | None:
         """See ``Form``."""
         return None
+
+    @staticmethod
+    def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
+        """See ``Form``."""
+        told = [token.told for token in tokens]
+        return {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [None if t is None else finite(t.log_p) for t in told],
+            "top_logprobs": [dict(with_itself(token)) or None for token in tokens],
+            "text_offset": [token.offset for token in tokens],
+            "steps": [None if t is None else t.step for t in told],
+        }
 
 
 @router.post("")
@@ -75,7 +96,13 @@ async def complete(body: CompletionBody, request: Request) -> Response:
     except UnicodeEncodeError:
         raise ApiError(400, "suffix is not valid Unicode text", param="suffix") from None
     hole = state.checkpoint.info.mask_id if body.infill else None
-    prompts = [Prompt(_ids(state, prompt, body.infill), suffix, hole) for prompt in body.prompts()]
+    if body.echo and (body.suffix or body.infill):
+        raise ApiError(400, "echo does not go with suffix or infill", param="echo")
+    prompts = []
+    for given in body.prompts():
+        ids = _ids(state, given, body.infill)
+        text = given if isinstance(given, str) else state.checkpoint.tokenizer.decode(ids)
+        prompts.append(Prompt(ids, suffix, hole, text if body.echo else None))
     generation = Generation(state, body, CompletionForm, prompts)
     return await generation.respond(request, bool(body.stream))
 

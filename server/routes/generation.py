@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import orjson
 from fastapi import Request, Response
@@ -19,12 +19,12 @@ from starlette.background import BackgroundTask
 from sampler.params import InvalidParam
 from server.choices import default_length
 from server.errors import ApiError, error_body
-from server.events import Done, Failed, GenerationRequest, Step, Tally
+from server.events import Failed, GenerationRequest, Tally
 from server.routes.models import check_model
+from server.routes.reader import Echo, Form, Reader
 from server.routes.schema import TextFields, refused
 from server.scheduler import QueueFull
 from server.state import State
-from server.stream import SettledText, Text, Trajectory, text_of
 from server.subscription import Subscription, merged
 from server.wire import Json
 
@@ -37,39 +37,18 @@ class Prompt:
         ids: in front of it.
         suffix: ids behind it.
         hole: id of the positions in ``ids`` that are to be filled too, if there may be such.
+        echo: its text, where that is to stand in front of the answer.
     """
 
     ids: list[int]
     suffix: Sequence[int] = ()
     hole: int | None = None
+    echo: str | None = None
 
     @property
     def size(self) -> int:
         """Positions that it takes."""
         return len(self.ids) + len(self.suffix)
-
-
-class Form(Protocol):
-    """How a route writes its objects."""
-
-    prefix: ClassVar[str]  # of ids
-    whole: ClassVar[str]  # the ``object`` of an answer
-    chunk: ClassVar[str]  # and of a piece of a stream
-
-    @staticmethod
-    def choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
-        """A choice of an answer."""
-        ...
-
-    @staticmethod
-    def delta(index: int, text: str, reason: str | None) -> dict[str, Any]:
-        """The choice of a piece; with no text and no reason it says nothing."""
-        ...
-
-    @staticmethod
-    def opening(index: int) -> dict[str, Any] | None:
-        """A choice's first piece, if it has one of its own."""
-        ...
 
 
 class Generation:
@@ -85,14 +64,18 @@ class Generation:
         """
         self.state, self.form = state, form
         self.model = check_model(state, body.model)
-        self.trajectory = body.trajectory == "delta"
-        if self.trajectory and not body.stream:
-            raise ApiError(400, "trajectory needs stream: true", param="trajectory")
-        if body.stream_options is not None and not body.stream:
-            raise ApiError(400, "stream_options needs stream: true", param="stream_options")
+        self.view = body.view()
         self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        self.params = body.sampling_params(state.defaults)
-        self.stops = body.stop or []
+        self.budget = body.latency_budget_ms
+        self.params = replace(
+            body.sampling_params(state.defaults),
+            logprobs=self.view.alternatives is not None,
+            logit_bias=body.biases(state.checkpoint.info.vocab_size),
+        )
+        if self.budget is not None and self.params.compat == "official":
+            raise ApiError(
+                400, "latency_budget_ms is not for compat: official", param="latency_budget_ms"
+            )
         count = body.n or 1
         wanted, most = count * len(prompts), state.engine.scheduler.max_waiting
         if wanted > most:
@@ -101,6 +84,7 @@ class Generation:
                 f"{wanted} choices are more than the queue holds, {most}",
                 param="n" if count > 1 else "prompt",
             )
+        self.prompts = [prompt for prompt in prompts for _ in range(count)]
         self.prompt_tokens = sum(prompt.size for prompt in prompts)
         self.requests = [
             self._request(body, prompt, seed)
@@ -111,8 +95,9 @@ class Generation:
         self.created = int(time.time())
 
     def _request(self, body: TextFields, prompt: Prompt, seed: int) -> GenerationRequest:
-        settles_early = self.params.sampler != "ancestral"
-        wants_steps = self.trajectory or (settles_early and bool(body.stream or self.stops))
+        view, settles_early = self.view, self.params.sampler != "ancestral"
+        wants_steps = view.trajectory or view.diffusing or view.alternatives is not None
+        wants_steps |= settles_early and bool(body.stream or view.stops)
         try:
             return GenerationRequest.continuing(
                 prompt.ids,
@@ -121,20 +106,21 @@ class Generation:
                 wants_steps,
                 prompt.hole,
                 prompt.suffix,
+                None if self.budget is None else self.budget / 1e3,
             )
         except InvalidParam as error:
             raise refused(error) from None
 
     def _length(self, asked: int | None, prompt: Prompt) -> int:
         """Positions to fill behind a prompt; by default the checkpoint's number, as far as the
-        canvas has room, or none where the prompt has holes.
+        canvas has room, or none where the prompt has holes. An echoed prompt may stand alone.
         """
         limit = self.state.checkpoint.info.max_length
         room = limit - prompt.size
         has_holes = prompt.hole in prompt.ids
         if asked is None:
             asked = 0 if has_holes else default_length(self.state.defaults, room)
-        least = 0 if has_holes else 1
+        least = 0 if has_holes or prompt.echo is not None else 1
         if asked < least:
             raise ApiError(400, f"max_tokens must be at least {least}", param="max_tokens")
         if asked > room:
@@ -151,6 +137,7 @@ class Generation:
         """The answer, or the response that streams it."""
         # queue before any header is sent, so that a full queue is a 429 and not a broken stream
         subscriptions = self.submit()
+        readers = self._readers(subscriptions)
 
         def cancel() -> None:
             for subscription in subscriptions:
@@ -158,14 +145,14 @@ class Generation:
 
         if stream:
             return EventSourceResponse(
-                self.stream(subscriptions),
+                self.stream(readers, subscriptions),
                 ping=self.state.settings.ping_seconds,
                 headers={"X-Accel-Buffering": "no"},
                 shutdown_grace_period=self.state.settings.shutdown_seconds,
                 background=BackgroundTask(cancel),  # a stream that never began
             )
         try:
-            return Json(await _unless_gone(request, self.answer(subscriptions)))
+            return Json(await _unless_gone(request, self.answer(readers, subscriptions)))
         finally:
             cancel()
 
@@ -184,37 +171,46 @@ class Generation:
             engine.metrics.rejected()
             raise ApiError(429, "the queue is full", code="queue_full", retry_after=1) from None
 
-    async def answer(self, subscriptions: Sequence[Subscription]) -> dict[str, Any]:
+    def _readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
+        return [
+            Reader(self.state, self.form, self.view, i, subscription, Echo(prompt.echo or ""))
+            for i, (prompt, subscription) in enumerate(
+                zip(self.prompts, subscriptions, strict=True)
+            )
+        ]
+
+    async def answer(
+        self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
+    ) -> dict[str, Any]:
         """Wait for all choices; the whole response.
 
         Raises:
             ApiError: one of them failed.
         """
-        readers = [_Reader(self, i, s) for i, s in enumerate(subscriptions)]
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
                     status = 503 if event.code == "shutting_down" else 500
                     raise ApiError(status, event.message, code=event.code)
                 readers[i].take(event)
-        texts = [reader.text for reader in readers]
-        choices = [self.form.choice(i, t.text, t.reason) for i, t in enumerate(texts)]
+        choices = [reader.choice() for reader in readers]
         return self.object(self.form.whole, choices, usage=self._usage(readers))
 
-    async def stream(self, subscriptions: Sequence[Subscription]) -> AsyncIterator[dict[str, str]]:
+    async def stream(
+        self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
+    ) -> AsyncIterator[dict[str, str]]:
         """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
-        readers = [_Reader(self, i, s) for i, s in enumerate(subscriptions)]
         try:
-            for i in range(len(readers)):
-                if (opening := self.form.opening(i)) is not None:
-                    yield _event(self.object(self.form.chunk, [opening]))
+            for reader in readers:
+                for choice in reader.opening():
+                    yield _event(self.object(self.form.chunk, [choice]))
             async with aclosing(merged(subscriptions)) as events:
                 async for i, event in events:
                     if isinstance(event, Failed):
                         yield _event(error_body(500, event.message, None, event.code))
                         break
-                    for chunk in readers[i].take(event):
-                        yield _event(chunk)
+                    for choice, more in readers[i].take(event):
+                        yield _event(self.object(self.form.chunk, [choice], **more))
                 else:
                     if self.include_usage:
                         usage = self._usage(readers)
@@ -236,14 +232,16 @@ class Generation:
             **more,
         }
 
-    def _usage(self, readers: Sequence[_Reader]) -> dict[str, Any]:
+    def _usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
         tokens = sum(reader.text.tokens for reader in readers)
         tally = Tally.of_all([reader.tally for reader in readers])
+        asked = {} if self.budget is None else {"steps_asked": self.params.steps}
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": self.prompt_tokens + tokens,
             "diffusion": {
+                **asked,
                 "steps": tally.steps,
                 "forwards": tally.forwards,
                 "positions": tally.positions,
@@ -255,56 +253,6 @@ class Generation:
                 "denoise_ms": round(tally.denoise_ms, 3),
             },
         }
-
-
-class _Reader:
-    """Follows one choice."""
-
-    text: Text
-    tally: Tally
-
-    def __init__(self, generation: Generation, index: int, subscription: Subscription) -> None:
-        self._generation, self._index, self._subscription = generation, index, subscription
-        self._checkpoint = generation.state.checkpoint
-        self._metrics = generation.state.engine.metrics
-        self._editable = subscription.request.editable
-        self._trajectory = Trajectory(self._checkpoint)
-        self._settled = SettledText(self._checkpoint, self._editable, generation.stops)
-        self._has_settled = False
-
-    def take(self, event: Step | Done) -> list[dict[str, Any]]:
-        """An event's pieces; the end sets ``text`` and ``tally``."""
-        if isinstance(event, Step):
-            return self._step(event)
-        self.tally = event.tally
-        self.text = text_of(self._checkpoint, event.tokens, self._editable, self._generation.stops)
-        self._metrics.succeeded(self.text.reason, self.text.tokens)
-        rest = self._settled.last(self.text.text)
-        self._first_settled()
-        return [*([self._piece(rest)] if rest else []), self._piece("", self.text.reason)]
-
-    def _step(self, step: Step) -> list[dict[str, Any]]:
-        pieces = []
-        self._trajectory.follow(step)
-        if self._generation.trajectory:
-            pieces.append(self._piece("", diffusion=self._trajectory.record(step)))
-        if text := self._settled.more(self._trajectory.canvas, step.settled):
-            self._first_settled()
-            pieces.append(self._piece(text))
-        if self._settled.stopped:
-            self._subscription.finish()
-        return pieces
-
-    def _first_settled(self) -> None:
-        """Note when the first text could be read."""
-        if not self._has_settled:
-            self._has_settled = True
-            self._metrics.settled(time.monotonic() - self._subscription.submitted)
-
-    def _piece(self, text: str, reason: str | None = None, **more: Any) -> dict[str, Any]:
-        form = self._generation.form
-        delta = form.delta(self._index, text, reason)
-        return self._generation.object(form.chunk, [delta], **more)
 
 
 def child_seeds(seed: int, count: int) -> list[int]:

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from sampler.params import InvalidParam, SamplingParams
 from server import choices
 from server.errors import ApiError
+from server.routes.reader import View
 
 Number = Annotated[float, Field(strict=True)]
 
@@ -91,7 +92,8 @@ class DiffusionFields(StrictBody):
             ApiError: 400 naming the field.
         """
         try:
-            return choices.sampling_params(defaults, self.model_dump())
+            chosen = self.model_dump(exclude={"logprobs", "logit_bias"})
+            return choices.sampling_params(defaults, chosen)
         except InvalidParam as error:
             raise refused(error) from None
 
@@ -116,10 +118,7 @@ class TextFields(DiffusionFields):
     neutral: ClassVar = {
         "presence_penalty": (0,),
         "frequency_penalty": (0,),
-        "logit_bias": ({},),
-        "diffusing": (False,),
         "class_label": (),
-        "latency_budget_ms": (),
     }
 
     model: str | None = None
@@ -128,6 +127,56 @@ class TextFields(DiffusionFields):
     user: str | None = None
     stop: StopStrings | None = None
     stream_options: StreamOptions | None = None
+    logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(
+        default=None, max_length=300
+    )
+    diffusing: StrictBool | None = None
+    latency_budget_ms: Annotated[Number, Field(gt=0, le=3_600_000)] | None = None
+
+    def alternatives(self) -> int | None:
+        """Likeliest tokens to tell beside each; None where no log-probabilities are wanted."""
+        raise NotImplementedError
+
+    def view(self) -> View:
+        """What the client wants to see.
+
+        Raises:
+            ApiError: 400 for wishes that exclude each other, naming the field.
+        """
+        view = View(
+            stops=self.stop or [],
+            alternatives=self.alternatives(),
+            trajectory=self.trajectory == "delta",
+            diffusing=bool(self.diffusing),
+        )
+        for name, wanted in (
+            ("trajectory", view.trajectory),
+            ("diffusing", view.diffusing),
+            ("stream_options", self.stream_options is not None),
+        ):
+            if wanted and not self.stream:
+                raise ApiError(400, f"{name} needs stream: true", param=name)
+        if view.diffusing and view.trajectory:
+            raise ApiError(400, "diffusing and trajectory exclude each other", param="diffusing")
+        return view
+
+    def biases(self, vocab_size: int) -> tuple[tuple[int, float], ...]:
+        """``logit_bias`` as (id, bias) pairs; those of 0 are left out.
+
+        Raises:
+            ApiError: 400 for a key that is no token id.
+        """
+        biases = []
+        for key, bias in (self.logit_bias or {}).items():
+            if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab_size):
+                raise ApiError(
+                    400,
+                    f"logit_bias: {key[:20]!r} is no token id between 0 and {vocab_size - 1}",
+                    param="logit_bias",
+                )
+            if bias:
+                biases.append((int(key), bias))
+        return tuple(biases)
 
 
 def refused(error: InvalidParam) -> ApiError:

@@ -89,3 +89,11 @@ def run_server(engine: Engine, settings: Settings) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def served(tiny) -> Iterator[Served]:
     yield from run_server(make_engine(tiny), settings_of())
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory) -> Iterator[Served]:
+    """A server whose checkpoint has a chat template."""
+    folder = write_tiny(tmp_path_factory.mktemp("chat") / "tiny")
+    shutil.copy(BUNDLED / "stories" / "tokenizer_config.json", folder)
+    yield from run_server(make_engine(checkpoints.load(folder)), settings_of())

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import openai
 import pytest
 
-from models import checkpoint as checkpoints
-from models.bundled import BUNDLED
-from tests.server.conftest import make_engine, run_server, settings_of, write_tiny
+from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import BODY, call, post, raw_post, wait_for
 
 TALK = [
@@ -19,13 +16,6 @@ TALK = [
     {"role": "assistant", "content": "a time"},
     {"role": "user", "content": "Tom had a dog."},
 ]
-
-
-@pytest.fixture(scope="module")
-def chatty(tmp_path_factory):
-    folder = write_tiny(tmp_path_factory.mktemp("chat") / "tiny")
-    shutil.copy(BUNDLED / "stories" / "tokenizer_config.json", folder)
-    yield from run_server(make_engine(checkpoints.load(folder)), settings_of())
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ class TextTokenizer:
         self._special = {i: t.content for i, t in added.items() if t.special}
         self._anchor = tokenizer.encode("a", add_special_tokens=False).ids
         self._anchor_text = tokenizer.decode(self._anchor)
+        names = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        self._bytes = {id_ for id_ in names if id_ is not None}
         self.piece = lru_cache(maxsize=1 << 16)(self._piece)
 
     @classmethod
@@ -104,10 +106,19 @@ class TextTokenizer:
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """Text that ids add behind a prompt, the blank between them included."""
         before = self.decode(prompt)
-        whole = self.decode([*prompt, *ids])
-        if not whole.startswith(before):  # the prompt ends inside a character
-            before = before.rstrip("\N{REPLACEMENT CHARACTER}")
-        return whole[len(before) :]
+        whole = self.decode([*prompt, *ids])  # may read the prompt's last characters anew
+        return whole[len(common_prefix(before, whole)) :]
+
+    def steady(self, ids: Sequence[int]) -> int:
+        """How many of the leading ids read the same whatever follows, an unfinished character at
+        their end aside.
+
+        A run of byte tokens is read as a whole: one that is no UTF-8 spoils them all.
+        """
+        count = len(ids)
+        while count and ids[count - 1] in self._bytes:
+            count -= 1
+        return count
 
     def text_piece(self, id_: int) -> str:
         """What one id adds to a text: nothing if it is special."""
@@ -119,3 +130,11 @@ class TextTokenizer:
             return self._special[id_]
         text = self._tokenizer.decode([*self._anchor, id_])
         return text[len(self._anchor_text) :]
+
+
+def common_prefix(one: str, other: str) -> str:
+    """What two texts begin with."""
+    if other.startswith(one):
+        return one
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((i for i, (a, b) in pairs if a != b), len(other))]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.checkpoint import Checkpoint
+from models.tokenizer import common_prefix
 from server.events import Step
 
 SNAPSHOT_EVERY = 16
@@ -94,7 +95,7 @@ def text_of(
     """The text from the first written position to the last, given tokens between them included.
 
     What was written in one stretch ends at its first end token; the whole ends before the first of
-    the stop strings. ``tokens`` may be a part of the canvas from its start.
+    stop string that is complete first. ``tokens`` may be a part of the canvas from its start.
     """
     start = first_written(editable)
     kept: list[int] = []  # positions
@@ -118,12 +119,18 @@ def text_of(
         )
 
     text = upto(after_last)
-    cut = min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
+    cut = first_stop(text, stops)
     if cut is None:
         reason = "length" if end is None else "stop"
         return Text(text, counts[after_last], reason, tuple(kept[:after_last]), end)
     needed = bisect_left(range(after_last), cut, key=lambda n: len(upto(n)))
     return Text(text[:cut], counts[needed], "stop", tuple(kept[:needed]), stopped=True)
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Where the stop string begins that is complete first, if there is one."""
+    found = ((at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0)
+    return min(found, default=(0, None))[1]
 
 
 def snapshot_of(checkpoint: Checkpoint, tokens: Sequence[int], editable: Sequence[bool]) -> str:
@@ -160,13 +167,16 @@ class SettledText:
         if settled <= self._settled or self.stopped:
             return ""
         self._settled = settled
-        found = text_of(self._checkpoint, canvas[:settled], self._editable, self._stops)
-        self.stopped, self.positions = found.stopped, found.positions
-        text = found.text
-        if not found.stopped:
-            text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-            text = text[: len(text) - self._undecided(text)]
-        return self._rest(text)
+        found = text_of(self._checkpoint, canvas[:settled], self._editable)
+        self.positions = found.positions
+        text = found.text.rstrip("\N{REPLACEMENT CHARACTER}")
+        steady = self._checkpoint.tokenizer.steady(canvas[:settled])
+        if steady < settled:
+            shorter = text_of(self._checkpoint, canvas[:steady], self._editable)
+            text = common_prefix(text, shorter.text)
+        cut = first_stop(text, self._stops)
+        self.stopped = cut is not None
+        return self._rest(text[: len(text) - self._undecided(text) if cut is None else cut])
 
     def _undecided(self, text: str) -> int:
         """Characters at the end with which a stop string may begin."""

@@ -137,7 +137,7 @@ class Generation:
         """The answer, or the response that streams it."""
         # queue before any header is sent, so that a full queue is a 429 and not a broken stream
         subscriptions = self.submit()
-        readers = self._readers(subscriptions)
+        readers = self.readers(subscriptions)
 
         def cancel() -> None:
             for subscription in subscriptions:
@@ -171,7 +171,8 @@ class Generation:
             engine.metrics.rejected()
             raise ApiError(429, "the queue is full", code="queue_full", retry_after=1) from None
 
-    def _readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
+    def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
+        """A reader for each choice; ``subscriptions`` are those of ``requests``."""
         return [
             Reader(self.state, self.form, self.view, i, subscription, Echo(prompt.echo or ""))
             for i, (prompt, subscription) in enumerate(
@@ -194,7 +195,7 @@ class Generation:
                     raise ApiError(status, event.message, code=event.code)
                 readers[i].take(event)
         choices = [reader.choice() for reader in readers]
-        return self.object(self.form.whole, choices, usage=self._usage(readers))
+        return self.object(self.form.whole, choices, usage=self.usage(readers))
 
     async def stream(
         self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
@@ -213,7 +214,7 @@ class Generation:
                         yield _event(self.object(self.form.chunk, [choice], **more))
                 else:
                     if self.include_usage:
-                        usage = self._usage(readers)
+                        usage = self.usage(readers)
                         yield _event(self.object(self.form.chunk, [], usage=usage))
             yield {"data": "[DONE]"}
         finally:
@@ -232,7 +233,8 @@ class Generation:
             **more,
         }
 
-    def _usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
+    def usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
+        """What the choices cost; all of them have ended."""
         tokens = sum(reader.text.tokens for reader in readers)
         tally = Tally.of_all([reader.tally for reader in readers])
         asked = {} if self.budget is None else {"steps_asked": self.params.steps}

@@ -76,10 +76,16 @@ class Echo:
 
 
 class Reader:
-    """Follows one choice."""
+    """Follows one choice.
+
+    Attributes:
+        trajectory: its canvas, step by step.
+        text, tally, canvas: how it ended, once it has.
+    """
 
     text: Text
     tally: Tally
+    canvas: Sequence[int]
 
     def __init__(
         self,
@@ -95,7 +101,7 @@ class Reader:
         self._form, self._view, self._index = form, view, index
         self._subscription, self._echo = subscription, echo
         self._editable = subscription.request.editable
-        self._trajectory = Trajectory(self._checkpoint)
+        self.trajectory = Trajectory(self._checkpoint)
         self._settled = SettledText(self._checkpoint, self._editable, view.stops)
         tokenizer, alternatives = self._checkpoint.tokenizer, view.alternatives or 0
         self._written = WrittenLogProbs(tokenizer, alternatives)
@@ -111,47 +117,55 @@ class Reader:
         return pieces
 
     def take(self, event: Step | Done) -> list[Piece]:
-        """An event's pieces; the end sets ``text`` and ``tally``."""
-        if isinstance(event, Step):
-            return self._step(event)
-        self.tally, self._canvas = event.tally, event.tokens
-        self.text = text_of(self._checkpoint, event.tokens, self._editable, self._view.stops)
+        """An event's pieces."""
+        return self._pieces_of(event) if isinstance(event, Step) else self._last_pieces(event)
+
+    def follow(self, step: Step) -> str:
+        """What has settled with a step; a stop string in it ends the request."""
+        self.trajectory.follow(step)
+        self._written.follow(step)
+        if text := self._settled.more(self.trajectory.canvas, step.settled):
+            self._note_settled()
+        if self._settled.stopped:
+            self._subscription.finish()
+        return text
+
+    def end(self, done: Done) -> None:
+        """Sets ``text``, ``tally`` and ``canvas``."""
+        self.tally, self.canvas = done.tally, done.tokens
+        self.text = text_of(self._checkpoint, done.tokens, self._editable, self._view.stops)
         self._metrics.succeeded(self.text.reason, self.text.tokens)
-        rest = self.text.text if self._view.diffusing else self._settled.last(self.text.text)
         self._note_settled()
-        tokens = self._more_tokens(event.tokens, self._positions())
-        pieces = [(self._delta(rest, tokens), {})] if rest or tokens else []
-        return [*pieces, (self._delta("", [], self.text.reason), {})]
 
     def choice(self) -> dict[str, Any]:
         """The whole choice, after the end."""
-        tokens = self._written.of(self._canvas, self._positions(), len(self._echo.text))
+        tokens = self._written.of(self.canvas, self._positions(), len(self._echo.text))
         text = self._echo.text + self.text.text
         logprobs = self._logprobs([*self._echo.tokens, *tokens])
         return self._form.choice(self._index, text, self.text.reason, logprobs)
 
-    def _step(self, step: Step) -> list[Piece]:
+    def _pieces_of(self, step: Step) -> list[Piece]:
+        text, canvas = self.follow(step), self.trajectory.canvas
         pieces: list[Piece] = []
-        self._trajectory.follow(step)
-        self._written.follow(step)
-        canvas = self._trajectory.canvas
         if self._view.trajectory:
-            pieces.append((self._delta(""), {"diffusion": self._trajectory.record(step)}))
-        text = self._settled.more(canvas, step.settled)
-        if text:
-            self._note_settled()
+            pieces.append((self._delta(""), {"diffusion": self.trajectory.record(step)}))
         if self._view.diffusing:
-            meta = {"step": step.step, "steps": step.steps}
-            meta["masked"] = canvas.count(self._checkpoint.info.mask_id)
+            masked = canvas.count(self._checkpoint.info.mask_id)
+            meta = {"step": step.step, "steps": step.steps, "masked": masked}
             shown = snapshot_of(self._checkpoint, canvas, self._editable)
             pieces.append((self._delta(shown), {"diffusion_meta": meta}))
         elif text:
             said = len(self._echo.text) + self._settled.characters
             tokens = self._more_tokens(canvas, self._settled.positions, said)
             pieces.append((self._delta(text, tokens), {}))
-        if self._settled.stopped:
-            self._subscription.finish()
         return pieces
+
+    def _last_pieces(self, done: Done) -> list[Piece]:
+        self.end(done)
+        rest = self.text.text if self._view.diffusing else self._settled.last(self.text.text)
+        tokens = self._more_tokens(done.tokens, self._positions())
+        pieces = [(self._delta(rest, tokens), {})] if rest or tokens else []
+        return [*pieces, (self._delta("", [], self.text.reason), {})]
 
     def _positions(self) -> tuple[int, ...]:
         """Positions of the tokens that are told of the whole text."""

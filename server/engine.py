@@ -198,11 +198,7 @@ class Engine:
         self._groups = {n: g.hurried(began, self._pace) for n, g in self._groups.items()}
         groups = list(self._groups.items())
         results = take_steps(self.checkpoint.model, [(g.sampler, g.batch) for _, g in groups])
-        for (name, group), result in zip(groups, results, strict=True):
-            over = self._settle(group, result)
-            if bool(over.any()):
-                self._finish(group, over, result.failed)
-                self._replace(name, group.kept(~over))
+        over = [self._settle(g, r) for (_, g), r in zip(groups, results, strict=True)]
         seconds = time.monotonic() - began
         self._pace = max(seconds, PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * seconds)
         self.metrics.stepped(
@@ -212,6 +208,10 @@ class Engine:
             head_rows=sum(r.head_rows for r in results),
             skipped=sum(int((r.forwards == 0).sum()) for r in results),
         )
+        for (name, group), result, ended in zip(groups, results, over, strict=True):
+            if bool(ended.any()):
+                self._finish(group, ended, result.failed)
+                self._replace(name, group.kept(~ended))
 
     def _settle(self, group: Group, result: StepResult) -> torch.Tensor:
         """Take a step's outcome into the group and tell the readers; returns who is over, [B]."""

@@ -107,29 +107,29 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        _integer("steps", self.steps, 1, MAX_STEPS)
-        _integer("seed", self.seed, -SEED_LIMIT, SEED_LIMIT - 1)
-        _number("mixing_ratio", self.mixing_ratio, 0.0, 1.0)
-        _number("temperature", self.temperature, 0.0, 2.0)
-        _number("top_p", self.top_p, 0.0, 1.0)
-        _number("guidance_scale", self.guidance_scale, 0.0, 100.0)
+        check_integer("steps", self.steps, 1, MAX_STEPS)
+        check_integer("seed", self.seed, -SEED_LIMIT, SEED_LIMIT - 1)
+        check_number("mixing_ratio", self.mixing_ratio, 0.0, 1.0)
+        check_number("temperature", self.temperature, 0.0, 2.0)
+        check_number("top_p", self.top_p, 0.0, 1.0)
+        check_number("guidance_scale", self.guidance_scale, 0.0, 100.0)
         if self.top_p == 0.0:
             raise InvalidParam("top_p", "must be above 0")
-        _choice("noise_removal", self.noise_removal, NOISE_REMOVALS)
-        _choice("noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
+        check_choice("noise_removal", self.noise_removal, NOISE_REMOVALS)
+        check_choice("noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
         _budget("topk_absorb", self.topk_absorb, "even", self.steps)
         _budget("topk_uniform", self.topk_uniform, "auto", self.steps)
         if self.block_length is not None:
-            _integer("block_length", self.block_length, 1, 2**31)
-        _number("confidence_threshold", self.confidence_threshold, 0.0, 1.0)
+            check_integer("block_length", self.block_length, 1, 2**31)
+        check_number("confidence_threshold", self.confidence_threshold, 0.0, 1.0)
         for field in ("entropy_bound", "confidence_factor"):
             if (value := getattr(self, field)) is not None:
-                _number(field, value, 0.0, 1e6)
+                check_number(field, value, 0.0, 1e6)
         if self.entropy_bound is not None and self.confidence_factor is not None:
             raise InvalidParam("entropy_bound", "and confidence_factor exclude each other")
-        _choice("refine_scope", self.refine_scope, REFINE_SCOPES)
-        _choice("remasking", self.remasking, REMASKINGS)
-        _choice("compat", self.compat, COMPATS)
+        check_choice("refine_scope", self.refine_scope, REFINE_SCOPES)
+        check_choice("remasking", self.remasking, REMASKINGS)
+        check_choice("compat", self.compat, COMPATS)
         for field in ("logits_eos_inf", "confidence_eos_eot_inf", "logprobs"):
             if not isinstance(getattr(self, field), bool):
                 raise InvalidParam(field, "must be true or false")
@@ -150,7 +150,8 @@ def param_names() -> tuple[str, ...]:
     return tuple(f.name for f in fields(SamplingParams))
 
 
-def _choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+def check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raises InvalidParam unless the value is one of those allowed."""
     if value not in allowed:
         raise InvalidParam(field, f"must be one of {', '.join(allowed)}")
 
@@ -163,17 +164,19 @@ def _budget(field: str, value: Any, word: str, steps: int) -> None:
     if len(value) != steps:
         raise InvalidParam(field, f"must have one entry a step ({steps}), got {len(value)}")
     for entry in value:
-        _integer(field, entry, 0, 2**31)
+        check_integer(field, entry, 0, 2**31)
 
 
-def _integer(field: str, value: Any, low: int, high: int) -> None:
+def check_integer(field: str, value: Any, low: int, high: int) -> None:
+    """Raises InvalidParam unless the value is a whole number within bounds."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidParam(field, f"must be an integer, got {value!r}")
     if not low <= value <= high:
         raise InvalidParam(field, f"must lie between {low} and {high}, got {value}")
 
 
-def _number(field: str, value: Any, low: float, high: float) -> None:
+def check_number(field: str, value: Any, low: float, high: float) -> None:
+    """Raises InvalidParam unless the value is a finite number within bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidParam(field, f"must be a finite number, got {value!r}")
     if not low <= value <= high:

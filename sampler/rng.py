@@ -24,6 +24,8 @@ class Role(IntEnum):
     TOKEN = 1  # the categorical draw; the uniform token
     PRIOR = 2  # mask or token; the uniform token
     ORDER = 3  # which masks are filled first
+    NOISE = 4  # scores: keep, mask or noise; the uniform token
+    TIME = 5  # scores: where the times of a set of samples begin
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -18,6 +19,9 @@ class TextTokenizer:
 
     A prompt that spells out a special token ("<|mdm_mask|>") is encoded as the characters it is
     made of: special ids come only from the tokenizer's own template (the start token).
+
+    Attributes:
+        start: ids that it puts in front of a text.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat: ChatTemplate | None = None) -> None:
@@ -28,6 +32,8 @@ class TextTokenizer:
         self._special = {i: t.content for i, t in added.items() if t.special}
         self._anchor = tokenizer.encode("a", add_special_tokens=False).ids
         self._anchor_text = tokenizer.decode(self._anchor)
+        opened = tokenizer.encode("a").ids
+        self.start = list(takewhile(lambda id_: id_ in self._special, opened))
         names = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._bytes = {id_ for id_ in names if id_ is not None}
         self.piece = lru_cache(maxsize=1 << 16)(self._piece)
@@ -59,6 +65,11 @@ class TextTokenizer:
         """
         text.encode()
         return self._tokenizer.encode(text, add_special_tokens=start).ids
+
+    def opening(self, ids: Sequence[int]) -> int:
+        """How many of the first ids are those that open a text: all of ``start``, or none."""
+        count = len(self.start)
+        return count if list(ids[:count]) == self.start else 0
 
     def encode_behind(self, text: str) -> list[int]:
         """Ids of a text that stands behind another, no start token and no added blank in front.

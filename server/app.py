@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import errors
 from server.config import Settings
 from server.engine import Engine
-from server.routes import chat, completions, models, status, tokens
+from server.routes import chat, completions, models, score, status, tokens
 from server.state import State
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -60,6 +60,6 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.state.xdlm = State(engine, settings)
     app.add_middleware(RequestId)
     errors.install(app)
-    for routes in (status, models, completions, chat, tokens):
+    for routes in (status, models, completions, chat, score, tokens):
         app.include_router(routes.router)
     return app

@@ -67,9 +67,11 @@ def _engine(checkpoint: checkpoints.Checkpoint, settings: Settings):
     from server.engine import Engine
     from server.metrics import Metrics
     from server.scheduler import Scheduler
+    from server.scoring import Scorer
 
     scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
-    return Engine(checkpoint, scheduler, Metrics())
+    scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
+    return Engine(checkpoint, scheduler, scorer, Metrics())
 
 
 @app.command()
@@ -243,6 +245,39 @@ def _prompt(loaded: checkpoints.Checkpoint, prompt: str, prompt_ids: str | None)
     if not all(0 <= i < loaded.info.vocab_size for i in ids):
         _quit(f"--prompt-ids must lie between 0 and {loaded.info.vocab_size - 1}", 2)
     return ids
+
+
+@app.command()
+def score(
+    text: Annotated[str, typer.Argument(help="what is scored")],
+    prompt: Annotated[str | None, typer.Option(help="what it follows")] = None,
+    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
+    estimator: Annotated[str, typer.Option(help="nelbo, or llada's conditional one")] = "nelbo",
+    samples: Annotated[int, typer.Option(help="Monte Carlo samples")] = 128,
+    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
+    end: Annotated[bool, typer.Option("--end", help="the end token is scored too")] = False,
+    seed: Annotated[int, typer.Option(help="same seed, same score")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
+    device: DeviceOption = "cpu",
+    dtype: DTypeOption = "auto",
+) -> None:
+    """Say how likely a text is: an upper bound of its negative log-likelihood."""
+    from server.generate import GenerationFailed, show_score
+    from server.score import score_params, score_request
+
+    chosen = {"estimator": estimator, "samples": samples, "seed": seed}
+    loaded = _load(checkpoint, device, dtype)
+    if loaded.text is None:
+        _quit(f"{checkpoint}: tokenizer.json is missing")
+    try:
+        params = score_params(loaded.defaults, chosen | {"mixing_ratio": mixing_ratio})
+        request = score_request(loaded, text, prompt, end, params)
+    except InvalidParam as error:
+        _quit(str(error), 2)
+    try:
+        asyncio.run(show_score(_engine(loaded, Settings.model_validate({})), request, as_json))
+    except GenerationFailed as error:
+        _quit(str(error))
 
 
 @app.command()

@@ -24,5 +24,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")
     max_positions: int = Field(16384, ge=1, description="canvas positions in one step")
+    max_score_samples: int = Field(1024, ge=1, description="Monte Carlo samples of one score")
+    score_positions: int = Field(
+        1024, ge=1, description="canvas positions scored between two denoising steps"
+    )
     ping_seconds: int = Field(15, ge=1, description="silence on a stream before a comment is sent")
     shutdown_seconds: int = Field(10, ge=0, description="time for streams to end at shutdown")

@@ -24,6 +24,8 @@ from server.events import Done, Event, Failed, GenerationRequest, Step
 from server.group import Group
 from server.metrics import Metrics
 from server.scheduler import QueueFull, Scheduler
+from server.score import Score, ScoreRequest
+from server.scoring import ScoreFailed, Scorer, Scoring
 from server.subscription import StepRecord, Subscription
 
 log = structlog.get_logger()
@@ -38,11 +40,16 @@ class Engine:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, scheduler: Scheduler[Subscription], metrics: Metrics
+        self,
+        checkpoint: Checkpoint,
+        scheduler: Scheduler[Subscription],
+        scorer: Scorer,
+        metrics: Metrics,
     ):
         """Nothing runs before ``start``."""
         self.checkpoint = checkpoint
         self.scheduler = scheduler
+        self.scorer = scorer
         self.metrics = metrics
         info = checkpoint.info
         self._samplers = {
@@ -100,6 +107,22 @@ class Engine:
             self._wake.notify()
         return subscriptions
 
+    def score(self, request: ScoreRequest) -> asyncio.Future[Score]:
+        """Score a text; cancelling what is returned stops the work on it. Fails with
+        ``ScoreFailed``.
+
+        Raises:
+            QueueFull: at once; nothing was queued.
+        """
+        assert self._loop is not None
+        scoring = Scoring(request, self._loop.create_future())
+        with self._wake:
+            if self._stopping or self.scorer.full:
+                raise QueueFull
+            self.scorer.add(scoring)
+            self._wake.notify()
+        return scoring.future
+
     def cancel(self, subscription: Subscription) -> None:
         """Free a request's slot: at once if it waits, before the next step if it runs."""
         with self._wake:
@@ -118,7 +141,9 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._stopping or self._groups or self.scheduler.waiting):
+                while not (
+                    self._stopping or self._groups or self.scheduler.waiting or self.scorer.waiting
+                ):
                     self._cancelled.clear()
                     self._finishing.clear()
                     self._wake.wait()
@@ -135,15 +160,19 @@ class Engine:
                     self._step()
                 except Exception:
                     log.exception("step failed")
+                    failed = Failed("internal", "the denoising step failed")
                     for name in list(self._groups):
-                        self._fail_all(
-                            self._groups.pop(name), "internal", "the denoising step failed"
-                        )
+                        self._fail_all(self._groups.pop(name), failed)
+            if over := self.scorer.advance():
+                self._scored(*over)
+        stopped = Failed("shutting_down", "the server is shutting down")
         for group in self._groups.values():
-            self._fail_all(group, "shutting_down", "the server is shutting down")
+            self._fail_all(group, stopped)
         with self._wake:
-            waiting = self.scheduler.drain()
-        self._end([(s, Failed("shutting_down", "the server is shutting down")) for s in waiting])
+            waiting, unscored = self.scheduler.drain(), self.scorer.drain()
+        self._end([(s, stopped) for s in waiting])
+        for scoring in unscored:
+            self._scored(scoring, ScoreFailed(stopped))
 
     def _drop(self, leaving: set[Subscription], well: bool = False) -> None:
         """Take requests out; those that end well are told."""
@@ -237,26 +266,7 @@ class Engine:
 
     def _publish(self, group: Group, result: StepResult, blocks: torch.Tensor) -> None:
         """Send the step to the event loop as plain lists, in one call."""
-        batch, change = result.batch, result.change
-        ends = batch.lengths.cumsum(0)
-        record = StepRecord(
-            owners=group.owners,
-            steps_done=batch.step.tolist(),
-            steps=batch.steps.tolist(),
-            settled=result.settled.tolist(),
-            blocks=blocks.tolist(),
-            starts=(ends - batch.lengths).tolist(),
-            bounds=[0, *torch.searchsorted(change.rows, ends).tolist()],
-            rows=change.rows.tolist(),
-            old=change.old.tolist(),
-            new=change.new.tolist(),
-            op=change.op.tolist(),
-            confidence=change.confidence.tolist(),
-            log_p=change.log_p.tolist(),
-            top_ids=change.top_ids.tolist(),
-            top_log_p=change.top_log_p.tolist(),
-        )
-        self._on_loop(record.deliver)
+        self._on_loop(StepRecord.of(group.owners, result, blocks).deliver)
 
     def _finish(self, group: Group, over: torch.Tensor, failed: torch.Tensor) -> None:
         now = time.monotonic()
@@ -270,8 +280,12 @@ class Engine:
             ended.append((owner, Done(tuple(canvases[i].tolist()), group.tally(i, now))))
         self._end(ended)
 
-    def _fail_all(self, group: Group, code: str, message: str) -> None:
-        self._end([(owner, Failed(code, message)) for owner in group.owners])
+    def _fail_all(self, group: Group, failed: Failed) -> None:
+        self._end([(owner, failed) for owner in group.owners])
+
+    def _scored(self, scoring: Scoring, outcome: Score | ScoreFailed) -> None:
+        self.metrics.scored(outcome.failed.code if isinstance(outcome, ScoreFailed) else None)
+        self._on_loop(lambda: scoring.settle(outcome))
 
     def _end(self, ended: list[tuple[Subscription, Event]]) -> None:
         with self._wake:

@@ -58,12 +58,12 @@ class LogProbs:
     """What the model said of a token at the step that wrote it.
 
     Attributes:
-        step: that step.
+        step: that step; None for a token that was given, whose log-probability is an estimate.
         log_p: log-probability of the token under the model, in nats.
         top: (id, log-probability) of the likeliest, in order.
     """
 
-    step: int
+    step: int | None
     log_p: float
     top: tuple[tuple[int, float], ...]
 

@@ -1,4 +1,4 @@
-"""``xdlm generate``: one request run in this process, and shown on the terminal."""
+"""``xdlm generate`` and ``xdlm score``: one request run in this process, shown on the terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 
 from server.engine import Engine
 from server.events import Done, Failed, GenerationRequest, Step
+from server.score import ScoreRequest, score_record
+from server.scoring import ScoreFailed
 from server.stream import Trajectory, text_of
 from server.terminal import Viewer
 
@@ -74,3 +76,21 @@ async def show_text(
     finally:
         if viewer is not None:
             viewer.close()
+
+
+async def show_score(engine: Engine, request: ScoreRequest, as_json: bool) -> None:
+    """Print a score."""
+    engine.start()
+    try:
+        score = await engine.score(request)
+    except ScoreFailed as error:
+        raise GenerationFailed(str(error)) from None
+    finally:
+        engine.stop()
+    record = score_record(engine.checkpoint, request, score)
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    error = "" if score.standard_error is None else f" ± {score.standard_error:.2f}"
+    print(f"{score.total:.2f}{error} nats, {record['nats_per_token']:.3f} a token")
+    print(f"perplexity {record['perplexity']:.2f}, at most, by {request.params.samples} samples")

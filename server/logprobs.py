@@ -58,6 +58,23 @@ class WrittenLogProbs:
         return found
 
 
+def given_tokens(
+    tokenizer: TextTokenizer, ids: Sequence[int], log_p: Sequence[float | None], text: str
+) -> list[TokenLogProb]:
+    """The tokens of a text that was given; None as a log-probability tells nothing of a token."""
+    found, offset = [], 0
+    # the blank that tokenizers put in front of a word is not shown at the start of a text
+    hidden = max(0, sum(len(tokenizer.text_piece(id_)) for id_ in ids) - len(text))
+    for id_, at in zip(ids, log_p, strict=True):
+        told = None if at is None else LogProbs(None, at, ())
+        size = len(tokenizer.text_piece(id_))
+        cut = min(hidden, size)
+        hidden, end = hidden - cut, offset + size - cut
+        found.append(TokenLogProb(id_, tokenizer.piece(id_)[cut:], offset, end, told, ()))
+        offset = end
+    return found
+
+
 def finite(log_p: float) -> float:
     """JSON has no minus infinity: what cannot be is OpenAI's -9999."""
     return max(log_p, -9999.0)

@@ -51,6 +51,7 @@ class Metrics:
         self._transitions = counter("transitions", "Positions changed", ("op",))
         self._skipped = counter("forwards_skipped", "Canvas steps without a network evaluation")
         self._head_rows = counter("head_rows", "Rows of logits computed")
+        self._scores = counter("scores", "Texts scored")
         for code in ("cancelled", "queue_full", "internal", "not_finite", "shutting_down"):
             self._failure.labels(code)
         for reason in ("stop", "length"):
@@ -105,6 +106,13 @@ class Metrics:
                 ("remask", tally.remasked),
             ):
                 self._transitions.labels(op).inc(count)
+
+    def scored(self, failure: str | None) -> None:
+        """A text was scored, or came to nothing for a reason."""
+        if failure is None:
+            self._scores.inc()
+        else:
+            self._failure.labels(failure).inc()
 
     def settled(self, seconds: float) -> None:
         """The first settled text of a request went out."""

@@ -9,6 +9,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
+from sampler.step import StepResult
 from sampler.transition import OPS
 from server.events import Change, Event, GenerationRequest, LogProbs, Step
 
@@ -107,6 +111,29 @@ class StepRecord:
     log_p: list[float]
     top_ids: list[list[int]]
     top_log_p: list[list[float]]
+
+    @classmethod
+    def of(cls, owners: list[Subscription], result: StepResult, blocks: Tensor) -> StepRecord:
+        """What a step did to the canvases of ``owners``, each having worked on a block [B]."""
+        batch, change = result.batch, result.change
+        ends = batch.lengths.cumsum(0)
+        return cls(
+            owners=owners,
+            steps_done=batch.step.tolist(),
+            steps=batch.steps.tolist(),
+            settled=result.settled.tolist(),
+            blocks=blocks.tolist(),
+            starts=(ends - batch.lengths).tolist(),
+            bounds=[0, *torch.searchsorted(change.rows, ends).tolist()],
+            rows=change.rows.tolist(),
+            old=change.old.tolist(),
+            new=change.new.tolist(),
+            op=change.op.tolist(),
+            confidence=change.confidence.tolist(),
+            log_p=change.log_p.tolist(),
+            top_ids=change.top_ids.tolist(),
+            top_log_p=change.top_log_p.tolist(),
+        )
 
     def deliver(self) -> None:
         """Divide the step among its subscribers; runs on the event loop."""

@@ -13,7 +13,8 @@ from models.chat import ChatError
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite
-from server.routes.generation import Generation, Prompt
+from server.routes.generation import Generation
+from server.routes.prompts import Prompt, readable
 from server.routes.schema import TextFields
 from server.state import State
 
@@ -122,6 +123,19 @@ def _entry(text: str, log_p: float) -> dict[str, Any]:
     }
 
 
+def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation by the checkpoint's template.
+
+    Raises:
+        ApiError: 400.
+    """
+    try:
+        with readable("messages"):
+            return state.checkpoint.tokenizer.encode_chat([m.plain() for m in messages])
+    except ChatError as error:
+        raise ApiError(400, str(error), param="messages", code="chat_template") from None
+
+
 @router.post("")
 async def chat(body: ChatBody, request: Request) -> Response:
     """Answer a conversation."""
@@ -132,12 +146,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    try:
-        ids = state.checkpoint.tokenizer.encode_chat([m.plain() for m in body.messages])
-    except ChatError as error:
-        raise ApiError(400, str(error), param="messages", code="chat_template") from None
-    except UnicodeEncodeError:
-        raise ApiError(400, "messages: not valid Unicode text", param="messages") from None
+    ids = ids_of_chat(state, body.messages)
     return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
         request, bool(body.stream)
     )

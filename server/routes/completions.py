@@ -5,6 +5,7 @@ request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,9 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite, with_itself
-from server.routes.generation import Generation, Prompt
+from server.routes.generation import Generation
+from server.routes.prompts import Prompt, ids_of, readable
+from server.routes.reader import View
 from server.routes.schema import TextFields
 from server.state import State
 
@@ -33,10 +36,20 @@ class CompletionBody(TextFields):
     infill: StrictBool = False
     echo: StrictBool = False
     logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)
+    samples: StrictInt | None = Field(default=None, ge=1)
 
     def alternatives(self) -> int | None:
         """See ``TextFields``."""
         return self.logprobs
+
+    def view(self) -> View:
+        """See ``TextFields``."""
+        view = super().view()
+        if self.samples is None:
+            return view
+        if not self.echo or self.logprobs is None:
+            raise ApiError(400, "samples needs echo: true and logprobs", param="samples")
+        return replace(view, samples=self.samples)
 
     def prompts(self) -> Sequence[str | list[int]]:
         """The prompts, each as text or as ids.
@@ -91,18 +104,20 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Generate a completion."""
     state = State.of(request)
-    try:
+    with readable("suffix"):
         suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
-    except UnicodeEncodeError:
-        raise ApiError(400, "suffix is not valid Unicode text", param="suffix") from None
     hole = state.checkpoint.info.mask_id if body.infill else None
     if body.echo and (body.suffix or body.infill):
         raise ApiError(400, "echo does not go with suffix or infill", param="echo")
     prompts = []
     for given in body.prompts():
-        ids = _ids(state, given, body.infill)
-        text = given if isinstance(given, str) else state.checkpoint.tokenizer.decode(ids)
-        prompts.append(Prompt(ids, suffix, hole, text if body.echo else None))
+        ids, start = _ids(state, given, body.infill), 0
+        tokenizer, text = state.checkpoint.tokenizer, given
+        if isinstance(text, str):
+            start = len(tokenizer.start)
+        else:
+            text = tokenizer.decode(ids)
+        prompts.append(Prompt(ids, suffix, hole, text if body.echo else None, start))
     generation = Generation(state, body, CompletionForm, prompts)
     return await generation.respond(request, bool(body.stream))
 
@@ -113,21 +128,6 @@ def _ids(state: State, prompt: str | list[int], infill: bool) -> list[int]:
     Raises:
         ApiError: 400 for ids that are none, or that ask for filling without ``infill``.
     """
-    if isinstance(prompt, str):
-        if infill:
-            raise ApiError(400, "infill needs a prompt of token ids", param="infill")
-        try:
-            return state.checkpoint.tokenizer.encode(prompt)
-        except UnicodeEncodeError:
-            raise ApiError(400, "prompt is not valid Unicode text", param="prompt") from None
-    info = state.checkpoint.info
-    if not all(0 <= id_ < info.vocab_size for id_ in prompt):
-        last = info.vocab_size - 1
-        raise ApiError(400, f"prompt: token ids must lie between 0 and {last}", param="prompt")
-    if info.mask_id in prompt and not infill:
-        raise ApiError(
-            400,
-            f"prompt holds the mask id {info.mask_id}; infill: true has it filled",
-            param="prompt",
-        )
-    return prompt
+    if infill and isinstance(prompt, str):
+        raise ApiError(400, "infill needs a prompt of token ids", param="infill")
+    return ids_of(state, prompt, "prompt", None if infill else "; infill: true has it filled")

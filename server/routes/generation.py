@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -17,38 +17,20 @@ from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 
 from sampler.params import InvalidParam
+from sampler.score import ScoreParams
 from server.choices import default_length
 from server.errors import ApiError, error_body
 from server.events import Failed, GenerationRequest, Tally
+from server.routes.echo import echo_of, granted_samples
 from server.routes.models import check_model
-from server.routes.reader import Echo, Form, Reader
+from server.routes.prompts import Prompt
+from server.routes.reader import Form, Reader
 from server.routes.schema import TextFields, refused
+from server.routes.waiting import failure, no_place, unless_gone
 from server.scheduler import QueueFull
 from server.state import State
 from server.subscription import Subscription, merged
 from server.wire import Json
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Where a text is to be written.
-
-    Attributes:
-        ids: in front of it.
-        suffix: ids behind it.
-        hole: id of the positions in ``ids`` that are to be filled too, if there may be such.
-        echo: its text, where that is to stand in front of the answer.
-    """
-
-    ids: list[int]
-    suffix: Sequence[int] = ()
-    hole: int | None = None
-    echo: str | None = None
-
-    @property
-    def size(self) -> int:
-        """Positions that it takes."""
-        return len(self.ids) + len(self.suffix)
 
 
 class Generation:
@@ -67,6 +49,7 @@ class Generation:
         self.view = body.view()
         self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self.budget = body.latency_budget_ms
+        self.samples = granted_samples(state, self.view.samples)
         self.params = replace(
             body.sampling_params(state.defaults),
             logprobs=self.view.alternatives is not None,
@@ -76,7 +59,7 @@ class Generation:
             raise ApiError(
                 400, "latency_budget_ms is not for compat: official", param="latency_budget_ms"
             )
-        count = body.n or 1
+        self.count = count = body.n or 1
         wanted, most = count * len(prompts), state.engine.scheduler.max_waiting
         if wanted > most:
             raise ApiError(
@@ -111,6 +94,15 @@ class Generation:
         except InvalidParam as error:
             raise refused(error) from None
 
+    def _score_params(self) -> ScoreParams:
+        """How the log-probabilities of prompts are estimated."""
+        return ScoreParams(
+            samples=self.samples,
+            mixing_ratio=self.params.mixing_ratio,
+            noise_schedule=self.params.noise_schedule,
+            seed=self.params.seed,
+        )
+
     def _length(self, asked: int | None, prompt: Prompt) -> int:
         """Positions to fill behind a prompt; by default the checkpoint's number, as far as the
         canvas has room, or none where the prompt has holes. An echoed prompt may stand alone.
@@ -137,12 +129,16 @@ class Generation:
         """The answer, or the response that streams it."""
         # queue before any header is sent, so that a full queue is a 429 and not a broken stream
         subscriptions = self.submit()
-        readers = self.readers(subscriptions)
 
         def cancel() -> None:
             for subscription in subscriptions:
                 subscription.cancel()
 
+        try:
+            readers = await unless_gone(request, self.readers(subscriptions))
+        except BaseException:
+            cancel()
+            raise
         if stream:
             return EventSourceResponse(
                 self.stream(readers, subscriptions),
@@ -152,7 +148,7 @@ class Generation:
                 background=BackgroundTask(cancel),  # a stream that never began
             )
         try:
-            return Json(await _unless_gone(request, self.answer(readers, subscriptions)))
+            return Json(await unless_gone(request, self.answer(readers, subscriptions)))
         finally:
             cancel()
 
@@ -166,18 +162,22 @@ class Generation:
         try:
             return engine.submit_all(self.requests)
         except QueueFull:
-            if not engine.ready:
-                raise ApiError(503, "shutting down", code="not_ready", retry_after=5) from None
-            engine.metrics.rejected()
-            raise ApiError(429, "the queue is full", code="queue_full", retry_after=1) from None
+            raise no_place(engine) from None
 
-    def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
-        """A reader for each choice; ``subscriptions`` are those of ``requests``."""
+    async def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
+        """A reader for each choice; ``subscriptions`` are those of ``requests``. Waits for the
+        log-probabilities of the prompts, where they are to be told.
+
+        Raises:
+            ApiError: they came to nothing.
+        """
+        tells = self.view.alternatives is not None
+        score = self._score_params() if tells else None
+        own = self.prompts[:: self.count]
+        echoes = await asyncio.gather(*(echo_of(self.state, prompt, score) for prompt in own))
         return [
-            Reader(self.state, self.form, self.view, i, subscription, Echo(prompt.echo or ""))
-            for i, (prompt, subscription) in enumerate(
-                zip(self.prompts, subscriptions, strict=True)
-            )
+            Reader(self.state, self.form, self.view, i, subscription, echoes[i // self.count])
+            for i, subscription in enumerate(subscriptions)
         ]
 
     async def answer(
@@ -191,8 +191,7 @@ class Generation:
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
-                    status = 503 if event.code == "shutting_down" else 500
-                    raise ApiError(status, event.message, code=event.code)
+                    raise failure(event)
                 readers[i].take(event)
         choices = [reader.choice() for reader in readers]
         return self.object(self.form.whole, choices, usage=self.usage(readers))
@@ -268,24 +267,3 @@ def child_seeds(seed: int, count: int) -> list[int]:
 
 def _event(data: dict[str, Any]) -> dict[str, str]:
     return {"data": orjson.dumps(data).decode()}
-
-
-async def _unless_gone(
-    request: Request, waiting: Coroutine[Any, Any, dict[str, Any]]
-) -> dict[str, Any]:
-    """Wait for an answer; a client that hangs up cancels the wait."""
-
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    result = asyncio.ensure_future(waiting)
-    gone = asyncio.ensure_future(hung_up())
-    try:
-        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise ApiError(499, "client closed the request", code="cancelled")
-        return result.result()
-    finally:
-        gone.cancel()
-        result.cancel()

@@ -57,22 +57,27 @@ class View:
     Attributes:
         stops: strings that end the text.
         alternatives: likeliest tokens to tell beside each; None tells no log-probabilities.
+        samples: Monte Carlo samples for those of an echoed prompt; None takes the usual number.
         trajectory: diffs of the canvas.
         diffusing: the canvas as text at every step, in place of what has settled.
     """
 
     stops: Sequence[str] = ()
     alternatives: int | None = None
+    samples: int | None = None
     trajectory: bool = False
     diffusing: bool = False
 
 
 @dataclass(frozen=True)
 class Echo:
-    """The prompt in front of an answer's text, and its log-probabilities where they are wanted."""
+    """The prompt in front of an answer's text, and its log-probabilities where they are wanted,
+    estimated from so many samples.
+    """
 
     text: str = ""
     tokens: list[TokenLogProb] = field(default_factory=list)
+    samples: int = 0
 
 
 class Reader:
@@ -200,4 +205,7 @@ class Reader:
     def _logprobs(self, tokens: Sequence[TokenLogProb]) -> dict[str, Any] | None:
         if self._view.alternatives is None or not tokens:
             return None
-        return self._form.logprobs(tokens)
+        logprobs = self._form.logprobs(tokens)
+        if self._echo.tokens and tokens[0] is self._echo.tokens[0]:
+            logprobs["prompt_samples"] = self._echo.samples
+        return logprobs

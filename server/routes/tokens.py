@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from models.chat import ChatError
 from server.errors import ApiError
-from server.routes.chat import Message
+from server.routes.chat import Message, ids_of_chat
 from server.routes.models import check_model
+from server.routes.prompts import checked_ids, readable
 from server.routes.schema import StrictBody
 from server.state import State
 
@@ -42,15 +42,11 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "give a prompt or messages", param="prompt")
     tokenizer = state.checkpoint.tokenizer
-    try:
-        if body.messages is not None:
-            ids = tokenizer.encode_chat([m.plain() for m in body.messages])
-        else:
+    if body.messages is not None:
+        ids = ids_of_chat(state, body.messages)
+    else:
+        with readable("prompt"):
             ids = tokenizer.encode(body.prompt or "", body.add_special_tokens)
-    except ChatError as error:
-        raise ApiError(400, str(error), param="messages", code="chat_template") from None
-    except UnicodeEncodeError:
-        raise ApiError(400, "prompt is not valid Unicode text", param="prompt") from None
     answer = {
         "count": len(ids),
         "max_model_len": state.checkpoint.info.max_length,
@@ -66,7 +62,5 @@ async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, Any]:
     """Text of ids; special tokens leave no trace."""
     state = State.of(request)
     check_model(state, body.model)
-    size = state.checkpoint.info.vocab_size
-    if not all(0 <= id_ < size for id_ in body.tokens):
-        raise ApiError(400, f"tokens: ids must lie between 0 and {size - 1}", param="tokens")
-    return {"prompt": state.checkpoint.tokenizer.decode(body.tokens)}
+    ids = checked_ids(state, body.tokens, "tokens", masks=None)
+    return {"prompt": state.checkpoint.tokenizer.decode(ids)}

@@ -23,6 +23,7 @@ from server.config import Settings
 from server.engine import Engine
 from server.metrics import Metrics
 from server.scheduler import Scheduler
+from server.scoring import Scorer
 
 
 def write_tiny(folder: Path, layers: int = 1) -> Path:
@@ -54,7 +55,8 @@ def tiny(tiny_folder) -> checkpoints.Checkpoint:
 def make_engine(checkpoint, **limits) -> Engine:
     settings = settings_of(**limits)
     scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
-    return Engine(checkpoint, scheduler, Metrics())
+    scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
+    return Engine(checkpoint, scheduler, scorer, Metrics())
 
 
 def settings_of(**chosen) -> Settings:

@@ -42,6 +42,17 @@ def test_generate_json_lines_replay():
     assert texts == {0}
 
 
+def test_score_says_how_likely_a_text_is():
+    args = ("score", " named Lily.", "--prompt", "There was a little girl", "--seed", "2")
+    told = xdlm(*args)
+    assert re.match(r"\d+\.\d\d ± \d+\.\d\d nats", told.stdout), told.stderr
+    record = json.loads(xdlm(*args, "--json").stdout)
+    assert f"{record['nats']:.2f}" in told.stdout and record["samples"] == 128
+    assert [t["text"] for t in record["tokens"]][:3] == [" named", " L", "ily"]
+    wrong = xdlm("score", "Tom", "--estimator", "guess")
+    assert wrong.returncode == 2 and "estimator must be one of nelbo, llada" in wrong.stderr
+
+
 def test_watch_draws_without_a_terminal(tmp_path):
     done = xdlm(
         *("generate", "Tom", "--max-tokens", "20", "--steps", "4", "--seed", "1"),

@@ -1,0 +1,47 @@
+"""The prompt in front of an answer's text, with an estimate of its likelihood if it is wanted."""
+
+from __future__ import annotations
+
+from sampler.score import ScoreParams
+from server.errors import ApiError
+from server.logprobs import given_tokens
+from server.routes.prompts import Prompt
+from server.routes.reader import Echo
+from server.routes.waiting import scored
+from server.score import ScoreRequest
+from server.state import State
+
+
+def granted_samples(state: State, asked: int | None) -> int:
+    """Monte Carlo samples of a score; 32 where none are asked for, or as many as there may be.
+
+    Raises:
+        ApiError: 400 for more than the server grants.
+    """
+    most = state.settings.max_score_samples
+    if asked is not None and asked > most:
+        raise ApiError(400, f"samples must be at most {most}, got {asked}", param="samples")
+    return min(ScoreParams.samples, most) if asked is None else asked
+
+
+async def echo_of(state: State, prompt: Prompt, params: ScoreParams | None) -> Echo:
+    """What stands in front of the answers to a prompt.
+
+    Args:
+        state: of the application.
+        prompt: the prompt.
+        params: how its log-probabilities are estimated; None tells none.
+
+    Raises:
+        ApiError: as ``scored``.
+    """
+    if prompt.echo is None or params is None:
+        return Echo(prompt.echo or "")
+    tokenizer, ids = state.checkpoint.tokenizer, prompt.ids
+    given = tokenizer.opening(ids)
+    told: list[float | None] = [None] * given
+    if len(ids) > given:
+        score = await scored(state.engine, ScoreRequest(ids, list(range(given, len(ids))), params))
+        told += [-nats for nats in score.nats]
+    text, start = prompt.echo, prompt.start
+    return Echo(text, given_tokens(tokenizer, ids[start:], told[start:], text), params.samples)

@@ -1,0 +1,66 @@
+"""Waiting for the engine on behalf of a client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from server.engine import Engine
+from server.errors import ApiError
+from server.events import Failed
+from server.scheduler import QueueFull
+from server.score import Score, ScoreRequest
+from server.scoring import ScoreFailed
+
+Answer = TypeVar("Answer")
+
+
+def no_place(engine: Engine) -> ApiError:
+    """The answer when the engine takes no request: 429, or 503 when it takes none any more."""
+    if not engine.ready:
+        return ApiError(503, "shutting down", code="not_ready", retry_after=5)
+    engine.metrics.rejected()
+    return ApiError(429, "the queue is full", code="queue_full", retry_after=1)
+
+
+def failure(failed: Failed) -> ApiError:
+    """The answer when a request came to nothing."""
+    return ApiError(
+        503 if failed.code == "shutting_down" else 500, failed.message, code=failed.code
+    )
+
+
+async def scored(engine: Engine, request: ScoreRequest) -> Score:
+    """Wait for a score.
+
+    Raises:
+        ApiError: 429 when there is no place for it; 500 or 503 when it came to nothing.
+    """
+    try:
+        return await engine.score(request)
+    except QueueFull:
+        raise no_place(engine) from None
+    except ScoreFailed as error:
+        raise failure(error.failed) from None
+
+
+async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Answer]) -> Answer:
+    """Wait for an answer; a client that hangs up cancels the wait."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    result = asyncio.ensure_future(waiting)
+    gone = asyncio.ensure_future(hung_up())
+    try:
+        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise ApiError(499, "client closed the request", code="cancelled")
+        return result.result()
+    finally:
+        gone.cancel()
+        result.cancel()

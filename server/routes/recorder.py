@@ -57,8 +57,8 @@ class Recorder:
         self._subscriptions = generation.submit()
         self._readers = generation.readers(self._subscriptions)
         self._state.trajectories.begin(self._recording)
-        self._write("diffusion.created", generation.object(KIND, choices, **created))
         self._task = asyncio.create_task(self._run())
+        self._write("diffusion.created", generation.object(KIND, choices, **created))
         return self._recording
 
     async def _run(self) -> None:

@@ -101,10 +101,17 @@ def test_the_request_that_is_told_gives_the_same_run_again(served, chosen):
         assert replayed(steps_of(again, choice)) == first[-1]["data"]["choices"][choice]["ids"]
 
 
-def test_blocks_are_told_as_they_settle(served):
-    told = records(served, {**BODY, **BLOCKS, "logit_bias": {"0": -100}, "logits_eos_inf": True})
+@pytest.mark.parametrize(
+    ("chosen", "settle"),
+    [
+        ({}, [(0, 2), (1, 4), (2, 6)]),
+        ({"mixing_ratio": 0.0, "steps": 30}, [(0, 10), (1, 20), (2, 30)]),
+    ],
+)
+def test_blocks_are_told_as_they_settle(served, chosen, settle):
+    told = records(served, {**BODY, **BLOCKS, **chosen, "logits_eos_inf": True})
     blocks = [r["data"] for r in told if r["event"] == "diffusion.block"]
-    assert [(b["block"], b["step"]) for b in blocks] == [(0, 2), (1, 4), (2, 6)]
+    assert [(b["block"], b["step"]) for b in blocks] == settle
     for block in blocks:
         late = [s for s in steps_of(told) if s["step"] > block["step"]]
         within = range(5 + 10 * block["block"], 15 + 10 * block["block"])

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import errors
 from server.config import Settings
 from server.engine import Engine
-from server.routes import chat, completions, models, score, status, tokens
+from server.routes import chat, completions, models, score, status, tokens, trajectories
 from server.state import State
+from server.trajectories import Trajectories
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -57,9 +58,10 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app = FastAPI(
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    app.state.xdlm = State(engine, settings)
+    kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
+    app.state.xdlm = State(engine, settings, kept)
     app.add_middleware(RequestId)
     errors.install(app)
-    for routes in (status, models, completions, chat, score, tokens):
+    for routes in (status, models, completions, chat, trajectories, score, tokens):
         app.include_router(routes.router)
     return app

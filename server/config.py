@@ -30,3 +30,10 @@ class Settings(BaseSettings):
     )
     ping_seconds: int = Field(15, ge=1, description="silence on a stream before a comment is sent")
     shutdown_seconds: int = Field(10, ge=0, description="time for streams to end at shutdown")
+    resume_seconds: float = Field(
+        10, ge=0, description="a trajectory that nobody reads is cancelled after this"
+    )
+    trajectory_store_mb: int = Field(256, ge=1, description="memory of recorded trajectories")
+    trajectory_store_seconds: float = Field(
+        600, ge=0, description="a finished trajectory can be read again for so long"
+    )

@@ -11,14 +11,16 @@ from fastapi import Request
 from models.checkpoint import Checkpoint
 from server.config import Settings
 from server.engine import Engine
+from server.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
 class State:
-    """The engine and what requests are checked against."""
+    """The engine, what requests are checked against, and what was recorded."""
 
     engine: Engine
     settings: Settings
+    trajectories: Trajectories
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod

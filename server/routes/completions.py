@@ -44,12 +44,17 @@ class CompletionBody(TextFields):
 
     def view(self) -> View:
         """See ``TextFields``."""
-        view = super().view()
-        if self.samples is None:
-            return view
-        if not self.echo or self.logprobs is None:
+        return replace(super().view(), samples=self.prompt_samples())
+
+    def prompt_samples(self) -> int | None:
+        """Monte Carlo samples for the prompt's log-probabilities, where they are chosen.
+
+        Raises:
+            ApiError: 400 where none are told.
+        """
+        if self.samples is not None and (not self.echo or self.logprobs is None):
             raise ApiError(400, "samples needs echo: true and logprobs", param="samples")
-        return replace(view, samples=self.samples)
+        return self.samples
 
     def prompts(self) -> Sequence[str | list[int]]:
         """The prompts, each as text or as ids.
@@ -104,6 +109,16 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Generate a completion."""
     state = State.of(request)
+    generation = Generation(state, body, CompletionForm, prompts_of(state, body))
+    return await generation.respond(request, bool(body.stream))
+
+
+def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
+    """Where a body's texts are to be written.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
     with readable("suffix"):
         suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     hole = state.checkpoint.info.mask_id if body.infill else None
@@ -118,8 +133,7 @@ async def complete(body: CompletionBody, request: Request) -> Response:
         else:
             text = tokenizer.decode(ids)
         prompts.append(Prompt(ids, suffix, hole, text if body.echo else None, start))
-    generation = Generation(state, body, CompletionForm, prompts)
-    return await generation.respond(request, bool(body.stream))
+    return prompts
 
 
 def _ids(state: State, prompt: str | list[int], infill: bool) -> list[int]:

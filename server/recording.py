@@ -1,0 +1,100 @@
+"""What happened to one run, in named events: written once, followed by any number of readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+OVERHEAD = 200  # bytes that a record takes beside its data
+
+
+@dataclass(frozen=True)
+class Record:
+    """One event: its name, and its data as JSON."""
+
+    name: str
+    data: bytes
+
+
+class Recording:
+    """A list of records that only grows, until one is the last; lives on the event loop.
+
+    Readers follow it at their own pace and hold nothing up: what they have not read yet is here.
+
+    Attributes:
+        id: its name; nobody can guess it.
+        records: the n-th has the id n among its events.
+        size: bytes that they take.
+        ended: the last one has been written.
+        followers: who reads it now.
+    """
+
+    def __init__(
+        self,
+        id_: str,
+        on_cancel: Callable[[str, str], None],
+        on_followers: Callable[[], None],
+    ) -> None:
+        """Nothing is written yet. ``on_followers`` is called when somebody comes or goes."""
+        self.id = id_
+        self.records: list[Record] = []
+        self.size = 0
+        self.ended = False
+        self.followers = 0
+        self._on_cancel, self._on_followers = on_cancel, on_followers
+        self._more = asyncio.Event()
+
+    def append(self, record: Record, last: bool = False) -> int:
+        """Write a record, and return how many bytes that took. After the last one nothing is
+        written any more.
+        """
+        if self.ended:
+            return 0
+        self.records.append(record)
+        taken = len(record.data) + OVERHEAD
+        self.size += taken
+        self.ended = last
+        if last:  # a kept recording must not keep alive what made it
+            self._on_cancel, self._on_followers = _no_one_left, _nothing
+        self._more.set()
+        self._more = asyncio.Event()
+        return taken
+
+    def cancel(self, code: str, message: str) -> None:
+        """End the run with an error. Does nothing after the end."""
+        if not self.ended:
+            self._on_cancel(code, message)
+
+    @contextmanager
+    def followed(self) -> Generator[None]:
+        """Somebody reads it meanwhile."""
+        self.followers += 1
+        self._on_followers()
+        try:
+            yield
+        finally:
+            self.followers -= 1
+            self._on_followers()
+
+    async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, Record]]:
+        """Numbered records from ``start`` on, those still to come included, to the last."""
+        n = start
+        while True:
+            more = self._more
+            while n < len(self.records):
+                yield n, self.records[n]
+                n += 1
+                await asyncio.sleep(0)  # a long replay leaves room for others
+            if self.ended:
+                return
+            await more.wait()
+
+
+def _nothing() -> None:
+    """Who comes and goes after the end does not matter."""
+
+
+def _no_one_left(code: str, message: str) -> None:
+    """There is nothing to cancel after the end."""

@@ -1,0 +1,169 @@
+"""Runs one generation and writes its recording, whoever reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import structlog
+
+from server.errors import ApiError, error_body
+from server.events import Failed, GenerationRequest, Step
+from server.recording import Record, Recording
+from server.routes.generation import Generation
+from server.state import State
+from server.subscription import merged
+
+log = structlog.get_logger()
+
+KIND = "diffusion.trajectory"
+
+
+class Recorder:
+    """Drives the readers of a generation's choices, from ``diffusion.created`` to the one end.
+
+    A run that nobody follows any more goes on for ``resume_seconds``, and is then cancelled.
+    """
+
+    def __init__(self, state: State, generation: Generation) -> None:
+        """Nothing runs before ``start``."""
+        self._state, self._generation = state, generation
+        generation.requests = [replace(r, lossless=True) for r in generation.requests]
+        self._recording = Recording(generation.id, self._cancel, self._note_followers)
+        self._blocks = [SettledBlocks(request) for request in generation.requests]
+        self._leave: asyncio.TimerHandle | None = None
+
+    def start(self, **created: Any) -> Recording:
+        """Queue the run. ``created`` is told in the first record, beside the canvases.
+
+        Raises:
+            ApiError: 429 when the queue has no room.
+        """
+        generation = self._generation
+        choices = [
+            {
+                "index": i,
+                "seed": request.params.seed,
+                "positions": len(request.tokens),
+                "editable": stretches(request.editable),
+            }
+            for i, request in enumerate(generation.requests)
+        ]
+        self._subscriptions = generation.submit()
+        self._state.trajectories.begin(self._recording)
+        self._task = asyncio.create_task(self._run())
+        self._write("diffusion.created", generation.object(KIND, choices, **created))
+        return self._recording
+
+    async def _run(self) -> None:
+        try:
+            self._readers = await self._generation.readers(self._subscriptions)
+            async with aclosing(merged(self._subscriptions)) as events:
+                async for i, event in events:
+                    if isinstance(event, Failed):
+                        self._fail(event.code, event.message)
+                        return
+                    if isinstance(event, Step):
+                        self._step(i, event)
+                    else:
+                        self._readers[i].end(event)
+            self._complete()
+        except ApiError as error:
+            self._fail(error.code or "internal", error.message)
+        except Exception:
+            log.exception("recording failed", trajectory=self._recording.id)
+            self._fail("internal", "the trajectory could not be recorded")
+        finally:
+            self._fail("shutting_down", "the server is shutting down")  # unless it has ended
+            self._free()
+
+    def _step(self, i: int, step: Step) -> None:
+        reader = self._readers[i]
+        reader.follow(step)
+        elapsed = {"elapsed_ms": self._elapsed()}
+        self._write("diffusion.step", {"choice": i, **elapsed, **reader.trajectory.record(step)})
+        for block in self._blocks[i].more(step.settled):
+            told = {"choice": i, **elapsed, "block": block, "step": step.step}
+            self._write("diffusion.block", told)
+
+    def _complete(self) -> None:
+        choices = [{**reader.choice(), "ids": list(reader.canvas)} for reader in self._readers]
+        usage = self._generation.usage(self._readers)
+        done = self._generation.object(KIND, choices, usage=usage, elapsed_ms=self._elapsed())
+        self._write("diffusion.completed", done, last=True)
+
+    def _fail(self, code: str, message: str) -> None:
+        error = error_body(500, message, None, code)
+        told = {"id": self._recording.id, "elapsed_ms": self._elapsed(), **error}
+        self._write("diffusion.failed", told, last=True)
+
+    def _cancel(self, code: str, message: str) -> None:
+        self._fail(code, message)
+        self._free()
+        self._task.cancel()
+
+    def _free(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.cancel()
+
+    def _elapsed(self) -> float:
+        """Milliseconds since submission."""
+        return round(1e3 * (time.monotonic() - self._subscriptions[0].submitted), 3)
+
+    def _write(self, name: str, data: dict[str, Any], last: bool = False) -> None:
+        """Add to the recording, unless it has ended; recordings that need too much room end."""
+        if self._recording.ended:
+            return
+        trajectories, now = self._state.trajectories, time.monotonic()
+        taken = self._recording.append(Record(name, orjson.dumps(data)), last)
+        if last:
+            trajectories.end(self._recording, now)
+        if (largest := trajectories.grew(taken, now)) is not None:
+            largest.cancel("too_large", "the recordings take more memory than they may")
+
+    def _note_followers(self) -> None:
+        """Somebody came or went."""
+        if self._leave is not None:
+            self._leave.cancel()
+            self._leave = None
+        if not self._recording.followers:
+            seconds = self._state.settings.resume_seconds
+            message = f"nobody read the trajectory for {seconds:g} s"
+            loop = asyncio.get_running_loop()
+            self._leave = loop.call_later(seconds, self._cancel, "abandoned", message)
+
+
+class SettledBlocks:
+    """Counts the blocks of a canvas that can no longer change; without blocks it is one."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        """Nothing has settled."""
+        written = [at for at, editable in enumerate(request.editable) if editable]
+        length = request.params.block_length or len(written)
+        self._ends = [
+            written[min(i + length, len(written)) - 1] + 1
+            for i in range(0, len(written), length or 1)
+        ]
+        self._told = 0
+
+    def more(self, settled: int) -> list[int]:
+        """Blocks that have settled since the last call, when so many leading positions have."""
+        first = self._told
+        while self._told < len(self._ends) and self._ends[self._told] <= settled:
+            self._told += 1
+        return list(range(first, self._told))
+
+
+def stretches(editable: Sequence[bool]) -> list[tuple[int, int]]:
+    """Where a canvas may be written: (first position, position behind the last)."""
+    edges = [
+        at
+        for at in range(len(editable) + 1)
+        if (at < len(editable) and editable[at]) != (at > 0 and editable[at - 1])
+    ]
+    return list(zip(edges[::2], edges[1::2], strict=True))

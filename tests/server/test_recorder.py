@@ -1,0 +1,55 @@
+"""A recorder on an event loop of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.routes.completions import prompts_of
+from server.routes.generation import Generation
+from server.routes.recorder import Recorder
+from server.routes.trajectories import TrajectoryBody, TrajectoryForm
+from server.state import State
+from server.trajectories import Trajectories
+from tests.server.conftest import make_engine, settings_of
+from tests.server.test_http import BODY
+
+
+@pytest.fixture
+async def state(tiny) -> AsyncIterator[State]:
+    engine = make_engine(tiny)
+    engine.start()
+    yield State(engine, settings_of(), Trajectories(1 << 20, 60))
+    engine.stop()
+
+
+def recorder(state: State, **chosen) -> Recorder:
+    body = TrajectoryBody(**{**BODY, **chosen})
+    return Recorder(state, Generation(state, body, TrajectoryForm, prompts_of(state, body)))
+
+
+async def test_no_step_is_merged_however_late_it_is_taken(state):
+    recording = recorder(state, steps=60).start()
+    time.sleep(0.6)  # the loop is busy with something else
+    names = [record.name async for _, record in recording.follow()]
+    assert names.count("diffusion.step") == 62
+
+
+async def test_a_run_can_end_before_it_begins(state):
+    """The store has no room for its first record."""
+    state = State(state.engine, state.settings, Trajectories(100, 60))
+    recording = recorder(state, steps=4000, n=3).start()
+    assert [record.name for record in recording.records] == [
+        "diffusion.created",
+        "diffusion.failed",
+    ]
+    assert json.loads(recording.records[-1].data)["error"]["code"] == "too_large"
+    scheduler, deadline = state.engine.scheduler, time.monotonic() + 2
+    while scheduler.running or scheduler.waiting:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert state.trajectories.bytes == 0

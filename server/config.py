@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sampler.params import MAX_STEPS
+
 
 class Settings(BaseSettings):
     """How one server runs. Every field can be set as ``XDLM_<NAME>`` in the environment."""
@@ -26,3 +28,10 @@ class Settings(BaseSettings):
     max_positions: int = Field(16384, ge=1, description="canvas positions in one step")
     ping_seconds: int = Field(15, ge=1, description="silence on a stream before a comment is sent")
     shutdown_seconds: int = Field(10, ge=0, description="time for streams to end at shutdown")
+    max_choices: int = Field(128, ge=1, description="n times prompts of one request")
+    max_steps: int = Field(MAX_STEPS, ge=1, le=MAX_STEPS, description="steps of one request")
+    # the longest canvas in use, 4 096 positions, filled one token a step
+    max_work: int = Field(2**24, ge=1, description="steps times positions of one request")
+    max_stops: int = Field(16, ge=0, description="stop strings of one request")
+    max_stop_length: int = Field(256, ge=1, description="characters of a stop string")
+    max_body_mb: int = Field(8, ge=1, description="MiB of a request body before 413")

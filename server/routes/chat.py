@@ -13,11 +13,12 @@ from models.chat import ChatError
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite
+from server.routes.body import JsonRoute
 from server.routes.generation import Generation, Prompt
 from server.routes.schema import TextFields
 from server.state import State
 
-router = APIRouter(prefix="/v1/chat/completions")
+router = APIRouter(prefix="/v1/chat/completions", route_class=JsonRoute)
 
 
 class TextPart(BaseModel):
@@ -136,8 +137,6 @@ async def chat(body: ChatBody, request: Request) -> Response:
         ids = state.checkpoint.tokenizer.encode_chat([m.plain() for m in body.messages])
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
-    except UnicodeEncodeError:
-        raise ApiError(400, "messages: not valid Unicode text", param="messages") from None
     return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
         request, bool(body.stream)
     )

@@ -13,11 +13,13 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite, with_itself
+from server.routes import limits
+from server.routes.body import JsonRoute
 from server.routes.generation import Generation, Prompt
 from server.routes.schema import TextFields
 from server.state import State
 
-router = APIRouter(prefix="/v1/completions")
+router = APIRouter(prefix="/v1/completions", route_class=JsonRoute)
 
 
 class CompletionBody(TextFields):
@@ -91,15 +93,13 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Generate a completion."""
     state = State.of(request)
-    try:
-        suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
-    except UnicodeEncodeError:
-        raise ApiError(400, "suffix is not valid Unicode text", param="suffix") from None
+    suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     hole = state.checkpoint.info.mask_id if body.infill else None
     if body.echo and (body.suffix or body.infill):
         raise ApiError(400, "echo does not go with suffix or infill", param="echo")
-    prompts = []
-    for given in body.prompts():
+    prompts, asked = [], body.prompts()
+    limits.check_choices(state.settings, body.n or 1, len(asked))  # before texts become ids
+    for given in asked:
         ids = _ids(state, given, body.infill)
         text = given if isinstance(given, str) else state.checkpoint.tokenizer.decode(ids)
         prompts.append(Prompt(ids, suffix, hole, text if body.echo else None))
@@ -116,10 +116,7 @@ def _ids(state: State, prompt: str | list[int], infill: bool) -> list[int]:
     if isinstance(prompt, str):
         if infill:
             raise ApiError(400, "infill needs a prompt of token ids", param="infill")
-        try:
-            return state.checkpoint.tokenizer.encode(prompt)
-        except UnicodeEncodeError:
-            raise ApiError(400, "prompt is not valid Unicode text", param="prompt") from None
+        return state.checkpoint.tokenizer.encode(prompt)
     info = state.checkpoint.info
     if not all(0 <= id_ < info.vocab_size for id_ in prompt):
         last = info.vocab_size - 1

@@ -45,7 +45,7 @@ class StrictBody(BaseModel):
             if name in cls.model_fields:
                 kept[name] = value
             elif name in cls.neutral:
-                if value is not None and value not in cls.neutral[name]:
+                if value is not None and not _among(value, cls.neutral[name]):
                     raise _refuse(name, f"{name} is not supported")
             else:
                 name = name[:64]
@@ -53,6 +53,11 @@ class StrictBody(BaseModel):
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise _refuse(name, f"unknown field {name!r}{hint}")
         return kept
+
+
+def _among(value: Any, values: tuple[Any, ...]) -> bool:
+    """Whether it is one of them; true is not 1, nor false 0."""
+    return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
 
 
 def _refuse(field: str, message: str) -> PydanticCustomError:
@@ -106,8 +111,7 @@ class StreamOptions(BaseModel):
 
 
 StopStrings = Annotated[
-    list[Annotated[StrictStr, Field(min_length=1, max_length=256)]],
-    Field(max_length=4),
+    list[Annotated[StrictStr, Field(min_length=1)]],
     BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
 ]
 
@@ -123,7 +127,7 @@ class TextFields(DiffusionFields):
 
     model: str | None = None
     max_tokens: StrictInt | None = None
-    n: StrictInt | None = Field(default=None, ge=1, le=128)
+    n: StrictInt | None = Field(default=None, ge=1)
     user: str | None = None
     stop: StopStrings | None = None
     stream_options: StreamOptions | None = None

@@ -9,12 +9,13 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from models.chat import ChatError
 from server.errors import ApiError
+from server.routes.body import JsonRoute
 from server.routes.chat import Message
 from server.routes.models import check_model
 from server.routes.schema import StrictBody
 from server.state import State
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class TokenizeBody(StrictBody):
@@ -49,8 +50,6 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
             ids = tokenizer.encode(body.prompt or "", body.add_special_tokens)
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
-    except UnicodeEncodeError:
-        raise ApiError(400, "prompt is not valid Unicode text", param="prompt") from None
     answer = {
         "count": len(ids),
         "max_model_len": state.checkpoint.info.max_length,

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from server import errors
 from server.config import Settings
 from server.engine import Engine
-from server.middleware import BodyLimit, RequestId
+from server.middleware import ApiKeys, BodyLimit, RequestId, RequestLog
 from server.routes import chat, completions, models, status, tokens
 from server.state import State
 
@@ -29,6 +29,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     )
     app.state.xdlm = State(engine, settings)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
+    app.add_middleware(ApiKeys, keys=settings.api_keys | settings.api_key_file)
+    app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)
     for routes in (status, models, completions, chat, tokens):

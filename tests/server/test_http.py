@@ -275,12 +275,12 @@ def test_metrics_count_what_happened(served):
     assert metric(served, "xdlm_requests_running") == 0
 
 
-def raw_post(port: int, body: dict) -> socket.socket:
+def raw_post(port: int, body: dict, headers: str = "") -> socket.socket:
     payload = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall(
         b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        + f"Content-Length: {len(payload)}\r\n\r\n".encode()
+        + f"{headers}Content-Length: {len(payload)}\r\n\r\n".encode()
         + payload
     )
     return connection

@@ -11,7 +11,8 @@ from server import errors
 from server.config import Settings
 from server.engine import Engine
 from server.middleware import ApiKeys, BodyLimit, RequestId, RequestLog
-from server.routes import chat, completions, models, status, tokens
+from server.openapi import document
+from server.routes import chat, completions, docs, models, status, tokens
 from server.state import State
 
 
@@ -29,10 +30,12 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     )
     app.state.xdlm = State(engine, settings)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
-    app.add_middleware(ApiKeys, keys=settings.api_keys | settings.api_key_file)
+    app.add_middleware(ApiKeys, keys=settings.keys)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)
     for routes in (status, models, completions, chat, tokens):
         app.include_router(routes.router)
+    if settings.docs:
+        app.include_router(docs.router_of(document(app, app.state.xdlm)))
     return app

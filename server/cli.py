@@ -92,6 +92,9 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help="accept the keys of this file, one a line")
     ] = None,
+    docs: Annotated[
+        bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
+    ] = None,
 ) -> None:
     """Serve a checkpoint over HTTP. Flags override XDLM_* variables, of which there are more."""
     from pydantic import ValidationError

@@ -56,3 +56,9 @@ class Settings(BaseSettings):
     api_key_file: Annotated[Keys, NoDecode, BeforeValidator(_keys_of_file)] = Field(
         Keys(), description="file of more keys, one a line; # begins a comment"
     )
+    docs: bool = Field(False, description="serve /openapi.json and /docs")
+
+    @property
+    def keys(self) -> Keys:
+        """All keys; without any, none is asked for."""
+        return self.api_keys | self.api_key_file

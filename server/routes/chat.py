@@ -13,12 +13,13 @@ from models.chat import ChatError
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite
+from server.routes.answers import GENERATING, ChatCompletion, ChatCompletionChunk, says
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation, Prompt
 from server.routes.schema import TextFields
 from server.state import State
 
-router = APIRouter(prefix="/v1/chat/completions", route_class=JsonRoute)
+router = APIRouter(prefix="/v1/chat/completions", tags=["text"], route_class=JsonRoute)
 
 
 class TextPart(BaseModel):
@@ -123,9 +124,13 @@ def _entry(text: str, log_p: float) -> dict[str, Any]:
     }
 
 
-@router.post("")
+@router.post(
+    "",
+    summary="Answer a conversation",
+    responses=says(ChatCompletion, *GENERATING, stream=ChatCompletionChunk),
+)
 async def chat(body: ChatBody, request: Request) -> Response:
-    """Answer a conversation."""
+    """Write the next message, by the checkpoint's chat template."""
     state = State.of(request)
     if body.max_completion_tokens is not None:
         if body.max_tokens not in (None, body.max_completion_tokens):

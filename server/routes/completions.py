@@ -14,12 +14,13 @@ from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite, with_itself
 from server.routes import limits
+from server.routes.answers import GENERATING, Completion, CompletionChunk, says
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation, Prompt
 from server.routes.schema import TextFields
 from server.state import State
 
-router = APIRouter(prefix="/v1/completions", route_class=JsonRoute)
+router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
 
 
 class CompletionBody(TextFields):
@@ -89,9 +90,13 @@ class CompletionForm:
         }
 
 
-@router.post("")
+@router.post(
+    "",
+    summary="Complete a text",
+    responses=says(Completion, *GENERATING, stream=CompletionChunk),
+)
 async def complete(body: CompletionBody, request: Request) -> Response:
-    """Generate a completion."""
+    """Write text behind a prompt, in its holes, or in front of a suffix."""
     state = State.of(request)
     suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     hole = state.checkpoint.info.mask_id if body.infill else None

@@ -11,12 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from sampler.params import InvalidParam, SamplingParams
 from server import choices
@@ -34,6 +36,17 @@ class StrictBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, values in cls.neutral.items():
+            said = "accepted at the value that changes nothing"
+            properties[name] = {"enum": [*values, None], "description": said, "examples": [None]}
+        return schema
 
     @model_validator(mode="before")
     @classmethod
@@ -110,9 +123,13 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
+StopString = Annotated[StrictStr, Field(min_length=1)]
 StopStrings = Annotated[
-    list[Annotated[StrictStr, Field(min_length=1)]],
-    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+    list[StopString],
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given,
+        json_schema_input_type=StopString | list[StopString],
+    ),
 ]
 
 

@@ -44,8 +44,7 @@ def document(app: FastAPI, state: State) -> dict[str, Any]:
     schemas |= streamed["$defs"]
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours are Error
         schemas.pop(name, None)
-    info = state.checkpoint.info
-    ours = fields.by_settings(state.settings, info.max_length, info.vocab_size)
+    ours = fields.by_settings(state.settings, state.checkpoint.info)
     for name, schema in schemas.items():
         said = fields.PARTS.get(name, fields.FIELDS if name.endswith("Body") else {})
         _describe(schema["properties"], said, ours if name.endswith("Body") else {})

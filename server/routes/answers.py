@@ -334,11 +334,10 @@ def says(
     """
     good: dict[str, Any] = {"model": model, "description": (model.__doc__ or "").strip()}
     if stream is not None:
-        chunk = {"$ref": f"#/components/schemas/{stream.__name__}"}
-        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+        kinds = [{"$ref": f"#/components/schemas/{m.__name__}"} for m in (stream, Error)]
+        chunk = {"contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
+        data = {"type": "string", "if": {"not": {"const": "[DONE]"}}, "then": chunk}
         event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
-        said = "with stream: true; each event's data is a chunk, the last is [DONE]"
-        text = {"type": "string", "description": said}
-        good["content"] = {"text/event-stream": {"schema": text, "itemSchema": event}}
+        good["content"] = {"text/event-stream": {"itemSchema": event}}
     failed = {status: {"model": Error, "description": ERRORS[status]} for status in errors}
     return {200: good, **failed}

@@ -49,7 +49,13 @@ def render(spec: Schema) -> tuple[str, str]:
     style = (folder / "docs.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     page = environment.from_string((folder / "docs.html").read_text(encoding="utf-8")).render(
-        spec=spec, style=style, name_of=name_of, kind=kind, bounds=bounds, example=_example
+        spec=spec,
+        style=style,
+        name_of=name_of,
+        kind=kind,
+        bounds=bounds,
+        held=held,
+        example=_example,
     )
     refused = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return page, f"{refused}; style-src 'sha256-{digest}'"
@@ -59,6 +65,13 @@ def name_of(schema: Schema) -> str | None:
     """The component that a schema is, or is a list of."""
     schema = schema.get("items", schema)
     return schema["$ref"].rsplit("/")[-1] if "$ref" in schema else None
+
+
+def held(content: Schema) -> Schema:
+    """The schema of a body, or of what each event of a stream holds."""
+    if "itemSchema" not in content:
+        return content["schema"]
+    return content["itemSchema"]["properties"]["data"]["then"]["contentSchema"]["anyOf"][0]
 
 
 def kind(schema: Schema) -> str:

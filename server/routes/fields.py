@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.denoiser import ModelInfo
 from sampler import SAMPLERS
 from sampler.params import SEED_LIMIT
 from server.config import Settings
@@ -113,11 +114,12 @@ PARTS: dict[str, dict[str, Schema]] = {
 """Fields of what bodies are made of."""
 
 
-def by_settings(settings: Settings, canvas: int, vocab_size: int) -> dict[str, Schema]:
+def by_settings(settings: Settings, info: ModelInfo) -> dict[str, Schema]:
     """Bounds that are this server's own."""
-    ids = {"minimum": 0, "maximum": vocab_size - 1}
+    canvas, ids = info.max_length, {"minimum": 0, "maximum": info.vocab_size - 1}
     budgets = {"maxItems": settings.max_steps, "items": {"minimum": 0, "maximum": LARGEST}}
     return {
+        "model": {"enum": [info.name, None], "examples": [info.name]},
         "n": {"maximum": settings.max_choices},
         "steps": {"maximum": settings.max_steps},
         "max_tokens": {"maximum": canvas},

@@ -63,9 +63,10 @@ def _describe(properties: dict[str, Any], said: Mapping[str, Any], ours: Mapping
     """
     for name, schema in properties.items():
         more = {**said.get(name, {}), **ours.get(name, {})}
-        items = more.pop("items", {})
+        members = more.pop("members", {})
         for key, value in more.items():
             schema.setdefault(key, value)
         for kind in schema.get("anyOf", [schema]):
-            if kind.get("type") == "array":
-                kind["items"] = {**kind["items"], **items}
+            while kind.get("type") == "array":
+                kind = kind["items"]
+                kind |= members.get(kind.get("type"), {})

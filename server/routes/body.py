@@ -103,10 +103,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _float(digits: str) -> float:
+def _float(digits: str) -> float | int:
+    """JSON has one kind of number: 4.0 is the integer 4, as JSON Schema has it."""
     if not math.isfinite(number := float(digits)):
         raise _bad(f"{digits[:32]} is no finite number")
-    return number
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def _int(digits: str) -> int:

@@ -25,6 +25,7 @@ FIELDS: dict[str, Schema] = {
     "prompt": _said(
         "text, texts, token ids, or several lists of them; /tokenize takes one text",
         "Once upon a time",
+        minItems=1,
     ),
     "messages": _said(
         "the conversation, for the checkpoint's chat template",
@@ -115,9 +116,10 @@ PARTS: dict[str, dict[str, Schema]] = {
 
 
 def by_settings(settings: Settings, info: ModelInfo) -> dict[str, Schema]:
-    """Bounds that are this server's own."""
+    """Bounds that are this server's own; ``members`` are those of what lists hold, by type."""
     canvas, ids = info.max_length, {"minimum": 0, "maximum": info.vocab_size - 1}
-    budgets = {"maxItems": settings.max_steps, "items": {"minimum": 0, "maximum": LARGEST}}
+    counts = {"minimum": 0, "maximum": LARGEST}
+    budgets = {"maxItems": settings.max_steps, "members": {"integer": counts}}
     return {
         "model": {"enum": [info.name, None], "examples": [info.name]},
         "n": {"maximum": settings.max_choices},
@@ -126,10 +128,11 @@ def by_settings(settings: Settings, info: ModelInfo) -> dict[str, Schema]:
         "max_completion_tokens": {"maximum": canvas},
         "stop": {
             "maxItems": settings.max_stops,
-            "items": {"maxLength": settings.max_stop_length},
+            "members": {"string": {"maxLength": settings.max_stop_length}},
             "maxLength": settings.max_stop_length,
         },
         "topk_absorb": budgets,
         "topk_uniform": budgets,
-        "tokens": {"items": {"type": "integer", **ids}},
+        "tokens": {"members": {"integer": ids}},
+        "prompt": {"members": {"integer": ids}},
     }

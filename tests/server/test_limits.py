@@ -220,6 +220,15 @@ def test_bodies_that_could_be_read_in_two_ways_are_refused(strict, body, param, 
     assert words in answer["error"]["message"] and answer["error"]["param"] == param
 
 
+def test_a_number_is_what_it_is_however_it_is_written(strict):
+    told = [
+        post(strict, b'{"prompt": "Tom", "max_tokens": 4, "seed": 1, "steps": %b}' % steps)
+        for steps in (b"2", b"2.0", b"20e-1", b"2.5")
+    ]
+    assert [status for status, _ in told] == [200, 200, 200, 400]
+    assert told[0][1]["choices"] == told[1][1]["choices"] == told[2][1]["choices"]
+
+
 def test_a_nul_written_as_an_escape_is_text(strict):
     assert post(strict, {**BODY, "prompt": "a\x00b", "stop": "\x00"})[0] == 200
 

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve test test-all check format lock clean
+.PHONY: serve test test-all fuzz check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
@@ -13,6 +13,9 @@ test: .venv/dev  ## all fast tests
 
 test-all: .venv/dev  ## the slow ones too
 	$(BIN)/pytest -m "not gpu and not browser"
+
+fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
+	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
 
 check: .venv/dev  ## format, lint, types
 	$(BIN)/ruff format --check $(SOURCES)

@@ -85,8 +85,20 @@ def serve(
     max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
     max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
     max_positions: Annotated[int | None, typer.Option(help="canvas positions in a step")] = None,
+    api_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key", help="accept this key; may be repeated. Others can see flags: ps"
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="accept the keys of this file, one a line")
+    ] = None,
+    docs: Annotated[
+        bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
+    ] = None,
 ) -> None:
-    """Serve a checkpoint over HTTP. Flags override XDLM_* variables."""
+    """Serve a checkpoint over HTTP. Flags override XDLM_* variables, of which there are more."""
     from pydantic import ValidationError
 
     flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
@@ -94,7 +106,7 @@ def serve(
         settings = Settings.model_validate(flags)
     except ValidationError as error:
         first = error.errors()[0]
-        _quit(f"{first['loc'][0]}: {first['msg']}", 2)
+        _quit(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", 2)
     _serve(settings)
 
 

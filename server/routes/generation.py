@@ -21,6 +21,7 @@ from sampler.score import ScoreParams
 from server.choices import default_length
 from server.errors import ApiError, error_body
 from server.events import Failed, GenerationRequest, Tally
+from server.routes import limits
 from server.routes.echo import echo_of, granted_samples
 from server.routes.models import check_model
 from server.routes.prompts import Prompt
@@ -46,6 +47,7 @@ class Generation:
         """
         self.state, self.form = state, form
         self.model = check_model(state, body.model)
+        self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
         self.view = body.view()
         self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self.budget = body.latency_budget_ms
@@ -60,6 +62,8 @@ class Generation:
                 400, "latency_budget_ms is not for compat: official", param="latency_budget_ms"
             )
         self.count = count = body.n or 1
+        limits.check_choices(state.settings, count, len(prompts))
+        limits.check_stops(state.settings, self.view.stops)
         wanted, most = count * len(prompts), state.engine.scheduler.max_waiting
         if wanted > most:
             raise ApiError(
@@ -74,6 +78,7 @@ class Generation:
             for prompt in prompts
             for seed in child_seeds(self.params.seed, count)
         ]
+        limits.check_work(state.settings, self.params.steps, [len(r.tokens) for r in self.requests])
         self.id = f"{form.prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
 
@@ -113,6 +118,7 @@ class Generation:
         if asked is None:
             asked = 0 if has_holes else default_length(self.state.defaults, room)
         least = 0 if has_holes or prompt.echo is not None else 1
+        limits.check_prompt(self.prompt_field, prompt.size, least, limit)
         if asked < least:
             raise ApiError(400, f"max_tokens must be at least {least}", param="max_tokens")
         if asked > room:

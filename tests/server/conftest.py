@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 import uvicorn
 from safetensors.torch import save_file
@@ -40,6 +42,12 @@ def write_tiny(folder: Path, layers: int = 1) -> Path:
     for name in ("tokenizer.json", "generation_config.json"):
         shutil.copy(BUNDLED / "stories" / name, folder / name)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet() -> None:
+    """Lines of requests that went well would be all over the report."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from server.keys import Keys
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_cli import XDLM, xdlm
 from tests.server.test_http import BODY, call, raw_post
+from tests.test_layout import ROOT
 
 FLAG, FILED, VARIABLE = "sk-flag-0123456789", "sk-file-0123456789", "sk-env-0123456789"
 PROMPT = "zebra zebra zebra"
@@ -218,4 +219,6 @@ def test_every_key_is_compared():
 
 
 def test_every_setting_is_said():
-    assert all(field.description for field in Settings.model_fields.values())
+    page = (ROOT / "docs" / "operations.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert field.description and f"`{name}`" in page, name

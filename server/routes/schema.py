@@ -99,15 +99,16 @@ class DiffusionFields(StrictBody):
 
 
 class StreamOptions(BaseModel):
-    """OpenAI's stream options."""
+    """OpenAI's stream options, and vLLM's: the usage so far on every chunk."""
 
     model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool = False
+    continuous_usage_stats: StrictBool = False
 
 
 StopStrings = Annotated[
     list[Annotated[StrictStr, Field(min_length=1, max_length=256)]],
-    Field(max_length=4),
+    Field(max_length=16),
     BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
 ]
 
@@ -126,6 +127,7 @@ class TextFields(DiffusionFields):
     n: StrictInt | None = Field(default=None, ge=1, le=128)
     user: str | None = None
     stop: StopStrings | None = None
+    ignore_eos: StrictBool = False
     stream_options: StreamOptions | None = None
     logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(
         default=None, max_length=300

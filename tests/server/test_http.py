@@ -188,7 +188,7 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         ({"diffusing": True, "stream": True, "trajectory": "delta"}, "diffusing", "exclude"),
         ({"latency_budget_ms": 0}, "latency_budget_ms", "greater than 0"),
         ({"presence_penalty": 1}, "presence_penalty", "presence_penalty is not supported"),
-        ({"stop": ["x"] * 5}, "stop", "at most 4"),
+        ({"stop": ["x"] * 17}, "stop", "at most 16"),
         ({"stop": [""]}, "stop", "at least 1"),
         ({"stop": 3}, "stop", "stop"),
         ({"block_length": 8}, "block_length", "is for topk and threshold, not for ancestral"),

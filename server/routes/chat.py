@@ -40,6 +40,7 @@ class Message(BaseModel):
     audio: None = None
     function_call: None = None
     tool_calls: None = None
+    provider_specific_fields: dict[str, None] | None = None  # where LiteLLM keeps such nulls
 
     def plain(self) -> dict[str, str]:
         """What templates understand: a role and a text."""

@@ -20,13 +20,13 @@ async def client(tiny_chat):
 
 
 async def test_many_at_once_get_what_each_gets_alone(client):
-    seeds = range(8)
+    seeds = range(4)
     alone = [await client.completions.create(**{**TEXT, "seed": seed}) for seed in seeds]
     together = await asyncio.gather(
         *(client.completions.create(**{**TEXT, "seed": seed}) for seed in seeds)
     )
     assert [t.choices[0].text for t in together] == [a.choices[0].text for a in alone]
-    assert len({a.choices[0].text for a in alone}) > 6
+    assert len({a.choices[0].text for a in alone}) == 4
 
 
 async def test_streams_add_up(client):

@@ -29,12 +29,10 @@ import torch
 from benchmarks.isolated import Record, save
 from models import checkpoint as checkpoints
 from models.memory import keep_freed_memory
+from server.build import engine_of
 from server.choices import sampling_params
 from server.config import Settings
-from server.engine import Engine
 from server.events import Done, GenerationRequest
-from server.metrics import Metrics
-from server.scheduler import Scheduler
 from server.stream import text_of
 
 PROMPT, POSITIONS, STEPS, WARM = "Once upon a time", 64, 16, 5
@@ -48,8 +46,7 @@ class InProcess:
         keep_freed_memory()
         torch.set_num_threads(SETTINGS.threads)
         self.loaded = checkpoints.load(checkpoints.find("stories"))
-        limits = (SETTINGS.max_waiting, SETTINGS.max_running, SETTINGS.max_positions)
-        self.engine = Engine(self.loaded, Scheduler(*limits), Metrics())
+        self.engine = engine_of(self.loaded, SETTINGS)
         self.prompt = self.loaded.tokenizer.encode(PROMPT)
 
     async def text(self, seed: int) -> str:

@@ -63,17 +63,6 @@ def _params(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingP
         _quit(str(error), 2)
 
 
-def _engine(checkpoint: checkpoints.Checkpoint, settings: Settings):
-    from server.engine import Engine
-    from server.metrics import Metrics
-    from server.scheduler import Scheduler
-    from server.scoring import Scorer
-
-    scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
-    scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
-    return Engine(checkpoint, scheduler, scorer, Metrics())
-
-
 @app.command()
 def serve(
     checkpoint: Annotated[str | None, typer.Argument(help="bundled name or folder")] = None,
@@ -117,6 +106,7 @@ def _serve(settings: Settings) -> None:
 
     from server import logs
     from server.app import create_app
+    from server.build import engine_of
 
     logs.configure()
     try:
@@ -140,7 +130,7 @@ def _serve(settings: Settings) -> None:
         markup=False,
     )
     config = uvicorn.Config(
-        create_app(_engine(loaded, settings), settings),
+        create_app(engine_of(loaded, settings), settings),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -212,6 +202,7 @@ def generate(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Generate one text, without a server."""
+    from server.build import engine_of
     from server.generate import GenerationFailed, show_ids, show_text
     from server.terminal import Viewer
 
@@ -231,7 +222,7 @@ def generate(
     except InvalidParam as error:
         _quit(str(error), 2)
     request = replace(request, lossless=True)
-    engine = _engine(loaded, Settings.model_validate({}))
+    engine = engine_of(loaded, Settings.model_validate({}))
     try:
         if prompt_ids is not None:
             asyncio.run(show_ids(engine, request, len(ids), as_json))
@@ -274,6 +265,7 @@ def score(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Say how likely a text is: an upper bound of its negative log-likelihood."""
+    from server.build import engine_of
     from server.generate import GenerationFailed, show_score
     from server.score import score_params, score_request
 
@@ -287,7 +279,7 @@ def score(
     except InvalidParam as error:
         _quit(str(error), 2)
     try:
-        asyncio.run(show_score(_engine(loaded, Settings.model_validate({})), request, as_json))
+        asyncio.run(show_score(engine_of(loaded, Settings.model_validate({})), request, as_json))
     except GenerationFailed as error:
         _quit(str(error))
 

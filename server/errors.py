@@ -62,7 +62,9 @@ def install(app: FastAPI) -> None:
         param = path[0] if path and not path[0].isdigit() else None
         param = first.get("ctx", {}).get("field", param)
         message = first["msg"].removeprefix("Value error, ")
-        if param is not None and param not in message:
+        if first["type"] == "extra_forbidden":
+            message = f"{param}: unknown field {path[-1][:64]!r}"
+        elif param is not None and param not in message:
             message = f"{param}: {message}"
         return Json(error_body(400, message, param, "invalid_value"), 400)
 

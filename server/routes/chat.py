@@ -32,13 +32,18 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
-    """One message."""
+    """One message. The fields that can only be null are those of an answer that is sent back."""
 
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
     content: StrictStr | list[TextPart]
     name: StrictStr | None = None
     refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
+    provider_specific_fields: dict[str, None] | None = None  # where LiteLLM keeps such nulls
 
     def plain(self) -> dict[str, str]:
         """What templates understand: a role and a text."""

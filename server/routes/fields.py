@@ -37,6 +37,7 @@ FIELDS: dict[str, Schema] = {
     "max_tokens": _said(f"positions to fill{THE_CHECKPOINTS}", 120, minimum=0),
     "max_completion_tokens": _said("as max_tokens", 120, minimum=0),
     "n": _said("choices for each prompt", 1),
+    "ignore_eos": _said("end tokens end nothing: the whole canvas is the text", False),
     "seed": _said(
         "same seed, same text; drawn and told where it is not given",
         7,
@@ -111,10 +112,17 @@ PARTS: dict[str, dict[str, Schema]] = {
         "role": _said("who says it; developer counts as system", "user"),
         "content": _said("a text, or its parts", "Once upon a time"),
         "name": _said("accepted, not used", "someone"),
-        "refusal": _said("accepted as null, as answers have it", None),
+        **dict.fromkeys(
+            ("refusal", "annotations", "audio", "function_call", "tool_calls"),
+            _said("accepted as null, as answers have it", None),
+        ),
+        "provider_specific_fields": _said("accepted where all in it is null", None),
     },
     "TextPart": {"type": _said("text only", "text"), "text": _said("a part", "Once")},
-    "StreamOptions": {"include_usage": _said("a last chunk tells the usage", True)},
+    "StreamOptions": {
+        "include_usage": _said("a last chunk tells the usage", True),
+        "continuous_usage_stats": _said("every chunk tells the usage so far", False),
+    },
 }
 """Fields of what bodies are made of."""
 

@@ -117,10 +117,11 @@ class DiffusionFields(StrictBody):
 
 
 class StreamOptions(BaseModel):
-    """OpenAI's stream options."""
+    """OpenAI's stream options, and vLLM's: the usage so far on every chunk."""
 
     model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool = False
+    continuous_usage_stats: StrictBool = False
 
 
 StopString = Annotated[StrictStr, Field(min_length=1)]
@@ -147,6 +148,7 @@ class TextFields(DiffusionFields):
     n: StrictInt | None = Field(default=None, ge=1)
     user: str | None = None
     stop: StopStrings | None = None
+    ignore_eos: StrictBool = False
     stream_options: StreamOptions | None = None
     logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(
         default=None, max_length=300

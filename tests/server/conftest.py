@@ -21,11 +21,9 @@ from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
 from models.llada import LLaDA, LLaDAConfig
 from server.app import create_app
+from server.build import engine_of
 from server.config import Settings
 from server.engine import Engine
-from server.metrics import Metrics
-from server.scheduler import Scheduler
-from server.scoring import Scorer
 
 
 def write_tiny(folder: Path, layers: int = 1) -> Path:
@@ -61,10 +59,7 @@ def tiny(tiny_folder) -> checkpoints.Checkpoint:
 
 
 def make_engine(checkpoint, **limits) -> Engine:
-    settings = settings_of(**limits)
-    scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
-    scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
-    return Engine(checkpoint, scheduler, scorer, Metrics())
+    return engine_of(checkpoint, settings_of(**limits))
 
 
 def settings_of(**chosen) -> Settings:

@@ -19,7 +19,8 @@ import torch
 from models import weights
 from models.bundled import BUNDLED, bundled_names
 from models.denoiser import Denoiser, ModelInfo
-from models.dit import DiT, DiTConfig, stored_sizes
+from models.dit import DiT
+from models.dit_config import DiTConfig, stored_sizes
 from models.llada import LLaDA, LLaDAConfig
 from models.network import UnsupportedConfig
 from models.tokenizer import TextTokenizer
@@ -50,9 +51,11 @@ class Checkpoint:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """Ids that end a text: the end token, and the end of a turn where there is one."""
+        """Ids that end a text: the end token, and the end of a turn where there is one; none of an
+        image.
+        """
         turn = None if self.text is None else self.text.end_of_turn
-        return (self.info.eos_id,) if turn is None else (self.info.eos_id, turn)
+        return tuple(end for end in (self.info.eos_id, turn) if end is not None)
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -164,6 +167,8 @@ def _described(
         eos_id=sizes.eos_token_id,
         max_length=network.rope.positions,
         dtype="",
+        classes=network.classes,
+        image=getattr(sizes, "image", None),
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size) if has_text else None

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from models import checkpoint, sources, weights
 from models.denoiser import ModelInfo
-from models.dit import INV_FREQ, VOCABULARIES, DiT, stored_sizes
+from models.dit import INV_FREQ, DiT
+from models.dit_config import VOCABULARIES, stored_sizes
 from models.network import UnsupportedConfig
 from models.weights import CheckpointError
 
@@ -66,7 +66,7 @@ def convert(
             raise CheckpointError(f"{source}: {error}") from None
         weights.compare(source, shapes, network)
         if isinstance(network, DiT):
-            fields = {"model_type": "dit", **asdict(network.config)}
+            fields = {"model_type": "dit", **network.config.to_dict()}
         ratio = found.defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio
         defaults = {"sampler": "ancestral", **found.defaults, "mixing_ratio": _ratio(source, ratio)}
 

@@ -198,7 +198,13 @@ class LLaDA(Network):
             transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.model = nn.ModuleDict({"transformer": transformer})
 
-    def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        attention: Attention,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Tokens [T] laid out as ``attention`` says -> normalised hidden states of ``rows`` [R], or
         of all; [R or T, d_model]. Behind its attention the last block runs on those rows alone.
         """

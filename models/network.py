@@ -51,12 +51,14 @@ class Network(nn.Module, ABC):
         family: its name in ``ModelInfo``.
         defaults: what ``generation_config.json`` need not say.
         wide: parts of the names of weights that stay in fp32 whatever the model's type.
+        classes: labels that it takes; 0 takes none.
         rope: its rotary positions; as many as a canvas may have.
     """
 
     family: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
     wide: ClassVar[tuple[str, ...]] = ()
+    classes: int = 0
     cos: Tensor
     sin: Tensor
 
@@ -81,12 +83,25 @@ class Network(nn.Module, ABC):
         self.make_rope(device)
 
     @abstractmethod
-    def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        attention: Attention,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Tokens [T] laid out as ``attention`` says -> what ``head`` reads, of ``rows`` [R] or of
         all; [R or T, width]. Behind its attention the last block runs on those rows alone.
+        ``labels`` [T] is given where the network takes labels.
         """
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """See ``Denoiser``.
 
         Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so
@@ -96,6 +111,14 @@ class Network(nn.Module, ABC):
         attention = attention_over(offsets, max(tokens.numel(), MIN_ROWS), kind)
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
-        return self.hidden(_at_least_min_rows(tokens), attention, _at_least_min_rows(rows))[
-            : rows.numel()
-        ]
+        of_tokens = None
+        if self.classes:
+            if labels is None:
+                labels = torch.full_like(offsets[1:], self.classes)
+            of_each = labels.repeat_interleave(offsets.diff(), output_size=tokens.numel())
+            of_tokens = _at_least_min_rows(of_each)
+        elif labels is not None:
+            raise ValueError("this network takes no labels")
+        wanted = _at_least_min_rows(rows)
+        hidden = self.hidden(_at_least_min_rows(tokens), attention, wanted, of_tokens)
+        return hidden[: rows.numel()]

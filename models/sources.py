@@ -148,13 +148,12 @@ def _listed(file: TorchFile, values: object) -> dict[str, Stored]:
     if not isinstance(values, list):
         raise CheckpointError(f"{file.path}: ema has no list of shadow_params")
     blocks, rest = divmod(len(values) - 10, 10)
-    if rest == 1 and blocks > 0:
-        raise CheckpointError(f"{file.path}: class-conditional checkpoints are not supported yet")
-    if rest or blocks < 1:
+    if rest > 1 or blocks < 1:
         raise CheckpointError(
-            f"{file.path}: {len(values)} shadow_params; a text DiT has 10, and 10 in each block"
+            f"{file.path}: {len(values)} shadow_params; a DiT has 10, one more for labels if it "
+            "takes them, and 10 in each block"
         )
-    names = parameter_names(blocks)
+    names = parameter_names(blocks, with_labels=bool(rest))
     return {n: _waiting(file, n, v) for n, v in zip(names, values, strict=True)}
 
 

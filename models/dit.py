@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.adaln import LabelEmbedding, TimeEmbedding, conditions, modulated, norm
 from models.attention import Attention
 from models.dit_config import DiTConfig
-from models.network import Network, Rope, rotate
+from models.network import Rope, Transformer, rotate
 
 MLP_RATIO = 4
 ROPE_BASE = 10_000.0
@@ -117,7 +117,7 @@ class OutputLayer(nn.Module):
         del self.norm_final, self.adaLN_modulation
 
 
-class DiT(Network):
+class DiT(Transformer):
     """A ``Denoiser``. The last modulated norm belongs to ``trunk``, so ``head`` is one product.
 
     The residual stream, the norms and their modulation are fp32 whatever the weights are.
@@ -141,11 +141,11 @@ class DiT(Network):
         self.folded: Tensor | None
 
     def derived(self) -> dict[str, Tensor]:
-        """See ``Network``: the rotary frequencies."""
+        """See ``Stored``: the rotary frequencies."""
         return {INV_FREQ: self.rope.frequencies(torch.device("cpu"))}
 
     def ready(self, device: torch.device) -> None:
-        """See ``Network``."""
+        """See ``Stored``."""
         super().ready(device)
         self.fold()
 
@@ -180,7 +180,7 @@ class DiT(Network):
         rows: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """See ``Network``; behind the last modulated norm."""
+        """See ``Transformer``; behind the last modulated norm."""
         vectors = self.modulations() if self.folded is None else self.folded
         *of_blocks, of_output = vectors.split([6] * self.config.n_blocks + [2], -2)
         h = self.vocab_embed(tokens).float()

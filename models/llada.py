@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.network import Network, Rope, UnsupportedConfig, rotate
+from models.network import Rope, Transformer, UnsupportedConfig, rotate
 
 # Fields that change the forward pass, and the only value that is built here.
 _REQUIRED = {
@@ -176,7 +176,7 @@ class Block(nn.Module):
         return h + self.ff_out(gate * up if torch.is_grad_enabled() else gate.mul_(up))
 
 
-class LLaDA(Network):
+class LLaDA(Transformer):
     """A ``Denoiser``: ``trunk`` maps packed tokens to hidden states, ``head`` some rows to
     logits.
     """

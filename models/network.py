@@ -44,21 +44,63 @@ def _at_least_min_rows(ids: Tensor) -> Tensor:
     return F.pad(ids, (0, max(0, MIN_ROWS - ids.numel())))
 
 
-class Network(nn.Module, ABC):
-    """Base of the architectures; with a ``head`` each is a ``Denoiser``.
+class Stored(nn.Module):
+    """A module whose weights are loaded from a file.
+
+    Attributes:
+        wide: parts of the names of weights that stay in fp32 whatever the model's type.
+    """
+
+    wide: ClassVar[tuple[str, ...]] = ()
+
+    def derived(self) -> dict[str, Tensor]:
+        """Tensors that a file may hold though they follow from the config: compared, not used."""
+        return {}
+
+    def ready(self, device: torch.device) -> None:
+        """Compute what is not stored, once the weights are in place on their device."""
+
+
+class Network(Stored, ABC):
+    """Base of the architectures; each is a ``Denoiser``.
 
     Attributes:
         family: its name in ``ModelInfo``.
         defaults: what ``generation_config.json`` need not say.
-        wide: parts of the names of weights that stay in fp32 whatever the model's type.
         classes: labels that it takes; 0 takes none.
-        rope: its rotary positions; as many as a canvas may have.
     """
 
     family: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
-    wide: ClassVar[tuple[str, ...]] = ()
     classes: int = 0
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """Positions that a canvas may have."""
+
+    @abstractmethod
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Denoiser``."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """See ``Denoiser``."""
+
+
+class Transformer(Network):
+    """Base of the networks that attend over packed sequences.
+
+    Attributes:
+        rope: its rotary positions; as many as a canvas may have.
+    """
+
     cos: Tensor
     sin: Tensor
 
@@ -67,6 +109,11 @@ class Network(nn.Module, ABC):
         self.rope = rope
         self.make_rope(None)
 
+    @property
+    def max_length(self) -> int:
+        """See ``Network``."""
+        return self.rope.positions
+
     def make_rope(self, device: torch.device | None) -> None:
         """Tabulate the rotary angles on a device: cos and sin [positions, 1, width / 2]."""
         position = torch.arange(self.rope.positions, dtype=torch.float32, device=device)
@@ -74,12 +121,8 @@ class Network(nn.Module, ABC):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def derived(self) -> dict[str, Tensor]:
-        """Tensors that a file may hold though they follow from the config: compared, not used."""
-        return {}
-
     def ready(self, device: torch.device) -> None:
-        """Compute what is not stored, once the weights are in place on their device."""
+        """See ``Stored``."""
         self.make_rope(device)
 
     @abstractmethod

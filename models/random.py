@@ -87,6 +87,7 @@ def parse_fields(
     text: str, named: Mapping[str, Mapping[str, Any]], what: str = "shape"
 ) -> dict[str, Any]:
     """``NAME`` and ``FIELD=VALUE`` with commas between -> fields; ``what`` begins the message.
+    ``FIELD.INNER=VALUE`` is a field of an object.
 
     Raises:
         CheckpointError: naming what is not understood.
@@ -98,12 +99,16 @@ def parse_fields(
             fields |= named[name]
         elif is_field:
             try:
-                fields[name] = json.loads(value)
+                field, _, inner = name.partition(".")
+                known = json.loads(value)
+                outer = fields.get(field)
+                outer = outer if isinstance(outer, dict) else {}
+                fields[field] = {**outer, inner: known} if inner else known
             except json.JSONDecodeError:
                 raise CheckpointError(f"{what}: {value!r} is no value for {name}") from None
         else:
-            known = ", ".join(named) or "nothing else"
-            raise CheckpointError(f"{what}: {part!r} is neither FIELD=VALUE nor {known}")
+            names = ", ".join(named) or "nothing else"
+            raise CheckpointError(f"{what}: {part!r} is neither FIELD=VALUE nor {names}")
     return fields
 
 

@@ -312,11 +312,12 @@ def info(
 @app.command("make-random")
 def make_random(
     folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
-    family: Annotated[str, typer.Option(help="llada or dit")] = "llada",
+    family: Annotated[str, typer.Option(help="llada, dit or unet")] = "llada",
     shape: Annotated[
         str,
         typer.Option(
-            help="tiny, llada-8b (llada), small-owt, small-lm1b, medium-owt, tiny-owt (dit), "
+            help="tiny, llada-8b (llada), small-owt, small-lm1b, small-imagenet, medium-owt, "
+            "tiny-owt, tiny-image (dit), cifar10 (unet), "
             "fields of config.json, or both: tiny,n_layers=4"
         ),
     ] = "tiny",
@@ -360,6 +361,9 @@ def convert(
     config: Annotated[
         str, typer.Option(help="what it does not say of config.json: n_heads=12,model_length=1024")
     ] = "",
+    vq: Annotated[
+        Path | None, typer.Option(help="LlamaGen's tokenizer of images: vq_ds16_c2i.pt")
+    ] = None,
 ) -> None:
     """Make a folder to serve from a published checkpoint. Pickles are read as data, never run."""
     from models.convert import convert as write
@@ -367,7 +371,9 @@ def convert(
 
     try:
         fields = parse_fields(config, {}, "--config") if config else {}
-        written = write(source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields)
+        written = write(
+            source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
+        )
     except checkpoints.CheckpointError as error:
         _quit(str(error))
     print(f"{folder}: {written.family}, {written.parameters:,} parameters, {written.dtype}")

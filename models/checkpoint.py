@@ -74,18 +74,30 @@ class Checkpoint:
             raise CheckpointError(f"{self.info.name} has no tokenizer.json")
         return self.text
 
+    def piece(self, id_: int) -> str:
+        """Text of one id as it stands inside a text; of an image, its number."""
+        return str(id_) if self.text is None else self.text.piece(id_)
+
     def pixels(self, ids: Tensor) -> Tensor:
         """Canvases [B, L] -> images [B, H, W, C], uint8, on the CPU; see ``models.pixels``.
 
         Raises:
             CheckpointError: the tokens make no image, or the decoder of image tokens is missing.
         """
+        return pixels(ids.to(self.device), self.check_pixels(), self.decoder)
+
+    def check_pixels(self) -> ImageShape:
+        """How tokens make an image, if ``pixels`` can be called.
+
+        Raises:
+            CheckpointError: as ``pixels``.
+        """
         shape = self.info.image
         if shape is None:
             raise CheckpointError(f"{self.info.name} makes no images")
         if shape.tokens == "vq" and self.decoder is None:
             raise CheckpointError(f"{self.info.name} has no {vq.FILE}")
-        return pixels(ids.to(self.device), shape, self.decoder)
+        return shape
 
 
 def find(name_or_path: str) -> Path:
@@ -188,11 +200,25 @@ def _described(
         max_length=network.max_length,
         dtype="",
         classes=network.classes,
+        class_names=_class_names(config, network.classes),
         image=getattr(sizes, "image", None),
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size) if has_text else None
     return found, network, text, info, defaults
+
+
+def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """Names of the labels, as far as ``config.json`` has one for each.
+
+    Raises:
+        CheckpointError: names that are none, or not as many as there are labels.
+    """
+    names = config.get("class_names", [])
+    good = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    if not good or len(names) not in (0, classes) or len(set(names)) < len(names):
+        raise CheckpointError(f"class_names in config.json must be {classes} different names")
+    return tuple(names)
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:

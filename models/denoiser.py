@@ -57,6 +57,7 @@ class ModelInfo:
         max_length: positions a canvas may have, prompt included.
         dtype: of the weights in memory.
         classes: labels that it takes; 0 for text.
+        class_names: of the labels in order, where ``config.json`` has any.
         image: what its tokens make, if that is an image.
     """
 
@@ -69,4 +70,5 @@ class ModelInfo:
     max_length: int
     dtype: str
     classes: int = 0
+    class_names: tuple[str, ...] = ()
     image: ImageShape | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -12,31 +12,43 @@ from server.config import Settings
 from server.engine import Engine
 from server.middleware import ApiKeys, BodyLimit, RequestId, RequestLog
 from server.openapi import document
-from server.routes import chat, completions, docs, models, score, status, tokens, trajectories
+from server.routes import (
+    chat,
+    completions,
+    docs,
+    images,
+    models,
+    score,
+    status,
+    tokens,
+    trajectories,
+)
 from server.state import State
 from server.trajectories import Trajectories
 
 
-def create_app(engine: Engine, settings: Settings) -> FastAPI:
-    """The application around an engine that has not been started yet."""
+def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
+    """The application around engines that have not been started yet, each with its own model."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        engine.start()
+        for engine in engines:
+            engine.start()
         yield
-        engine.stop()
+        for engine in engines:
+            engine.stop()
 
     app = FastAPI(
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
-    app.state.xdlm = State(engine, settings, kept)
+    app.state.xdlm = State.around(engines, settings, kept)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
     app.add_middleware(ApiKeys, keys=settings.keys)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)
-    for routes in (status, models, completions, chat, trajectories, score, tokens):
+    for routes in (status, models, completions, chat, images, trajectories, score, tokens):
         app.include_router(routes.router)
     if settings.docs:
         app.include_router(docs.router_of(document(app, app.state.xdlm)))

@@ -10,8 +10,8 @@ from server.scheduler import Scheduler
 from server.scoring import Scorer
 
 
-def engine_of(checkpoint: Checkpoint, settings: Settings) -> Engine:
-    """An engine for a checkpoint, not started yet."""
+def engine_of(checkpoint: Checkpoint, settings: Settings, metrics: Metrics | None = None) -> Engine:
+    """An engine for a checkpoint, not started yet. Engines of one server share their metrics."""
     scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
     scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
-    return Engine(checkpoint, scheduler, scorer, Metrics())
+    return Engine(checkpoint, scheduler, scorer, metrics or Metrics())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -65,7 +66,10 @@ def _params(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingP
 
 @app.command()
 def serve(
-    checkpoint: Annotated[str | None, typer.Argument(help="bundled name or folder")] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(help="bundled names or folders; several are served at once"),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
@@ -87,9 +91,10 @@ def serve(
         bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
     ] = None,
 ) -> None:
-    """Serve a checkpoint over HTTP. Flags override XDLM_* variables, of which there are more."""
+    """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more."""
     from pydantic import ValidationError
 
+    checkpoints = checkpoints or None  # no argument is an empty list
     flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
     try:
         settings = Settings.model_validate(flags)
@@ -107,36 +112,64 @@ def _serve(settings: Settings) -> None:
     from server import logs
     from server.app import create_app
     from server.build import engine_of
+    from server.metrics import Metrics
 
     logs.configure()
     try:
         listener = socket.create_server((settings.host, settings.port), backlog=2048)
     except OSError as error:
         _quit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
-    loaded = _load(settings.checkpoint, settings.device, settings.dtype, settings.threads)
-    if loaded.text is None:
-        _quit(f"{settings.checkpoint}: tokenizer.json is missing")
-    _params(loaded, {})  # defaults that make no sense are refused before the port is announced
-    _warm_up(loaded)
+    models = [_loaded_for_serving(name, settings) for name in settings.checkpoints]
+    names = [loaded.info.name for loaded in models]
+    if len(set(names)) < len(names):
+        _quit(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
-    body = json.dumps({"prompt": "Once upon a time", "max_tokens": 120})
     out = Console(highlight=False)
-    info = loaded.info
-    out.print(f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.dtype}", style="dim")
+    for info in (loaded.info for loaded in models):
+        size = f"{info.parameters / 1e6:.1f} M parameters, {info.dtype}"
+        out.print(f"{info.name}: {size}", style="dim")
     out.print(f"Listening on [bold]{url}[/bold]. Try:\n")
-    out.print(
-        f"  curl {url}/v1/completions -H 'Content-Type: application/json' -d '{body}'\n",
-        soft_wrap=True,
-        markup=False,
-    )
+    for route, body in _examples(models):
+        out.print(
+            f"  curl {url}{route} -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n",
+            soft_wrap=True,
+            markup=False,
+        )
+    metrics = Metrics()
+    engines = [engine_of(loaded, settings, metrics) for loaded in models]
     config = uvicorn.Config(
-        create_app(engine_of(loaded, settings), settings),
+        create_app(engines, settings),
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
     uvicorn.Server(config).run([listener])
+
+
+def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint:
+    """A checkpoint that can answer its first request at once. Defaults that make no sense are
+    refused before the port is announced.
+    """
+    loaded = _load(name, settings.device, settings.dtype, settings.threads)
+    if loaded.text is None and loaded.info.image is None:
+        _quit(f"{name}: tokenizer.json is missing")
+    if loaded.info.image is not None:
+        try:
+            loaded.check_pixels()
+        except checkpoints.CheckpointError as error:
+            _quit(str(error))
+    _params(loaded, {})
+    _warm_up(loaded)
+    return loaded
+
+
+def _examples(models: list[checkpoints.Checkpoint]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A route and a body for each kind of model."""
+    if any(loaded.info.image is None for loaded in models):
+        yield "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 120}
+    if any(loaded.info.image is not None for loaded in models):
+        yield "/v1/images/generations", {"prompt": "7"}
 
 
 def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
@@ -147,7 +180,7 @@ def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
 
     info = checkpoint.info
     sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
-    length = min(64, info.max_length)
+    length = min(64, info.max_length) if info.image is None else info.image.length
     canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
     batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
     for _ in range(2):

@@ -19,6 +19,11 @@ def _keys(given: Any) -> Any:
     return Keys.of(given) if isinstance(given, list) else given
 
 
+def _names(given: Any) -> Any:
+    """Names from a list, or from a text with commas between."""
+    return [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+
+
 def _keys_of_file(given: Any) -> Any:
     return Keys.read(Path(given)) if isinstance(given, str | Path) else given
 
@@ -30,7 +35,9 @@ class Settings(BaseSettings):
         env_prefix="XDLM_", extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    checkpoint: str = Field("stories", description="bundled name or folder")
+    checkpoints: Annotated[list[str], NoDecode, BeforeValidator(_names), Field(min_length=1)] = (
+        Field(["stories"], description="bundled names and folders, with commas between")
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     device: str = Field("cpu", description="cpu, cuda or cuda:N")

@@ -52,6 +52,9 @@ class Metrics:
         self._skipped = counter("forwards_skipped", "Canvas steps without a network evaluation")
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._scores = counter("scores", "Texts scored")
+        self._engines: list[tuple[Callable[[], int], Callable[[], int]]] = []
+        self._running.set_function(lambda: sum(running() for running, _ in self._engines))
+        self._waiting.set_function(lambda: sum(waiting() for _, waiting in self._engines))
         for code in ("cancelled", "queue_full", "internal", "not_finite", "shutting_down"):
             self._failure.labels(code)
         for reason in ("stop", "length"):
@@ -62,9 +65,8 @@ class Metrics:
         return generate_latest(self.registry)
 
     def watch(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        """Read the gauges from the scheduler whenever they are scraped."""
-        self._running.set_function(running)
-        self._waiting.set_function(waiting)
+        """Read an engine's numbers whenever the gauges are scraped; they tell the sums."""
+        self._engines.append((running, waiting))
 
     def rejected(self) -> None:
         """A request found the queue full."""

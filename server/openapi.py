@@ -20,6 +20,7 @@ ABOUT = (
 )
 TAGS = [
     {"name": "text", "description": "Writing by denoising."},
+    {"name": "images", "description": "Drawing by denoising."},
     {"name": "models", "description": "What is served."},
     {"name": "tokens", "description": "Text to ids and back."},
     {"name": "status", "description": "For those who run the server."},
@@ -44,9 +45,12 @@ def document(app: FastAPI, state: State) -> dict[str, Any]:
     schemas |= streamed["$defs"]
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours are Error
         schemas.pop(name, None)
-    ours = fields.by_settings(state.settings, state.checkpoint.info)
+    infos = [engine.checkpoint.info for engine in state.engines.values()]
+    ours = fields.by_settings(state.settings, infos)
     for name, schema in schemas.items():
-        said = fields.PARTS.get(name, fields.FIELDS if name.endswith("Body") else {})
+        said = fields.PARTS.get(name, {})
+        if name.endswith("Body"):
+            said = {**fields.FIELDS, **said}
         _describe(schema["properties"], said, ours if name.endswith("Body") else {})
     spec["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in spec["paths"].items():

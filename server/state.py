@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Request
@@ -17,12 +18,37 @@ from server.trajectories import Trajectories
 
 @dataclass(frozen=True)
 class State:
-    """The engine, what requests are checked against, and what was recorded."""
+    """One of the engines, what its requests are checked against, and what was recorded.
+
+    Attributes:
+        engine: of the model that a request has chosen; the first until then.
+        settings: of the server.
+        trajectories: recordings, of all models.
+        engines: of all models, by name; the first is the one that requests get.
+        created: seconds since 1970.
+    """
 
     engine: Engine
     settings: Settings
     trajectories: Trajectories
+    engines: Mapping[str, Engine]
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def around(
+        cls, engines: Sequence[Engine], settings: Settings, trajectories: Trajectories
+    ) -> State:
+        """The state of an application with one engine or more."""
+        by_name = {engine.checkpoint.info.name: engine for engine in engines}
+        return cls(engines[0], settings, trajectories, by_name)
+
+    def of_model(self, name: str) -> State:
+        """The same, seen from another model.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        return replace(self, engine=self.engines[name])
 
     @classmethod
     def of(cls, request: Request) -> State:
@@ -31,7 +57,7 @@ class State:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint that is served."""
+        """The checkpoint of the model."""
         return self.engine.checkpoint
 
     @property

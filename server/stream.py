@@ -24,7 +24,7 @@ class Trajectory:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Start before the first event."""
-        self._piece = checkpoint.tokenizer.piece
+        self._piece = checkpoint.piece
         self._mask = checkpoint.info.mask_id
         self._since_snapshot = 0
         self.canvas: list[int] = []

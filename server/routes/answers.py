@@ -241,11 +241,73 @@ class ChatCompletionChunk(Chunk):
     choices: list[ChatPiece]
 
 
+class Picture(Answer):
+    """An image."""
+
+    b64_json: str = Field(description="the file, in base64")
+
+
+class ImageTokens(Answer):
+    """There is no text in it, nor images."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class ImageUsage(Answer):
+    """Tokens of the images, and what they took."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: ImageTokens
+    diffusion: DiffusionUsage
+
+
+class Images(Answer):
+    """Images of a class."""
+
+    created: int
+    data: list[Picture]
+    size: str = Field(description="width x height in pixels")
+    background: Literal["opaque"]
+    output_format: Literal["png", "webp"]
+    usage: ImageUsage
+    model: str
+    seed: int
+
+
+class ImageStreamEvent(Answer):
+    """An image, on its way (partial_image) or finished (completed)."""
+
+    type: Literal["image_generation.partial_image", "image_generation.completed"]
+    b64_json: str
+    created_at: int
+    size: str
+    quality: Literal["auto"]
+    background: Literal["opaque"]
+    output_format: Literal["png", "webp"]
+    index: int = Field(description="of the image, where there are several")
+    seed: int
+    partial_image_index: int = Field(default=0, description="of a partial image")
+    usage: ImageUsage = Field(default=None, description="of a finished one")  # type: ignore[assignment]
+
+
 class MaskToken(Answer):
     """The token that stands for nothing yet."""
 
     id: int
     text: str
+
+
+class ImageGrid(Answer):
+    """The images of a model."""
+
+    width: int = Field(description="in pixels")
+    height: int
+    channels: int
+    tokens: Literal["grey levels", "vq", "bytes"]
+    levels: int = Field(description="ids below this stand in images")
 
 
 class DiffusionModel(Answer):
@@ -263,6 +325,9 @@ class DiffusionModel(Answer):
     mask_token: MaskToken
     max_canvas: int = Field(description="positions, prompt included")
     block_length: int | None = Field(description="null is the whole canvas")
+    classes: int = Field(description="labels that it takes, from 0; 0 for text")
+    class_names: list[str] = Field(description="in the order of the labels, where they have any")
+    image: ImageGrid | None = Field(description="what it makes; null for text")
 
 
 class Model(Answer):
@@ -359,7 +424,7 @@ GENERATING = (*ASKING, 429, 503)
 """Errors of a route that queues work."""
 
 
-STREAMED: tuple[type[BaseModel], ...] = (CompletionChunk, ChatCompletionChunk)
+STREAMED: tuple[type[BaseModel], ...] = (CompletionChunk, ChatCompletionChunk, ImageStreamEvent)
 """What events of streams hold; the specification names them beside the routes' own answers."""
 
 

@@ -16,6 +16,7 @@ from server.logprobs import TokenLogProb, finite
 from server.routes.answers import GENERATING, ChatCompletion, ChatCompletionChunk, says
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation
+from server.routes.models import text_model
 from server.routes.prompts import Prompt
 from server.routes.schema import TextFields
 from server.state import State
@@ -149,7 +150,7 @@ def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
 )
 async def chat(body: ChatBody, request: Request) -> Response:
     """Write the next message, by the checkpoint's chat template."""
-    state = State.of(request)
+    state = text_model(State.of(request), body.model)
     if body.max_completion_tokens is not None:
         if body.max_tokens not in (None, body.max_completion_tokens):
             raise ApiError(

@@ -18,12 +18,16 @@ from server.routes import limits
 from server.routes.answers import GENERATING, Completion, CompletionChunk, says
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation
+from server.routes.models import text_model
 from server.routes.prompts import Prompt, ids_of
 from server.routes.reader import View
 from server.routes.schema import TextFields
 from server.state import State
 
 router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
+
+
+Prompts = StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
 
 
 class CompletionBody(TextFields):
@@ -34,7 +38,7 @@ class CompletionBody(TextFields):
         "best_of": (1,),
     }
 
-    prompt: StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
+    prompt: Prompts
     suffix: StrictStr | None = None
     infill: StrictBool = False
     echo: StrictBool = False
@@ -115,7 +119,7 @@ class CompletionForm:
 )
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Write text behind a prompt, in its holes, or in front of a suffix."""
-    state = State.of(request)
+    state = text_model(State.of(request), body.model)
     generation = Generation(state, body, CompletionForm, prompts_of(state, body))
     return await generation.respond(request, bool(body.stream))
 

@@ -4,6 +4,7 @@ routes check their bodies themselves; a test holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from models.denoiser import ModelInfo
@@ -97,6 +98,11 @@ FIELDS: dict[str, Schema] = {
     "compat": _said("topk: official repeats the published loop, quirks included", "none"),
     "trajectory": _said("delta tells each step beside the text; needs stream", "none"),
     "diffusing": _said("the whole canvas as text at every step; needs stream", False),
+    "class_label": _said("what an image is to show, by its number", 7, minimum=0),
+    "size": _said("width x height; only the model's own", "auto"),
+    "response_format": _said("images come in base64", "b64_json"),
+    "output_format": _said("png where it is not given; neither loses anything", "png"),
+    "partial_images": _said("images on the way to each; needs stream", 2),
     "text": _said("what is scored: text or token ids", " named Lily.", minItems=1),
     "end": _said("the end token behind the text is scored too", False),
     "estimator": _said("nelbo: eq. 15 of the paper; llada: masks alone", "nelbo"),
@@ -108,6 +114,7 @@ FIELDS: dict[str, Schema] = {
 """By name, whichever body has them."""
 
 PARTS: dict[str, dict[str, Schema]] = {
+    "ImageBody": {"prompt": _said("the class, by its name or its number", "7")},
     "Message": {
         "role": _said("who says it; developer counts as system", "user"),
         "content": _said("a text, or its parts", "Once upon a time"),
@@ -127,13 +134,18 @@ PARTS: dict[str, dict[str, Schema]] = {
 """Fields of what bodies are made of."""
 
 
-def by_settings(settings: Settings, info: ModelInfo) -> dict[str, Schema]:
-    """Bounds that are this server's own; ``members`` are those of what lists hold, by type."""
-    canvas, ids = info.max_length, {"minimum": 0, "maximum": info.vocab_size - 1}
+def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Schema]:
+    """Bounds that are this server's own, of several models the widest; ``members`` are those of
+    what lists hold, by type.
+    """
+    canvas = max(info.max_length for info in infos)
+    ids = {"minimum": 0, "maximum": max(info.vocab_size for info in infos) - 1}
+    names = [info.name for info in infos]
     counts = {"minimum": 0, "maximum": LARGEST}
     budgets = {"maxItems": settings.max_steps, "members": {"integer": counts}}
     return {
-        "model": {"enum": [info.name, None], "examples": [info.name]},
+        "model": {"enum": [*names, None], "examples": names[:1]},
+        "class_label": {"maximum": max(0, max(info.classes for info in infos) - 1)},
         "n": {"maximum": settings.max_choices},
         "steps": {"maximum": settings.max_steps},
         "max_tokens": {"maximum": canvas},

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,22 +17,21 @@ from sampler.params import InvalidParam
 from sampler.score import ScoreParams
 from server.choices import default_length
 from server.errors import ApiError, error_body
-from server.events import Failed, GenerationRequest, Tally
+from server.events import Failed, GenerationRequest
 from server.routes import limits
 from server.routes.echo import echo_of, granted_samples
-from server.routes.models import check_model
 from server.routes.prompts import Prompt
 from server.routes.reader import Form, Reader
+from server.routes.run import Run, child_seeds
 from server.routes.schema import StreamOptions, TextFields, refused
-from server.routes.waiting import failure, no_place, unless_gone
-from server.scheduler import QueueFull
+from server.routes.waiting import failure, unless_gone
 from server.state import State
 from server.subscription import Subscription, merged
 from server.wire import Json
 
 
-class Generation:
-    """A body's checked requests, one for each choice, and the wire objects they turn into."""
+class Generation(Run):
+    """A body's texts, one for each choice, and the wire objects they turn into."""
 
     def __init__(
         self, state: State, body: TextFields, form: type[Form], prompts: Sequence[Prompt]
@@ -45,32 +41,19 @@ class Generation:
         Raises:
             ApiError: naming the field.
         """
-        self.state, self.form = state, form
-        self.model = check_model(state, body.model)
-        self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
-        self.view = body.view()
-        self.stream_options = body.stream_options or StreamOptions()
-        self.budget = body.latency_budget_ms
-        self.samples = granted_samples(state, self.view.samples)
-        self.params = replace(
+        self.form, self.view = form, body.view()
+        params = replace(
             body.sampling_params(state.defaults),
             logprobs=self.view.alternatives is not None,
             logit_bias=body.biases(state.checkpoint.info.vocab_size),
         )
-        if self.budget is not None and self.params.compat == "official":
-            raise ApiError(
-                400, "latency_budget_ms is not for compat: official", param="latency_budget_ms"
-            )
+        super().__init__(state, form.prefix, params, body.latency_budget_ms)
+        self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
+        self.stream_options = body.stream_options or StreamOptions()
+        self.samples = granted_samples(state, self.view.samples)
         self.count = count = body.n or 1
-        limits.check_choices(state.settings, count, len(prompts))
+        self.check_choices(count, len(prompts))
         limits.check_stops(state.settings, self.view.stops)
-        wanted, most = count * len(prompts), state.engine.scheduler.max_waiting
-        if wanted > most:
-            raise ApiError(
-                400,
-                f"{wanted} choices are more than the queue holds, {most}",
-                param="n" if count > 1 else "prompt",
-            )
         self.prompts = [prompt for prompt in prompts for _ in range(count)]
         self.prompt_tokens = sum(prompt.size for prompt in prompts)
         self.requests = [
@@ -78,9 +61,7 @@ class Generation:
             for prompt in prompts
             for seed in child_seeds(self.params.seed, count)
         ]
-        limits.check_work(state.settings, self.params.steps, [len(r.tokens) for r in self.requests])
-        self.id = f"{form.prefix}-{secrets.token_hex(12)}"
-        self.created = int(time.time())
+        self.check_work()
 
     def _request(self, body: TextFields, prompt: Prompt, seed: int) -> GenerationRequest:
         view, settles_early = self.view, self.params.sampler != "ancestral"
@@ -94,7 +75,7 @@ class Generation:
                 wants_steps,
                 prompt.hole,
                 prompt.suffix,
-                None if self.budget is None else self.budget / 1e3,
+                self.budget_seconds,
                 body.ignore_eos,
             )
         except InvalidParam as error:
@@ -159,18 +140,6 @@ class Generation:
         finally:
             cancel()
 
-    def submit(self) -> list[Subscription]:
-        """Queue the requests, all or none.
-
-        Raises:
-            ApiError: 429 when the queue has no room for them.
-        """
-        engine = self.state.engine
-        try:
-            return engine.submit_all(self.requests)
-        except QueueFull:
-            raise no_place(engine) from None
-
     async def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
         """A reader for each choice; ``subscriptions`` are those of ``requests``. Waits for the
         log-probabilities of the prompts, where they are to be told.
@@ -233,18 +202,6 @@ class Generation:
             for subscription in subscriptions:
                 subscription.cancel()
 
-    def object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """A wire object of this answer."""
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-            "seed": self.params.seed,
-            **more,
-        }
-
     def counts(self, readers: Sequence[Reader]) -> dict[str, int]:
         """Tokens read, and written so far."""
         tokens = sum(reader.tokens for reader in readers)
@@ -256,32 +213,8 @@ class Generation:
 
     def usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
         """What the choices cost; all of them have ended."""
-        tally = Tally.of_all([reader.tally for reader in readers])
-        asked = {} if self.budget is None else {"steps_asked": self.params.steps}
-        return {
-            **self.counts(readers),
-            "diffusion": {
-                **asked,
-                "steps": tally.steps,
-                "forwards": tally.forwards,
-                "positions": tally.positions,
-                "tokens_per_forward": round(tally.positions / max(1, tally.forwards), 3),
-                "unmasked": tally.unmasked,
-                "refined": tally.refined,
-                "remasked": tally.remasked,
-                "queue_ms": round(tally.queue_ms, 3),
-                "denoise_ms": round(tally.denoise_ms, 3),
-            },
-        }
-
-
-def child_seeds(seed: int, count: int) -> list[int]:
-    """A seed for each choice of a prompt; the first is the request's own."""
-    seeds = [seed]
-    for i in range(1, count):
-        digest = hashlib.blake2b(f"{seed}/{i}".encode(), digest_size=8).digest()
-        seeds.append(int.from_bytes(digest) >> 1)
-    return seeds
+        cost = self.cost([reader.tally for reader in readers])
+        return {**self.counts(readers), "diffusion": cost}
 
 
 def _event(data: dict[str, Any]) -> dict[str, str]:

@@ -6,8 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from models.image import ImageShape
 from sampler import SAMPLERS
 from sampler.params import SamplingParams
+from server.engine import Engine
 from server.errors import ApiError
 from server.routes.answers import Model, Models, says
 from server.state import State
@@ -15,18 +17,59 @@ from server.state import State
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-def check_model(state: State, name: str | None) -> str:
-    """The served model's name; a request may leave it out.
+TEXT_ROUTES = "/v1/completions"
+IMAGE_ROUTE = "/v1/images/generations"
+
+
+def text_model(state: State, name: str | None) -> State:
+    """The text model that a request names, or the first.
 
     Raises:
-        ApiError: 404 for any other name.
+        ApiError: 404 for a name that is none; 400 for a model that makes images.
     """
-    served = state.checkpoint.info.name
-    if name not in (None, served):
+    return _chosen(state, name, images=False)
+
+
+def image_model(state: State, name: str | None) -> State:
+    """The same of models that make images."""
+    return _chosen(state, name, images=True)
+
+
+def any_model(state: State, name: str | None) -> State:
+    """The model that a request names, or the first of all.
+
+    Raises:
+        ApiError: 404 for a name that is none.
+    """
+    if name is None:
+        return state
+    try:
+        return state.of_model(name)
+    except KeyError:
         raise ApiError(
             404, f"model {name[:64]!r} does not exist", param="model", code="model_not_found"
+        ) from None
+
+
+def _chosen(state: State, name: str | None, images: bool) -> State:
+    of_kind = [n for n, e in state.engines.items() if makes_images(e) == images]
+    if name is None and of_kind:
+        return state.of_model(of_kind[0])
+    chosen = any_model(state, name)
+    if makes_images(chosen.engine) != images:
+        does, route = ("writes text", TEXT_ROUTES) if images else ("makes images", IMAGE_ROUTE)
+        raise ApiError(
+            400,
+            f"model {chosen.checkpoint.info.name!r} {does}: POST {route}",
+            param="model",
+            code="wrong_route",
         )
-    return served
+    return chosen
+
+
+def makes_images(engine: Engine) -> bool:
+    """Whether its canvases are images."""
+    return engine.checkpoint.info.image is not None
 
 
 def describe(state: State) -> dict[str, Any]:
@@ -49,18 +92,34 @@ def describe(state: State) -> dict[str, Any]:
             "vocab_size": info.vocab_size,
             "mask_token": {
                 "id": info.mask_id,
-                "text": state.checkpoint.tokenizer.piece(info.mask_id),
+                "text": state.checkpoint.piece(info.mask_id),
             },
             "max_canvas": info.max_length,
             "block_length": defaults.get("block_length"),
+            "classes": info.classes,
+            "class_names": list(info.class_names),
+            "image": None if info.image is None else grid_of(info.image),
         },
+    }
+
+
+def grid_of(shape: ImageShape) -> dict[str, Any]:
+    """The images of a model, for the wire."""
+    height, width = shape.size
+    return {
+        "width": width,
+        "height": height,
+        "channels": shape.channels,
+        "tokens": shape.tokens,
+        "levels": shape.levels,
     }
 
 
 @router.get("", summary="List models", response_model=None, responses=says(Models, 401, 500))
 async def models(request: Request) -> dict[str, Any]:
-    """All models: there is one."""
-    return {"object": "list", "data": [describe(State.of(request))]}
+    """All models; a request that names none gets the first that its route is for."""
+    state = State.of(request)
+    return {"object": "list", "data": [describe(state.of_model(name)) for name in state.engines]}
 
 
 @router.get(
@@ -71,5 +130,4 @@ async def models(request: Request) -> dict[str, Any]:
 )
 async def model(name: str, request: Request) -> dict[str, Any]:
     """One model by its name."""
-    check_model(State.of(request), name)
-    return describe(State.of(request))
+    return describe(any_model(State.of(request), name))

@@ -1,4 +1,4 @@
-"""Runs one generation and writes its recording, whoever reads it."""
+"""Runs one job and writes its recording, whoever reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import structlog
 from server.errors import ApiError, error_body
 from server.events import Failed, GenerationRequest, Step
 from server.recording import Record, Recording
-from server.routes.generation import Generation
+from server.routes.run import Run
 from server.state import State
 from server.subscription import merged
 
@@ -25,17 +25,17 @@ KIND = "diffusion.trajectory"
 
 
 class Recorder:
-    """Drives the readers of a generation's choices, from ``diffusion.created`` to the one end.
+    """Drives the readers of a job's choices, from ``diffusion.created`` to the one end.
 
     A run that nobody follows any more goes on for ``resume_seconds``, and is then cancelled.
     """
 
-    def __init__(self, state: State, generation: Generation) -> None:
+    def __init__(self, state: State, job: Run) -> None:
         """Nothing runs before ``start``."""
-        self._state, self._generation = state, generation
-        generation.requests = [replace(r, lossless=True) for r in generation.requests]
-        self._recording = Recording(generation.id, self._cancel, self._note_followers)
-        self._blocks = [SettledBlocks(request) for request in generation.requests]
+        self._state, self._job = state, job
+        job.requests = [replace(r, lossless=True) for r in job.requests]
+        self._recording = Recording(job.id, self._cancel, self._note_followers)
+        self._blocks = [SettledBlocks(request) for request in job.requests]
         self._leave: asyncio.TimerHandle | None = None
 
     def start(self, **created: Any) -> Recording:
@@ -44,7 +44,7 @@ class Recorder:
         Raises:
             ApiError: 429 when the queue has no room.
         """
-        generation = self._generation
+        job = self._job
         choices = [
             {
                 "index": i,
@@ -52,17 +52,17 @@ class Recorder:
                 "positions": len(request.tokens),
                 "editable": stretches(request.editable),
             }
-            for i, request in enumerate(generation.requests)
+            for i, request in enumerate(job.requests)
         ]
-        self._subscriptions = generation.submit()
+        self._subscriptions = job.submit()
         self._state.trajectories.begin(self._recording)
         self._task = asyncio.create_task(self._run())
-        self._write("diffusion.created", generation.object(KIND, choices, **created))
+        self._write("diffusion.created", job.object(KIND, choices, **created))
         return self._recording
 
     async def _run(self) -> None:
         try:
-            self._readers = await self._generation.readers(self._subscriptions)
+            self._readers = await self._job.readers(self._subscriptions)
             async with aclosing(merged(self._subscriptions)) as events:
                 async for i, event in events:
                     if isinstance(event, Failed):
@@ -93,8 +93,8 @@ class Recorder:
 
     def _complete(self) -> None:
         choices = [{**reader.choice(), "ids": list(reader.canvas)} for reader in self._readers]
-        usage = self._generation.usage(self._readers)
-        done = self._generation.object(KIND, choices, usage=usage, elapsed_ms=self._elapsed())
+        usage = self._job.usage(self._readers)
+        done = self._job.object(KIND, choices, usage=usage, elapsed_ms=self._elapsed())
         self._write("diffusion.completed", done, last=True)
 
     def _fail(self, code: str, message: str) -> None:

@@ -13,7 +13,7 @@ from sampler.params import SEED_LIMIT, InvalidParam
 from server.routes.answers import GENERATING, Score, says
 from server.routes.body import JsonRoute
 from server.routes.echo import granted_samples
-from server.routes.models import check_model
+from server.routes.models import text_model
 from server.routes.prompts import checked_ids
 from server.routes.schema import Number, StrictBody, refused
 from server.routes.waiting import scored, unless_gone
@@ -44,15 +44,14 @@ class ScoreBody(StrictBody):
 )
 async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
     """Bound the negative log-likelihood of a text, or of what follows a prompt."""
-    state = State.of(request)
-    name = check_model(state, body.model)
+    state = text_model(State.of(request), body.model)
     wanted = _request(state, body)
     found = await unless_gone(request, scored(state.engine, wanted))
     return {
         "id": f"score-{secrets.token_hex(12)}",
         "object": "score",
         "created": int(time.time()),
-        "model": name,
+        "model": state.checkpoint.info.name,
         **score_record(state.checkpoint, wanted, found),
     }
 

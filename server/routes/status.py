@@ -28,7 +28,7 @@ async def health() -> dict[str, str]:
 @router.get("/ready", summary="Does it take work", response_model=None, responses=says(Ready, 503))
 async def ready(request: Request) -> dict[str, str]:
     """The engine takes requests; 503 while it does not."""
-    if not State.of(request).engine.ready:
+    if not all(engine.ready for engine in State.of(request).engines.values()):
         raise ApiError(503, "not ready", code="not_ready", retry_after=1)
     return {"status": "ready"}
 

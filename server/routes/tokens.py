@@ -11,7 +11,7 @@ from server.errors import ApiError
 from server.routes.answers import ASKING, Detokenized, TokenizerInfo, Tokens, says
 from server.routes.body import JsonRoute
 from server.routes.chat import Message, ids_of_chat
-from server.routes.models import check_model
+from server.routes.models import text_model
 from server.routes.prompts import checked_ids
 from server.routes.schema import StrictBody
 from server.state import State
@@ -44,8 +44,7 @@ class DetokenizeBody(StrictBody):
 )
 async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     """Ids of a prompt, or of a conversation by the checkpoint's template."""
-    state = State.of(request)
-    check_model(state, body.model)
+    state = text_model(State.of(request), body.model)
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "give a prompt or messages", param="prompt")
     tokenizer = state.checkpoint.tokenizer
@@ -71,8 +70,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
 )
 async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, Any]:
     """Text of ids; special tokens leave no trace."""
-    state = State.of(request)
-    check_model(state, body.model)
+    state = text_model(State.of(request), body.model)
     ids = checked_ids(state, body.tokens, "tokens", masks=None)
     return {"prompt": state.checkpoint.tokenizer.decode(ids)}
 
@@ -85,7 +83,7 @@ async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, Any]:
 )
 async def tokenizer_info(request: Request) -> dict[str, Any]:
     """What a client needs that renders conversations itself, as vLLM names it."""
-    checkpoint = State.of(request).checkpoint
+    checkpoint = text_model(State.of(request), None).checkpoint
     tokenizer, info = checkpoint.tokenizer, checkpoint.info
 
     def text(id_: Any) -> str | None:

@@ -9,6 +9,7 @@ import time
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
+from pydantic import StrictInt
 
 from sampler import SAMPLERS
 from sampler.params import OWNERS, param_names
@@ -16,9 +17,11 @@ from server.errors import ApiError
 from server.recording import Recording
 from server.routes.answers import GENERATING, says
 from server.routes.body import JsonRoute
-from server.routes.completions import CompletionBody, CompletionForm, prompts_of
+from server.routes.completions import CompletionBody, CompletionForm, Prompts, prompts_of
+from server.routes.drawing import Drawing, label_of
 from server.routes.following import SSE, Followed, wanted_form
 from server.routes.generation import Generation
+from server.routes.models import any_model, grid_of, makes_images
 from server.routes.reader import View
 from server.routes.recorder import KIND, Recorder
 from server.routes.trajectory_answers import HEADERS, Deleted, recorded
@@ -30,12 +33,21 @@ PARAMETERS = {"parameters": HEADERS}
 EVENT_ID = re.compile(r"(traj-[0-9a-f]{24}):([0-9]{1,9})")
 
 
+TEXT_ONLY = (
+    *("suffix", "infill", "max_tokens", "stop", "ignore_eos", "echo", "logprobs"),
+    *("samples", "logit_bias", "diffusing"),
+)
+
+
 class TrajectoryBody(CompletionBody):
-    """The body of POST /v1/diffusion/trajectories: the same as for a completion.
+    """The body of POST /v1/diffusion/trajectories: of a completion, or of an image.
 
     It is a stream of diffs with its usage whatever ``stream``, ``stream_options`` and
     ``trajectory`` say.
     """
+
+    prompt: Prompts | None = None  # type: ignore[assignment]
+    class_label: StrictInt | None = None
 
     def view(self) -> View:
         """See ``TextFields``."""
@@ -48,25 +60,54 @@ class TrajectoryBody(CompletionBody):
             trajectory=True,
         )
 
-    def resolved(self, generation: Generation) -> dict[str, Any]:
+    def run(self, state: State) -> Generation | Drawing:
+        """What is recorded, by the kind of the model.
+
+        Raises:
+            ApiError: 400 naming the field, those of the other kind among them.
+        """
+        if makes_images(state.engine):
+            for name in TEXT_ONLY:
+                if getattr(self, name):
+                    raise ApiError(400, f"{name} is not for images", param=name)
+            if not isinstance(self.prompt, str | None):
+                raise ApiError(400, "prompt must name a class", param="prompt")
+            return Drawing(
+                state,
+                self,
+                TrajectoryForm.prefix,
+                label=label_of(state.checkpoint.info, self.class_label, self.prompt),
+                count=self.n or 1,
+                budget=self.latency_budget_ms,
+            )
+        if self.class_label is not None:
+            raise ApiError(400, "class_label is for images", param="class_label")
+        if self.prompt is None:
+            raise ApiError(400, "prompt: Field required", param="prompt", code="invalid_value")
+        return Generation(state, self, TrajectoryForm, prompts_of(state, self))
+
+    def resolved(self, run: Generation | Drawing) -> dict[str, Any]:
         """The body with all that was left open filled in: sent again, it gives the same tokens."""
         apart = {"logprobs", "logit_bias"}
         params = {
-            name: getattr(generation.params, name)
+            name: getattr(run.params, name)
             for name in param_names()
             if name in TrajectoryBody.model_fields
             and name not in apart
-            and generation.params.sampler in OWNERS.get(name, tuple(SAMPLERS))
+            and run.params.sampler in OWNERS.get(name, tuple(SAMPLERS))
         }
         form = {"stream", "stream_options", "trajectory", "diffusing", "user"}
         asked = self.model_dump(exclude_none=True, exclude=form) | params
-        asked["model"] = generation.model
-        lengths = {
-            len(request.tokens) - prompt.size
-            for request, prompt in zip(generation.requests, generation.prompts, strict=True)
-        }
-        if len(lengths) == 1:  # else each prompt has what its canvas has room for
-            asked["max_tokens"] = lengths.pop()
+        asked["model"] = run.model
+        if isinstance(run, Drawing):
+            asked = {name: value for name, value in asked.items() if name not in TEXT_ONLY}
+        else:
+            lengths = {
+                len(request.tokens) - prompt.size
+                for request, prompt in zip(run.requests, run.prompts, strict=True)
+            }
+            if len(lengths) == 1:  # else each prompt has what its canvas has room for
+                asked["max_tokens"] = lengths.pop()
         return {name: value for name, value in asked.items() if value is not None}
 
 
@@ -78,7 +119,7 @@ class TrajectoryForm(CompletionForm):
 
 @router.post(
     "",
-    summary="Watch a text being denoised",
+    summary="Watch a text or an image being denoised",
     responses=recorded(*GENERATING, 406),
     openapi_extra=PARAMETERS,
 )
@@ -87,12 +128,13 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     state, form = State.of(request), wanted_form(request)
     if given := _last_event_id(request):
         return _continued(state, form, *given)
-    generation = Generation(state, body, TrajectoryForm, prompts_of(state, body))
-    info = state.checkpoint.info
-    recording = Recorder(state, generation).start(
+    state = any_model(state, body.model)
+    run, info = body.run(state), state.checkpoint.info
+    recording = Recorder(state, run).start(
         request_id=request.scope["request_id"],
-        request=body.resolved(generation),
-        mask={"id": info.mask_id, "text": state.checkpoint.tokenizer.piece(info.mask_id)},
+        request=body.resolved(run),
+        mask={"id": info.mask_id, "text": state.checkpoint.piece(info.mask_id)},
+        image=None if info.image is None else grid_of(info.image),
     )
     return Followed(recording, 0, form, state.settings)
 

@@ -12,6 +12,8 @@ from server.routes.answers import (
     Error,
     FinishReason,
     Generated,
+    ImageGrid,
+    ImageUsage,
     MaskToken,
     Problem,
     StepRecord,
@@ -37,6 +39,7 @@ class Created(Generated):
     request_id: str
     request: dict[str, Any] = Field(description="a body that gives the same tokens again")
     mask: MaskToken
+    image: ImageGrid | None = Field(description="what the canvases are; null for text")
 
 
 class RecordedStep(StepRecord):
@@ -62,12 +65,21 @@ class FinishedChoice(TextChoice):
     ids: list[int] = Field(description="of the whole canvas")
 
 
+class FinishedImage(Answer):
+    """An image and its canvas."""
+
+    index: int
+    b64_json: str = Field(description="a PNG")
+    finish_reason: Literal["stop"]
+    ids: list[int]
+
+
 class Completed(Generated):
     """diffusion.completed: it ended well."""
 
     object: Literal["diffusion.trajectory"]
-    choices: list[FinishedChoice]
-    usage: Usage
+    choices: list[FinishedChoice] | list[FinishedImage]
+    usage: Usage | ImageUsage
     elapsed_ms: float
 
 

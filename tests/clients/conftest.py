@@ -33,7 +33,7 @@ def tiny_chat(tmp_path_factory) -> Iterator[Served]:
 def stories() -> Iterator[Served]:
     """The checkpoint that ships."""
     checkpoint = checkpoints.load(BUNDLED / "stories")
-    yield from run_server(make_engine(checkpoint), settings_of(checkpoint="stories"))
+    yield from run_server(make_engine(checkpoint), settings_of(checkpoints=["stories"]))
 
 
 Program = Callable[..., subprocess.CompletedProcess[str]]

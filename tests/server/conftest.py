@@ -63,7 +63,7 @@ def make_engine(checkpoint, **limits) -> Engine:
 
 
 def settings_of(**chosen) -> Settings:
-    return Settings.model_validate({"checkpoint": "tiny", "port": 0, **chosen})
+    return Settings.model_validate({"checkpoints": ["tiny"], "port": 0, **chosen})
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,12 @@ class Served:
     engine: Engine
 
 
-def run_server(engine: Engine, settings: Settings) -> Iterator[Served]:
+def run_server(engine: Engine, settings: Settings, *others: Engine) -> Iterator[Served]:
     config = uvicorn.Config(
-        create_app(engine, settings), port=0, log_level="warning", timeout_graceful_shutdown=2
+        create_app([engine, *others], settings),
+        port=0,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -30,7 +30,7 @@ def documented(tiny):
 
 @pytest.fixture(scope="module")
 def app(tiny):
-    return create_app(make_engine(tiny), settings_of(**LIMITS))
+    return create_app([make_engine(tiny)], settings_of(**LIMITS))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_chunks_of_streams_are_what_is_said(chatty, chat, more):
 
 
 def test_keys_are_in_it_where_they_are_asked_for(tiny):
-    app = create_app(make_engine(tiny), settings_of(api_keys="secret-key"))
+    app = create_app([make_engine(tiny)], settings_of(api_keys="secret-key"))
     spec = document(app, app.state.xdlm)
     assert spec["paths"]["/v1/models"]["get"]["security"] == [{"key": []}]
     assert spec["paths"]["/health"]["get"]["security"] == []

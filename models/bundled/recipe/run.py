@@ -29,11 +29,27 @@ class Rates:
     clip: float = 1.0
 
 
+class EqualLengthAttention:
+    """Attention over sequences of one length, as plain products: on a CPU the fused kernel's
+    backward pass takes twice as long at this size.
+    """
+
+    def __init__(self, batch: int, length: int, device: torch.device) -> None:
+        self.batch, self.length = batch, length
+        self.positions = torch.arange(length, device=device).repeat(batch)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v [B L, H, d] -> [B L, H, d]."""
+        q, k, v = (x.unflatten(0, (self.batch, self.length)).transpose(1, 2) for x in (q, k, v))
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(0, 1)
+
+
 class Run:
     """Weights, optimisers and moving averages of one training run.
 
     Attributes:
-        network: what is trained; matrices whose names contain ``.blocks.`` are Muon's.
+        network: what is trained; the matrices of its ``blocks`` are Muon's, modulation aside.
         step, steps: updates done and planned.
         seconds: spent so far.
         ema: the averaged weights by name.
@@ -43,8 +59,9 @@ class Run:
         self.network, self.rates, self.steps, self.folder = network, rates, steps, folder
         self.step, self.seconds = 0, 0.0
         named = list(network.named_parameters())
-        inner = [p for n, p in named if p.ndim == 2 and ".blocks." in n]
-        outer = [p for n, p in named if not (p.ndim == 2 and ".blocks." in n)]
+        is_inner = {n: p.ndim == 2 and "blocks." in n and "adaLN" not in n for n, p in named}
+        inner = [p for n, p in named if is_inner[n]]
+        outer = [p for n, p in named if not is_inner[n]]
         self.optimisers = [
             torch.optim.Muon(
                 inner, lr=rates.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from models.bundled.recipe.run import Rates, Run
+from models.bundled.recipe.run import EqualLengthAttention, Rates, Run
 from models.bundled.stories.recipe import teacher as teacher_file
 from models.bundled.stories.recipe.batches import Batch, encode, make_batch
 from models.bundled.stories.recipe.corpus import RECIPE, WORK, read_corpus, split
@@ -50,22 +50,6 @@ class Recipe:
     def steps(self) -> int:
         """Updates of the weights."""
         return -(-int(self.tokens) // self.batch_tokens)
-
-
-class EqualLengthAttention:
-    """Attention over sequences of one length, as plain products: on a CPU the fused kernel's
-    backward pass takes twice as long at this size.
-    """
-
-    def __init__(self, batch: int, length: int, device: torch.device) -> None:
-        self.batch, self.length = batch, length
-        self.positions = torch.arange(length, device=device).repeat(batch)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v [B L, H, d] -> [B L, H, d]."""
-        q, k, v = (x.unflatten(0, (self.batch, self.length)).transpose(1, 2) for x in (q, k, v))
-        scores = q @ k.mT * q.shape[-1] ** -0.5
-        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(0, 1)
 
 
 def loss_of(student: LLaDA, kernel: NoiseKernel, batch: Batch) -> Tensor:

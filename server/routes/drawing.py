@@ -1,0 +1,156 @@
+"""Images by denoising: checked requests, what a reader makes of each, and the wire objects."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from models.denoiser import ModelInfo
+from models.image import ImageShape
+from sampler.params import InvalidParam
+from server.errors import ApiError
+from server.events import Done, GenerationRequest, Step, Tally
+from server.images import Format, encoded
+from server.routes.limits import exceeded
+from server.routes.run import Run, child_seeds
+from server.routes.schema import DiffusionFields, refused
+from server.state import State
+from server.stream import Trajectory
+from server.subscription import Subscription
+
+
+class ImageReader:
+    """Follows the canvas of one image."""
+
+    trajectory: Trajectory
+    canvas: Sequence[int]
+    tally: Tally
+
+    def __init__(self, state: State, index: int, subscription: Subscription, form: Format) -> None:
+        """Nothing has happened yet."""
+        self._state, self._index = state, index
+        self._form: Format = form
+        self._subscription = subscription
+        self.trajectory = Trajectory(state.checkpoint)
+
+    def follow(self, step: Step) -> None:
+        """Bring the canvas up to date."""
+        self.trajectory.follow(step)
+
+    def end(self, done: Done) -> None:
+        """Sets ``tally`` and ``canvas``."""
+        self.tally, self.canvas = done.tally, done.tokens
+
+    def choice(self) -> dict[str, Any]:
+        """The whole choice, after the end."""
+        return {
+            "index": self._index,
+            "b64_json": self.drawn(self.canvas),
+            "finish_reason": "stop",
+        }
+
+    def drawn(self, canvas: Sequence[int]) -> str:
+        """A canvas as an image file, in base64; what is masked is grey."""
+        (pixels,) = self._state.checkpoint.pixels(torch.tensor([canvas]))
+        return base64.b64encode(encoded(pixels, self._form)).decode()
+
+
+class Drawing(Run):
+    """A body's images, one for each choice."""
+
+    def __init__(
+        self,
+        state: State,
+        body: DiffusionFields,
+        prefix: str,
+        *,
+        label: int,
+        count: int,
+        form: Format = "png",
+        budget: float | None = None,
+        wants_steps: bool = True,
+    ) -> None:
+        """Check a body.
+
+        Raises:
+            ApiError: naming the field.
+        """
+        params = replace(body.sampling_params(state.defaults), class_label=label)
+        super().__init__(state, prefix, params, budget)
+        self.form: Format = form
+        self.check_choices(count, 1)
+        try:
+            self.requests = [
+                GenerationRequest.continuing(
+                    [],
+                    shape_of(state).length,
+                    replace(params, seed=seed),
+                    wants_steps,
+                    budget=self.budget_seconds,
+                )
+                for seed in child_seeds(params.seed, count)
+            ]
+        except InvalidParam as error:
+            raise refused(error) from None
+        self.check_work()
+
+    async def readers(self, subscriptions: Sequence[Subscription]) -> list[ImageReader]:
+        """A reader for each image; ``subscriptions`` are those of ``requests``."""
+        return [
+            ImageReader(self.state, i, subscription, self.form)
+            for i, subscription in enumerate(subscriptions)
+        ]
+
+    def usage(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
+        """What some of the images cost; they have ended."""
+        tokens = sum(len(reader.canvas) for reader in readers)
+        return {
+            "input_tokens": 0,
+            "output_tokens": tokens,
+            "total_tokens": tokens,
+            "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+            "diffusion": self.cost([reader.tally for reader in readers]),
+        }
+
+
+def shape_of(state: State) -> ImageShape:
+    """The images of the model, which makes some."""
+    shape = state.checkpoint.info.image
+    assert shape is not None
+    return shape
+
+
+def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> int:
+    """The class that a request asks for, by its number or by a prompt that names it.
+
+    Raises:
+        ApiError: 400 for none, for two that differ, or for one that is not there.
+    """
+    named = None if prompt is None else _named(info, prompt)
+    if class_label is None and named is None:
+        raise ApiError(400, "class_label is required by this model", param="class_label")
+    if class_label is None:
+        assert named is not None
+        return named
+    if not 0 <= class_label < info.classes:
+        if class_label >= info.classes:
+            raise exceeded("class_label", "class_label", class_label, info.classes - 1)
+        raise ApiError(400, f"class_label is {class_label}, below 0", param="class_label")
+    if named not in (None, class_label):
+        raise ApiError(400, "prompt and class_label name different classes", param="prompt")
+    return class_label
+
+
+def _named(info: ModelInfo, prompt: str) -> int:
+    word = prompt.strip().casefold()
+    names = [name.casefold() for name in info.class_names]
+    if word in names:
+        return names.index(word)
+    if word.isascii() and word.isdigit() and len(word) < 10 and int(word) < info.classes:
+        return int(word)
+    known = f"0 to {info.classes - 1}" + "".join(f", {name}" for name in info.class_names[:20])
+    raise ApiError(400, f"prompt must name a class: {known}", param="prompt")

@@ -145,7 +145,7 @@ def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
 
     info = checkpoint.info
     sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
-    length = min(64, info.max_length)
+    length = min(64, info.max_length) if info.image is None else info.image.length
     canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
     batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
     for _ in range(2):

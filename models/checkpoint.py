@@ -27,6 +27,8 @@ from models.llada import LLaDA, LLaDAConfig
 from models.network import UnsupportedConfig
 from models.pixels import pixels
 from models.tokenizer import TextTokenizer
+from models.unet import UNet
+from models.unet_config import UNetConfig
 from models.vq import VQConfig, VQDecoder
 from models.weights import CheckpointError, Header, read_json
 
@@ -147,7 +149,9 @@ def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
     return replace(info, dtype=weights.stored_dtype(found)), defaults
 
 
-def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None) -> LLaDA | DiT:
+def build(
+    config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None
+) -> LLaDA | DiT | UNet:
     """The network that a ``config.json`` asks for, on the meta device.
 
     Args:
@@ -165,8 +169,10 @@ def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None)
         if asks_for_dit(config):
             sizes = None if shapes is None else stored_sizes(shapes)
             return DiT(DiTConfig.from_dict(config, sizes))
+        if kind == "unet":
+            return UNet(UNetConfig.from_dict(config))
     raise UnsupportedConfig(
-        f"model_type is {kind!r}: neither 'llada' nor a DiT (hidden_dim, n_blocks)"
+        f"model_type is {kind!r}: neither 'llada' nor 'unet' nor a DiT (hidden_dim, n_blocks)"
     )
 
 
@@ -177,7 +183,7 @@ def asks_for_dit(config: Mapping[str, Any]) -> bool:
 
 def _described(
     path: Path,
-) -> tuple[dict[str, Header], LLaDA | DiT, TextTokenizer | None, ModelInfo, dict[str, Any]]:
+) -> tuple[dict[str, Header], LLaDA | DiT | UNet, TextTokenizer | None, ModelInfo, dict[str, Any]]:
     """Everything but the weights and their type; the network is on the meta device."""
     config = read_json(path / "config.json")
     found = weights.headers(path)

@@ -21,6 +21,7 @@ from models.denoiser import ModelInfo
 from models.dit import INV_FREQ, DiT
 from models.dit_config import VOCABULARIES, stored_sizes
 from models.network import UnsupportedConfig
+from models.unet import UNet
 from models.vq import VQConfig, VQDecoder
 from models.weights import CheckpointError
 
@@ -69,9 +70,9 @@ def convert(
         except UnsupportedConfig as error:
             raise CheckpointError(f"{source}: {error}") from None
         weights.compare(source, shapes, network)
-        if isinstance(network, DiT):
+        if isinstance(network, DiT | UNet):
             fields = {
-                "model_type": "dit",
+                "model_type": network.family,
                 **network.config.to_dict(),
                 **{name: fields[name] for name in ("raw_codebook",) if name in fields},
             }

@@ -49,7 +49,7 @@ class ModelInfo:
 
     Attributes:
         name: what clients call it.
-        family: ``llada`` or ``dit``.
+        family: ``llada``, ``dit`` or ``unet``.
         parameters: count.
         vocab_size: N, the mask included.
         mask_id: id of the mask token.

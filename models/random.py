@@ -16,7 +16,7 @@ from models.network import UnsupportedConfig
 from models.weights import CheckpointError
 
 STD = 0.02
-FAMILIES = ("llada", "dit")
+FAMILIES = ("llada", "dit", "unet")
 SHAPES: dict[str, dict[str, Any]] = {
     "llada-8b": {
         "d_model": 4096,
@@ -73,6 +73,17 @@ DIT_SHAPES: dict[str, dict[str, Any]] = {
 LlamaGen's tokenizer; ``tiny-image`` makes digits of 8 grey levels.
 """
 
+UNET_SHAPES: dict[str, dict[str, Any]] = {
+    "cifar10": {},
+    "tiny": {
+        "ch": 32,
+        "ch_mult": [1, 2],
+        "num_res_blocks": 1,
+        "image": {"height": 8, "width": 8, "channels": 3, "tokens": "bytes", "levels": 256},
+    },
+}
+"""A U-Net's, likewise."""
+
 
 def parse_shape(text: str, family: str = "llada") -> dict[str, Any]:
     """``"llada-8b"``, ``"tiny,n_layers=4"`` or ``"d_model=64,n_layers=2,…"`` -> config fields.
@@ -80,7 +91,7 @@ def parse_shape(text: str, family: str = "llada") -> dict[str, Any]:
     Raises:
         CheckpointError: naming what is not understood.
     """
-    return parse_fields(text, SHAPES if family == "llada" else DIT_SHAPES)
+    return parse_fields(text, {"llada": SHAPES, "dit": DIT_SHAPES, "unet": UNET_SHAPES}[family])
 
 
 def parse_fields(
@@ -153,7 +164,7 @@ def write_random(
 
     def drawn() -> Iterator[tuple[str, Tensor]]:
         for place, (name, slot) in enumerate(model.state_dict().items()):
-            if slot.ndim == 1 and not name.endswith(".bias"):
+            if slot.ndim == 1 and not name.endswith((".bias", ".b")):
                 yield name, torch.ones(slot.shape, dtype=dtype)
             else:
                 g = torch.Generator().manual_seed(seed * 1_000_003 + place)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from models import torchfile, vq, weights
+from models import torchfile, unet, vq, weights
 from models.dit import INV_FREQ, parameter_names
 from models.torchfile import Inert, StoredTensor, TorchFile
 from models.weights import CheckpointError, read_json
@@ -64,7 +64,8 @@ def opened(path: Path, raw: bool = False) -> Iterator[Source]:
         return
     head = _head(path)
     if head[8:9] == b"{":
-        yield Source(_headers(path), {"model_type": "dit"})
+        tensors = _headers(path)
+        yield Source(tensors, {"model_type": _family(tensors)})
     elif head.startswith(torchfile.MAGIC):
         with torchfile.opened(path) as file:
             yield _trained(file, raw)
@@ -141,7 +142,7 @@ def _trained(file: TorchFile, raw: bool) -> Source:
             tensors[INV_FREQ] = named[INV_FREQ]
     said = _Said(content.get("hyper_parameters")).at("config")
     config = {
-        "model_type": "dit",
+        "model_type": _family(tensors),
         "model_length": said.at("model", "length").plain(),
         "n_heads": said.at("model", "n_heads").plain(),
         "time_conditioning": said.at("algo", "time_conditioning").plain(),
@@ -153,6 +154,10 @@ def _trained(file: TorchFile, raw: bool) -> Source:
         {name: value for name, value in config.items() if value is not None},
         {} if ratio is None else {"mixing_ratio": ratio},
     )
+
+
+def _family(tensors: Mapping[str, Stored]) -> str:
+    return "unet" if unet.SIGN in tensors else "dit"
 
 
 def _named(file: TorchFile, state: Mapping[Any, Any]) -> dict[str, Stored]:
@@ -172,10 +177,13 @@ def _listed(file: TorchFile, values: object) -> dict[str, Stored]:
     if not isinstance(values, list):
         raise CheckpointError(f"{file.path}: ema has no list of shadow_params")
     blocks, rest = divmod(len(values) - 10, 10)
+    names = unet.parameter_names()
+    if len(values) == len(names):
+        return {n: _waiting(file, n, v) for n, v in zip(names, values, strict=True)}
     if rest > 1 or blocks < 1:
         raise CheckpointError(
             f"{file.path}: {len(values)} shadow_params; a DiT has 10, one more for labels if it "
-            "takes them, and 10 in each block"
+            "takes them, and 10 in each block, the U-Net 329"
         )
     names = parameter_names(blocks, with_labels=bool(rest))
     return {n: _waiting(file, n, v) for n, v in zip(names, values, strict=True)}

@@ -533,6 +533,6 @@ def test_the_command(tmp_path, trained, average):
     assert run(app, random).exit_code == 0
     shown = run(app, ["info", str(tmp_path / "random")]).stdout
     assert "dit" in shown and "mixing_ratio  0.1" in shown
-    assert run(app, [*random[:-1], "unet"]).exit_code == 2
+    assert run(app, [*random[:-1], "gpt"]).exit_code == 2
     with pytest.raises(CheckpointError, match="--config"):
         parse_fields("tiny", {}, "--config")

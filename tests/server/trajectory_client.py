@@ -72,7 +72,9 @@ def record_of(frame: dict[str, str]) -> dict[str, Any]:
     return {"event": frame["event"], "id": frame["id"], "data": json.loads(frame["data"])}
 
 
-def replayed(steps: Iterable[dict[str, Any]], merged: bool = False) -> list[int]:
+def replayed(
+    steps: Iterable[dict[str, Any]], merged: bool = False, mask: int = MASK
+) -> list[int]:
     """The last canvas of one choice, from its first snapshot and the changes alone; where steps
     may have been merged, the kind of a change is its last.
     """
@@ -83,19 +85,19 @@ def replayed(steps: Iterable[dict[str, Any]], merged: bool = False) -> list[int]
             canvas = list(step["snapshot"]["ids"])
         for change in step["changes"]:
             old = canvas[change["pos"]]
-            assert change["was"] == (None if old == MASK else old)
-            assert merged or change["op"] == operation(old, change["id"])
+            assert change["was"] == (None if old == mask else old)
+            assert merged or change["op"] == operation(old, change["id"], mask)
             canvas[change["pos"]] = change["id"]
-        assert step["masked"] == canvas.count(MASK)
+        assert step["masked"] == canvas.count(mask)
         if "snapshot" in step:
             assert step["snapshot"]["ids"] == canvas
     return canvas
 
 
-def operation(old: int, new: int) -> str:
-    if new == MASK:
+def operation(old: int, new: int, mask: int) -> str:
+    if new == mask:
         return "remask"
-    return "unmask" if old == MASK else "refine"
+    return "unmask" if old == mask else "refine"
 
 
 def steps_of(told: Iterable[dict[str, Any]], choice: int = 0) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from models.denoiser import ModelInfo
 from sampler import SAMPLERS
 from sampler.params import OWNERS, InvalidParam, SamplingParams, param_names
 
@@ -32,6 +33,22 @@ def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> S
         if params.sampler not in owners and values[name] != neutral:
             raise InvalidParam(name, f"is for {' and '.join(owners)}, not for {params.sampler}")
     return params
+
+
+def class_named(info: ModelInfo, word: str) -> int:
+    """The label of a class, by its name or its number.
+
+    Raises:
+        InvalidParam: there is none.
+    """
+    word = word.strip().casefold()
+    names = [name.casefold() for name in info.class_names]
+    if word in names:
+        return names.index(word)
+    if word.isascii() and word.isdigit() and len(word) < 10 and int(word) < info.classes:
+        return int(word)
+    known = f"0 to {info.classes - 1}" + "".join(f", {name}" for name in info.class_names[:20])
+    raise InvalidParam("prompt", f"must name a class: {known}")
 
 
 def default_length(defaults: Mapping[str, Any], room: int) -> int:

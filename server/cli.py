@@ -318,6 +318,55 @@ def score(
 
 
 @app.command()
+def draw(
+    what: Annotated[str, typer.Argument(help="a class, by its name or number; all for each")],
+    out: Annotated[Path, typer.Argument(help="a picture file: .png, .webp")],
+    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "digits",
+    count: Annotated[int, typer.Option(min=1, max=256, help="images of each class")] = 1,
+    film: Annotated[
+        int, typer.Option(min=0, help="show so many moments of the first image instead")
+    ] = 0,
+    scale: Annotated[int, typer.Option(min=1, max=64, help="show each pixel so large")] = 4,
+    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    sampler: Annotated[str | None, typer.Option(help="how tokens are decided")] = None,
+    temperature: Annotated[float | None, typer.Option()] = None,
+    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="w; 1 is off")] = None,
+    seed: Annotated[int, typer.Option(help="of the first image; the others count on")] = 0,
+    device: DeviceOption = "cpu",
+    dtype: DTypeOption = "auto",
+) -> None:
+    """Draw images of a class into one picture, or show how one comes about."""
+    from server.build import engine_of
+    from server.choices import class_named
+    from server.draw import drawn, spread, tiled
+    from server.generate import GenerationFailed
+
+    chosen = {k: v for k, v in locals().items() if v is not None}
+    loaded = _load(checkpoint, device, dtype)
+    params = _params(loaded, chosen)
+    try:
+        shape = loaded.check_pixels()
+        labels = range(loaded.info.classes) if what == "all" else [class_named(loaded.info, what)]
+        wanted = [
+            replace(params, class_label=label, seed=seed + i * count + j)
+            for i, label in enumerate(labels)
+            for j in range(count)
+        ]
+        engine = engine_of(loaded, Settings.model_validate({}))
+        states = asyncio.run(drawn(engine, shape.length, wanted[:1] if film else wanted))
+    except (InvalidParam, GenerationFailed, checkpoints.CheckpointError) as error:
+        _quit(str(error), 2)
+    canvases = spread(states[0], film) if film else [of_one[-1] for of_one in states]
+    columns = len(canvases) if film else count
+    try:
+        tiled(loaded, canvases, columns, scale).save(out)
+    except (OSError, ValueError) as error:
+        _quit(f"{out}: {error}", 2)
+    print(f"{out}: {len(canvases)} pictures")
+
+
+@app.command()
 def info(
     checkpoint: CheckpointArg = "stories",
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,

@@ -12,6 +12,7 @@ import torch
 from models.denoiser import ModelInfo
 from models.image import ImageShape
 from sampler.params import InvalidParam
+from server.choices import class_named
 from server.errors import ApiError
 from server.events import Done, GenerationRequest, Step, Tally
 from server.images import Format, encoded
@@ -130,7 +131,10 @@ def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> in
     Raises:
         ApiError: 400 for none, for two that differ, or for one that is not there.
     """
-    named = None if prompt is None else _named(info, prompt)
+    try:
+        named = None if prompt is None else class_named(info, prompt)
+    except InvalidParam as error:
+        raise refused(error) from None
     if class_label is None and named is None:
         raise ApiError(400, "class_label is required by this model", param="class_label")
     if class_label is None:
@@ -143,14 +147,3 @@ def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> in
     if named not in (None, class_label):
         raise ApiError(400, "prompt and class_label name different classes", param="prompt")
     return class_label
-
-
-def _named(info: ModelInfo, prompt: str) -> int:
-    word = prompt.strip().casefold()
-    names = [name.casefold() for name in info.class_names]
-    if word in names:
-        return names.index(word)
-    if word.isascii() and word.isdigit() and len(word) < 10 and int(word) < info.classes:
-        return int(word)
-    known = f"0 to {info.classes - 1}" + "".join(f", {name}" for name in info.class_names[:20])
-    raise ApiError(400, f"prompt must name a class: {known}", param="prompt")

@@ -11,7 +11,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+from PIL import Image
 from safetensors.torch import save_file
+
+from server.draw import MASKED
 
 XDLM = Path(sys.executable).parent / "xdlm"
 
@@ -151,3 +154,25 @@ def test_serve_prints_a_url_answers_and_stops_on_sigterm():
         assert server.wait(20) in (0, -signal.SIGTERM)
         assert server.stdout is not None
         server.stdout.close()
+
+
+def test_draw_makes_a_sheet_and_a_filmstrip(tmp_path):
+    made = xdlm("make-random", "pictures", "--family", "dit", "--shape", "tiny-image", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    common = ("--checkpoint", "pictures", "--steps", "4", "--scale", "2")
+    sheet = xdlm("draw", "all", "sheet.png", "--count", "3", *common, cwd=tmp_path)
+    assert sheet.returncode == 0, sheet.stderr
+    film = xdlm(
+        *("draw", "3", "film.png", "--film", "4", "--mixing-ratio", "0", *common), cwd=tmp_path
+    )
+    assert film.returncode == 0, film.stderr
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.size == (2 * (3 * 13 + 1), 2 * (10 * 13 + 1))
+    with Image.open(tmp_path / "film.png") as picture:
+        assert picture.size == (2 * (4 * 13 + 1), 2 * 14)
+        first, last = picture.getpixel((6, 6)), picture.getpixel((2 * 3 * 13 + 6, 6))
+        assert first == MASKED and last[0] == last[1] == last[2]
+    wrong = xdlm("draw", "eleven", "x.png", "--checkpoint", "pictures", cwd=tmp_path)
+    assert wrong.returncode == 2 and "0 to 9" in wrong.stderr
+    text = xdlm("draw", "3", "x.png", "--checkpoint", "stories", cwd=tmp_path)
+    assert text.returncode == 2 and "makes no images" in text.stderr

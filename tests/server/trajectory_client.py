@@ -72,9 +72,7 @@ def record_of(frame: dict[str, str]) -> dict[str, Any]:
     return {"event": frame["event"], "id": frame["id"], "data": json.loads(frame["data"])}
 
 
-def replayed(
-    steps: Iterable[dict[str, Any]], merged: bool = False, mask: int = MASK
-) -> list[int]:
+def replayed(steps: Iterable[dict[str, Any]], merged: bool = False, mask: int = MASK) -> list[int]:
     """The last canvas of one choice, from its first snapshot and the changes alone; where steps
     may have been merged, the kind of a change is its last.
     """

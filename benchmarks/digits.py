@@ -1,0 +1,111 @@
+"""How often a digit that was asked for is the digit that was drawn, by steps and guidance.
+
+The judge is a support vector machine of scikit-learn's, trained on the real digits as the model saw
+them (12 x 12 pixels, 8 grey levels), and never on a drawn one.
+
+    python -m benchmarks.digits --save digits.jsonl
+    python -m benchmarks.digits --checkpoint controls/digits-k0 --save digits-k0.jsonl
+    python -m benchmarks.digits --steps 8 --guidance 2 --count 100           # a short look
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.svm import SVC
+
+from benchmarks.isolated import save
+from models import checkpoint as checkpoints
+from models.bundled.digits.recipe.data import LEVELS, load
+from models.memory import keep_freed_memory
+from sampler import SAMPLERS
+from sampler.canvas import CanvasBatch
+from sampler.step import take_step
+from server.choices import sampling_params
+
+TRAINED_ON = 20_000
+TOGETHER = 50
+
+
+def judge() -> tuple[SVC, float]:
+    """The classifier, and the share of real test digits that it gets right."""
+    train, test = load("train"), load("t10k")
+    svm = SVC(C=5.0, gamma="scale")
+    svm.fit(train.levels[:TRAINED_ON].numpy() / LEVELS, train.labels[:TRAINED_ON].numpy())
+    right = svm.predict(test.levels.numpy() / LEVELS) == test.labels.numpy()
+    return svm, float(right.mean())
+
+
+def draw(loaded: checkpoints.Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
+    """Canvases [n, 144] of some labels."""
+    params = sampling_params(loaded.defaults, {**chosen, "seed": 0})
+    sampler = SAMPLERS[params.sampler](loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
+    length, drawn = loaded.info.max_length, []
+    for first in range(0, len(labels), TOGETHER):
+        canvases = [
+            (
+                [0] * length,
+                [True] * length,
+                sampling_params(
+                    loaded.defaults, {**chosen, "class_label": label, "seed": first + i}
+                ),
+            )
+            for i, label in enumerate(labels[first : first + TOGETHER])
+        ]
+        batch = sampler.begin(CanvasBatch.of(canvases))
+        for _ in range(params.calls):
+            batch = take_step(sampler, loaded.model, batch).batch
+        drawn.append(batch.tokens.view(-1, length).numpy())
+    return np.concatenate(drawn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default="digits")
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--sampler", default=None)
+    parser.add_argument("--count", type=int, default=1000, help="digits for each setting")
+    parser.add_argument("--save", help="write this file of results/")
+    args = parser.parse_args()
+    keep_freed_memory()
+    svm, real = judge()
+    print(f"the judge is right about {100 * real:.1f} % of 10 000 real digits")
+    loaded = checkpoints.load(checkpoints.find(args.checkpoint))
+    labels = [i % loaded.info.classes for i in range(args.count)]
+    records = []
+    for steps in args.steps:
+        for guidance in args.guidance:
+            chosen = {"steps": steps, "guidance_scale": guidance, "sampler": args.sampler}
+            began = time.monotonic()
+            with torch.inference_mode():
+                pictures = draw(loaded, labels, chosen)
+            seconds = time.monotonic() - began
+            right = float((svm.predict(pictures / LEVELS) == np.array(labels)).mean())
+            error = (right * (1 - right) / args.count) ** 0.5
+            told = f"{100 * right:.1f} % ± {100 * error:.1f}"
+            print(f"{steps:3} steps, guidance {guidance:g}: {told}, {seconds:.0f} s", flush=True)
+            records.append(
+                {
+                    "checkpoint": Path(args.checkpoint).name,
+                    "mixing_ratio": loaded.defaults["mixing_ratio"],
+                    "sampler": args.sampler or loaded.defaults["sampler"],
+                    "steps": steps,
+                    "guidance_scale": guidance,
+                    "digits": args.count,
+                    "accuracy": right,
+                    "standard_error": error,
+                    "judge_on_real_digits": real,
+                    "seconds": seconds,
+                }
+            )
+    if args.save:
+        save(args.save, records)
+
+
+if __name__ == "__main__":
+    main()

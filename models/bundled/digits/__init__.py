@@ -1,0 +1,1 @@
+"""The bundled ``digits`` checkpoint; see README.md, its card."""

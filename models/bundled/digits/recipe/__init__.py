@@ -1,0 +1,1 @@
+"""How ``digits`` was made: programs above all packages; nothing imports them."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import torch
 
 from models.denoiser import ModelInfo
 from models.image import ImageShape
 from sampler.params import InvalidParam
 from server.choices import class_named
-from server.errors import ApiError
-from server.events import Done, GenerationRequest, Step, Tally
+from server.errors import ApiError, error_body
+from server.events import Done, Failed, GenerationRequest, Step, Tally
 from server.images import Format, encoded
 from server.routes.limits import exceeded
 from server.routes.run import Run, child_seeds
 from server.routes.schema import DiffusionFields, refused
 from server.state import State
 from server.stream import Trajectory
-from server.subscription import Subscription
+from server.subscription import Subscription, merged
+
+PARTIAL = "image_generation.partial_image"
+COMPLETED = "image_generation.completed"
 
 
 class ImageReader:
@@ -37,6 +42,13 @@ class ImageReader:
         self._form: Format = form
         self._subscription = subscription
         self.trajectory = Trajectory(state.checkpoint)
+
+    def take(self, event: Step | Done) -> None:
+        """Any event."""
+        if isinstance(event, Step):
+            self.follow(event)
+        else:
+            self.end(event)
 
     def follow(self, step: Step) -> None:
         """Bring the canvas up to date."""
@@ -73,9 +85,12 @@ class Drawing(Run):
         count: int,
         form: Format = "png",
         budget: float | None = None,
-        wants_steps: bool = True,
+        partial: int = 0,
+        wants_steps: bool = False,
     ) -> None:
         """Check a body.
+
+        ``partial``: images on the way to each, for a stream.
 
         Raises:
             ApiError: naming the field.
@@ -83,6 +98,7 @@ class Drawing(Run):
         params = replace(body.sampling_params(state.defaults), class_label=label)
         super().__init__(state, prefix, params, budget)
         self.form: Format = form
+        self.partial = partial
         self.check_choices(count, 1)
         try:
             self.requests = [
@@ -90,7 +106,7 @@ class Drawing(Run):
                     [],
                     shape_of(state).length,
                     replace(params, seed=seed),
-                    wants_steps,
+                    wants_steps or partial > 0,
                     budget=self.budget_seconds,
                 )
                 for seed in child_seeds(params.seed, count)
@@ -105,6 +121,64 @@ class Drawing(Run):
             ImageReader(self.state, i, subscription, self.form)
             for i, subscription in enumerate(subscriptions)
         ]
+
+    def whole(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
+        """See ``Run``."""
+        return {
+            "created": self.created,
+            "data": [{"b64_json": reader.drawn(reader.canvas)} for reader in readers],
+            **self._described(),
+            "usage": self.usage(readers),
+            "model": self.model,
+            "seed": self.params.seed,
+        }
+
+    async def stream(
+        self, readers: Sequence[ImageReader], subscriptions: Sequence[Subscription]
+    ) -> AsyncGenerator[dict[str, str]]:
+        """Named events as OpenAI has them: so many partial images for each, spread evenly over its
+        steps, and the finished one.
+        """
+        parts = self.partial + 1
+        due = [[i * self.params.steps // parts for i in range(1, parts)] for _ in readers]
+        async with aclosing(merged(subscriptions)) as events:
+            async for i, event in events:
+                if isinstance(event, Failed):
+                    data = error_body(500, event.message, None, event.code)
+                    yield {"event": "error", "data": orjson.dumps(data).decode()}
+                    return
+                reader = readers[i]
+                reader.take(event)
+                if isinstance(event, Done):
+                    yield self._event(
+                        COMPLETED, i, reader.canvas, reader, usage=self.usage([reader])
+                    )
+                    continue
+                while due[i] and event.step >= due[i][0]:
+                    due[i].pop(0)
+                    number = self.partial - len(due[i]) - 1
+                    canvas = reader.trajectory.canvas
+                    yield self._event(PARTIAL, i, canvas, reader, partial_image_index=number)
+
+    def _described(self) -> dict[str, Any]:
+        """What an answer, or an event, says of the images."""
+        size = native_size(self.state)
+        return {"size": size, "background": "opaque", "output_format": self.form}
+
+    def _event(
+        self, kind: str, i: int, canvas: Sequence[int], reader: ImageReader, **more: Any
+    ) -> dict[str, str]:
+        data = {
+            "type": kind,
+            "b64_json": reader.drawn(canvas),
+            "created_at": self.created,
+            "quality": "auto",
+            **self._described(),
+            "index": i,
+            "seed": self.requests[i].params.seed,
+            **more,
+        }
+        return {"event": kind, "data": orjson.dumps(data).decode()}
 
     def usage(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
         """What some of the images cost; they have ended."""
@@ -123,6 +197,12 @@ def shape_of(state: State) -> ImageShape:
     shape = state.checkpoint.info.image
     assert shape is not None
     return shape
+
+
+def native_size(state: State) -> str:
+    """Width and height of the model's images, as OpenAI writes them."""
+    height, width = shape_of(state).size
+    return f"{width}x{height}"
 
 
 def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> int:

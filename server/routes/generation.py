@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import orjson
-from fastapi import Request, Response
-from sse_starlette import EventSourceResponse
-from starlette.background import BackgroundTask
 
 from sampler.params import InvalidParam
 from sampler.score import ScoreParams
@@ -24,10 +21,8 @@ from server.routes.prompts import Prompt
 from server.routes.reader import Form, Reader
 from server.routes.run import Run, child_seeds
 from server.routes.schema import StreamOptions, TextFields, refused
-from server.routes.waiting import failure, unless_gone
 from server.state import State
 from server.subscription import Subscription, merged
-from server.wire import Json
 
 
 class Generation(Run):
@@ -113,33 +108,6 @@ class Generation(Run):
             )
         return asked
 
-    async def respond(self, request: Request, stream: bool) -> Response:
-        """The answer, or the response that streams it."""
-        # queue before any header is sent, so that a full queue is a 429 and not a broken stream
-        subscriptions = self.submit()
-
-        def cancel() -> None:
-            for subscription in subscriptions:
-                subscription.cancel()
-
-        try:
-            readers = await unless_gone(request, self.readers(subscriptions))
-        except BaseException:
-            cancel()
-            raise
-        if stream:
-            return EventSourceResponse(
-                self.stream(readers, subscriptions),
-                ping=self.state.settings.ping_seconds,
-                headers={"X-Accel-Buffering": "no"},
-                shutdown_grace_period=self.state.settings.shutdown_seconds,
-                background=BackgroundTask(cancel),  # a stream that never began
-            )
-        try:
-            return Json(await unless_gone(request, self.answer(readers, subscriptions)))
-        finally:
-            cancel()
-
     async def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
         """A reader for each choice; ``subscriptions`` are those of ``requests``. Waits for the
         log-probabilities of the prompts, where they are to be told.
@@ -156,25 +124,14 @@ class Generation(Run):
             for i, subscription in enumerate(subscriptions)
         ]
 
-    async def answer(
-        self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
-    ) -> dict[str, Any]:
-        """Wait for all choices; the whole response.
-
-        Raises:
-            ApiError: one of them failed.
-        """
-        async with aclosing(merged(subscriptions)) as events:
-            async for i, event in events:
-                if isinstance(event, Failed):
-                    raise failure(event)
-                readers[i].take(event)
+    def whole(self, readers: Sequence[Reader]) -> dict[str, Any]:
+        """See ``Run``."""
         choices = [reader.choice() for reader in readers]
         return self.object(self.form.whole, choices, usage=self.usage(readers))
 
     async def stream(
         self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
-    ) -> AsyncIterator[dict[str, str]]:
+    ) -> AsyncGenerator[dict[str, str]]:
         """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
 
         def chunk(choice: dict[str, Any], **more: Any) -> dict[str, str]:
@@ -182,25 +139,21 @@ class Generation(Run):
                 more["usage"] = self.counts(readers)
             return _event(self.object(self.form.chunk, [choice], **more))
 
-        try:
-            for reader in readers:
-                for choice in reader.opening():
-                    yield chunk(choice)
-            async with aclosing(merged(subscriptions)) as events:
-                async for i, event in events:
-                    if isinstance(event, Failed):
-                        yield _event(error_body(500, event.message, None, event.code))
-                        break
-                    for choice, more in readers[i].take(event):
-                        yield chunk(choice, **more)
-                else:
-                    if self.stream_options.include_usage:
-                        usage = self.usage(readers)
-                        yield _event(self.object(self.form.chunk, [], usage=usage))
-            yield {"data": "[DONE]"}
-        finally:
-            for subscription in subscriptions:
-                subscription.cancel()
+        for reader in readers:
+            for choice in reader.opening():
+                yield chunk(choice)
+        async with aclosing(merged(subscriptions)) as events:
+            async for i, event in events:
+                if isinstance(event, Failed):
+                    yield _event(error_body(500, event.message, None, event.code))
+                    break
+                for choice, more in readers[i].take(event):
+                    yield chunk(choice, **more)
+            else:
+                if self.stream_options.include_usage:
+                    usage = self.usage(readers)
+                    yield _event(self.object(self.form.chunk, [], usage=usage))
+        yield {"data": "[DONE]"}
 
     def counts(self, readers: Sequence[Reader]) -> dict[str, int]:
         """Tokens read, and written so far."""

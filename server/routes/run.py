@@ -6,17 +6,23 @@ import hashlib
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
+
+from fastapi import Request, Response
+from sse_starlette import EventSourceResponse
+from starlette.background import BackgroundTask
 
 from sampler.params import SamplingParams
 from server.errors import ApiError
-from server.events import GenerationRequest, Tally
+from server.events import Failed, GenerationRequest, Tally
 from server.routes import limits
-from server.routes.waiting import no_place
+from server.routes.waiting import failure, no_place, unless_gone
 from server.scheduler import QueueFull
 from server.state import State
-from server.subscription import Subscription
+from server.subscription import Subscription, merged
+from server.wire import Json
 
 
 class Run(ABC):
@@ -90,10 +96,68 @@ class Run(ABC):
         except QueueFull:
             raise no_place(engine) from None
 
+    async def respond(self, request: Request, stream: bool) -> Response:
+        """The answer, or the response that streams it."""
+        # queue before any header is sent, so that a full queue is a 429 and not a broken stream
+        subscriptions = self.submit()
+
+        def cancel() -> None:
+            for subscription in subscriptions:
+                subscription.cancel()
+
+        try:
+            readers = await unless_gone(request, self.readers(subscriptions))
+        except BaseException:
+            cancel()
+            raise
+        if stream:
+            return EventSourceResponse(
+                self._streamed(readers, subscriptions),
+                ping=self.state.settings.ping_seconds,
+                headers={"X-Accel-Buffering": "no"},
+                shutdown_grace_period=self.state.settings.shutdown_seconds,
+                background=BackgroundTask(cancel),  # a stream that never began
+            )
+        try:
+            return Json(await unless_gone(request, self._answer(readers, subscriptions)))
+        finally:
+            cancel()
+
+    async def _answer(
+        self, readers: Sequence[Any], subscriptions: Sequence[Subscription]
+    ) -> dict[str, Any]:
+        async with aclosing(merged(subscriptions)) as events:
+            async for i, event in events:
+                if isinstance(event, Failed):
+                    raise failure(event)
+                readers[i].take(event)
+        return self.whole(readers)
+
+    async def _streamed(
+        self, readers: Sequence[Any], subscriptions: Sequence[Subscription]
+    ) -> AsyncGenerator[dict[str, str]]:
+        try:
+            async with aclosing(self.stream(readers, subscriptions)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            for subscription in subscriptions:
+                subscription.cancel()
+
+    @abstractmethod
+    def whole(self, readers: Sequence[Any]) -> dict[str, Any]:
+        """The answer, when all requests have ended."""
+
+    @abstractmethod
+    def stream(
+        self, readers: Sequence[Any], subscriptions: Sequence[Subscription]
+    ) -> AsyncGenerator[dict[str, str]]:
+        """Server-sent events from the first to the last; a failure is one of them."""
+
     @abstractmethod
     async def readers(self, subscriptions: Sequence[Subscription]) -> Sequence[Any]:
-        """Who follows each request: an object with ``follow``, ``end``, ``choice``, ``trajectory``
-        and, after the end, ``canvas`` and ``tally``.
+        """Who follows each request: an object with ``take``, ``follow``, ``end``, ``choice``,
+        ``trajectory`` and, after the end, ``canvas`` and ``tally``.
         """
 
     @abstractmethod

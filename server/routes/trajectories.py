@@ -79,6 +79,7 @@ class TrajectoryBody(CompletionBody):
                 label=label_of(state.checkpoint.info, self.class_label, self.prompt),
                 count=self.n or 1,
                 budget=self.latency_budget_ms,
+                wants_steps=True,
             )
         if self.class_label is not None:
             raise ApiError(400, "class_label is for images", param="class_label")

@@ -66,6 +66,19 @@ def test_watch_draws_without_a_terminal(tmp_path):
     assert picture.startswith("<svg") and "url(http" not in picture
 
 
+def test_peers_of_the_paper_from_the_command_line():
+    text = ("generate", "Tom", "--max-tokens", "20", "--steps", "6", "--seed", "1", "--json")
+    gidd = ("--sampler", "gidd", "--p-uniform", "0.2")
+    loop = ("--sampler", "remdm", "--remdm-schedule", "loop", "--remdm-eta", "0.1")
+    window = ("--remdm-t-on", "0.8", "--remdm-t-off", "0.3", "--remdm-alpha-on", "0.7")
+    for chosen in (gidd, (*loop, *window)):
+        done = xdlm(*text, *chosen)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["tokens"] == 20
+    refused = xdlm(*text, "--sampler", "remdm", *window)
+    assert refused.returncode == 2 and "remdm_t_on is for loop, not for cap" in refused.stderr
+
+
 def test_a_text_that_ends_early_stops_early():
     """An end token in a settled block: later blocks are never denoised."""
     done = xdlm(

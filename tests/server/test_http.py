@@ -115,6 +115,7 @@ def test_trajectory_stream_replays_to_the_answer(served):
 
 
 TOPK = {"sampler": "topk", "mixing_ratio": 0.0, "block_length": 10}
+LOOP = {"sampler": "remdm", "remdm_schedule": "loop", "steps": 20}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,10 @@ TOPK = {"sampler": "topk", "mixing_ratio": 0.0, "block_length": 10}
         (TOPK, 4),
         ({**TOPK, "mixing_ratio": 0.3, "refine_scope": "block"}, 3),
         ({**TOPK, "mixing_ratio": 0.3}, 1),
+        ({"sampler": "remdm", "remdm_eta": 0.0}, 3),
+        ({**LOOP, "remdm_t_on": 0.95, "remdm_t_off": 0.9, "remdm_alpha_on": 0.2, "seed": 2}, 3),
+        (LOOP, 1),
+        ({"sampler": "gidd", "p_uniform": 0.2}, 1),
     ],
 )
 def test_settled_text_streams_early_and_is_never_taken_back(served, chosen, least):

@@ -87,7 +87,7 @@ def remasking(batch: CanvasBatch) -> Remasking:
     rising = [(1.0 - at) * alpha_on / (1.0 - on) for at in (s, t)]
     ending = [1.0 - at * (1.0 - alpha_on) / _t_off(batch) for at in (s, t)]
     alpha_s, alpha_t = (
-        torch.where(early, a, torch.where(late, b, alpha_on))
+        torch.where(late, b, torch.where(early, a, alpha_on))
         for a, b in zip(rising, ending, strict=True)
     )
     loop = Remasking.of(alpha_s, alpha_t, torch.where(inside, eta, 0.0))

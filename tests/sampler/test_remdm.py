@@ -85,6 +85,16 @@ def test_every_call_of_every_schedule(schedule, steps, eta, window, alpha_on):
     assert float(found.fill[-1]) == 1.0 and float(found.remask[-1]) == 0.0  # no mask is left
 
 
+@pytest.mark.parametrize(("on", "off"), [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0)])
+def test_windows_at_the_ends_of_time(on, off):
+    """Open all the time, or never: the last call fills all masks either way."""
+    params = replace(PARAMS["loop"], remdm_t_on=on, remdm_t_off=off)
+    found = remasking(at_calls(params, 0, 4, 7, 8))
+    assert found.fill.isfinite().all() and found.remask.isfinite().all()
+    assert found.remask.tolist() == ([0.1] * 3 + [0.0] if on > off else [0.0] * 4)
+    assert float(found.fill[-1]) == 1.0
+
+
 def test_published_etas_are_the_defaults():
     etas = {}
     for schedule in SCHEDULES:

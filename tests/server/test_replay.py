@@ -130,4 +130,9 @@ def test_a_thousand_runs_replay_to_their_final_canvases(served):
         ("topk", "unmask"),
         ("topk", "refine"),
         ("threshold", "unmask"),
+        ("gidd", "unmask"),
+        ("gidd", "refine"),
+        ("gidd", "remask"),
+        ("remdm", "unmask"),
+        ("remdm", "remask"),
     }

@@ -27,7 +27,7 @@ from sampler.moves import Moves
 from sampler.params import REMDM_SCHEDULES
 from sampler.schedule import T_MIN, times
 
-CAP, RESCALE, LOOP = (REMDM_SCHEDULES.index(name) for name in ("cap", "rescale", "loop"))
+RESCALE, LOOP = REMDM_SCHEDULES.index("rescale"), REMDM_SCHEDULES.index("loop")
 
 
 @dataclass(frozen=True)
@@ -75,26 +75,20 @@ def sigma_max(alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
 def remasking(batch: CanvasBatch) -> Remasking:
     """What the next step of each canvas does, [B]."""
     t, s, late = _times(batch)
-    eta = batch.remdm_eta
-    plain_s, plain_t = 1.0 - s, 1.0 - t
-    rescale = batch.remdm_schedule == RESCALE
-    sigma = torch.where(rescale, eta * sigma_max(plain_s, plain_t), eta)
-    plain = Remasking.of(plain_s, plain_t, sigma)
+    on, alpha_on, eta = batch.remdm_t_on, batch.remdm_alpha_on, batch.remdm_eta
+    loops, early = batch.remdm_schedule == LOOP, t > on
 
-    on, alpha_on = batch.remdm_t_on, batch.remdm_alpha_on
-    early = t > on
-    inside = ~early & ~late
-    rising = [(1.0 - at) * alpha_on / (1.0 - on) for at in (s, t)]
-    ending = [1.0 - at * (1.0 - alpha_on) / _t_off(batch) for at in (s, t)]
-    alpha_s, alpha_t = (
-        torch.where(late, b, torch.where(early, a, alpha_on))
-        for a, b in zip(rising, ending, strict=True)
-    )
-    loop = Remasking.of(alpha_s, alpha_t, torch.where(inside, eta, 0.0))
-    loops = batch.remdm_schedule == LOOP
-    return Remasking(
-        torch.where(loops, loop.fill, plain.fill), torch.where(loops, loop.remask, plain.remask)
-    )
+    def alpha(time: Tensor) -> Tensor:
+        rising = (1.0 - time) * alpha_on / (1.0 - on)
+        ending = 1.0 - time * (1.0 - alpha_on) / _t_off(batch)
+        loop = torch.where(late, ending, torch.where(early, rising, alpha_on))
+        return torch.where(loops, loop, 1.0 - time)
+
+    alpha_s, alpha_t = alpha(s), alpha(t)
+    rescale = batch.remdm_schedule == RESCALE
+    sigma = torch.where(rescale, eta * sigma_max(alpha_s, alpha_t), eta)
+    sigma = torch.where(loops & (early | late), 0.0, sigma)
+    return Remasking.of(alpha_s, alpha_t, sigma)
 
 
 def _t_off(batch: CanvasBatch) -> Tensor:

@@ -3,16 +3,22 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve test test-all check format lock clean
+.PHONY: serve test test-all test-clients fuzz check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
 
 test: .venv/dev  ## all fast tests
-	$(BIN)/pytest -m "not slow and not gpu and not browser"
+	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients"
 
 test-all: .venv/dev  ## the slow ones too
-	$(BIN)/pytest -m "not gpu and not browser"
+	$(BIN)/pytest -m "not gpu and not browser and not clients"
+
+test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## clients of others
+	$(BIN)/pytest -m clients
+
+fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
+	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
 
 check: .venv/dev  ## format, lint, types
 	$(BIN)/ruff format --check $(SOURCES)
@@ -42,5 +48,18 @@ lock:  ## write constraints.txt anew from pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+# The clients live apart: their dependencies must not choose ours. Needs node 20 and npm besides.
+CLIENTS := tests/clients
+
+.venv-clients/ready: $(CLIENTS)/requirements.txt
+	@echo "Installing the clients into .venv-clients (once; some minutes) ..."
+	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+$(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
+	npm ci --prefix $(CLIENTS) --no-audit --no-fund
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-clients $(CLIENTS)/node_modules .pytest_cache .ruff_cache build dist

@@ -30,11 +30,15 @@ VOCAB, POSITIONS, WIDTH = 256, 1024, 32
 class PositionWise:
     """Logits of a position depend on its own token only."""
 
+    classes = 0
+
     def __init__(self) -> None:
         g = torch.Generator().manual_seed(0)
         self.embedding = torch.randn(VOCAB, WIDTH, generator=g)
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+    def trunk(
+        self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """See ``sampler.step.Network``."""
         BucketedAttention(offsets, tokens.numel())
         return self.embedding[tokens[rows]]

@@ -36,6 +36,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise ValueError(f"chat template: {error}") from None
+        self.source = source
         self._variables = dict(variables)
 
     @classmethod

@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from models import weights
+from models import vq, weights
 from models.bundled import BUNDLED, bundled_names
 from models.denoiser import Denoiser, ModelInfo
-from models.dit import DiT, DiTConfig, stored_sizes
+from models.dit import DiT
+from models.dit_config import DiTConfig, stored_sizes
+from models.image import ImageShape
 from models.llada import LLaDA, LLaDAConfig
 from models.network import UnsupportedConfig
+from models.pixels import pixels
 from models.tokenizer import TextTokenizer
+from models.vq import VQConfig, VQDecoder
 from models.weights import CheckpointError, Header, read_json
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -40,6 +45,7 @@ class Checkpoint:
         info: facts.
         defaults: ``generation_config.json`` over what its family takes for granted.
         device: where the weights are.
+        decoder: of image tokens, where there is one.
     """
 
     model: Denoiser
@@ -47,12 +53,15 @@ class Checkpoint:
     info: ModelInfo
     defaults: dict[str, Any]
     device: torch.device
+    decoder: VQDecoder | None = None
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """Ids that end a text: the end token, and the end of a turn where there is one."""
+        """Ids that end a text: the end token, and the end of a turn where there is one; none of an
+        image.
+        """
         turn = None if self.text is None else self.text.end_of_turn
-        return (self.info.eos_id,) if turn is None else (self.info.eos_id, turn)
+        return tuple(end for end in (self.info.eos_id, turn) if end is not None)
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -64,6 +73,19 @@ class Checkpoint:
         if self.text is None:
             raise CheckpointError(f"{self.info.name} has no tokenizer.json")
         return self.text
+
+    def pixels(self, ids: Tensor) -> Tensor:
+        """Canvases [B, L] -> images [B, H, W, C], uint8, on the CPU; see ``models.pixels``.
+
+        Raises:
+            CheckpointError: the tokens make no image, or the decoder of image tokens is missing.
+        """
+        shape = self.info.image
+        if shape is None:
+            raise CheckpointError(f"{self.info.name} makes no images")
+        if shape.tokens == "vq" and self.decoder is None:
+            raise CheckpointError(f"{self.info.name} has no {vq.FILE}")
+        return pixels(ids.to(self.device), shape, self.decoder)
 
 
 def find(name_or_path: str) -> Path:
@@ -98,8 +120,9 @@ def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
     found, network, text, info, defaults = _described(path)
     weights.fill(network, found, where, kind)
     network.ready(where)
+    decoder = _decoder(path, info, where)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
-    return Checkpoint(network.eval(), text, info, defaults, where)
+    return Checkpoint(network.eval(), text, info, defaults, where, decoder)
 
 
 def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
@@ -162,8 +185,10 @@ def _described(
         vocab_size=sizes.vocab_size,
         mask_id=sizes.mask_token_id,
         eos_id=sizes.eos_token_id,
-        max_length=network.rope.positions,
+        max_length=network.max_length,
         dtype="",
+        classes=network.classes,
+        image=getattr(sizes, "image", None),
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size) if has_text else None
@@ -185,6 +210,41 @@ def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
         )
     return tokenizer
+
+
+def _decoder(path: Path, info: ModelInfo, device: torch.device) -> VQDecoder | None:
+    """The decoder of image tokens that a folder holds, if it does."""
+    place, shape = path / vq.FILE, info.image
+    if not place.is_file() or shape is None or shape.tokens != "vq":
+        return None
+    decoder, found = described_decoder(place, shape)
+    decoder.raw_codebook = bool(read_json(path / "config.json").get("raw_codebook"))
+    weights.fill(decoder, found, device, torch.float32)
+    decoder.ready(device)
+    return decoder.eval()
+
+
+def described_decoder(place: Path, shape: ImageShape) -> tuple[VQDecoder, dict[str, Header]]:
+    """A decoder of image tokens on the meta device, and what its file holds.
+
+    Raises:
+        CheckpointError: not a decoder, or one of other images.
+    """
+    found = weights.headers(place)
+    shapes = {name: header.shape for name, header in found.items()}
+    try:
+        with torch.device("meta"):
+            decoder = VQDecoder(VQConfig.stored(shapes))
+    except UnsupportedConfig as error:
+        raise CheckpointError(f"{place}: {error}") from None
+    weights.compare(place, shapes, decoder)
+    has = (decoder.config.codes, decoder.config.scale)
+    if has != (shape.levels, shape.scale):
+        raise CheckpointError(
+            f"{place}: {has[0]} codes of {has[1]} pixels, "
+            f"config.json says {shape.levels} of {shape.scale}"
+        )
+    return decoder, found
 
 
 def _device(name: str) -> torch.device:

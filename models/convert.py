@@ -10,16 +10,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from models import checkpoint, sources, weights
+from models import checkpoint, sources, vq, weights
 from models.denoiser import ModelInfo
-from models.dit import INV_FREQ, VOCABULARIES, DiT, stored_sizes
+from models.dit import INV_FREQ, DiT
+from models.dit_config import VOCABULARIES, stored_sizes
 from models.network import UnsupportedConfig
+from models.vq import VQConfig, VQDecoder
 from models.weights import CheckpointError
 
 HEADS = {(256, 8): 8, (768, 12): 12, (1024, 24): 16}
@@ -33,6 +35,7 @@ def convert(
     mixing_ratio: float | None = None,
     raw: bool = False,
     config: Mapping[str, Any] | None = None,
+    decoder: Path | None = None,
 ) -> ModelInfo:
     """Write a source as a checkpoint folder, whole or not at all.
 
@@ -43,6 +46,7 @@ def convert(
             source does not say it.
         raw: take the trained weights of a Lightning checkpoint, not their average.
         config: fields of ``config.json`` that the source does not say, or says wrongly.
+        decoder: the published tokenizer of the images that it makes: LlamaGen's.
 
     Returns:
         facts of what was written.
@@ -66,7 +70,11 @@ def convert(
             raise CheckpointError(f"{source}: {error}") from None
         weights.compare(source, shapes, network)
         if isinstance(network, DiT):
-            fields = {"model_type": "dit", **asdict(network.config)}
+            fields = {
+                "model_type": "dit",
+                **network.config.to_dict(),
+                **{name: fields[name] for name in ("raw_codebook",) if name in fields},
+            }
         ratio = found.defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio
         defaults = {"sampler": "ancestral", **found.defaults, "mixing_ratio": _ratio(source, ratio)}
 
@@ -86,8 +94,32 @@ def convert(
             _write_json(part / "generation_config.json", defaults)
             for path in found.companions:
                 shutil.copyfile(path, part / path.name)
-            checkpoint.inspect(part)
+            if decoder is not None:
+                _write_decoder(decoder, part)
+            info, _ = checkpoint.inspect(part)
+            if (part / vq.FILE).is_file():
+                _check_decoder(part, info)
     return checkpoint.inspect(folder)[0]
+
+
+def _write_decoder(source: Path, folder: Path) -> None:
+    """The decoder of a published tokenizer, without what makes tokens of images."""
+    with sources.opened_decoder(source) as found:
+        shapes = {name: stored.shape for name, stored in found.items()}
+        try:
+            with torch.device("meta"):
+                network = VQDecoder(VQConfig.stored(shapes))
+        except UnsupportedConfig as error:
+            raise CheckpointError(f"{source}: {error}") from None
+        weights.compare(source, shapes, network)
+        read = ((n, weights.checked(source, n, t.read(), network)) for n, t in found.items())
+        weights.write(read, folder, name=vq.FILE)
+
+
+def _check_decoder(folder: Path, info: ModelInfo) -> None:
+    if info.image is None or info.image.tokens != "vq":
+        raise CheckpointError("a decoder of image tokens, but a model that makes none")
+    checkpoint.described_decoder(folder / vq.FILE, info.image)
 
 
 @contextmanager

@@ -7,13 +7,34 @@ from typing import Protocol
 
 from torch import Tensor
 
+from models.image import ImageShape
+
 
 class Denoiser(Protocol):
     """A network that guesses the clean token at every position. It knows nothing of sampling."""
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
+    classes: int
+    """Labels that ``trunk`` takes, 0 to classes - 1, and the null label ``classes``; 0: none."""
+
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
         packed positions ``rows``, of all if None.
+
+        Args:
+            tokens: ids.
+            offsets: [B + 1].
+            rows: [R].
+            labels: [B], one a sequence; None is the null label for all. Networks without classes
+                take none.
+
+        Raises:
+            ValueError: labels for a network without classes.
         """
         ...
 
@@ -32,9 +53,11 @@ class ModelInfo:
         parameters: count.
         vocab_size: N, the mask included.
         mask_id: id of the mask token.
-        eos_id: id that ends a text.
+        eos_id: id that ends a text; None for images.
         max_length: positions a canvas may have, prompt included.
         dtype: of the weights in memory.
+        classes: labels that it takes; 0 for text.
+        image: what its tokens make, if that is an image.
     """
 
     name: str
@@ -42,6 +65,8 @@ class ModelInfo:
     parameters: int
     vocab_size: int
     mask_id: int
-    eos_id: int
+    eos_id: int | None
     max_length: int
     dtype: str
+    classes: int = 0
+    image: ImageShape | None = None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.network import Network, Rope, UnsupportedConfig, rotate
+from models.network import Rope, Transformer, UnsupportedConfig, rotate
 
 # Fields that change the forward pass, and the only value that is built here.
 _REQUIRED = {
@@ -176,7 +176,7 @@ class Block(nn.Module):
         return h + self.ff_out(gate * up if torch.is_grad_enabled() else gate.mul_(up))
 
 
-class LLaDA(Network):
+class LLaDA(Transformer):
     """A ``Denoiser``: ``trunk`` maps packed tokens to hidden states, ``head`` some rows to
     logits.
     """
@@ -198,7 +198,13 @@ class LLaDA(Network):
             transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.model = nn.ModuleDict({"transformer": transformer})
 
-    def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        attention: Attention,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Tokens [T] laid out as ``attention`` says -> normalised hidden states of ``rows`` [R], or
         of all; [R or T, d_model]. Behind its attention the last block runs on those rows alone.
         """

@@ -44,19 +44,63 @@ def _at_least_min_rows(ids: Tensor) -> Tensor:
     return F.pad(ids, (0, max(0, MIN_ROWS - ids.numel())))
 
 
-class Network(nn.Module, ABC):
-    """Base of the architectures; with a ``head`` each is a ``Denoiser``.
+class Stored(nn.Module):
+    """A module whose weights are loaded from a file.
+
+    Attributes:
+        wide: parts of the names of weights that stay in fp32 whatever the model's type.
+    """
+
+    wide: ClassVar[tuple[str, ...]] = ()
+
+    def derived(self) -> dict[str, Tensor]:
+        """Tensors that a file may hold though they follow from the config: compared, not used."""
+        return {}
+
+    def ready(self, device: torch.device) -> None:
+        """Compute what is not stored, once the weights are in place on their device."""
+
+
+class Network(Stored, ABC):
+    """Base of the architectures; each is a ``Denoiser``.
 
     Attributes:
         family: its name in ``ModelInfo``.
         defaults: what ``generation_config.json`` need not say.
-        wide: parts of the names of weights that stay in fp32 whatever the model's type.
-        rope: its rotary positions; as many as a canvas may have.
+        classes: labels that it takes; 0 takes none.
     """
 
     family: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
-    wide: ClassVar[tuple[str, ...]] = ()
+    classes: int = 0
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """Positions that a canvas may have."""
+
+    @abstractmethod
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Denoiser``."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """See ``Denoiser``."""
+
+
+class Transformer(Network):
+    """Base of the networks that attend over packed sequences.
+
+    Attributes:
+        rope: its rotary positions; as many as a canvas may have.
+    """
+
     cos: Tensor
     sin: Tensor
 
@@ -65,6 +109,11 @@ class Network(nn.Module, ABC):
         self.rope = rope
         self.make_rope(None)
 
+    @property
+    def max_length(self) -> int:
+        """See ``Network``."""
+        return self.rope.positions
+
     def make_rope(self, device: torch.device | None) -> None:
         """Tabulate the rotary angles on a device: cos and sin [positions, 1, width / 2]."""
         position = torch.arange(self.rope.positions, dtype=torch.float32, device=device)
@@ -72,21 +121,30 @@ class Network(nn.Module, ABC):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def derived(self) -> dict[str, Tensor]:
-        """Tensors that a file may hold though they follow from the config: compared, not used."""
-        return {}
-
     def ready(self, device: torch.device) -> None:
-        """Compute what is not stored, once the weights are in place on their device."""
+        """See ``Stored``."""
         self.make_rope(device)
 
     @abstractmethod
-    def hidden(self, tokens: Tensor, attention: Attention, rows: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        attention: Attention,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Tokens [T] laid out as ``attention`` says -> what ``head`` reads, of ``rows`` [R] or of
         all; [R or T, width]. Behind its attention the last block runs on those rows alone.
+        ``labels`` [T] is given where the network takes labels.
         """
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor | None = None) -> Tensor:
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """See ``Denoiser``.
 
         Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so
@@ -96,6 +154,14 @@ class Network(nn.Module, ABC):
         attention = attention_over(offsets, max(tokens.numel(), MIN_ROWS), kind)
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
-        return self.hidden(_at_least_min_rows(tokens), attention, _at_least_min_rows(rows))[
-            : rows.numel()
-        ]
+        of_tokens = None
+        if self.classes:
+            if labels is None:
+                labels = torch.full_like(offsets[1:], self.classes)
+            of_each = labels.repeat_interleave(offsets.diff(), output_size=tokens.numel())
+            of_tokens = _at_least_min_rows(of_each)
+        elif labels is not None:
+            raise ValueError("this network takes no labels")
+        wanted = _at_least_min_rows(rows)
+        hidden = self.hidden(_at_least_min_rows(tokens), attention, wanted, of_tokens)
+        return hidden[: rows.numel()]

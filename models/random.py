@@ -45,7 +45,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def _dit(
-    hidden_dim: int, n_blocks: int, n_heads: int, vocab_size: int, **more: int
+    hidden_dim: int, n_blocks: int, n_heads: int, vocab_size: int, **more: Any
 ) -> dict[str, Any]:
     sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads}
     return {"cond_dim": 128, **sizes, "vocab_size": vocab_size, **more}
@@ -56,9 +56,22 @@ DIT_SHAPES: dict[str, dict[str, Any]] = {
     "small-owt": _dit(768, 12, 12, 50258, model_length=1024),
     "small-lm1b": _dit(768, 12, 12, 30522, model_length=128),
     "medium-owt": _dit(1024, 24, 16, 50258, model_length=1024),
+    "small-imagenet": _dit(768, 12, 12, 16387, model_length=256, num_classes=1000),
     "tiny": _dit(64, 2, 4, 512, model_length=512, mask_token_id=511, eos_token_id=1),
+    "tiny-image": _dit(
+        64,
+        2,
+        4,
+        9,
+        model_length=144,
+        mask_token_id=8,
+        num_classes=10,
+        image={"height": 12, "width": 12, "channels": 1, "tokens": "grey levels", "levels": 8},
+    ),
 }
-"""A DiT's, likewise; ``owt`` has the ids of gpt2, ``lm1b`` those of bert."""
+"""A DiT's, likewise; ``owt`` has the ids of gpt2, ``lm1b`` those of bert, ``imagenet`` codes of
+LlamaGen's tokenizer; ``tiny-image`` makes digits of 8 grey levels.
+"""
 
 
 def parse_shape(text: str, family: str = "llada") -> dict[str, Any]:
@@ -74,6 +87,7 @@ def parse_fields(
     text: str, named: Mapping[str, Mapping[str, Any]], what: str = "shape"
 ) -> dict[str, Any]:
     """``NAME`` and ``FIELD=VALUE`` with commas between -> fields; ``what`` begins the message.
+    ``FIELD.INNER=VALUE`` is a field of an object.
 
     Raises:
         CheckpointError: naming what is not understood.
@@ -85,12 +99,16 @@ def parse_fields(
             fields |= named[name]
         elif is_field:
             try:
-                fields[name] = json.loads(value)
+                field, _, inner = name.partition(".")
+                known = json.loads(value)
+                outer = fields.get(field)
+                outer = outer if isinstance(outer, dict) else {}
+                fields[field] = {**outer, inner: known} if inner else known
             except json.JSONDecodeError:
                 raise CheckpointError(f"{what}: {value!r} is no value for {name}") from None
         else:
-            known = ", ".join(named) or "nothing else"
-            raise CheckpointError(f"{what}: {part!r} is neither FIELD=VALUE nor {known}")
+            names = ", ".join(named) or "nothing else"
+            raise CheckpointError(f"{what}: {part!r} is neither FIELD=VALUE nor {names}")
     return fields
 
 

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from models import torchfile, weights
+from models import torchfile, vq, weights
 from models.dit import INV_FREQ, parameter_names
 from models.torchfile import Inert, StoredTensor, TorchFile
 from models.weights import CheckpointError, read_json
 
 IMAGE_CODEC = "image_tokenizer.vae."
-COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", vq.FILE)
 
 
 class Stored(NamedTuple):
@@ -62,11 +62,7 @@ def opened(path: Path, raw: bool = False) -> Iterator[Source]:
     if path.is_dir():
         yield _folder(path)
         return
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from None
+    head = _head(path)
     if head[8:9] == b"{":
         yield Source(_headers(path), {"model_type": "dit"})
     elif head.startswith(torchfile.MAGIC):
@@ -76,6 +72,34 @@ def opened(path: Path, raw: bool = False) -> Iterator[Source]:
         raise CheckpointError(f"{path}: a bare pickle; only torch.save's zip format is read")
     else:
         raise CheckpointError(f"{path}: neither safetensors nor a file of torch.save")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def opened_decoder(path: Path) -> Iterator[dict[str, Stored]]:
+    """The decoder's part of a published tokenizer of images, by name: safetensors, or a file of
+    ``torch.save`` with the weights, or with them under ``model`` or ``state_dict``.
+
+    Raises:
+        CheckpointError: in one line: a form that is not known, or one that is damaged.
+    """
+    if _head(path)[8:9] == b"{":
+        yield {n: t for n, t in _headers(path).items() if n.startswith(vq.PARTS)}
+        return
+    with torchfile.opened(path) as file:
+        content = file.content if isinstance(file.content, dict) else {}
+        for name in ("model", "state_dict"):
+            if isinstance(content.get(name), dict):
+                content = content[name]
+        parts = {n: v for n, v in content.items() if str(n).startswith(vq.PARTS)}
+        yield {str(n): _waiting(file, str(n), v) for n, v in parts.items()}
 
 
 def _headers(place: Path) -> dict[str, Stored]:
@@ -148,13 +172,12 @@ def _listed(file: TorchFile, values: object) -> dict[str, Stored]:
     if not isinstance(values, list):
         raise CheckpointError(f"{file.path}: ema has no list of shadow_params")
     blocks, rest = divmod(len(values) - 10, 10)
-    if rest == 1 and blocks > 0:
-        raise CheckpointError(f"{file.path}: class-conditional checkpoints are not supported yet")
-    if rest or blocks < 1:
+    if rest > 1 or blocks < 1:
         raise CheckpointError(
-            f"{file.path}: {len(values)} shadow_params; a text DiT has 10, and 10 in each block"
+            f"{file.path}: {len(values)} shadow_params; a DiT has 10, one more for labels if it "
+            "takes them, and 10 in each block"
         )
-    names = parameter_names(blocks)
+    names = parameter_names(blocks, with_labels=bool(rest))
     return {n: _waiting(file, n, v) for n, v in zip(names, values, strict=True)}
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.network import Network
+from models.network import Stored
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
@@ -119,7 +119,7 @@ def headers(place: Path) -> dict[str, Header]:
     return found
 
 
-def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Network) -> None:
+def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Stored) -> None:
     """Hold stored names and shapes against what the architecture has.
 
     Raises:
@@ -137,7 +137,7 @@ def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Network) 
 
 
 def checked(
-    place: Path, name: str, tensor: Tensor, network: Network, dtype: torch.dtype | None = None
+    place: Path, name: str, tensor: Tensor, network: Stored, dtype: torch.dtype | None = None
 ) -> Tensor:
     """A tensor that was read, cast to ``dtype`` if one is given.
 
@@ -164,7 +164,7 @@ def stored_dtype(found: Mapping[str, Header]) -> str:
 
 
 def fill(
-    network: Network, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
+    network: Stored, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
 ) -> None:
     """Put stored weights, already compared, into a network that was built on the meta device.
 
@@ -187,8 +187,14 @@ def fill(
     network.requires_grad_(False)
 
 
-def write(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int = SHARD_BYTES) -> None:
-    """Write tensors as they come: one file, or several of about ``limit`` bytes with an index.
+def write(
+    tensors: Iterable[tuple[str, Tensor]],
+    folder: Path,
+    limit: int = SHARD_BYTES,
+    name: str = SINGLE,
+) -> None:
+    """Write tensors as they come: one file ``name``, or several of about ``limit`` bytes with an
+    index.
 
     Raises:
         CheckpointError: the files cannot be written.
@@ -197,22 +203,22 @@ def write(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int = SHAR
     shard: dict[str, Tensor] = {}
     total = count = 0
 
-    def close(name: str) -> None:
+    def close(file: str) -> None:
         try:
-            save_file(shard, folder / name, metadata={"format": "pt"})
+            save_file(shard, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:
-            raise CheckpointError(f"{folder / name}: {error}") from None
-        placed.update(dict.fromkeys(shard, name))
+            raise CheckpointError(f"{folder / file}: {error}") from None
+        placed.update(dict.fromkeys(shard, file))
         shard.clear()
 
-    for name, tensor in tensors:
+    for key, tensor in tensors:
         if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > limit:
             count += 1
             close(f"model-{count:05d}.safetensors")
-        shard[name] = tensor
+        shard[key] = tensor
         total += tensor.nbytes
     if not count:
-        close(SINGLE)
+        close(name)
         return
     close(f"model-{count + 1:05d}.safetensors")
     index = {"metadata": {"total_size": total}, "weight_map": placed}

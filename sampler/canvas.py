@@ -41,6 +41,7 @@ class CanvasBatch:
         from_step, from_time: where the time grid of the steps ahead begins (``shorten``).
         seed, mixing_ratio, temperature, top_p, guidance_scale: as in ``SamplingParams``; reals in
             float64.
+        label: ``class_label``; -1 where there is none.
         noise_removal, noise_schedule, refine_scope, remasking, compat, remdm_schedule: index into
             the names in ``params``.
         no_eos, ends_last: ``logits_eos_inf`` and ``confidence_eos_eot_inf``.
@@ -67,6 +68,7 @@ class CanvasBatch:
     temperature: Float[Tensor, " B"]
     top_p: Float[Tensor, " B"]
     guidance_scale: Float[Tensor, " B"]
+    label: Int[Tensor, " B"]
     noise_removal: Int[Tensor, " B"]
     noise_schedule: Int[Tensor, " B"]
     refine_scope: Int[Tensor, " B"]
@@ -133,6 +135,7 @@ class CanvasBatch:
             temperature=real([p.temperature for p in params]),
             top_p=real([p.top_p for p in params]),
             guidance_scale=real([p.guidance_scale for p in params]),
+            label=whole([-1 if p.class_label is None else p.class_label for p in params]),
             noise_removal=whole([NOISE_REMOVALS.index(p.noise_removal) for p in params]),
             noise_schedule=whole([NOISE_SCHEDULES.index(p.noise_schedule) for p in params]),
             refine_scope=whole([REFINE_SCOPES.index(p.refine_scope) for p in params]),

@@ -67,6 +67,7 @@ class SamplingParams:
         temperature: divides the logits; 0 takes the likeliest token.
         top_p: mass of the nucleus; 1 keeps all tokens.
         guidance_scale: w of classifier-free guidance (``sampler.guidance``); 1 is off.
+        class_label: what kind of image; None of no kind. Only for networks that take labels.
         seed: fixes every random number of the request.
         noise_removal: (ancestral, gidd, remdm) the last call: draw the clean guess, take its mode,
             or nothing.
@@ -103,6 +104,7 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     guidance_scale: float = 1.0
+    class_label: int | None = None
     seed: int = 0
     noise_removal: NoiseRemoval = "ancestral"
     noise_schedule: NoiseSchedule = "log_linear"
@@ -133,6 +135,8 @@ class SamplingParams:
         check_number("temperature", self.temperature, 0.0, 2.0)
         check_number("top_p", self.top_p, 0.0, 1.0)
         check_number("guidance_scale", self.guidance_scale, 0.0, 100.0)
+        if self.class_label is not None:
+            check_integer("class_label", self.class_label, 0, 2**31)
         if self.top_p == 0.0:
             raise InvalidParam("top_p", "must be above 0")
         check_choice("noise_removal", self.noise_removal, NOISE_REMOVALS)

@@ -140,7 +140,7 @@ def readout(
 
     Args:
         head: the network's.
-        hidden: the R rows asked about, then once more those under guidance, without their prompt.
+        hidden: the R rows asked about, then once more those under guidance, unconditionally.
         query: what is asked.
         vocab_size: N.
         mask_id: m, if there is one.

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sampler.canvas import CanvasBatch
-from sampler.guidance import without_prompt
+from sampler.guidance import unconditional
 from sampler.readout import RowQuery, RowStats, readout
 from sampler.transition import Transition
 
@@ -22,9 +22,16 @@ from sampler.transition import Transition
 class Network(Protocol):
     """What a step needs of a model; ``models.denoiser.Denoiser`` fulfils it."""
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+    @property
+    def classes(self) -> int:
+        """Labels that it takes, 0 to classes - 1; the null label is ``classes``. 0 takes none."""
+        ...
+
+    def trunk(
+        self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
-        packed positions ``rows``.
+        packed positions ``rows``; with labels [B] where the network takes them.
         """
         ...
 
@@ -123,7 +130,7 @@ def take_steps(network: Network, parts: Sequence[tuple[Sampler, CanvasBatch]]) -
 
     Canvases with no proposed row are not run: networks here take no time input, and the canvas that
     they would read has not changed. Canvases under guidance are run twice, with and without their
-    prompt.
+    label or prompt.
     """
     asked = [_Asked(sampler, batch, sampler.propose(batch)) for sampler, batch in parts]
     inputs = [a.canvases() for a in asked] + [a.copies() for a in asked]
@@ -142,10 +149,11 @@ def take_steps(network: Network, parts: Sequence[tuple[Sampler, CanvasBatch]]) -
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Canvases for the network: packed tokens, their lengths, and the rows wanted."""
+    """Canvases for the network: packed tokens, their lengths and labels, and the rows wanted."""
 
     tokens: Tensor
     lengths: Tensor
+    labels: Tensor
     rows: Tensor
 
 
@@ -159,23 +167,21 @@ class _Asked:
 
     def canvases(self) -> _Inputs:
         """The canvases with a proposed row."""
-        return self._holding(self.proposal.rows, self.batch.tokens)
+        return self._holding(self.proposal.rows, self.batch.tokens, self.batch.label)
 
     def copies(self) -> _Inputs:
-        """Once more those under guidance, without their prompt."""
-        bare = self.batch.tokens
-        if self.sampler.mask_id is not None:
-            bare = without_prompt(self.batch, self.sampler.mask_id)
-        return self._holding(self._guided(), bare)
+        """Once more those under guidance, without their label or prompt."""
+        return self._holding(self._guided(), *unconditional(self.batch, self.sampler.mask_id))
 
     def _guided(self) -> Tensor:
         return self.proposal.rows[self.proposal.query.guidance_scale != 1.0]
 
-    def _holding(self, rows: Tensor, tokens: Tensor) -> _Inputs:
+    def _holding(self, rows: Tensor, tokens: Tensor, labels: Tensor) -> _Inputs:
         canvas, _ = self.batch.owner()
         run = self._flags(rows)
         kept = run[canvas]
-        return _Inputs(tokens[kept], self.batch.lengths[run], (kept.cumsum(0) - 1)[rows])
+        places = (kept.cumsum(0) - 1)[rows]
+        return _Inputs(tokens[kept], self.batch.lengths[run], labels[run], places)
 
     def _flags(self, rows: Tensor) -> Tensor:
         """[B], true for the canvases that hold one of the rows."""
@@ -200,9 +206,15 @@ class _Asked:
 
 def _run(network: Network, inputs: Sequence[_Inputs]) -> Tensor:
     """Run the network once over all inputs; hidden states of all rows, in order."""
-    tokens, lengths = (torch.cat([getattr(i, n) for i in inputs]) for n in ("tokens", "lengths"))
+    tokens, lengths, labels = (
+        torch.cat([getattr(i, n) for i in inputs]) for n in ("tokens", "lengths", "labels")
+    )
     if not tokens.numel():
         return torch.zeros(0, 1, device=tokens.device)
     starts = accumulate((i.tokens.numel() for i in inputs), initial=0)
     rows = torch.cat([i.rows + start for i, start in zip(inputs, starts, strict=False)])
-    return network.trunk(tokens, F.pad(lengths.cumsum(0), (1, 0)), rows)
+    offsets = F.pad(lengths.cumsum(0), (1, 0))
+    if not network.classes:
+        return network.trunk(tokens, offsets, rows)
+    labels = torch.where(labels < 0, network.classes, labels)
+    return network.trunk(tokens, offsets, rows, labels)

@@ -63,17 +63,6 @@ def _params(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingP
         _quit(str(error), 2)
 
 
-def _engine(checkpoint: checkpoints.Checkpoint, settings: Settings):
-    from server.engine import Engine
-    from server.metrics import Metrics
-    from server.scheduler import Scheduler
-    from server.scoring import Scorer
-
-    scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
-    scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
-    return Engine(checkpoint, scheduler, scorer, Metrics())
-
-
 @app.command()
 def serve(
     checkpoint: Annotated[str | None, typer.Argument(help="bundled name or folder")] = None,
@@ -85,8 +74,20 @@ def serve(
     max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
     max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
     max_positions: Annotated[int | None, typer.Option(help="canvas positions in a step")] = None,
+    api_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key", help="accept this key; may be repeated. Others can see flags: ps"
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="accept the keys of this file, one a line")
+    ] = None,
+    docs: Annotated[
+        bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
+    ] = None,
 ) -> None:
-    """Serve a checkpoint over HTTP. Flags override XDLM_* variables."""
+    """Serve a checkpoint over HTTP. Flags override XDLM_* variables, of which there are more."""
     from pydantic import ValidationError
 
     flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
@@ -94,7 +95,7 @@ def serve(
         settings = Settings.model_validate(flags)
     except ValidationError as error:
         first = error.errors()[0]
-        _quit(f"{first['loc'][0]}: {first['msg']}", 2)
+        _quit(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", 2)
     _serve(settings)
 
 
@@ -105,6 +106,7 @@ def _serve(settings: Settings) -> None:
 
     from server import logs
     from server.app import create_app
+    from server.build import engine_of
 
     logs.configure()
     try:
@@ -128,7 +130,7 @@ def _serve(settings: Settings) -> None:
         markup=False,
     )
     config = uvicorn.Config(
-        create_app(_engine(loaded, settings), settings),
+        create_app(engine_of(loaded, settings), settings),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -210,6 +212,7 @@ def generate(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Generate one text, without a server."""
+    from server.build import engine_of
     from server.generate import GenerationFailed, show_ids, show_text
     from server.terminal import Viewer
 
@@ -229,7 +232,7 @@ def generate(
     except InvalidParam as error:
         _quit(str(error), 2)
     request = replace(request, lossless=True)
-    engine = _engine(loaded, Settings.model_validate({}))
+    engine = engine_of(loaded, Settings.model_validate({}))
     try:
         if prompt_ids is not None:
             asyncio.run(show_ids(engine, request, len(ids), as_json))
@@ -272,6 +275,7 @@ def score(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Say how likely a text is: an upper bound of its negative log-likelihood."""
+    from server.build import engine_of
     from server.generate import GenerationFailed, show_score
     from server.score import score_params, score_request
 
@@ -285,7 +289,7 @@ def score(
     except InvalidParam as error:
         _quit(str(error), 2)
     try:
-        asyncio.run(show_score(_engine(loaded, Settings.model_validate({})), request, as_json))
+        asyncio.run(show_score(engine_of(loaded, Settings.model_validate({})), request, as_json))
     except GenerationFailed as error:
         _quit(str(error))
 
@@ -318,11 +322,12 @@ def info(
 @app.command("make-random")
 def make_random(
     folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
-    family: Annotated[str, typer.Option(help="llada or dit")] = "llada",
+    family: Annotated[str, typer.Option(help="llada, dit or unet")] = "llada",
     shape: Annotated[
         str,
         typer.Option(
-            help="tiny, llada-8b (llada), small-owt, small-lm1b, medium-owt, tiny-owt (dit), "
+            help="tiny, llada-8b (llada), small-owt, small-lm1b, small-imagenet, medium-owt, "
+            "tiny-owt, tiny-image (dit), cifar10 (unet), "
             "fields of config.json, or both: tiny,n_layers=4"
         ),
     ] = "tiny",
@@ -366,6 +371,9 @@ def convert(
     config: Annotated[
         str, typer.Option(help="what it does not say of config.json: n_heads=12,model_length=1024")
     ] = "",
+    vq: Annotated[
+        Path | None, typer.Option(help="LlamaGen's tokenizer of images: vq_ds16_c2i.pt")
+    ] = None,
 ) -> None:
     """Make a folder to serve from a published checkpoint. Pickles are read as data, never run."""
     from models.convert import convert as write
@@ -373,7 +381,9 @@ def convert(
 
     try:
         fields = parse_fields(config, {}, "--config") if config else {}
-        written = write(source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields)
+        written = write(
+            source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
+        )
     except checkpoints.CheckpointError as error:
         _quit(str(error))
     print(f"{folder}: {written.family}, {written.parameters:,} parameters, {written.dtype}")

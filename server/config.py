@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from sampler.params import MAX_STEPS
+from server.keys import Keys
+
+
+def _keys(given: Any) -> Any:
+    """Keys from a list, or from a text with commas between."""
+    if isinstance(given, str):
+        given = given.split(",")
+    return Keys.of(given) if isinstance(given, list) else given
+
+
+def _keys_of_file(given: Any) -> Any:
+    return Keys.read(Path(given)) if isinstance(given, str | Path) else given
 
 
 class Settings(BaseSettings):
     """How one server runs. Every field can be set as ``XDLM_<NAME>`` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="XDLM_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="XDLM_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     checkpoint: str = Field("stories", description="bundled name or folder")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -37,3 +54,22 @@ class Settings(BaseSettings):
     trajectory_store_seconds: float = Field(
         600, ge=0, description="a finished trajectory can be read again for so long"
     )
+    max_choices: int = Field(128, ge=1, description="n times prompts of one request")
+    max_steps: int = Field(MAX_STEPS, ge=1, le=MAX_STEPS, description="steps of one request")
+    # the longest canvas in use, 4 096 positions, filled one token a step
+    max_work: int = Field(2**24, ge=1, description="steps times positions of one request")
+    max_stops: int = Field(16, ge=0, description="stop strings of one request")
+    max_stop_length: int = Field(256, ge=1, description="characters of a stop string")
+    max_body_mb: int = Field(8, ge=1, description="MiB of a request body before 413")
+    api_keys: Annotated[Keys, NoDecode, BeforeValidator(_keys)] = Field(
+        Keys(), description="keys that are accepted, with commas between; none asks for none"
+    )
+    api_key_file: Annotated[Keys, NoDecode, BeforeValidator(_keys_of_file)] = Field(
+        Keys(), description="file of more keys, one a line; # begins a comment"
+    )
+    docs: bool = Field(False, description="serve /openapi.json and /docs")
+
+    @property
+    def keys(self) -> Keys:
+        """All keys; without any, none is asked for."""
+        return self.api_keys | self.api_key_file

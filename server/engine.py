@@ -256,7 +256,7 @@ class Engine:
             self._publish(group, result, blocks)
         # an end token in what can no longer change ends the text: the rest is not needed
         batch, settled = result.batch, result.settled
-        ends = torch.isin(batch.tokens, self._ends)
+        ends = torch.isin(batch.tokens, self._ends) & ~group.through_ends[canvas]
         given = torch.where(batch.editable, -1, position)
         last_given = torch.full_like(settled, -1).scatter_reduce(0, canvas, given, "amax")
         ends &= (position > last_given[canvas]) & (position < settled[canvas])

@@ -62,8 +62,8 @@ def install(app: FastAPI) -> None:
         param = path[0] if path and not path[0].isdigit() else None
         param = first.get("ctx", {}).get("field", param)
         message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "json_invalid":
-            param, message = None, f"the body is not valid JSON: {first['ctx']['error']}"
+        if first["type"] == "extra_forbidden":
+            message = f"{param}: unknown field {path[-1][:64]!r}"
         elif param is not None and param not in message:
             message = f"{param}: {message}"
         return Json(error_body(400, message, param, "invalid_value"), 400)

@@ -21,6 +21,7 @@ class GenerationRequest:
         lossless: steps are never merged, however slow the reader.
         budget: seconds from submission within which the canvas is to be complete, if need be in
             fewer steps.
+        through_ends: end tokens end nothing: all positions are filled, and all of them count.
     """
 
     tokens: list[int]
@@ -29,6 +30,7 @@ class GenerationRequest:
     wants_steps: bool = False
     lossless: bool = False
     budget: float | None = None
+    through_ends: bool = False
 
     @classmethod
     def continuing(
@@ -40,6 +42,7 @@ class GenerationRequest:
         hole: int | None = None,
         suffix: Sequence[int] = (),
         budget: float | None = None,
+        through_ends: bool = False,
     ) -> GenerationRequest:
         """A prompt and a suffix, clamped, with ``length`` positions to fill between them, and those
         of the prompt that hold the id ``hole``.
@@ -50,7 +53,7 @@ class GenerationRequest:
         editable = [id_ == hole for id_ in prompt] + [True] * length + [False] * len(suffix)
         step_plan(params, sum(editable))
         tokens = [*prompt, *[0] * length, *suffix]
-        return cls(tokens, editable, params, wants_steps, budget=budget)
+        return cls(tokens, editable, params, wants_steps, budget=budget, through_ends=through_ends)
 
 
 @dataclass(frozen=True)

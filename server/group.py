@@ -26,6 +26,7 @@ class Group:
     ops: torch.Tensor  # [B, 3] changes so far, by kind
     forwards: torch.Tensor  # [B]
     deadlines: torch.Tensor  # [B], by the monotonic clock; infinite where none was chosen
+    through_ends: torch.Tensor  # [B] end tokens end nothing
 
     @classmethod
     def of(cls, sampler: Sampler, batch: CanvasBatch, owners: list[Subscription]) -> Group:
@@ -34,7 +35,8 @@ class Group:
         ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64, device=device)
         ends = [o.submitted + (o.request.budget or math.inf) for o in owners]
         deadlines = torch.tensor(ends, dtype=torch.float64, device=device)
-        return cls(sampler, batch, owners, ops, ops[:, 0].clone(), deadlines)
+        through = torch.tensor([o.request.through_ends for o in owners], device=device)
+        return cls(sampler, batch, owners, ops, ops[:, 0].clone(), deadlines, through)
 
     def kept(self, keep: torch.Tensor) -> Group:
         """The group without the requests where keep [B] is false."""
@@ -46,6 +48,7 @@ class Group:
             self.ops[keep],
             self.forwards[keep],
             self.deadlines[keep],
+            self.through_ends[keep],
         )
 
     def joined(self, other: Group) -> Group:
@@ -57,6 +60,7 @@ class Group:
             torch.cat((self.ops, other.ops)),
             torch.cat((self.forwards, other.forwards)),
             torch.cat((self.deadlines, other.deadlines)),
+            torch.cat((self.through_ends, other.through_ends)),
         )
 
     def hurried(self, now: float, pace: float) -> Group:

@@ -90,7 +90,7 @@ def score_request(
         behind = tokenizer.encode_behind(text) if isinstance(text, str) else text
         ids, given = [*before, *behind], len(before)
     if end:
-        ids = [*ids, info.eos_id]
+        ids = [*ids, *checkpoint.ends[:1]]
     if len(ids) == given:
         raise InvalidParam("text", "holds no tokens to score")
     if len(ids) > info.max_length:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request
 
 from models.checkpoint import Checkpoint
+from sampler.params import SamplingParams
 from server.config import Settings
 from server.engine import Engine
 from server.trajectories import Trajectories
@@ -36,4 +37,5 @@ class State:
     @property
     def defaults(self) -> dict[str, Any]:
         """What requests get when they do not choose."""
-        return self.checkpoint.defaults
+        steps = self.checkpoint.defaults.get("steps", SamplingParams.steps)
+        return {**self.checkpoint.defaults, "steps": min(steps, self.settings.max_steps)}

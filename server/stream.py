@@ -91,16 +91,18 @@ def text_of(
     tokens: Sequence[int],
     editable: Sequence[bool],
     stops: Sequence[str] = (),
+    through_ends: bool = False,
 ) -> Text:
     """The text from the first written position to the last, given tokens between them included.
 
-    What was written in one stretch ends at its first end token; the whole ends before the first of
-    stop string that is complete first. ``tokens`` may be a part of the canvas from its start.
+    What was written in one stretch ends at its first end token, unless the text goes
+    ``through_ends``; the whole ends before the stop string that is complete first. ``tokens`` may
+    be a part of the canvas from its start.
     """
     start = first_written(editable)
     kept: list[int] = []  # positions
     counts = [0]  # written tokens among the first 0, 1, ... of ``kept``
-    ends = checkpoint.ends
+    ends = () if through_ends else checkpoint.ends
     after_last, ended, end = 0, None, None
     for at in range(start, len(tokens)):
         if not editable[at]:
@@ -153,30 +155,41 @@ class SettledText:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, editable: Sequence[bool], stops: Sequence[str] = ()
+        self,
+        checkpoint: Checkpoint,
+        editable: Sequence[bool],
+        stops: Sequence[str] = (),
+        through_ends: bool = False,
     ) -> None:
         """Nothing is settled yet."""
         self._checkpoint, self._editable, self._stops = checkpoint, editable, stops
+        self._through_ends = through_ends
         self._settled = first_written(editable)
         self._sent = ""
         self.stopped = False
         self.positions: tuple[int, ...] = ()
+        self.tokens = 0  # in what was handed out, as of the last time that nothing was held back
 
     def more(self, canvas: Sequence[int], settled: int) -> str:
         """What has settled since the last call; a character of several tokens waits for all."""
         if settled <= self._settled or self.stopped:
             return ""
         self._settled = settled
-        found = text_of(self._checkpoint, canvas[:settled], self._editable)
+        found = self._text_of(canvas[:settled])
         self.positions = found.positions
         text = found.text.rstrip("\N{REPLACEMENT CHARACTER}")
         steady = self._checkpoint.tokenizer.steady(canvas[:settled])
         if steady < settled:
-            shorter = text_of(self._checkpoint, canvas[:steady], self._editable)
-            text = common_prefix(text, shorter.text)
+            text = common_prefix(text, self._text_of(canvas[:steady]).text)
         cut = first_stop(text, self._stops)
         self.stopped = cut is not None
-        return self._rest(text[: len(text) - self._undecided(text) if cut is None else cut])
+        rest = self._rest(text[: len(text) - self._undecided(text) if cut is None else cut])
+        if self._sent == found.text:
+            self.tokens = found.tokens
+        return rest
+
+    def _text_of(self, canvas: Sequence[int]) -> Text:
+        return text_of(self._checkpoint, canvas, self._editable, through_ends=self._through_ends)
 
     def _undecided(self, text: str) -> int:
         """Characters at the end with which a stop string may begin."""

@@ -13,12 +13,14 @@ from models.chat import ChatError
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite
+from server.routes.answers import GENERATING, ChatCompletion, ChatCompletionChunk, says
+from server.routes.body import JsonRoute
 from server.routes.generation import Generation
-from server.routes.prompts import Prompt, readable
+from server.routes.prompts import Prompt
 from server.routes.schema import TextFields
 from server.state import State
 
-router = APIRouter(prefix="/v1/chat/completions")
+router = APIRouter(prefix="/v1/chat/completions", tags=["text"], route_class=JsonRoute)
 
 
 class TextPart(BaseModel):
@@ -30,13 +32,18 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
-    """One message."""
+    """One message. The fields that can only be null are those of an answer that is sent back."""
 
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
     content: StrictStr | list[TextPart]
     name: StrictStr | None = None
     refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
+    provider_specific_fields: dict[str, None] | None = None  # where LiteLLM keeps such nulls
 
     def plain(self) -> dict[str, str]:
         """What templates understand: a role and a text."""
@@ -130,15 +137,18 @@ def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
         ApiError: 400.
     """
     try:
-        with readable("messages"):
-            return state.checkpoint.tokenizer.encode_chat([m.plain() for m in messages])
+        return state.checkpoint.tokenizer.encode_chat([m.plain() for m in messages])
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
 
 
-@router.post("")
+@router.post(
+    "",
+    summary="Answer a conversation",
+    responses=says(ChatCompletion, *GENERATING, stream=ChatCompletionChunk),
+)
 async def chat(body: ChatBody, request: Request) -> Response:
-    """Answer a conversation."""
+    """Write the next message, by the checkpoint's chat template."""
     state = State.of(request)
     if body.max_completion_tokens is not None:
         if body.max_tokens not in (None, body.max_completion_tokens):

@@ -14,13 +14,16 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite, with_itself
+from server.routes import limits
+from server.routes.answers import GENERATING, Completion, CompletionChunk, says
+from server.routes.body import JsonRoute
 from server.routes.generation import Generation
-from server.routes.prompts import Prompt, ids_of, readable
+from server.routes.prompts import Prompt, ids_of
 from server.routes.reader import View
 from server.routes.schema import TextFields
 from server.state import State
 
-router = APIRouter(prefix="/v1/completions")
+router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
 
 
 class CompletionBody(TextFields):
@@ -105,9 +108,13 @@ class CompletionForm:
         }
 
 
-@router.post("")
+@router.post(
+    "",
+    summary="Complete a text",
+    responses=says(Completion, *GENERATING, stream=CompletionChunk),
+)
 async def complete(body: CompletionBody, request: Request) -> Response:
-    """Generate a completion."""
+    """Write text behind a prompt, in its holes, or in front of a suffix."""
     state = State.of(request)
     generation = Generation(state, body, CompletionForm, prompts_of(state, body))
     return await generation.respond(request, bool(body.stream))
@@ -119,13 +126,13 @@ def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
     Raises:
         ApiError: 400 naming the field.
     """
-    with readable("suffix"):
-        suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
+    suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     hole = state.checkpoint.info.mask_id if body.infill else None
     if body.echo and (body.suffix or body.infill):
         raise ApiError(400, "echo does not go with suffix or infill", param="echo")
-    prompts = []
-    for given in body.prompts():
+    prompts, asked = [], body.prompts()
+    limits.check_choices(state.settings, body.n or 1, len(asked))  # before texts become ids
+    for given in asked:
         ids, start = _ids(state, given, body.infill), 0
         tokenizer, text = state.checkpoint.tokenizer, given
         if isinstance(text, str):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sampler.score import ScoreParams
-from server.errors import ApiError
 from server.logprobs import given_tokens
+from server.routes.limits import exceeded
 from server.routes.prompts import Prompt
 from server.routes.reader import Echo
 from server.routes.waiting import scored
@@ -20,7 +20,7 @@ def granted_samples(state: State, asked: int | None) -> int:
     """
     most = state.settings.max_score_samples
     if asked is not None and asked > most:
-        raise ApiError(400, f"samples must be at most {most}, got {asked}", param="samples")
+        raise exceeded("samples", "samples", asked, most)
     return min(ScoreParams.samples, most) if asked is None else asked
 
 

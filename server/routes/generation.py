@@ -21,11 +21,12 @@ from sampler.score import ScoreParams
 from server.choices import default_length
 from server.errors import ApiError, error_body
 from server.events import Failed, GenerationRequest, Tally
+from server.routes import limits
 from server.routes.echo import echo_of, granted_samples
 from server.routes.models import check_model
 from server.routes.prompts import Prompt
 from server.routes.reader import Form, Reader
-from server.routes.schema import TextFields, refused
+from server.routes.schema import StreamOptions, TextFields, refused
 from server.routes.waiting import failure, no_place, unless_gone
 from server.scheduler import QueueFull
 from server.state import State
@@ -46,8 +47,9 @@ class Generation:
         """
         self.state, self.form = state, form
         self.model = check_model(state, body.model)
+        self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
         self.view = body.view()
-        self.include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self.stream_options = body.stream_options or StreamOptions()
         self.budget = body.latency_budget_ms
         self.samples = granted_samples(state, self.view.samples)
         self.params = replace(
@@ -60,6 +62,8 @@ class Generation:
                 400, "latency_budget_ms is not for compat: official", param="latency_budget_ms"
             )
         self.count = count = body.n or 1
+        limits.check_choices(state.settings, count, len(prompts))
+        limits.check_stops(state.settings, self.view.stops)
         wanted, most = count * len(prompts), state.engine.scheduler.max_waiting
         if wanted > most:
             raise ApiError(
@@ -74,6 +78,7 @@ class Generation:
             for prompt in prompts
             for seed in child_seeds(self.params.seed, count)
         ]
+        limits.check_work(state.settings, self.params.steps, [len(r.tokens) for r in self.requests])
         self.id = f"{form.prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
 
@@ -90,6 +95,7 @@ class Generation:
                 prompt.hole,
                 prompt.suffix,
                 None if self.budget is None else self.budget / 1e3,
+                body.ignore_eos,
             )
         except InvalidParam as error:
             raise refused(error) from None
@@ -113,6 +119,7 @@ class Generation:
         if asked is None:
             asked = 0 if has_holes else default_length(self.state.defaults, room)
         least = 0 if has_holes or prompt.echo is not None else 1
+        limits.check_prompt(self.prompt_field, prompt.size, least, limit)
         if asked < least:
             raise ApiError(400, f"max_tokens must be at least {least}", param="max_tokens")
         if asked > room:
@@ -200,19 +207,25 @@ class Generation:
         self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
     ) -> AsyncIterator[dict[str, str]]:
         """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
+
+        def chunk(choice: dict[str, Any], **more: Any) -> dict[str, str]:
+            if self.stream_options.continuous_usage_stats:
+                more["usage"] = self.counts(readers)
+            return _event(self.object(self.form.chunk, [choice], **more))
+
         try:
             for reader in readers:
                 for choice in reader.opening():
-                    yield _event(self.object(self.form.chunk, [choice]))
+                    yield chunk(choice)
             async with aclosing(merged(subscriptions)) as events:
                 async for i, event in events:
                     if isinstance(event, Failed):
                         yield _event(error_body(500, event.message, None, event.code))
                         break
                     for choice, more in readers[i].take(event):
-                        yield _event(self.object(self.form.chunk, [choice], **more))
+                        yield chunk(choice, **more)
                 else:
-                    if self.include_usage:
+                    if self.stream_options.include_usage:
                         usage = self.usage(readers)
                         yield _event(self.object(self.form.chunk, [], usage=usage))
             yield {"data": "[DONE]"}
@@ -232,15 +245,21 @@ class Generation:
             **more,
         }
 
-    def usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
-        """What the choices cost; all of them have ended."""
-        tokens = sum(reader.text.tokens for reader in readers)
-        tally = Tally.of_all([reader.tally for reader in readers])
-        asked = {} if self.budget is None else {"steps_asked": self.params.steps}
+    def counts(self, readers: Sequence[Reader]) -> dict[str, int]:
+        """Tokens read, and written so far."""
+        tokens = sum(reader.tokens for reader in readers)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": self.prompt_tokens + tokens,
+        }
+
+    def usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
+        """What the choices cost; all of them have ended."""
+        tally = Tally.of_all([reader.tally for reader in readers])
+        asked = {} if self.budget is None else {"steps_asked": self.params.steps}
+        return {
+            **self.counts(readers),
             "diffusion": {
                 **asked,
                 "steps": tally.steps,

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request
 from sampler import SAMPLERS
 from sampler.params import SamplingParams
 from server.errors import ApiError
+from server.routes.answers import Model, Models, says
 from server.state import State
 
-router = APIRouter(prefix="/v1/models")
+router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 def check_model(state: State, name: str | None) -> str:
@@ -51,18 +52,23 @@ def describe(state: State) -> dict[str, Any]:
                 "text": state.checkpoint.tokenizer.piece(info.mask_id),
             },
             "max_canvas": info.max_length,
-            "block_length": None,
+            "block_length": defaults.get("block_length"),
         },
     }
 
 
-@router.get("")
+@router.get("", summary="List models", response_model=None, responses=says(Models, 401, 500))
 async def models(request: Request) -> dict[str, Any]:
     """All models: there is one."""
     return {"object": "list", "data": [describe(State.of(request))]}
 
 
-@router.get("/{name:path}")
+@router.get(
+    "/{name:path}",
+    summary="Describe a model",
+    response_model=None,
+    responses=says(Model, 401, 404, 500),
+)
 async def model(name: str, request: Request) -> dict[str, Any]:
     """One model by its name."""
     check_model(State.of(request), name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.errors import ApiError
@@ -34,19 +33,6 @@ class Prompt:
         return len(self.ids) + len(self.suffix)
 
 
-@contextmanager
-def readable(field: str) -> Iterator[None]:
-    """Blame a field for characters that no tokenizer takes.
-
-    Raises:
-        ApiError: 400.
-    """
-    try:
-        yield
-    except UnicodeEncodeError:
-        raise ApiError(400, f"{field} is not valid Unicode text", param=field) from None
-
-
 def checked_ids(state: State, ids: list[int], field: str, masks: str | None = "") -> list[int]:
     """The ids themselves, if they are some.
 
@@ -72,9 +58,8 @@ def ids_of(state: State, given: str | list[int], field: str, masks: str | None =
     """Ids of a text that opens a canvas; characters get the start token in front.
 
     Raises:
-        ApiError: 400, see ``readable`` and ``checked_ids``.
+        ApiError: 400, see ``checked_ids``.
     """
     if isinstance(given, list):
         return checked_ids(state, given, field, masks)
-    with readable(field):
-        return state.checkpoint.tokenizer.encode(given)
+    return state.checkpoint.tokenizer.encode(given)

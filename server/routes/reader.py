@@ -85,6 +85,7 @@ class Reader:
 
     Attributes:
         trajectory: its canvas, step by step.
+        tokens: how many of its text are known so far; after the end, all.
         text, tally, canvas: how it ended, once it has.
     """
 
@@ -106,12 +107,16 @@ class Reader:
         self._form, self._view, self._index = form, view, index
         self._subscription, self._echo = subscription, echo
         self._editable = subscription.request.editable
+        self._through_ends = subscription.request.through_ends
         self.trajectory = Trajectory(self._checkpoint)
-        self._settled = SettledText(self._checkpoint, self._editable, view.stops)
+        self._settled = SettledText(
+            self._checkpoint, self._editable, view.stops, self._through_ends
+        )
         tokenizer, alternatives = self._checkpoint.tokenizer, view.alternatives or 0
         self._written = WrittenLogProbs(tokenizer, alternatives)
         self._tokens_told, self._characters_told = 0, len(echo.text)
         self._has_settled = False
+        self.tokens = 0
 
     def opening(self) -> list[dict[str, Any]]:
         """Choices in front of all events: the form's own, and the prompt's echo."""
@@ -131,6 +136,7 @@ class Reader:
         self._written.follow(step)
         if text := self._settled.more(self.trajectory.canvas, step.settled):
             self._note_settled()
+        self.tokens = self._settled.tokens
         if self._settled.stopped:
             self._subscription.finish()
         return text
@@ -138,7 +144,10 @@ class Reader:
     def end(self, done: Done) -> None:
         """Sets ``text``, ``tally`` and ``canvas``."""
         self.tally, self.canvas = done.tally, done.tokens
-        self.text = text_of(self._checkpoint, done.tokens, self._editable, self._view.stops)
+        self.text = text_of(
+            self._checkpoint, done.tokens, self._editable, self._view.stops, self._through_ends
+        )
+        self.tokens = self.text.tokens
         self._metrics.succeeded(self.text.reason, self.text.tokens)
         self._note_settled()
 

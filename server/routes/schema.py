@@ -11,12 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from sampler.params import InvalidParam, SamplingParams
 from server import choices
@@ -35,6 +37,17 @@ class StrictBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, values in cls.neutral.items():
+            said = "accepted at the value that changes nothing"
+            properties[name] = {"enum": [*values, None], "description": said, "examples": [None]}
+        return schema
+
     @model_validator(mode="before")
     @classmethod
     def _names(cls, data: Any) -> Any:
@@ -45,7 +58,7 @@ class StrictBody(BaseModel):
             if name in cls.model_fields:
                 kept[name] = value
             elif name in cls.neutral:
-                if value is not None and value not in cls.neutral[name]:
+                if value is not None and not _among(value, cls.neutral[name]):
                     raise _refuse(name, f"{name} is not supported")
             else:
                 name = name[:64]
@@ -53,6 +66,11 @@ class StrictBody(BaseModel):
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise _refuse(name, f"unknown field {name!r}{hint}")
         return kept
+
+
+def _among(value: Any, values: tuple[Any, ...]) -> bool:
+    """Whether it is one of them; true is not 1, nor false 0."""
+    return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
 
 
 def _refuse(field: str, message: str) -> PydanticCustomError:
@@ -119,16 +137,20 @@ class DiffusionFields(StrictBody):
 
 
 class StreamOptions(BaseModel):
-    """OpenAI's stream options."""
+    """OpenAI's stream options, and vLLM's: the usage so far on every chunk."""
 
     model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool = False
+    continuous_usage_stats: StrictBool = False
 
 
+StopString = Annotated[StrictStr, Field(min_length=1)]
 StopStrings = Annotated[
-    list[Annotated[StrictStr, Field(min_length=1, max_length=256)]],
-    Field(max_length=4),
-    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+    list[StopString],
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given,
+        json_schema_input_type=StopString | list[StopString],
+    ),
 ]
 
 
@@ -143,9 +165,10 @@ class TextFields(DiffusionFields):
 
     model: str | None = None
     max_tokens: StrictInt | None = None
-    n: StrictInt | None = Field(default=None, ge=1, le=128)
+    n: StrictInt | None = Field(default=None, ge=1)
     user: str | None = None
     stop: StopStrings | None = None
+    ignore_eos: StrictBool = False
     stream_options: StreamOptions | None = None
     logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(
         default=None, max_length=300

@@ -10,15 +10,17 @@ from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from sampler.params import SEED_LIMIT, InvalidParam
+from server.routes.answers import GENERATING, Score, says
+from server.routes.body import JsonRoute
 from server.routes.echo import granted_samples
 from server.routes.models import check_model
-from server.routes.prompts import checked_ids, readable
+from server.routes.prompts import checked_ids
 from server.routes.schema import Number, StrictBody, refused
 from server.routes.waiting import scored, unless_gone
 from server.score import ScoreRequest, score_params, score_record, score_request
 from server.state import State
 
-router = APIRouter(prefix="/v1/score")
+router = APIRouter(prefix="/v1/score", tags=["text"], route_class=JsonRoute)
 
 
 class ScoreBody(StrictBody):
@@ -34,9 +36,14 @@ class ScoreBody(StrictBody):
     seed: StrictInt | None = Field(default=None, ge=-SEED_LIMIT, lt=SEED_LIMIT)
 
 
-@router.post("")
+@router.post(
+    "",
+    summary="Say how likely a text is",
+    response_model=None,
+    responses=says(Score, *GENERATING),
+)
 async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
-    """Score a text, or what follows a prompt."""
+    """Bound the negative log-likelihood of a text, or of what follows a prompt."""
     state = State.of(request)
     name = check_model(state, body.model)
     wanted = _request(state, body)
@@ -63,7 +70,6 @@ def _request(state: State, body: ScoreBody) -> ScoreRequest:
             checked_ids(state, given, field)
     try:
         params = score_params(state.defaults, chosen)
-        with readable("text"):
-            return score_request(state.checkpoint, body.text, body.prompt, body.end, params)
+        return score_request(state.checkpoint, body.text, body.prompt, body.end, params)
     except InvalidParam as error:
         raise refused(error) from None

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from server.errors import ApiError
+from server.routes.answers import Health, Ready, Version, says
 from server.state import State
 
-router = APIRouter()
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All metrics."},
+    **{status: said for status, said in says(Version, 401, 500).items() if status != 200},
+}
+
+router = APIRouter(tags=["status"])
 
 
-@router.get("/health")
+@router.get("/health", summary="Is it alive", response_model=None, responses=says(Health))
 async def health() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get("/ready", summary="Does it take work", response_model=None, responses=says(Ready, 503))
 async def ready(request: Request) -> dict[str, str]:
     """The engine takes requests; 503 while it does not."""
     if not State.of(request).engine.ready:
@@ -26,13 +33,15 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/version")
+@router.get(
+    "/version", summary="Which build", response_model=None, responses=says(Version, 401, 500)
+)
 async def build() -> dict[str, str]:
     """The version of this server."""
     return {"version": version("xdlm-serve")}
 
 
-@router.get("/metrics")
+@router.get("/metrics", summary="Measure it", responses=METRICS)
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     body = State.of(request).engine.metrics.render()

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize: text to ids and back, as the checkpoint's tokenizer has it."""
+"""/tokenize, /detokenize and /tokenizer_info: text to ids and back, as the checkpoint has it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from server.errors import ApiError
+from server.routes.answers import ASKING, Detokenized, TokenizerInfo, Tokens, says
+from server.routes.body import JsonRoute
 from server.routes.chat import Message, ids_of_chat
 from server.routes.models import check_model
-from server.routes.prompts import checked_ids, readable
+from server.routes.prompts import checked_ids
 from server.routes.schema import StrictBody
 from server.state import State
 
-router = APIRouter()
+router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 
 
 class TokenizeBody(StrictBody):
@@ -34,7 +36,12 @@ class DetokenizeBody(StrictBody):
     tokens: list[StrictInt]
 
 
-@router.post("/tokenize")
+@router.post(
+    "/tokenize",
+    summary="Text to ids",
+    response_model=None,
+    responses=says(Tokens, *ASKING),
+)
 async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     """Ids of a prompt, or of a conversation by the checkpoint's template."""
     state = State.of(request)
@@ -45,8 +52,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     if body.messages is not None:
         ids = ids_of_chat(state, body.messages)
     else:
-        with readable("prompt"):
-            ids = tokenizer.encode(body.prompt or "", body.add_special_tokens)
+        ids = tokenizer.encode(body.prompt or "", body.add_special_tokens)
     answer = {
         "count": len(ids),
         "max_model_len": state.checkpoint.info.max_length,
@@ -57,10 +63,40 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     return answer
 
 
-@router.post("/detokenize")
+@router.post(
+    "/detokenize",
+    summary="Ids to text",
+    response_model=None,
+    responses=says(Detokenized, *ASKING),
+)
 async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, Any]:
     """Text of ids; special tokens leave no trace."""
     state = State.of(request)
     check_model(state, body.model)
     ids = checked_ids(state, body.tokens, "tokens", masks=None)
     return {"prompt": state.checkpoint.tokenizer.decode(ids)}
+
+
+@router.get(
+    "/tokenizer_info",
+    summary="Special tokens and the chat template",
+    response_model=None,
+    responses=says(TokenizerInfo, 401, 500),
+)
+async def tokenizer_info(request: Request) -> dict[str, Any]:
+    """What a client needs that renders conversations itself, as vLLM names it."""
+    checkpoint = State.of(request).checkpoint
+    tokenizer, info = checkpoint.tokenizer, checkpoint.info
+
+    def text(id_: Any) -> str | None:
+        is_id = isinstance(id_, int) and 0 <= id_ < info.vocab_size
+        return tokenizer.piece(id_) if is_id else None
+
+    return {
+        "bos_token": text(checkpoint.defaults.get("bos_token_id")),
+        "eos_token": text(info.eos_id),
+        "pad_token": text(checkpoint.defaults.get("pad_token_id")),
+        "mask_token": text(info.mask_id),
+        "model_max_length": info.max_length,
+        "chat_template": None if tokenizer.chat is None else tokenizer.chat.source,
+    }

@@ -14,14 +14,18 @@ from sampler import SAMPLERS
 from sampler.params import OWNERS, param_names
 from server.errors import ApiError
 from server.recording import Recording
+from server.routes.answers import GENERATING, says
+from server.routes.body import JsonRoute
 from server.routes.completions import CompletionBody, CompletionForm, prompts_of
 from server.routes.following import SSE, Followed, wanted_form
 from server.routes.generation import Generation
 from server.routes.reader import View
 from server.routes.recorder import KIND, Recorder
+from server.routes.trajectory_answers import HEADERS, Deleted, recorded
 from server.state import State
 
-router = APIRouter(prefix="/v1/diffusion/trajectories")
+router = APIRouter(prefix="/v1/diffusion/trajectories", tags=["text"], route_class=JsonRoute)
+PARAMETERS = {"parameters": HEADERS}
 
 EVENT_ID = re.compile(r"(traj-[0-9a-f]{24}):([0-9]{1,9})")
 
@@ -72,7 +76,12 @@ class TrajectoryForm(CompletionForm):
     prefix: ClassVar = "traj"
 
 
-@router.post("")
+@router.post(
+    "",
+    summary="Watch a text being denoised",
+    responses=recorded(*GENERATING, 406),
+    openapi_extra=PARAMETERS,
+)
 async def record(body: TrajectoryBody, request: Request) -> Response:
     """Start a run and follow it; or go on with one that ``Last-Event-ID`` names."""
     state, form = State.of(request), wanted_form(request)
@@ -88,7 +97,12 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     return Followed(recording, 0, form, state.settings)
 
 
-@router.get("/{id_}")
+@router.get(
+    "/{id_}",
+    summary="Follow or replay a trajectory",
+    responses=recorded(400, 401, 404, 406, 500),
+    openapi_extra=PARAMETERS,
+)
 async def replay(id_: str, request: Request) -> Response:
     """All that was recorded, or what came behind ``Last-Event-ID``; a run under way is followed to
     its end.
@@ -103,7 +117,12 @@ async def replay(id_: str, request: Request) -> Response:
     return _continued(state, form, *given)
 
 
-@router.delete("/{id_}")
+@router.delete(
+    "/{id_}",
+    summary="Cancel or forget a trajectory",
+    response_model=None,
+    responses=says(Deleted, 401, 404, 500),
+)
 async def delete(id_: str, request: Request) -> dict[str, Any]:
     """Cancel a run, or forget one that has ended."""
     state = State.of(request)

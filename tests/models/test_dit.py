@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models import checkpoint as checkpoints
 from models.checkpoint import CheckpointError
-from models.dit import INV_FREQ, DiT, DiTConfig, parameter_names, stored_sizes
+from models.dit import INV_FREQ, DiT, parameter_names
+from models.dit_config import DiTConfig, stored_sizes
 from models.network import UnsupportedConfig
 from models.random import DIT_SHAPES, parse_shape, write_random
 from tests.conftest import GOLDEN
@@ -44,7 +45,7 @@ def test_logits_are_the_official_ones(golden):
     before = logits(model, file.tensors["x"])
     torch.testing.assert_close(before, theirs, rtol=0, atol=5e-5)
     model.fold()
-    assert torch.equal(logits(model, file.tensors["x"]), before)
+    torch.testing.assert_close(logits(model, file.tensors["x"]), theirs, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["traj_xdlm_k0.1_gpt2like", "traj_mdlm_gpt2like", "traj_udlm"])
@@ -217,8 +218,8 @@ def test_configs_that_cannot_be_built_are_refused_by_name(folder, changes, words
 def test_weights_of_something_else_are_refused(folder):
     path = folder / "model.safetensors"
     good = load_file(path)
-    save_file(good | {"y_embedder.embedding_table.weight": torch.zeros(11, 16)}, path)
-    refuse(folder, "class-conditional")
+    save_file(good | {"y_embedder.embedding_table.weight": torch.zeros(11)}, path)
+    refuse(folder, "no table of labels")
     save_file({"wte.weight": torch.zeros(2, 2)}, path)
     refuse(folder, "not a DiT's")
     save_file(good | {"blocks.0.mlp.0.bias": torch.zeros(255)}, path)

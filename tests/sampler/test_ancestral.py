@@ -251,7 +251,7 @@ def test_skips_rows_and_forwards():
     calls = {"rows": 0, "trunk": 0}
 
     class Counting(Table):
-        def trunk(self, tokens, offsets, rows):
+        def trunk(self, tokens, offsets, rows, labels=None):
             calls["trunk"] += len(offsets) - 1
             return super().trunk(tokens, offsets, rows)
 
@@ -276,7 +276,7 @@ def test_skips_rows_and_forwards():
 
 def test_a_row_of_nans_fails_alone():
     class Poisoned(Table):
-        def trunk(self, tokens, offsets, rows):
+        def trunk(self, tokens, offsets, rows, labels=None):
             return tokens[rows, None].float()
 
         def head(self, hidden):

@@ -101,20 +101,21 @@ def test_udlm_is_k_1_without_a_mask(golden):
 
 
 @pytest.mark.parametrize(
-    ("name", "k", "mask_id"),
+    ("name", "k", "mask_id", "last_call"),
     [
-        ("traj_xdlm_k0.1_gpt2like", 0.1, 32),
-        ("traj_mdlm_gpt2like", 0.0, 32),
-        ("traj_udlm", 1.0, None),
+        ("traj_xdlm_k0.1_gpt2like", 0.1, 32, True),
+        ("traj_xdlm_img_nocfg", 0.1, 30, False),
+        ("traj_mdlm_gpt2like", 0.0, 32, True),
+        ("traj_udlm", 1.0, None, True),
     ],
 )
-def test_every_step_of_an_official_trajectory(golden, name, k, mask_id):
+def test_every_step_of_an_official_trajectory(golden, name, k, mask_id, last_call):
     """The stored network outputs, times and states give the stored posteriors, step by step."""
     t = golden(name).tensors
     kernel, schedule = NoiseKernel(k, 33, mask_id), LogLinearSchedule()
     calls = len(t["step_x"])
     step = torch.arange(calls)
-    alpha_s, alpha_t = schedule.grid(step, torch.full_like(step, calls - 1))
+    alpha_s, alpha_t = schedule.grid(step, torch.full_like(step, calls - last_call))
     torch.testing.assert_close(
         alpha_t, schedule.alpha(t["step_t"][:, 0].double()), rtol=0, atol=1e-6
     )

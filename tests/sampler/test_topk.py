@@ -224,7 +224,7 @@ def test_guidance_pushes_away_from_the_promptless_copy():
     class Explicit(Hashed):
         """Both copies in one set of logits."""
 
-        def trunk(self, tokens, offsets, rows):
+        def trunk(self, tokens, offsets, rows, labels=None):
             bare = tokens.clone()
             bare[: len(prompt)] = MASK
             with_prompt, without = super().trunk(tokens, offsets, rows), self._bare(bare, rows)

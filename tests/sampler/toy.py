@@ -21,8 +21,9 @@ class Table:
     """Every position gets the same logits [V]; hidden states carry nothing."""
 
     logits: Tensor
+    classes: int = 0
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels=None) -> Tensor:
         return torch.zeros(len(rows), 1)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -35,11 +36,13 @@ class Neighbours:
     Canvases must all be three tokens long.
     """
 
+    classes = 0
+
     def __init__(self, vocab_size: int, seed: int) -> None:
         g = torch.Generator().manual_seed(seed)
         self.table = 2 * torch.randn(3, 3, vocab_size, vocab_size, generator=g)
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels=None) -> Tensor:
         """[R, V] logits already."""
         x = tokens.view(-1, 3)
         at = torch.arange(3)
@@ -53,11 +56,13 @@ class Neighbours:
 class Hashed:
     """Logits [N] are a fixed random function of a position's token and its left neighbour's."""
 
+    classes = 0
+
     def __init__(self, seed: int = 0) -> None:
         g = torch.Generator().manual_seed(seed)
         self.table = 2 * torch.randn(N, N, N, generator=g)
 
-    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels=None) -> Tensor:
         left = tokens.roll(1)
         left[offsets[:-1]] = 0
         return self.table[left, tokens][rows]

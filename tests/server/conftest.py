@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 import uvicorn
 from safetensors.torch import save_file
@@ -19,11 +21,9 @@ from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
 from models.llada import LLaDA, LLaDAConfig
 from server.app import create_app
+from server.build import engine_of
 from server.config import Settings
 from server.engine import Engine
-from server.metrics import Metrics
-from server.scheduler import Scheduler
-from server.scoring import Scorer
 
 
 def write_tiny(folder: Path, layers: int = 1) -> Path:
@@ -42,6 +42,12 @@ def write_tiny(folder: Path, layers: int = 1) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quiet() -> None:
+    """Lines of requests that went well would be all over the report."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("checkpoints") / "tiny")
@@ -53,10 +59,7 @@ def tiny(tiny_folder) -> checkpoints.Checkpoint:
 
 
 def make_engine(checkpoint, **limits) -> Engine:
-    settings = settings_of(**limits)
-    scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
-    scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
-    return Engine(checkpoint, scheduler, scorer, Metrics())
+    return engine_of(checkpoint, settings_of(**limits))
 
 
 def settings_of(**chosen) -> Settings:

@@ -177,13 +177,13 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         ({"max_tokens": 2**40}, "max_tokens", "256 positions"),
         ({"prompt": None}, "prompt", "prompt"),
         ({"prompt": []}, "prompt", "empty list"),
-        ({"prompt": ["a"] * 300}, "prompt", "more than the queue holds"),
+        ({"prompt": ["a"] * 300}, "prompt", "1 × 300 = 300; the limit is 128"),
         ({"prompt": "\ud800"}, "prompt", "Unicode"),
         ({"stream": "yes"}, "stream", "boolean"),
         ({"trajectory": "delta"}, "trajectory", "stream"),
         ({"n": 0}, "n", "greater than or equal to 1"),
-        ({"n": 129}, "n", "less than or equal to 128"),
-        ({"n": 128, "prompt": ["a"] * 3}, "n", "more than the queue holds"),
+        ({"n": 129}, "n", "n is 129; the limit is 128"),
+        ({"n": 128, "prompt": ["a"] * 3}, "n", "128 × 3 = 384; the limit is 128"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "no token id between 0 and 4453"),
         ({"logit_bias": {"4454": 1}}, "logit_bias", "no token id between 0 and 4453"),
         ({"logit_bias": {"5": 101}}, "logit_bias", "less than or equal to 100"),
@@ -194,7 +194,7 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         ({"diffusing": True, "stream": True, "trajectory": "delta"}, "diffusing", "exclude"),
         ({"latency_budget_ms": 0}, "latency_budget_ms", "greater than 0"),
         ({"presence_penalty": 1}, "presence_penalty", "presence_penalty is not supported"),
-        ({"stop": ["x"] * 5}, "stop", "at most 4"),
+        ({"stop": ["x"] * 17}, "stop", "17; the limit is 16"),
         ({"stop": [""]}, "stop", "at least 1"),
         ({"stop": 3}, "stop", "stop"),
         ({"block_length": 8}, "block_length", "is for topk and threshold, not for ancestral"),
@@ -287,12 +287,12 @@ def test_metrics_count_what_happened(served):
     assert metric(served, "xdlm_requests_running") == 0
 
 
-def raw_post(port: int, body: dict) -> socket.socket:
+def raw_post(port: int, body: dict, headers: str = "") -> socket.socket:
     payload = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall(
         b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        + f"Content-Length: {len(payload)}\r\n\r\n".encode()
+        + f"{headers}Content-Length: {len(payload)}\r\n\r\n".encode()
         + payload
     )
     return connection

@@ -1,0 +1,70 @@
+"""API keys: kept as digests, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+KEY = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, repr=False)
+class Keys:
+    """The keys that a server accepts; none means that it asks for none."""
+
+    digests: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, keys: Iterable[str]) -> Keys:
+        """Digests of keys.
+
+        Raises:
+            ValueError: there is no key, or one that no header can carry. Tells none of them.
+        """
+        found = [key.strip() for key in keys]
+        if not found:
+            raise ValueError("holds no key; leave it out for a server that asks for none")
+        if not all(KEY.fullmatch(key) for key in found):
+            raise ValueError("a key must be printable ASCII without blanks, and not empty")
+        return cls(tuple(dict.fromkeys(_digest(key.encode()) for key in found)))
+
+    @classmethod
+    def read(cls, path: Path) -> Keys:
+        """Keys of a file, one a line; empty lines and those that begin with # are skipped.
+
+        Raises:
+            ValueError: as ``of``, or the file cannot be read.
+        """
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"cannot read {path}: not UTF-8") from None
+        return cls.of(line for line in lines if line and not line.startswith("#"))
+
+    def accept(self, authorization: str) -> bool:
+        """Whether the value of an ``Authorization`` header holds one of the keys. All are compared,
+        whichever fits.
+        """
+        scheme, _, key = authorization.partition(" ")
+        given = _digest(key.strip().encode("latin-1"))
+        fits = [hmac.compare_digest(given, digest) for digest in self.digests]
+        return any(fits) and scheme.lower() == "bearer"
+
+    def __or__(self, other: Keys) -> Keys:
+        return Keys(self.digests + other.digests)
+
+    def __bool__(self) -> bool:
+        return bool(self.digests)
+
+    def __repr__(self) -> str:
+        return f"Keys({len(self.digests)})"
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,224 @@
+"""What an operator sees: keys, settings and log lines of a real ``xdlm serve``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import openai
+import pytest
+from pydantic import ValidationError
+
+from server.config import Settings
+from server.keys import Keys
+from tests.server.conftest import make_engine, run_server, settings_of
+from tests.server.test_cli import XDLM, xdlm
+from tests.server.test_http import BODY, call, raw_post
+from tests.test_layout import ROOT
+
+FLAG, FILED, VARIABLE = "sk-flag-0123456789", "sk-file-0123456789", "sk-env-0123456789"
+PROMPT = "zebra zebra zebra"
+
+
+@dataclass
+class Process:
+    """A running ``xdlm serve``; ``stderr`` is there once it has stopped."""
+
+    port: int
+    popen: subprocess.Popen[str]
+    stderr: str = ""
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def serving(*args: str, **variables: str) -> Iterator[Process]:
+    """Run it until the block ends, then read what it wrote."""
+    popen = subprocess.Popen(
+        [XDLM, "serve", *args, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
+    )
+    assert popen.stdout is not None and popen.stderr is not None
+    told = ""
+    while "curl" not in told:
+        line = popen.stdout.readline()
+        assert line, popen.stderr.read()
+        told += line
+    found = re.search(r"http://127\.0\.0\.1:(\d+)", told)
+    assert found
+    process = Process(int(found.group(1)), popen)
+    try:
+        yield process
+    finally:
+        popen.send_signal(signal.SIGTERM)
+        process.stderr = popen.communicate(timeout=30)[1]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+
+
+def test_keys_and_log_lines_of_a_process(tiny_folder, tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(f"# the first\n\n  {FILED}  \n# {VARIABLE}-not\n")
+    args = (str(tiny_folder), "--api-key", FLAG, "--api-key-file", str(file))
+    with serving(*args) as server:
+        time.sleep(0.2)
+        body = {**BODY, "prompt": PROMPT}
+        for key in (FLAG, FILED):
+            response, _ = call(server, "POST", "/v1/completions?secret=1", body, bearer(key))
+            assert response.status == 200
+        for path in ("/health", "/ready"):
+            assert call(server, "GET", path)[0].status == 200
+        assert call(server, "GET", "/metrics", headers=bearer(FLAG))[0].status == 200
+        headers = {**bearer("wrong-key"), "X-Request-Id": "mine"}
+        assert call(server, "POST", "/v1/completions", body, headers)[0].status == 401
+        assert call(server, "GET", "/nowhere/at/all", headers=bearer(FLAG))[0].status == 404
+        assert call(server, "GET", "/v1/models/none", headers=bearer(FLAG))[0].status == 404
+        stream = {**body, "stream": True}
+        response, text = call(server, "POST", "/v1/completions", stream, bearer(FLAG))
+        assert text.endswith(b"data: [DONE]\r\n\r\n") or text.endswith(b"data: [DONE]\n\n")
+        for gone in ({**stream, "steps": 4000, "trajectory": "delta"}, {**body, "steps": 4000}):
+            connection = raw_post(server.port, gone, f"Authorization: Bearer {FLAG}\r\n")
+            if "stream" in gone:
+                assert b"200 OK" in connection.recv(4096)
+            else:
+                time.sleep(0.3)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            connection.close()
+            time.sleep(0.3)
+    told = [
+        (x["method"], x["route"], x["status"], x["end"])
+        for x in server.lines()
+        if x["event"] == "request"
+    ]
+    post = ("POST", "/v1/completions")
+    assert told == [
+        (*post, 200, "finished"),
+        (*post, 200, "finished"),
+        ("POST", None, 401, "finished"),
+        ("GET", None, 404, "finished"),
+        ("GET", "/v1/models/{name:path}", 404, "finished"),
+        (*post, 200, "finished"),
+        (*post, 200, "client gone"),
+        (*post, 499, "client gone"),
+    ]
+    lines = server.lines()
+    assert {"request_id", "seconds", "bytes", "timestamp", "level"} <= set(lines[0])
+    assert lines[2]["request_id"] == "mine" and lines[0]["seconds"] > 0
+    assert lines[5]["bytes"] == len(text)
+    for secret in (FLAG, FILED, "wrong-key", "zebra", "secret", "nowhere"):
+        assert secret not in server.stderr
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny):
+    yield from run_server(make_engine(tiny), settings_of(api_keys=[FLAG, FILED]))
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/version", "/metrics", "/nowhere", "/health/"])
+def test_every_route_but_two_asks_for_a_key(keyed, path):
+    response, text = call(keyed, "GET", path)
+    assert response.status == 401 and response.headers["WWW-Authenticate"] == "Bearer"
+    assert response.headers["X-Request-Id"]
+    error = json.loads(text)["error"]
+    assert error["code"] == "invalid_api_key" and error["type"] == "authentication_error"
+
+
+@pytest.mark.parametrize("value", [f"Bearer {FLAG}", f"bearer {FILED}", f"Bearer  {FLAG} "])
+def test_a_key_opens(keyed, value):
+    assert call(keyed, "GET", "/v1/models", headers={"Authorization": value})[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "Bearer", "Bearer ", FLAG, f"Basic {FLAG}", f"Bearer {FLAG}x"),
+        *(f"Bearer {FLAG[:-1]}", f"Bearer {FLAG},{FILED}", "Bearer \xe9"),
+    ],
+)
+def test_what_is_no_key_does_not(keyed, value):
+    assert call(keyed, "GET", "/v1/models", headers={"Authorization": value})[0].status == 401
+
+
+def test_the_key_is_asked_for_before_the_body_is_read(keyed):
+    """The body is announced and never sent: the answer comes all the same."""
+    with socket.create_connection(("127.0.0.1", keyed.port), timeout=5) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n"
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401")
+
+
+def test_the_sdk_knows_the_error(keyed):
+    settings = {"base_url": f"http://127.0.0.1:{keyed.port}/v1", "max_retries": 0}
+    with openai.OpenAI(api_key="wrong", **settings) as sdk:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            sdk.completions.create(model="tiny", prompt="x")
+        assert caught.value.code == "invalid_api_key"
+    with openai.OpenAI(api_key=FLAG, **settings) as sdk:
+        assert sdk.models.list().data[0].id == "tiny"
+
+
+@pytest.mark.parametrize("value", ["Bearer ", "Bearer x", "", "Basic x"])
+def test_without_keys_any_header_is_accepted(served, value):
+    assert call(served, "GET", "/v1/models", headers={"Authorization": value})[0].status == 200
+
+
+def test_settings_hold_digests(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(FILED)
+    settings = settings_of(api_keys=f"{FLAG}, {VARIABLE}", api_key_file=str(file))
+    assert FLAG not in repr(settings) and FILED not in str(settings)
+    assert "Keys(2)" in repr(settings) and FLAG not in str(vars(settings))
+    for key in (FLAG, VARIABLE):
+        assert settings.api_keys.accept(f"Bearer {key}")
+    assert settings.api_key_file.accept(f"Bearer {FILED}")
+
+
+@pytest.mark.parametrize("keys", ["", " ", "a,,b", [], ["good", "bad key"], ["schlüssel"]])
+def test_no_server_is_open_by_an_empty_or_broken_list_of_keys(keys):
+    with pytest.raises(ValidationError) as caught:
+        settings_of(api_keys=keys)
+    assert "good" not in str(caught.value) and "bad key" not in str(caught.value)
+
+
+def test_keys_come_from_the_environment_and_bad_files_are_one_line(tmp_path):
+    code = "from server.config import Settings; print(Settings().api_keys)"
+    run = subprocess.run(
+        [XDLM.with_name("python"), "-c", code],
+        env={**os.environ, "XDLM_API_KEYS": f"{VARIABLE},{FLAG}"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "Keys(2)", run.stderr
+    (tmp_path / "empty").write_text("# nothing\n")
+    for name, words in (("missing", "cannot read"), ("empty", "holds no key")):
+        done = xdlm("serve", "--api-key-file", str(tmp_path / name))
+        assert done.returncode == 2 and f"api_key_file: {words}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_every_key_is_compared():
+    keys = Keys.of(["a", "b", "a"])
+    assert len(keys.digests) == 2 and keys and not Keys()
+    assert [keys.accept(f"Bearer {k}") for k in "abc"] == [True, True, False]
+
+
+def test_every_setting_is_said():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert field.description and f"`{name}`" in page, name

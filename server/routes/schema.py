@@ -98,26 +98,12 @@ class DiffusionFields(StrictBody):
     entropy_bound: Number | None = None
     confidence_factor: Number | None = None
     compat: Literal["none", "official"] | None = None
-    p_uniform: Annotated[
-        Number | None, Field(description="gidd: share of uniform noise halfway, 0 to below 1")
-    ] = None
-    remdm_schedule: Annotated[
-        Literal["cap", "rescale", "loop"] | None,
-        Field(description="remdm: how much is masked again"),
-    ] = None
-    remdm_eta: Annotated[
-        Number | None,
-        Field(description="remdm: eta of the schedule, 0 to 1; unset is the published one"),
-    ] = None
-    remdm_t_on: Annotated[
-        Number | None, Field(description="remdm, loop: the time, falling from 1, that it begins at")
-    ] = None
-    remdm_t_off: Annotated[
-        Number | None, Field(description="remdm, loop: the time that it ends at, up to remdm_t_on")
-    ] = None
-    remdm_alpha_on: Annotated[
-        Number | None, Field(description="remdm, loop: signal held in it, between 0 and 1")
-    ] = None
+    p_uniform: Number | None = None
+    remdm_schedule: Literal["cap", "rescale", "loop"] | None = None
+    remdm_eta: Number | None = None
+    remdm_t_on: Number | None = None
+    remdm_t_off: Number | None = None
+    remdm_alpha_on: Number | None = None
     guidance_scale: Number | None = None
     trajectory: Literal["none", "delta"] | None = None
     stream: StrictBool | None = None

@@ -18,6 +18,8 @@ from sampler.params import (
     NOISE_SCHEDULES,
     REFINE_SCOPES,
     REMASKINGS,
+    REMDM_ETAS,
+    REMDM_SCHEDULES,
     SamplingParams,
 )
 from sampler.schedule import step_plan
@@ -40,13 +42,14 @@ class CanvasBatch:
         seed, mixing_ratio, temperature, top_p, guidance_scale: as in ``SamplingParams``; reals in
             float64.
         label: ``class_label``; -1 where there is none.
-        noise_removal, noise_schedule, refine_scope, remasking, compat: index into the names in
-            ``params``.
+        noise_removal, noise_schedule, refine_scope, remasking, compat, remdm_schedule: index into
+            the names in ``params``.
         no_eos, ends_last: ``logits_eos_inf`` and ``confidence_eos_eot_inf``.
         tell: ``logprobs``.
         bias_ids, bias: ``logit_bias``, filled up with zeros to the longest.
         block_length: positions of a block; the whole canvas where none was chosen.
         confidence_threshold, entropy_bound, confidence_factor: infinite where none was chosen.
+        p_uniform, remdm_eta, remdm_t_on, remdm_t_off, remdm_alpha_on: as in ``SamplingParams``.
         carry: refinements planned and not spent so far.
         plan_steps: entries of each request in the plan.
         plan_block, plan_absorb, plan_refine: see ``StepPlan``.
@@ -80,6 +83,12 @@ class CanvasBatch:
     confidence_threshold: Float[Tensor, " B"]
     entropy_bound: Float[Tensor, " B"]
     confidence_factor: Float[Tensor, " B"]
+    p_uniform: Float[Tensor, " B"]
+    remdm_schedule: Int[Tensor, " B"]
+    remdm_eta: Float[Tensor, " B"]
+    remdm_t_on: Float[Tensor, " B"]
+    remdm_t_off: Float[Tensor, " B"]
+    remdm_alpha_on: Float[Tensor, " B"]
     carry: Int[Tensor, " B"]
     plan_steps: Int[Tensor, " B"]
     plan_block: Int[Tensor, " P"]
@@ -139,8 +148,14 @@ class CanvasBatch:
             bias=real(_filled(biases, width, 1)).view(len(params), width),
             block_length=whole([p.block_length or len(tokens) for tokens, _, p in canvases]),
             confidence_threshold=real([p.confidence_threshold for p in params]),
-            entropy_bound=real([_or_infinity(p.entropy_bound) for p in params]),
-            confidence_factor=real([_or_infinity(p.confidence_factor) for p in params]),
+            entropy_bound=real([_or(p.entropy_bound, math.inf) for p in params]),
+            confidence_factor=real([_or(p.confidence_factor, math.inf) for p in params]),
+            p_uniform=real([p.p_uniform for p in params]),
+            remdm_schedule=whole([REMDM_SCHEDULES.index(p.remdm_schedule) for p in params]),
+            remdm_eta=real([_or(p.remdm_eta, REMDM_ETAS[p.remdm_schedule]) for p in params]),
+            remdm_t_on=real([p.remdm_t_on for p in params]),
+            remdm_t_off=real([p.remdm_t_off for p in params]),
+            remdm_alpha_on=real([p.remdm_alpha_on for p in params]),
             carry=whole([0] * len(params)),
             plan_steps=whole([len(plan.block) for plan in plans]),
             plan_block=whole([x for plan in plans for x in plan.block]),
@@ -224,8 +239,8 @@ def _filled(biases: Sequence[Sequence[tuple[int, float]]], width: int, part: int
     return [b[part] for pairs in biases for b in (*pairs, *[(0, 0.0)] * (width - len(pairs)))]
 
 
-def _or_infinity(value: float | None) -> float:
-    return math.inf if value is None else value
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _arrays(batch: CanvasBatch) -> tuple[Tensor, ...]:

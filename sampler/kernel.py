@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sampler.moves import Moves
+
 
 @dataclass(frozen=True)
 class NoiseKernel:
@@ -98,24 +100,24 @@ class NoiseKernel:
             q = torch.where(self._is_mask(z)[..., None], q, here)
         return torch.where(f_t == 0, here, q)
 
-    def leave_bound(self, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
-        """U = beta_ts / beta_t: no token leaves with a higher probability, whatever the model
-        says.
-        """
-        return (1.0 - alpha_t / alpha_s) / (1.0 - alpha_t)
-
-    def leave_probability(self, p_z: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
-        """L = beta_ts r(z) / f_t(p, z): the posterior keeps z with probability 1 - L.
+    def moves(self, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Moves:
+        """The posterior as a mixture: L = beta_ts r(z) / (alpha_t p_z + beta_t r(z)), and a token
+        that leaves goes where the forward marginal at time s takes the model's guess.
 
         With k = 0 a token other than the mask has r(z) = 0 and never leaves, even if p_z = 0.
 
         Args:
-            p_z: probability of the current id under the model; 0 at masks. All arguments share a
-            shape.
+            z: current ids.
+            alpha_s, alpha_t: of the same shape.
         """
-        rate = self.rate(z, p_z.dtype)
-        leave = (1.0 - alpha_t / alpha_s) * rate / (alpha_t * p_z + (1.0 - alpha_t) * rate)
-        return torch.where(rate == 0, torch.zeros_like(leave), leave)
+        rate = self.rate(z, alpha_t.dtype)
+        return Moves(
+            rate=(1.0 - alpha_t / alpha_s) * rate,
+            signal=torch.where(self._is_mask(z), 0.0, alpha_t),
+            here=(1.0 - alpha_t) * rate,
+            to_model=alpha_s,
+            to_uniform=(1.0 - alpha_s) * self.mixing_ratio,
+        )
 
     def noise(self, x: Tensor, alpha: Tensor | float, u: Tensor, uniform_id: Tensor) -> Tensor:
         """Forward marginal q(z_t | x): keep below alpha, then a uniform id, else the mask.

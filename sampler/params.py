@@ -16,8 +16,14 @@ Remasking = Literal["low_confidence", "random"]
 REMASKINGS: tuple[str, ...] = get_args(Remasking)
 Compat = Literal["none", "official"]
 COMPATS: tuple[str, ...] = get_args(Compat)
+RemdmSchedule = Literal["cap", "rescale", "loop"]
+REMDM_SCHEDULES: tuple[str, ...] = get_args(RemdmSchedule)
+REMDM_ETAS: dict[str, float] = {"cap": 0.008, "rescale": 0.015, "loop": 0.02}
+"""The published eta of each schedule."""
+LOOP_WINDOW = ("remdm_t_on", "remdm_t_off", "remdm_alpha_on")
+"""Fields that only ``loop`` reads."""
 OWNERS: dict[str, tuple[str, ...]] = {
-    "noise_removal": ("ancestral",),
+    "noise_removal": ("ancestral", "gidd", "remdm"),
     "noise_schedule": ("ancestral",),
     "mixing_ratio": ("ancestral", "topk"),
     "block_length": ("topk", "threshold"),
@@ -34,6 +40,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
         ("topk",),
     ),
     **dict.fromkeys(("confidence_threshold", "entropy_bound", "confidence_factor"), ("threshold",)),
+    "p_uniform": ("gidd",),
+    **dict.fromkeys(("remdm_schedule", "remdm_eta", *LOOP_WINDOW), ("remdm",)),
 }
 """Fields that not every sampler reads, and the samplers that do."""
 MAX_STEPS = 4096
@@ -61,7 +69,8 @@ class SamplingParams:
         guidance_scale: w of classifier-free guidance (``sampler.guidance``); 1 is off.
         class_label: what kind of image; None of no kind. Only for networks that take labels.
         seed: fixes every random number of the request.
-        noise_removal: (ancestral) the last call: draw the clean guess, take its mode, or nothing.
+        noise_removal: (ancestral, gidd, remdm) the last call: draw the clean guess, take its mode,
+            or nothing.
         noise_schedule: (ancestral) signal over time, as the checkpoint was trained
             (``schedule.SCHEDULES``).
         topk_absorb: (topk) masks to fill at each step; ``even`` spreads each block's over its
@@ -79,6 +88,11 @@ class SamplingParams:
         confidence_threshold: (threshold) fill masks whose token has at least this probability.
         entropy_bound: (threshold) fill masks while their entropies sum to this, in nats.
         confidence_factor: (threshold) f of Fast-dLLM's rule.
+        p_uniform: (gidd) p_u, the share of uniform noise halfway through.
+        remdm_schedule: (remdm) how much is masked again (``sampler.remdm``).
+        remdm_eta: (remdm) its eta; None is the published one.
+        remdm_t_on, remdm_t_off, remdm_alpha_on: (remdm, ``loop``) the window of times, which run
+            from 1 down to 0, and the signal held in it.
         logprobs: the model's log-probabilities of what is written are wanted; changes no token.
         logit_bias: (id, bias) pairs, added to the logits.
         compat: (topk) ``official`` repeats the published loop with its quirks.
@@ -105,6 +119,12 @@ class SamplingParams:
     confidence_threshold: float = 0.9
     entropy_bound: float | None = None
     confidence_factor: float | None = None
+    p_uniform: float = 0.0
+    remdm_schedule: RemdmSchedule = "cap"
+    remdm_eta: float | None = None
+    remdm_t_on: float = 0.55
+    remdm_t_off: float = 0.05
+    remdm_alpha_on: float = 0.9
     logprobs: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
 
@@ -137,16 +157,32 @@ class SamplingParams:
         for field in ("logits_eos_inf", "confidence_eos_eot_inf", "logprobs"):
             if not isinstance(getattr(self, field), bool):
                 raise InvalidParam(field, "must be true or false")
+        check_number("p_uniform", self.p_uniform, 0.0, 1.0)
+        if self.p_uniform == 1.0:
+            raise InvalidParam("p_uniform", "must be below 1")
+        self._check_remdm()
         if self.sampler == "topk":
             if self.mixing_ratio == 1.0:
                 raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")
             if self.remasking == "random" and self.mixing_ratio > 0.0:
                 raise InvalidParam("remasking", "random needs mixing_ratio 0")
 
+    def _check_remdm(self) -> None:
+        check_choice("remdm_schedule", self.remdm_schedule, REMDM_SCHEDULES)
+        if self.remdm_eta is not None:
+            check_number("remdm_eta", self.remdm_eta, 0.0, 1.0)
+        for field in LOOP_WINDOW:
+            check_number(field, getattr(self, field), 0.0, 1.0)
+        if self.remdm_t_off > self.remdm_t_on:
+            raise InvalidParam("remdm_t_off", f"must be at most remdm_t_on, {self.remdm_t_on:g}")
+        if self.remdm_alpha_on in (0.0, 1.0):
+            raise InvalidParam("remdm_alpha_on", "must be above 0 and below 1")
+
     @property
     def calls(self) -> int:
-        """Steps the engine walks: T, and one for the noise removal of ``ancestral``."""
-        return self.steps + (self.sampler == "ancestral" and self.noise_removal != "none")
+        """Steps the engine walks: T, and one for the noise removal of samplers that have one."""
+        last = self.sampler in OWNERS["noise_removal"] and self.noise_removal != "none"
+        return self.steps + last
 
 
 def param_names() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from sampler.params import InvalidParam, SamplingParams
+from sampler.params import OWNERS, InvalidParam, SamplingParams
 
 T_MIN = 1e-5
 """The last time of the grid, as in the official code."""
@@ -134,7 +134,7 @@ def step_plan(params: SamplingParams, masked: int) -> StepPlan:
     """
     length = min(params.block_length or masked, masked) or 1
     blocks = max(1, -(-masked // length))
-    if params.sampler != "ancestral" and params.steps < blocks:
+    if params.sampler in OWNERS["block_length"] and params.steps < blocks:
         raise InvalidParam("steps", f"must be at least the number of blocks, {blocks}")
     if params.sampler != "topk":
         return StepPlan([], [], [])

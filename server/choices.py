@@ -8,7 +8,7 @@ from typing import Any
 
 from models.denoiser import ModelInfo
 from sampler import SAMPLERS
-from sampler.params import OWNERS, InvalidParam, SamplingParams, param_names
+from sampler.params import LOOP_WINDOW, OWNERS, InvalidParam, SamplingParams, param_names
 
 
 def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> SamplingParams:
@@ -30,8 +30,12 @@ def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> S
     for name in chosen:
         owners = OWNERS.get(name, tuple(SAMPLERS))
         neutral = 0.0 if name == "mixing_ratio" else getattr(SamplingParams, name)
-        if params.sampler not in owners and values[name] != neutral:
+        if values[name] == neutral:
+            continue
+        if params.sampler not in owners:
             raise InvalidParam(name, f"is for {' and '.join(owners)}, not for {params.sampler}")
+        if name in LOOP_WINDOW and params.remdm_schedule != "loop":
+            raise InvalidParam(name, f"is for loop, not for {params.remdm_schedule}")
     return params
 
 

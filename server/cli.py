@@ -197,7 +197,9 @@ def generate(
     ] = None,
     infill: Annotated[bool, typer.Option("--infill", help="fill masks in --prompt-ids")] = False,
     steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ancestral, topk or threshold")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ancestral, topk, threshold, gidd or remdm")
+    ] = None,
     temperature: Annotated[float | None, typer.Option()] = None,
     top_p: Annotated[float | None, typer.Option()] = None,
     mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
@@ -223,6 +225,14 @@ def generate(
     ] = False,
     compat: Annotated[
         str | None, typer.Option(help="topk: official repeats the published loop")
+    ] = None,
+    p_uniform: Annotated[float | None, typer.Option(help="gidd: share of uniform noise")] = None,
+    remdm_schedule: Annotated[str | None, typer.Option(help="remdm: cap, rescale or loop")] = None,
+    remdm_eta: Annotated[float | None, typer.Option(help="remdm: how much is masked again")] = None,
+    remdm_t_on: Annotated[float | None, typer.Option(help="remdm, loop: begins here")] = None,
+    remdm_t_off: Annotated[float | None, typer.Option(help="remdm, loop: ends here")] = None,
+    remdm_alpha_on: Annotated[
+        float | None, typer.Option(help="remdm, loop: signal held in it")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="same seed, same text")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="show the canvas at every step")] = False,

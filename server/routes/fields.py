@@ -70,7 +70,7 @@ FIELDS: dict[str, Schema] = {
         maximum=1,
     ),
     "guidance_scale": _said("w of classifier-free guidance; 1 is off", 1, minimum=0, maximum=100),
-    "noise_removal": _said("ancestral: what the last call does", "ancestral"),
+    "noise_removal": _said("ancestral, gidd, remdm: what the last call does", "ancestral"),
     "topk_absorb": _said("topk: masks to fill at each step, one entry a step", "even"),
     "topk_uniform": _said("topk: tokens to refine at each step, one entry a step", "auto"),
     "block_length": _said(
@@ -96,6 +96,31 @@ FIELDS: dict[str, Schema] = {
         "threshold: the factor of Fast-dLLM's rule", 1.0, minimum=0, maximum=1e6
     ),
     "compat": _said("topk: official repeats the published loop, quirks included", "none"),
+    "p_uniform": _said(
+        "gidd: the share of uniform noise halfway", 0.1, minimum=0, exclusiveMaximum=1
+    ),
+    "remdm_schedule": _said("remdm: how much is masked again", "cap"),
+    "remdm_eta": _said(
+        "remdm: eta of the schedule; the published one where it is not given",
+        0.02,
+        minimum=0,
+        maximum=1,
+    ),
+    "remdm_t_on": _said(
+        "remdm, loop: the time at which its window opens; times fall from 1 to 0",
+        0.55,
+        minimum=0,
+        maximum=1,
+    ),
+    "remdm_t_off": _said(
+        "remdm, loop: the time at which its window closes, at most remdm_t_on",
+        0.05,
+        minimum=0,
+        maximum=1,
+    ),
+    "remdm_alpha_on": _said(
+        "remdm, loop: the signal held in its window", 0.9, exclusiveMinimum=0, exclusiveMaximum=1
+    ),
     "trajectory": _said("delta tells each step beside the text; needs stream", "none"),
     "diffusing": _said("the whole canvas as text at every step; needs stream", False),
     "class_label": _said("what an image is to show, by its number", 7, minimum=0),

@@ -59,7 +59,7 @@ class Generation(Run):
         self.check_work()
 
     def _request(self, body: TextFields, prompt: Prompt, seed: int) -> GenerationRequest:
-        view, settles_early = self.view, self.params.sampler != "ancestral"
+        view, settles_early = self.view, self.params.sampler not in ("ancestral", "gidd")
         wants_steps = view.trajectory or view.diffusing or view.alternatives is not None
         wants_steps |= settles_early and bool(body.stream or view.stops)
         try:

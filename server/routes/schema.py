@@ -98,6 +98,12 @@ class DiffusionFields(StrictBody):
     entropy_bound: Number | None = None
     confidence_factor: Number | None = None
     compat: Literal["none", "official"] | None = None
+    p_uniform: Number | None = None
+    remdm_schedule: Literal["cap", "rescale", "loop"] | None = None
+    remdm_eta: Number | None = None
+    remdm_t_on: Number | None = None
+    remdm_t_off: Number | None = None
+    remdm_alpha_on: Number | None = None
     guidance_scale: Number | None = None
     trajectory: Literal["none", "delta"] | None = None
     stream: StrictBool | None = None

@@ -27,6 +27,7 @@ from models.dit import INV_FREQ, DiT, parameter_names
 from models.dit_config import DiTConfig
 from models.random import SHAPES, parse_fields, write_random
 from models.torchfile import Inert, opened
+from sampler import SAMPLERS
 from server.cli import app
 
 SIZES = {
@@ -528,7 +529,7 @@ def test_the_command(tmp_path, trained, average):
     assert done.exit_code == 0 and "dit, " in done.stdout, done.stderr
     facts = json.loads(run(app, ["info", str(made), "--json"]).stdout)
     assert (facts["family"], facts["mask_id"], facts["mixing_ratio"]) == ("dit", 40, 0.1)
-    assert facts["samplers"] == ["ancestral", "topk", "threshold"]
+    assert facts["samplers"] == list(SAMPLERS)
     random = ["make-random", str(tmp_path / "random"), "--family", "dit"]
     assert run(app, random).exit_code == 0
     shown = run(app, ["info", str(tmp_path / "random")]).stdout

@@ -28,9 +28,8 @@ N, MASK = 9, 8
 def mixture(kernel: NoiseKernel, p, z, alpha_s, alpha_t):
     """(1-L) delta_z + L [a_s p + b_s k Uniform + b_s mu delta_m], densely."""
     n, k = kernel.vocab_size, kernel.mixing_ratio
-    leave = kernel.leave_probability(p.gather(-1, z[..., None])[..., 0], z, alpha_s, alpha_t)[
-        ..., None
-    ]
+    moves = kernel.moves(z, alpha_s, alpha_t)
+    leave = moves.leave(p.gather(-1, z[..., None])[..., 0])[..., None]
     alpha_s = alpha_s[..., None]
     ids = torch.arange(n)
     mask = (
@@ -61,8 +60,8 @@ def test_mixture_is_the_posterior(n, k, t, gap, seed):
     dense = kernel.posterior(p, z, alpha_s, alpha_t)
     assert (mixture(kernel, p, z, alpha_s, alpha_t) - dense).abs().max() < 1e-13
     assert (dense.sum(-1) - 1).abs().max() < 1e-12
-    leave = kernel.leave_probability(p.gather(1, z[:, None])[:, 0], z, alpha_s, alpha_t)
-    assert (leave <= kernel.leave_bound(alpha_s, alpha_t) + 1e-12).all()
+    moves = kernel.moves(z, alpha_s, alpha_t)
+    assert (moves.leave(p.gather(1, z[:, None])[:, 0]) <= moves.bound + 1e-12).all()
 
 
 def test_posterior_is_bayes_by_brute_force():

@@ -71,6 +71,7 @@ class Network:
     "chosen",
     [
         {"sampler": "ancestral"},
+        {"sampler": "gidd", "seed": 1},
         {"sampler": "topk", "confidence_eos_eot_inf": True, "guidance_scale": 2.0},
         {"sampler": "threshold", "entropy_bound": 1.0, "top_p": 0.9},
     ],

@@ -24,6 +24,9 @@ PARAMS = {
         sampler="topk", steps=12, mixing_ratio=0.3, block_length=4, refine_scope="block"
     ),
     "threshold": SamplingParams(sampler="threshold", steps=12, block_length=5),
+    "gidd": SamplingParams(sampler="gidd", steps=12, p_uniform=0.3),
+    "cap": SamplingParams(sampler="remdm", steps=12, remdm_eta=0.3),
+    "loop": SamplingParams(sampler="remdm", steps=12, remdm_schedule="loop", remdm_t_off=0.3),
 }
 
 
@@ -52,7 +55,7 @@ def test_a_canvas_is_complete_in_the_steps_left(kind, cuts):
             [torch.arange(int(n)) < s for n, s in zip(batch.lengths, seen, strict=True)]
         )
         assert torch.equal(before[kept], batch.tokens[kept])
-    assert int(batch.step[1]) == allowed + (params.sampler == "ancestral")
+    assert int(batch.step[1]) == allowed + params.calls - params.steps
     assert MASK not in batch.tokens.split(batch.lengths.tolist())[1]
     # the neighbours are where they would be alone
     for i in (0, 2):

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 
+from sampler import SAMPLERS
 from server.draw import MASKED
 
 XDLM = Path(sys.executable).parent / "xdlm"
@@ -68,6 +69,19 @@ def test_watch_draws_without_a_terminal(tmp_path):
     assert picture.startswith("<svg") and "url(http" not in picture
 
 
+def test_peers_of_the_paper_from_the_command_line():
+    text = ("generate", "Tom", "--max-tokens", "20", "--steps", "6", "--seed", "1", "--json")
+    gidd = ("--sampler", "gidd", "--p-uniform", "0.2")
+    loop = ("--sampler", "remdm", "--remdm-schedule", "loop", "--remdm-eta", "0.1")
+    window = ("--remdm-t-on", "0.8", "--remdm-t-off", "0.3", "--remdm-alpha-on", "0.7")
+    for chosen in (gidd, (*loop, *window)):
+        done = xdlm(*text, *chosen)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["tokens"] == 20
+    refused = xdlm(*text, "--sampler", "remdm", *window)
+    assert refused.returncode == 2 and "remdm_t_on is for loop, not for cap" in refused.stderr
+
+
 def test_a_text_that_ends_early_stops_early():
     """An end token in a settled block: later blocks are never denoised."""
     done = xdlm(
@@ -101,7 +115,7 @@ def test_official_runs_from_the_command_line(tmp_path, golden):
 
 def test_info():
     facts = json.loads(xdlm("info", "stories", "--json").stdout)
-    assert facts["family"] == "llada" and facts["samplers"] == ["ancestral", "topk", "threshold"]
+    assert facts["family"] == "llada" and facts["samplers"] == list(SAMPLERS)
 
 
 def test_errors_are_one_line_and_have_exit_codes(tmp_path):

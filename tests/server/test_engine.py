@@ -72,12 +72,14 @@ async def test_sixteen_of_all_kinds_give_the_tokens_of_each_alone(engine):
         {"sampler": "threshold", "block_length": 16, "confidence_threshold": 0.3},
         {"sampler": "topk", "confidence_eos_eot_inf": True, "temperature": 0.0},
         {"sampler": "threshold", "entropy_bound": 2.0, "logits_eos_inf": True},
+        {"sampler": "gidd", "p_uniform": 0.4},
+        {"sampler": "remdm", "remdm_schedule": "loop", "remdm_eta": 0.1},
     ]
     requests = []
     for i in range(16):
         chosen = {"steps": 4 + 4 * i, "mixing_ratio": 0.1 * (i % 4), "temperature": 0.4 * (i % 3)}
         chosen |= {"guidance_scale": 1.0 + 0.5 * (i % 5 == 0)}
-        requests.append(request(i, length=5 + 9 * ((7 * i) % 16), **(chosen | kinds[i % 6])))
+        requests.append(request(i, length=5 + 9 * ((7 * i) % 16), **(chosen | kinds[i % 8])))
     for r in requests:  # blocks need a step each
         if r.params.block_length is not None:
             assert r.params.steps >= -(-sum(r.editable) // r.params.block_length)

@@ -10,6 +10,7 @@ import time
 import openai
 import pytest
 
+from sampler import SAMPLERS
 from tests.server.conftest import make_engine, run_server, settings_of
 
 BODY = {"prompt": "Once upon a time", "max_tokens": 30, "steps": 6, "seed": 11}
@@ -114,6 +115,7 @@ def test_trajectory_stream_replays_to_the_answer(served):
 
 
 TOPK = {"sampler": "topk", "mixing_ratio": 0.0, "block_length": 10}
+LOOP = {"sampler": "remdm", "remdm_schedule": "loop", "steps": 20}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,10 @@ TOPK = {"sampler": "topk", "mixing_ratio": 0.0, "block_length": 10}
         (TOPK, 4),
         ({**TOPK, "mixing_ratio": 0.3, "refine_scope": "block"}, 3),
         ({**TOPK, "mixing_ratio": 0.3}, 1),
+        ({"sampler": "remdm", "remdm_eta": 0.0}, 3),
+        ({**LOOP, "remdm_t_on": 0.95, "remdm_t_off": 0.9, "remdm_alpha_on": 0.2, "seed": 2}, 3),
+        (LOOP, 1),
+        ({"sampler": "gidd", "p_uniform": 0.2}, 1),
     ],
 )
 def test_settled_text_streams_early_and_is_never_taken_back(served, chosen, least):
@@ -165,7 +171,7 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         ({"mixing_ratio": 1.5}, "mixing_ratio", "between"),
         ({"seed": 2**63}, "seed", "between"),
         ({"noise_removal": "magic"}, "noise_removal", "ancestral"),
-        ({"sampler": "nonsense"}, "sampler", "ancestral, topk, threshold"),
+        ({"sampler": "nonsense"}, "sampler", "ancestral, topk, threshold, gidd, remdm"),
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
         ({"max_tokens": 252}, "max_tokens", "256 positions; the prompt takes 5"),
         ({"max_tokens": 2**40}, "max_tokens", "256 positions"),
@@ -200,6 +206,12 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         ({"sampler": "topk", "topk_absorb": [30]}, "topk_absorb", "one entry a step"),
         ({"sampler": "topk", "block_length": 4}, "steps", "number of blocks, 8"),
         ({"sampler": "topk", "noise_removal": "none"}, "noise_removal", "ancestral"),
+        ({"p_uniform": 0.1}, "p_uniform", "is for gidd, not for ancestral"),
+        ({"sampler": "gidd", "p_uniform": 1}, "p_uniform", "below 1"),
+        ({"sampler": "gidd", "mixing_ratio": 0.1}, "mixing_ratio", "not for gidd"),
+        ({"remdm_eta": 0.1}, "remdm_eta", "is for remdm, not for ancestral"),
+        ({"sampler": "remdm", "remdm_t_on": 0.7}, "remdm_t_on", "is for loop, not for cap"),
+        ({"sampler": "remdm", "remdm_eta": 2}, "remdm_eta", "between 0 and 1"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
         ({"zzz": 1}, "zzz", "unknown field 'zzz'"),
     ],
@@ -241,7 +253,7 @@ def test_models_health_version_and_request_ids(served, client):
     listed = client.models.list().data
     assert [m.id for m in listed] == ["tiny"]
     diffusion = client.models.retrieve("tiny").model_dump()["diffusion"]
-    assert diffusion["samplers"] == ["ancestral", "topk", "threshold"] and diffusion["steps"] == 32
+    assert diffusion["samplers"] == list(SAMPLERS) and diffusion["steps"] == 32
     assert diffusion["mask_token"] == {"id": 4453, "text": "<|mdm_mask|>"}
     for path in ("/health", "/ready", "/version"):
         response, _ = call(served, "GET", path)

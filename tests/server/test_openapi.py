@@ -20,7 +20,7 @@ from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import BODY, call, events
 
 LIMITS = {"max_steps": 40, "max_choices": 5, "max_stops": 7, "max_stop_length": 9, "docs": True}
-NEIGHBOURS = {"minimum": -1, "maximum": 1, "exclusiveMinimum": 0}
+NEIGHBOURS = {"minimum": -1, "maximum": 1, "exclusiveMinimum": 0, "exclusiveMaximum": 0}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,11 @@ def test_the_examples_are_accepted(chatty, spec):
         owners[name] = "topk"
     for name in ("compat", "logits_eos_inf", "confidence_eos_eot_inf"):
         owners[name] = "topk"
-    needs = {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
+    window = ("remdm_t_on", "remdm_t_off", "remdm_alpha_on")
+    owners |= {"p_uniform": "gidd", **dict.fromkeys(("remdm_schedule", "remdm_eta"), "remdm")}
+    owners |= dict.fromkeys(window, "remdm")
+    needs: dict[str, dict] = {name: {"remdm_schedule": "loop"} for name in window}
+    needs |= {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
     needs |= {"max_completion_tokens": {"max_tokens": None}}
     needs |= {"samples": {"echo": True, "logprobs": 1}}
     for body, path in (("CompletionBody", "/v1/completions"), ("ChatBody", "/v1/chat/completions")):

@@ -8,6 +8,7 @@ import random
 from typing import Any
 
 from sampler import SAMPLERS
+from sampler.params import OWNERS
 from tests.server.test_http import call, events
 from tests.server.trajectory_client import MASK, Follower, replayed, steps_of
 
@@ -28,6 +29,15 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
         "confidence_threshold": [0.0, 0.02, 0.1, 1.0],
         "entropy_bound": [None, None, 5.0],
         "logits_eos_inf": [False, True],
+    },
+    "gidd": {
+        "p_uniform": [0.0, 0.1, 0.6],
+        "noise_removal": ["ancestral", "greedy", "none"],
+    },
+    "remdm": {
+        "remdm_schedule": ["cap", "rescale", "loop"],
+        "remdm_eta": [None, 0.0, 0.3, 1.0],
+        "noise_removal": ["ancestral", "greedy", "none"],
     },
 }
 
@@ -54,7 +64,7 @@ def random_body(dice: random.Random) -> dict[str, Any]:
     if dice.random() < 0.25:
         ids = [dice.choice([dice.randrange(4400), MASK]) for _ in range(dice.randint(1, 30))]
         body |= {"prompt": [*ids, MASK], "infill": True, "max_tokens": dice.choice([0, 0, 9])}
-    if sampler != "ancestral" and dice.random() < 0.5:
+    if sampler in OWNERS["block_length"] and dice.random() < 0.5:
         most = 41 + body["max_tokens"]  # positions to fill, and a few more
         body["block_length"] = -(-most // dice.randint(1, body["steps"]))
     if sampler == "topk" and body["mixing_ratio"] == 0.0:
@@ -120,4 +130,9 @@ def test_a_thousand_runs_replay_to_their_final_canvases(served):
         ("topk", "unmask"),
         ("topk", "refine"),
         ("threshold", "unmask"),
+        ("gidd", "unmask"),
+        ("gidd", "refine"),
+        ("gidd", "remask"),
+        ("remdm", "unmask"),
+        ("remdm", "remask"),
     }

@@ -11,7 +11,7 @@ from sampler import SAMPLERS
 from sampler.ancestral import Ancestral
 from sampler.canvas import CanvasBatch
 from sampler.kernel import NoiseKernel
-from sampler.params import InvalidParam, SamplingParams
+from sampler.params import OWNERS, InvalidParam, SamplingParams
 from sampler.schedule import SCHEDULES
 from sampler.step import take_step, take_steps
 
@@ -94,13 +94,13 @@ def test_every_sampler_is_told_of_guided_probabilities(sampler):
     network_only = SAMPLERS[sampler](N, MASK, ())
     batch = network_only.begin(CanvasBatch.of([([0] * 4, [True] * 4, chosen)]))
     batch = batch.with_tokens(torch.full_like(batch.tokens, MASK))
-    if sampler == "ancestral":
+    if sampler in OWNERS["noise_removal"]:
         batch = batch.advanced(batch.tokens)
     result = take_step(network_only, network, batch)
     cond, uncond = network.table[2, MASK], network.table[CLASSES, MASK]
     p = (w * cond - (w - 1) * uncond).index_fill(0, torch.tensor([MASK]), -torch.inf).softmax(-1)
     assert result.batch.tokens.tolist() == 4 * [int(p.argmax())]
-    told = torch.ones(4) if sampler == "ancestral" else p.max().expand(4)
+    told = torch.ones(4) if sampler in OWNERS["noise_removal"] else p.max().expand(4)
     torch.testing.assert_close(result.change.confidence.float(), told)
 
 
@@ -112,13 +112,13 @@ def test_labels_and_guidance_mixed_give_the_tokens_of_each_alone():
         label = None if i % 4 == 3 else i % CLASSES
         chosen = params(
             label,
-            sampler=names[i % 3],
+            sampler=names[i % len(names)],
             seed=i,
             steps=3 + i % 5,
             guidance_scale=1.0 + i % 2,
             mixing_ratio=0.1 * (i % 3),
         )
-        return names[i % 3], ([0] * (4 + i), [True] * (4 + i), chosen)
+        return names[i % len(names)], ([0] * (4 + i), [True] * (4 + i), chosen)
 
     def run(requests) -> list[list[int]]:
         """All requests walk together; those that are done leave."""
@@ -143,7 +143,7 @@ def test_labels_and_guidance_mixed_give_the_tokens_of_each_alone():
                     live[name] = (sampler, batch.kept(~batch.finished), places)
         return [done[i] for i in range(len(requests))]
 
-    requests = [canvas(i) for i in range(12)]
+    requests = [canvas(i) for i in range(15)]
     together = run(requests)
     for request, tokens in zip(requests, together, strict=True):
         assert run([request]) == [tokens]

@@ -206,7 +206,7 @@ def test_every_canvas_gets_what_it_gets_alone():
         if i % 4 > 1:
             params = replace(
                 params,
-                sampler=["ancestral", "threshold"][i % 2],
+                sampler=["ancestral", "threshold", "gidd", "remdm"][i % 2 + 2 * (i // 4 % 2)],
                 entropy_bound=0.5,
                 confidence_eos_eot_inf=False,
             )

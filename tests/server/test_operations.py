@@ -17,6 +17,7 @@ import openai
 import pytest
 from pydantic import ValidationError
 
+from server.cli import listening
 from server.config import Settings
 from server.keys import Keys
 from tests.server.conftest import make_engine, run_server, settings_of
@@ -222,3 +223,11 @@ def test_every_setting_is_said():
     page = (ROOT / "docs" / "operations.md").read_text()
     for name, field in Settings.model_fields.items():
         assert field.description and f"`{name}`" in page, name
+
+
+def test_answers_are_sent_at_once():
+    with listening("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -45,7 +47,9 @@ def _quit(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.Checkpoint:
+def _load(
+    name: str, device: str, dtype: str, threads: int = 0, ranks: int = 1
+) -> checkpoints.Checkpoint:
     import torch
 
     if dtype not in ("auto", "float32", "bfloat16"):
@@ -53,9 +57,20 @@ def _load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.C
     if threads:
         torch.set_num_threads(threads)
     try:
-        return checkpoints.load(checkpoints.find(name), device, dtype)  # type: ignore[arg-type]
+        place = checkpoints.find(name)
+        if ranks > 1:
+            return checkpoints.load_divided(place, ranks, _lost, device, dtype)  # type: ignore[arg-type]
+        return checkpoints.load(place, device, dtype)  # type: ignore[arg-type]
     except checkpoints.CheckpointError as error:
         _quit(str(error))
+
+
+def _lost(rank: int) -> None:
+    """Without one of its ranks a network answers nothing: shut down, so that a supervisor can start
+    all of them anew.
+    """
+    errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _params(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
@@ -76,6 +91,9 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0 takes all")] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="processes or GPUs that share one LLaDA")
+    ] = None,
     max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
     max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
     max_positions: Annotated[int | None, typer.Option(help="canvas positions in a step")] = None,
@@ -163,7 +181,9 @@ def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint
     """A checkpoint that can answer its first request at once. Defaults that make no sense are
     refused before the port is announced.
     """
-    loaded = _load(name, settings.device, settings.dtype, settings.threads)
+    loaded = _load(
+        name, settings.device, settings.dtype, settings.threads, settings.tensor_parallel
+    )
     if loaded.text is None and loaded.info.image is None:
         _quit(f"{name}: tokenizer.json is missing")
     if loaded.info.image is not None:

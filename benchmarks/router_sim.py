@@ -1,7 +1,8 @@
 """How requests are spread over replicas: a seeded simulation.
 
-Each replica admits by the server's own scheduler and batches at every step. A step takes as long as
-LLaDA-8B's on one H200 by the roofline: the weights' way through memory, or the arithmetic of the
+Each replica batches at every step, and admits first come, first served within a budget of requests
+and positions. (Who goes first matters little here: at these loads hardly any request waits for a
+place.) A step takes as long as LLaDA-8B's on one H200 by the roofline: the weights' way through memory, or the arithmetic of the
 positions in it, whichever is longer. Requests arrive at random (Poisson) and differ in steps and in
 positions; some texts end early, which nobody knows beforehand. What a router knows of a replica is
 the last report and what it has sent there itself since; other routers' requests it does not see.
@@ -16,13 +17,12 @@ import argparse
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-
-from server.scheduler import QueueFull, Scheduler
 
 OBJECTIVE = 3.0  # a request is served well if it takes at most so many times what it takes alone
 WARM_UP = 0.2  # share of the requests, the first, that are not counted
@@ -44,7 +44,7 @@ class Fleet:
         early: share of the texts that end before their last step.
         report_seconds: between two reports of a replica.
         per_router: replicas to a router; each request comes to one of the routers by chance.
-        limits: the scheduler's: waiting, running, positions in a step.
+        limits: of a replica: requests waiting, requests running, positions in a step.
     """
 
     replicas: int
@@ -101,7 +101,7 @@ class Replica:
     """One engine. Between two changes of its batch all steps are alike, and are taken at once."""
 
     fleet: Fleet
-    scheduler: Scheduler[int]
+    waiting: deque[int] = field(default_factory=deque)
     left: dict[int, int] = field(default_factory=dict)  # steps to take, of those that run
     asked: dict[int, int] = field(default_factory=dict)  # work not done, as far as is known
     began: float = 0.0
@@ -112,7 +112,15 @@ class Replica:
     @property
     def requests(self) -> int:
         """Those in it."""
-        return self.scheduler.running + self.scheduler.waiting
+        return len(self.left) + len(self.waiting)
+
+    def take(self, i: int) -> bool:
+        """Queue a request, if there is a place."""
+        if len(self.waiting) >= self.fleet.limits[0]:
+            return False
+        self.waiting.append(i)
+        self.asked[i] = int(self.fleet.arrivals.steps[i] * self.fleet.arrivals.positions[i])
+        return True
 
     def work(self, now: float) -> int:
         """Steps times positions left, as far as is known."""
@@ -130,11 +138,15 @@ class Replica:
             if not self.left[i]:
                 ended.append(i)
                 del self.left[i], self.asked[i]
-                self.scheduler.remove(i)
-        for i in self.scheduler.admit():
-            self.left[i] = int(a.lasts[i])
-        self.began = now
-        self.step = self.fleet.step_seconds(sum(int(a.positions[i]) for i in self.left))
+        _, most, room = self.fleet.limits
+        used = sum(int(a.positions[i]) for i in self.left)
+        while self.waiting and len(self.left) < most:
+            i = self.waiting[0]
+            if self.left and used + a.positions[i] > room:
+                break
+            self.left[self.waiting.popleft()] = int(a.lasts[i])
+            used += int(a.positions[i])
+        self.began, self.step = now, self.fleet.step_seconds(used)
         return ended
 
 
@@ -260,7 +272,7 @@ class Outcome:
 def simulate(fleet: Fleet, policy: Policy) -> Outcome:
     """Run a fleet until its last request has ended."""
     a, random = fleet.arrivals, np.random.default_rng((fleet.seed, 1))
-    replicas = [Replica(fleet, Scheduler(*fleet.limits)) for _ in range(fleet.replicas)]
+    replicas = [Replica(fleet) for _ in range(fleet.replicas)]
     reports = Reports(fleet.replicas)
     routers = [Router(n, reports, random) for n in range(fleet.routers)]
     out = Outcome(fleet, np.full(fleet.requests, np.nan))
@@ -294,15 +306,11 @@ def simulate(fleet: Fleet, policy: Policy) -> Outcome:
             router = routers[a.router[i]]
             router.now = now
             chosen = policy(router, replicas)
-            work = int(a.steps[i] * a.positions[i])
-            router.send(chosen, work)
+            router.send(chosen, int(a.steps[i] * a.positions[i]))
             replica = replicas[chosen]
-            try:
-                replica.scheduler.submit(i, int(a.positions[i]))
-            except QueueFull:
+            if not replica.take(i):
                 continue
             inside += 1
-            replica.asked[i] = work
             if not replica.left:
                 replica.began = now
                 plan(chosen, 0)

@@ -2,10 +2,11 @@
 
 Each replica batches at every step, and admits first come, first served within a budget of requests
 and positions. (Who goes first matters little here: at these loads hardly any request waits for a
-place.) A step takes as long as LLaDA-8B's on one H200 by the roofline: the weights' way through memory, or the arithmetic of the
-positions in it, whichever is longer. Requests arrive at random (Poisson) and differ in steps and in
-positions; some texts end early, which nobody knows beforehand. What a router knows of a replica is
-the last report and what it has sent there itself since; other routers' requests it does not see.
+place.) A step takes as long as LLaDA-8B's on one H200 by the roofline: the weights' way through
+memory, or the arithmetic of the positions in it, whichever is longer. Requests arrive at random
+(Poisson) and differ in steps and in positions; some texts end early, which nobody knows beforehand.
+What a router knows of a replica is the last report and what it has sent there itself since; other
+routers' requests it does not see.
 
     python -m benchmarks.router_sim                       # the table of docs/scaling.md
     python -m benchmarks.router_sim --loads 0.5 0.9 --report 4 --ask 2 3 4 --replicas 8 128

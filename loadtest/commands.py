@@ -18,6 +18,7 @@ from loadtest import prompts as prompt_files
 from loadtest import report as reports
 from loadtest import values
 from loadtest.black_box import Unsuitable, own_server
+from loadtest.ledger import against_counters, against_log
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.records import Folder
@@ -161,6 +162,31 @@ def compare(
         if runs[0].name == runs[1].name:
             runs = [replace(run, name=str(p)) for run, p in zip(runs, (first, second), strict=True)]
         out.print(f"written: {reports.compare(runs[0], runs[1], directory)}")
+
+
+@app.command()
+def ledger(
+    directory: Annotated[Path, typer.Argument(help="a run")],
+    log: Annotated[Path, typer.Argument(help="the server's log, JSON lines")],
+) -> None:
+    """Look for lost requests: the run's records against the server's log and its counters. Exit
+    code 1 if they differ.
+    """
+    with told_plainly():
+        folder = Folder(directory)
+        header = folder.header()
+        if header is None:
+            raise Unsuitable(f"{directory} holds no run")
+        cells = list(folder.cells())
+        account = against_log(cells, log.read_text().splitlines())
+        kind = header["plan"]["workload"]["kind"]
+        counted = [words for cell in cells if (words := against_counters(cell, kind))]
+    print(f"{account.sent} sent, {account.logged} in the log, {len(account.missing)} lost")
+    for what in ("missing", "twice", "unlike"):
+        for name in getattr(account, what):
+            print(f"{what}: {name}")
+    print("\n".join(counted) or "the counters of every cell agree")
+    raise typer.Exit(0 if account.agrees and not counted else 1)
 
 
 @app.command()

@@ -69,9 +69,9 @@ async def measure(
         known = model.get("diffusion") or {}
         prompts = plan.workload.prompts or tuple(known.get("class_names") or ()) or OPENINGS
         plan = replace(plan, workload=replace(plan.workload, model=model["id"], prompts=prompts))
-        resume(folder, plan, await black_box.environment(session, model, weights))
+        run = resume(folder, plan, await black_box.environment(session, model, weights))
         with display(console) as bars:
-            left = await run_cells(session, plan, folder, bars, until)
+            left = await run_cells(session, plan, run, folder, bars, until)
             if quality.answers and not left:
                 bar = bars.add_task("judging answers", total=None, told="")
                 await assess(

@@ -104,6 +104,8 @@ def warnings(run: Run) -> list[str]:
             "The client itself was busy, so these are upper bounds of latency: "
             + "; ".join(strained)
         )
+    if run.miscounted:
+        told.append("Client and server count differently. " + "; ".join(run.miscounted))
     missing = len(run.plan.cells()) - sum(f.repeats for f in run.figures)
     if missing:
         told.append(f"{missing} cells of the plan have not been run. The same command goes on.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.ledger import against_counters
 from loadtest.plan import Load, Plan, Setting
 from loadtest.records import GAVE_UP, Cell, Folder, Record
 from loadtest.worth import Estimate, Worth, half_width, worth_of_settings
@@ -71,7 +72,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Run:
-    """A folder as figures."""
+    """A folder as figures.
+
+    Attributes:
+        worth: by the settings' names.
+        miscounted: cells of which the server's counters say otherwise than the client.
+    """
 
     name: str
     header: dict[str, Any]
@@ -79,6 +85,7 @@ class Run:
     objective: Objective
     figures: list[Figures]
     worth: dict[str, Worth]
+    miscounted: list[str]
 
 
 LAG_LIMIT_MS, CPU_LIMIT = 25.0, 0.8
@@ -104,7 +111,10 @@ def read(folder: Folder, objective: Objective) -> Run:
     order = [(s, load) for s in plan.settings for load in plan.loads]
     figures = [_figures(*key, groups[key], objective) for key in order if key in groups]
     worth = worth_of_settings(folder.quality())
-    return Run(folder.path.resolve().name, header, plan, objective, figures, worth)
+    told = [against_counters(cell, plan.workload.kind) for cell in cells.values()]
+    miscounted = [words for words in told if words is not None]
+    name = folder.path.resolve().name
+    return Run(name, header, plan, objective, figures, worth, miscounted)
 
 
 def milliseconds(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,25 +40,34 @@ class Stale(ValueError):
     """A folder holds a run of another plan or another server."""
 
 
-def resume(folder: Folder, plan: Plan, environment: dict[str, Any]) -> None:
-    """Begin a run in an empty folder, or go on with the same one.
+def resume(folder: Folder, plan: Plan, environment: dict[str, Any]) -> str:
+    """Begin a run in an empty folder, or go on with the same one; returns the run's name, with
+    which the ids of its requests begin.
 
     Raises:
         Stale: the folder has another plan, or the server is another.
     """
     header = folder.header()
     if header is None:
-        folder.begin({"plan": plan.told(), "environment": environment, "began": time.time()})
-        return
+        name = secrets.token_hex(4)
+        header = {"run": name, "began": time.time(), "environment": environment}
+        folder.begin({**header, "plan": plan.told()})
+        return name
     if Plan.read(header["plan"]) != plan:
         raise Stale(f"{folder.path} holds a run of another plan; choose another --out")
     for what in ("server", "model", "checkpoint_sha256"):
         if header["environment"][what] != environment[what]:
             raise Stale(f"{folder.path} was begun on another server: its {what} differs")
+    return header["run"]
 
 
 async def run_cells(
-    session: aiohttp.ClientSession, plan: Plan, folder: Folder, bars: Progress, until: float
+    session: aiohttp.ClientSession,
+    plan: Plan,
+    run: str,
+    folder: Folder,
+    bars: Progress,
+    until: float,
 ) -> int:
     """Run what is not finished; returns how many cells are left when the time (monotonic) is up."""
     todo = [cell for cell in plan.cells() if not folder.has(cell.name)]
@@ -66,14 +76,14 @@ async def run_cells(
         if time.monotonic() > until:
             bars.remove_task(every)
             return len(todo) - done
-        folder.keep(await run_cell(session, plan, planned, bars))
+        folder.keep(await run_cell(session, plan, run, planned, bars))
         bars.advance(every)
     bars.remove_task(every)
     return 0
 
 
 async def run_cell(
-    session: aiohttp.ClientSession, plan: Plan, planned: Planned, bars: Progress
+    session: aiohttp.ClientSession, plan: Plan, run: str, planned: Planned, bars: Progress
 ) -> Cell:
     """One cell: the warm-up, the measured window, and what was still under way behind it."""
     load, workload = planned.load, plan.workload
@@ -82,7 +92,7 @@ async def run_cell(
 
     async def send(number: int, at: float) -> Record:
         ask = Ask(
-            id=f"{planned.name}-{number}",
+            id=f"{run}-{planned.name}-{number}",
             path=ROUTES[workload.kind],
             body=workload.body(planned.setting, planned.repeat, number),
             number=number,

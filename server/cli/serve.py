@@ -14,7 +14,7 @@ from rich.console import Console
 from models import checkpoint as checkpoints
 from sampler.params import SamplingParams
 from server.cli.common import load, params_of, stop
-from server.config import Settings
+from server.config import ConfigError, Settings
 
 
 def serve(
@@ -45,18 +45,24 @@ def serve(
     docs: Annotated[
         bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
     ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="print all settings as such a file, and stop")
+    ] = False,
 ) -> None:
-    """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more."""
-    from pydantic import ValidationError
-
+    """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more, and
+    those override the file.
+    """
     checkpoints = checkpoints or None  # no argument is an empty list
     flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
     try:
-        settings = Settings.model_validate(flags)
-    except ValidationError as error:
-        first = error.errors()[0]
-        stop(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", 2)
-    _serve(settings)
+        settings = Settings.read(flags, config)
+    except ConfigError as error:
+        stop(str(error), 2)
+    if print_config:
+        print(settings.as_yaml(), end="")
+    else:
+        _serve(settings)
 
 
 def listening(host: str, port: int) -> socket.socket:

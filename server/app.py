@@ -34,6 +34,7 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for engine in engines:
             engine.start()
+            engine.watchdog.start()
         yield
         for engine in engines:
             engine.stop()

@@ -47,10 +47,27 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes all cores")
     max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")
-    max_positions: int = Field(16384, ge=1, description="canvas positions in one step")
+    max_positions: int = Field(
+        0, ge=0, description="canvas positions in one step; 0 takes 256 on a CPU, 16384 on CUDA"
+    )
+    max_backlog: int = Field(
+        2**26, ge=1, description="steps times positions that wait before 429"
+    )
+    queue_seconds: float = Field(
+        300, ge=0, description="a request that has not begun after this fails; 0 never"
+    )
+    request_seconds: float = Field(
+        0, ge=0, description="a request that has not ended after this fails; 0 never"
+    )
+    watchdog_seconds: float = Field(
+        60, ge=0, description="a step that takes longer hangs; 0 watches nothing"
+    )
     max_score_samples: int = Field(1024, ge=1, description="Monte Carlo samples of one score")
     score_positions: int = Field(
-        1024, ge=1, description="canvas positions scored between two denoising steps"
+        0,
+        ge=0,
+        description="canvas positions scored between two denoising steps; 0 takes as many as a "
+        "step has, up to 1024",
     )
     ping_seconds: int = Field(15, ge=1, description="silence on a stream before a comment is sent")
     shutdown_seconds: int = Field(10, ge=0, description="time for streams to end at shutdown")

@@ -129,7 +129,7 @@ class Run(ABC):
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
-                    raise failure(event)
+                    raise failure(self.state.engine, event)
                 readers[i].take(event)
         return self.whole(readers)
 

@@ -35,9 +35,7 @@ def engine_of(
         settings.score_positions or min(positions, 1024),
         settings.max_backlog,
     )
-    deadlines = Deadlines(
-        settings.queue_seconds or math.inf, settings.request_seconds or math.inf
-    )
+    deadlines = Deadlines(settings.queue_seconds or math.inf, settings.request_seconds or math.inf)
     return Engine(
         checkpoint,
         scheduler,

@@ -38,7 +38,7 @@ class Scoring:
 
     request: ScoreRequest
     future: asyncio.Future[Score]
-    left: int = field(init=False)  # positions × samples to go
+    left: int = field(init=False)  # positions times samples to go
     sums: Tensor | float = 0.0  # over the samples so far, [scored]
     totals: list[float] = field(default_factory=list)  # of each sample so far
 

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from models import torchfile, unet, vq, weights
 from models.dit import INV_FREQ, parameter_names
+from models.tokenizer import TEXT_FILES
 from models.torchfile import Inert, StoredTensor, TorchFile
 from models.weights import CheckpointError, read_json
 
 IMAGE_CODEC = "image_tokenizer.vae."
-COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", vq.FILE)
+COMPANIONS = (*TEXT_FILES, vq.FILE)
 
 
 class Stored(NamedTuple):
@@ -122,7 +123,8 @@ def _folder(path: Path) -> Source:
     config = read_json(path / "config.json")
     config.pop("auto_map", None)  # points at code that we do not take along
     defaults = read_json(path / "generation_config.json", required=False)
-    companions = tuple(path / n for n in COMPANIONS if (path / n).is_file())
+    places = [weights.member(path, name) for name in COMPANIONS]
+    companions = tuple(place for place in places if place.is_file())
     return Source(_headers(path), config, defaults, companions)
 
 

@@ -18,6 +18,8 @@ from server.routes import (
     docs,
     images,
     models,
+    page,
+    pictures,
     score,
     status,
     tokens,
@@ -44,12 +46,24 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
     app.state.xdlm = State.around(engines, settings, kept)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
-    app.add_middleware(ApiKeys, keys=settings.keys)
+    files = page.assets()
+    app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)
-    for routes in (status, models, completions, chat, images, trajectories, score, tokens):
+    for routes in (
+        status,
+        models,
+        completions,
+        chat,
+        images,
+        trajectories,
+        pictures,
+        score,
+        tokens,
+    ):
         app.include_router(routes.router)
+    app.include_router(page.router_of(files))
     if settings.docs:
         app.include_router(docs.router_of(document(app, app.state.xdlm)))
     return app

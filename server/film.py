@@ -63,7 +63,7 @@ class _Step(BaseModel):
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands on a canvas after a step, and what that step changed there, by position."""
+    """What stands on a canvas after a step, and by position what changed since the frame before."""
 
     step: int
     final: bool
@@ -148,7 +148,7 @@ class Film:
             while n < min(number, len(steps) - 1):
                 n += 1
                 record = steps[n]
-                ops = {change.pos: change.op for change in record.changes}
+                ops |= {change.pos: change.op for change in record.changes}
                 if record.snapshot is not None:
                     ids, texts = list(record.snapshot.ids), list(record.snapshot.texts)
                     continue

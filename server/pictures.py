@@ -33,7 +33,10 @@ def moving(films: Sequence[Film], sheet: Sheet, max_frames: int) -> bytes:
     """A GIF of at most so many frames, all films at the same share of their steps."""
     count = min(max_frames, max(film.length for film in films))
     pictures = _pictures(films, count, sheet)
-    reduced = [p.quantize(64, dither=Image.Dither.NONE) for p in pictures]
+    # one palette for all: what does not change from frame to frame then costs nothing
+    some = [pictures[i * (count - 1) // 7] for i in range(8)]
+    palette = _joined(some, down=True).quantize(64)
+    reduced = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     out = io.BytesIO()
     times = [TICK] * (count - 1) + [REST]
     reduced[0].save(
@@ -133,7 +136,9 @@ def _laid_out(
         blank = 6 if masked or text[:1].isspace() or ended else 0
         wide = float(MASK_WIDTH) if masked else font.getlength(word)
         if "\n" in text and not masked:
-            x, y, blank = MARGIN, y + LINE, 0
+            x, y = MARGIN, y + LINE
+        if x == MARGIN:
+            blank = 0
         if x + blank + wide > width - MARGIN and x > MARGIN:
             x, y, blank = MARGIN, y + LINE, 0
         kind = "mask" if masked else "given" if given else "set"

@@ -3,8 +3,8 @@
 import { h } from "./dom.js";
 import { OPS } from "./reducer.js";
 
-export const MASKED = [96, 132, 200];
-const SIDE = 216; // pixels of the longer side, about
+export const MASKED = [108, 117, 141]; // slate: no grey level, and none of the marks' colours
+const SIDE = 420; // pixels of the longer side, about
 
 /** RGBA of a grid; masks keep their own colour. Codes of a decoder have none: they are shaded. */
 export function pixelsOf(state, grid, mask) {
@@ -126,7 +126,7 @@ export class ImageView {
 
   show(frame, colours, many) {
     const { image, completed } = this.run;
-    const side = many > 1 ? Math.max(96, SIDE / Math.ceil(Math.sqrt(many / 2))) : SIDE * 1.5;
+    const side = many > 4 ? SIDE / 2 : SIDE;
     this.canvas.classList.toggle("one", many === 1);
     const done = completed && frame >= this.track.length - 1;
     if (image.tokens === "vq" && done && colours === "plain") {

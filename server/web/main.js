@@ -16,6 +16,7 @@ let settings = null;
 let shown = []; // {run, pane, title, score}
 let link = null; // settings of what is shown, if it was made here
 let abort = null;
+const narrow = matchMedia("(max-width: 60rem)");
 
 $("#stage").append(player.node);
 
@@ -27,6 +28,7 @@ async function start() {
     return;
   }
   form.querySelector("fieldset").disabled = false;
+  form.querySelector("details").open = !narrow.matches;
   document.documentElement.dataset.ready = "";
   const asked = new URLSearchParams(location.hash.slice(1));
   const state = decoded(asked.get("run") ?? "");
@@ -43,6 +45,7 @@ async function generate(step = Number.NaN) {
   abort = new AbortController();
   const { signal } = abort;
   say("");
+  if (narrow.matches) $("#stage").scrollIntoView();
   document.documentElement.dataset.busy = "";
   try {
     const asked = settings.bodies(seed);

@@ -115,7 +115,7 @@ export class Pane {
       const label = track.frames[frame].final ? "end" : `step ${track.frames[frame].step}`;
       const button = h("button", { type: "button", onclick: () => this.onseek(this, frame) }, canvas, label);
       this.film.append(button);
-      paint(canvas, track, frame, this.run.image, "plain", 48);
+      paint(canvas, track, frame, this.run.image, "plain", 96);
     }
   }
 

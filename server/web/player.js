@@ -37,7 +37,7 @@ export class Player extends EventTarget {
       ...SPEEDS.map((one) => h("option", { value: one, selected: one === 1 }, `${one}×`)),
     );
     this.throttle = h("p", { class: "throttle", role: "status" });
-    this.syncBox = choice("Side by side at the same", { progress: "share of steps", time: "time" }, "progress", (value) => {
+    this.syncBox = choice("Side by side at the same", { progress: "By progress", time: "By time" }, "progress", (value) => {
       this.sync = value;
       this.refresh();
       this.seek(this.line.frames.length - 1);

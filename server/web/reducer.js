@@ -40,7 +40,7 @@ export class Track {
     const counts = { unmask: 0, refine: 0, remask: 0 };
     const state = frame ? this.last : blank(this.positions);
     for (const change of record.changes) {
-      this.check(change.pos, change.op);
+      this.check(change);
       write(state, change, frame);
       counts[change.op] += 1;
       this.histories[change.pos].push({ ...change, step: record.step, final: record.final, frame });
@@ -68,11 +68,12 @@ export class Track {
     this.last = state;
   }
 
-  check(pos, op) {
+  check({ pos, op, id, conf }) {
     if (!Number.isInteger(pos) || pos < 0 || pos >= this.positions) {
       throw new Error(`a change names position ${pos} of ${this.positions}`);
     }
     if (!OPS.includes(op) || !op) throw new Error(`a change is called ${op}`);
+    if (!Number.isInteger(id) || typeof conf !== "number") throw new Error("a change has no token");
   }
 
   /**
@@ -118,6 +119,15 @@ function write(state, change, frame) {
   state.ops[change.pos] = OPS.indexOf(change.op);
 }
 
+/** The positions of a canvas fill a grid of pixels, or of squares of pixels. */
+function checkGrid({ width, height, channels, tokens }, positions) {
+  const planes = tokens === "bytes" ? channels : 1;
+  const scale = Math.sqrt((width * height * planes) / positions);
+  if (!(Number.isInteger(width / scale) && Number.isInteger(height / scale) && width * height < 2 ** 24)) {
+    throw new Error("the images have another size than their canvas");
+  }
+}
+
 /** A trajectory, as far as its records have come. */
 export class Run {
   constructor() {
@@ -152,6 +162,7 @@ export class Run {
     }
     if (event === "diffusion.created") {
       this.tracks = data.choices.map((choice) => new Track(choice, data.mask.id));
+      if (data.image) this.tracks.forEach((track) => checkGrid(data.image, track.positions));
       this.created = data;
     } else if (event === "diffusion.step") {
       const track = this.tracks[data.choice];

@@ -26,6 +26,8 @@ export class TextView {
       this.shown.push({ lead, inner, key: "" });
       this.node.append(cell);
     }
+    this.wide = 0;
+    new ResizeObserver(() => this.hold()).observe(this.node);
     const at = (event) => event.target.closest?.(".tok")?.dataset.at;
     const point = (pinned) => (event) => {
       const found = at(event);
@@ -37,6 +39,20 @@ export class TextView {
     this.node.addEventListener("pointerleave", () => this.onpoint(null));
     this.node.addEventListener("focusout", () => this.onpoint(null));
     this.node.addEventListener("keydown", (event) => this.move(event));
+  }
+
+  /** Keep the greatest height, so that what stands below does not jump. */
+  hold() {
+    const { offsetWidth: wide, offsetHeight: high } = this.node;
+    if (wide !== this.wide) this.relax();
+    else if (high > this.high) this.node.style.minHeight = `${high}px`;
+    this.wide = wide;
+    this.high = Math.max(this.high, high);
+  }
+
+  relax() {
+    this.high = 0;
+    this.node.style.minHeight = "";
   }
 
   /** Arrows go from cell to cell while one has the focus. */

@@ -195,7 +195,7 @@ class Cutter:
             while data := server.recv(4096):
                 stream = stream or b"content-type: text/event-stream" in data
                 client.sendall(data)
-                sent += len(data)
+                sent += len(data) if stream else 0
                 if stream and not self.cuts and sent > self.cut_after:
                     self.cuts += 1
                     break

@@ -106,10 +106,12 @@ test("what is no recording is refused, with its record", () => {
     [[events[1]], /record 0: is not diffusion.created/],
     [[events[0], events[0]], /record 1: is a second beginning/],
     [[events[0], events[2]], /record 1: .*no snapshot/],
-    [changed(3, { changes: [{ pos: 1e6, op: "unmask", id: 1, text: "a" }] }), /record 3: .*position/],
+    [changed(3, { changes: [{ pos: 1e6, op: "unmask", id: 1, text: "a", conf: 1 }] }), /record 3: .*position/],
     [changed(3, { changes: [{ pos: 6, op: "burn", id: 1, text: "a" }] }), /record 3: .*burn/],
     [changed(3, { choice: 4 }), /record 3: there is no choice 4/],
     [changed(1, { snapshot: { ids: [1], texts: ["a"] } }), /record 1: .*length/],
+    [changed(3, { changes: [{ pos: 6, op: "unmask", id: "1", text: "a", conf: 1 }] }), /record 3: .*token/],
+    [changed(0, { image: { width: 1e9, height: 3, channels: 1, tokens: "grey levels", levels: 8 } }), /record 0: .*size/],
     [changed(0, { choices: [{ positions: -3 }] }), /record 0: .*positions/],
     [[null], /record 0/],
   ];

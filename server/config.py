@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     max_work: int = Field(2**24, ge=1, description="steps times positions of one request")
     max_stops: int = Field(16, ge=0, description="stop strings of one request")
     max_stop_length: int = Field(256, ge=1, description="characters of a stop string")
+    max_picture_frames: int = Field(160, ge=2, description="frames of a GIF; more are thinned out")
+    max_picture_pixels: int = Field(2**26, ge=1, description="pixels of a picture, all frames")
     max_body_mb: int = Field(8, ge=1, description="MiB of a request body before 413")
     api_keys: Annotated[Keys, NoDecode, BeforeValidator(_keys)] = Field(
         Keys(), description="keys that are accepted, with commas between; none asks for none"

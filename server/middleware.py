@@ -6,8 +6,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders

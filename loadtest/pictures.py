@@ -193,8 +193,8 @@ def _limit(axes: Axes, side: str, at: float, words: str) -> None:
 
 def _heat(axes: Axes, heat: Heat) -> None:
     values = np.array(heat.values, dtype=float)
-    known = values[np.isfinite(values)]
-    norm = LogNorm(known.min() if known.size else 0.1, max(known.max(), 1.01 * known.min()))
+    known = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([1.0])
+    norm = LogNorm(known.min(), max(known.max(), 1.01 * known.min()))
     axes.imshow(values, origin="lower", aspect="auto", cmap=COOL_TO_HOT, norm=norm)
     axes.grid(False)
     axes.set_title(heat.title, loc="left", size=10.5)

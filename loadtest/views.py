@@ -224,7 +224,7 @@ def knees(run: Run) -> Chart:
         "knees",
         "From which load on do requests only wait longer?",
         "Each line follows one step count from light to heavy load. Where it turns upwards the "
-        "server is full: the knee is the heaviest load that still gave its share of throughput.",
+        "server is full. Ringed, the knee: the heaviest load that gave its share of throughput.",
         panels,
     )
 

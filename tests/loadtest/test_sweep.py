@@ -96,7 +96,8 @@ def test_the_report_needs_nothing_else(swept, command: Command, tmp_path):
     assert "p95 ≤ 20 s" in page and "Plotly.newPlot" in page
     for name in ("pareto", "heat", "rates", "knees", "latencies", "phases"):
         assert f'id="{name}"' in page
-        assert min(Image.open(tmp_path / f"{name}.png").size) > 500
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 500
 
 
 def test_a_rerun_goes_on(server, tmp_path):

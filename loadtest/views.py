@@ -142,7 +142,7 @@ def heat(run: Run) -> Chart:
         "heat",
         f"Which step counts hold {run.objective.words}, and at which load?",
         f"Each field: p{run.objective.percent:g} latency, and the share of requests within "
-        f"{milliseconds(run.objective.seconds)}. Framed and ticked: the objective is held.",
+        f"{milliseconds(run.objective.seconds)}. A tick: the objective is held.",
         fields,
     )
 

@@ -213,6 +213,8 @@ def smoke(
     )
     with told_plainly(), tempfile.TemporaryDirectory() as temporary:
         path = directory or Path(temporary) / "smoke"
+        if Folder(path).header() is not None:
+            raise Refusal(f"{path} holds a run already; a smoke test is always a new one")
         with server_of(url, None if url else "stories") as base:
             asyncio.run(measure(base, plan, Folder(path), Quality(12, 16), None, None, 300, out))
         finish(read(Folder(path), values.objective(slo)), path, written=directory is not None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from loadtest.records import Folder
 from loadtest.stream import Kind
 from loadtest.sweep import Stale
 from loadtest.values import loads
-from tests.loadtest.conftest import Command, Server
+from tests.loadtest.conftest import ROOT, Command, Server
 
 
 def sweep(server: Server, out: Path, *, kind: Kind = "completions", seconds: float = 100, **chosen):
@@ -225,3 +227,16 @@ def test_one_command_with_a_server_of_its_own(command: Command, tmp_path):
     """What ``make loadtest`` runs, shorter."""
     told = command("smoke", "--seconds", 4, "--out", tmp_path / "run")
     assert " ok, 0 failed" in told and (tmp_path / "run" / "report.html").exists()
+    assert "a new one" in command("smoke", "--url", "http://x", "--out", tmp_path / "run", code=2)
+
+
+def test_what_to_install_is_said_in_a_line():
+    """Without site-packages there is no extra."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "loadtest.cli", "smoke"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "needs aiohttp" in done.stderr and "'.[loadtest]'" in done.stderr

@@ -10,8 +10,9 @@ SOURCES := server sampler models loadtest tests benchmarks
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
 
-loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; build/loadtest/report.html
-	$(BIN)/xdlm-loadtest smoke --out build/loadtest/$(shell date +%H%M%S)
+loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; report in build/loadtest/smoke
+	rm -rf build/loadtest/smoke
+	$(BIN)/xdlm-loadtest smoke --out build/loadtest/smoke
 
 test: .venv/dev  ## all fast tests
 	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients"

@@ -6,18 +6,25 @@ import hashlib
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.errors import Refusal
 
-class Unsuitable(ValueError):
+START_SECONDS = 60.0
+
+
+class Unsuitable(Refusal):
     """The server does not do what was asked for; the message says what."""
 
 
@@ -123,6 +130,19 @@ def _processor() -> str:
     return found.group(1) if found else platform.processor()
 
 
+def _wait_for(url: str, server: subprocess.Popen[str]) -> None:
+    """Until it listens, some moments after it has said where it will."""
+    ends = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)):
+                return
+        except ConnectionError:
+            if server.poll() is not None or time.monotonic() > ends:
+                raise Unsuitable(f"the server that was started does not listen at {url}") from None
+            time.sleep(0.05)
+
+
 @contextmanager
 def own_server(checkpoints: list[str]) -> Iterator[str]:
     """``xdlm serve`` in a process of its own, on a free port of this machine; its address.
@@ -140,6 +160,7 @@ def own_server(checkpoints: list[str]) -> Iterator[str]:
                 found = re.search(r"http://127\.0\.0\.1:\d+", line)
             if found is None:
                 raise Unsuitable(f"xdlm serve {' '.join(checkpoints)} did not start")
+            _wait_for(found.group(), server)
             yield found.group()
         finally:
             server.terminate()

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loadtest import black_box
 from loadtest.client import Ask, Clock, perform
+from loadtest.errors import Refusal
 from loadtest.loops import Traffic, watching
 from loadtest.plan import ROUTES, Plan, Planned
 from loadtest.records import Cell, CellSummary, Folder, Record
@@ -36,7 +37,7 @@ def display(console: Console) -> Progress:
     )
 
 
-class Stale(ValueError):
+class Stale(Refusal):
     """A folder holds a run of another plan or another server."""
 
 

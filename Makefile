@@ -4,10 +4,13 @@ BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve test test-all test-browser screenshots test-clients fuzz check format lock clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients fuzz check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
+
+loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; build/loadtest/report.html
+	$(BIN)/xdlm-loadtest smoke --out build/loadtest/$(shell date +%H%M%S)
 
 test: .venv/dev  ## all fast tests
 	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients"
@@ -51,8 +54,12 @@ lock:  ## write constraints.txt anew from pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
+.venv/loadtest: .venv/runtime
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[loadtest]"
+	touch $@
+
 .venv/dev: .venv/runtime
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,loadtest]"
 	touch $@
 
 # Debian's Chromium, fetched where there is none; axe-core by the npm that pyright's Node brings.

@@ -10,8 +10,16 @@ from fastapi import FastAPI
 from server import errors
 from server.config import Settings
 from server.engine import Engine
-from server.middleware import ApiKeys, BodyLimit, RequestId, RequestLog
+from server.middleware import (
+    AllowedHosts,
+    ApiKeys,
+    BodyLimit,
+    RateLimit,
+    RequestId,
+    RequestLog,
+)
 from server.openapi import document
+from server.rates import Rates
 from server.routes import (
     chat,
     completions,
@@ -36,6 +44,7 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for engine in engines:
             engine.start()
+            engine.watchdog.start()
         yield
         for engine in engines:
             engine.stop()
@@ -47,7 +56,11 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     app.state.xdlm = State.around(engines, settings, kept)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
     files = page.assets()
+    rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
+    metrics = engines[0].metrics
+    app.add_middleware(RateLimit, rates=rates, rejected=lambda: metrics.rejected("rate_limited"))
     app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
+    app.add_middleware(AllowedHosts, hosts=settings.hosts)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)

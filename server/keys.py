@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 KEY = re.compile(r"[\x21-\x7e]+")
@@ -14,9 +14,15 @@ KEY = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True, repr=False)
 class Keys:
-    """The keys that a server accepts; none means that it asks for none."""
+    """The keys that a server accepts; none means that it asks for none.
+
+    Attributes:
+        digests: SHA-256 of each.
+        file: where they were read from, if from a file.
+    """
 
     digests: tuple[bytes, ...] = ()
+    file: Path | None = None
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Keys:
@@ -45,14 +51,15 @@ class Keys:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ValueError(f"cannot read {path}: not UTF-8") from None
-        return cls.of(line for line in lines if line and not line.startswith("#"))
+        keys = cls.of(line for line in lines if line and not line.startswith("#"))
+        return replace(keys, file=path)
 
     def accept(self, authorization: str) -> bool:
         """Whether the value of an ``Authorization`` header holds one of the keys. All are compared,
         whichever fits.
         """
-        scheme, _, key = authorization.partition(" ")
-        given = _digest(key.strip().encode("latin-1"))
+        scheme, _, _ = authorization.partition(" ")
+        given = digest_of(authorization)
         fits = [hmac.compare_digest(given, digest) for digest in self.digests]
         return any(fits) and scheme.lower() == "bearer"
 
@@ -64,6 +71,11 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"Keys({len(self.digests)})"
+
+
+def digest_of(authorization: str) -> bytes:
+    """Digest of the key in an ``Authorization`` header."""
+    return _digest(authorization.partition(" ")[2].strip().encode("latin-1"))
 
 
 def _digest(key: bytes) -> bytes:

@@ -124,9 +124,9 @@ class Generation(Run):
             for i, subscription in enumerate(subscriptions)
         ]
 
-    def whole(self, readers: Sequence[Reader]) -> dict[str, Any]:
+    async def whole(self, readers: Sequence[Reader]) -> dict[str, Any]:
         """See ``Run``."""
-        choices = [reader.choice() for reader in readers]
+        choices = await self.choices(readers)
         return self.object(self.form.whole, choices, usage=self.usage(readers))
 
     async def stream(
@@ -145,6 +145,7 @@ class Generation(Run):
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
+                    self.failed = event
                     yield _event(error_body(500, event.message, None, event.code))
                     break
                 for choice, more in readers[i].take(event):

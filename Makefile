@@ -4,7 +4,8 @@ BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve loadtest test test-all test-browser screenshots test-clients fuzz check format lock clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients fuzz check format lock \
+    clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories

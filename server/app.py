@@ -55,10 +55,10 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
     app.state.xdlm = State.around(engines, settings, kept)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
-    files = page.assets()
     rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
     metrics = engines[0].metrics
     app.add_middleware(RateLimit, rates=rates, rejected=lambda: metrics.rejected("rate_limited"))
+    files = page.assets()
     app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
     app.add_middleware(AllowedHosts, hosts=settings.hosts)
     app.add_middleware(RequestLog)

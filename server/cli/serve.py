@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from models import checkpoint as checkpoints
-from sampler.params import SamplingParams
-from server.cli.common import load, params_of, stop
+from sampler.params import InvalidParam, SamplingParams
+from server.choices import check_defaults
+from server.cli.common import load, stop
 from server.config import ConfigError, Settings
 
 
@@ -124,7 +125,10 @@ def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint
             loaded.check_pixels()
         except checkpoints.CheckpointError as error:
             stop(str(error))
-    params_of(loaded, {})
+    try:
+        check_defaults(loaded.defaults)
+    except InvalidParam as error:
+        stop(f"{name}: generation_config.json: {error}", 2)
     _warm_up(loaded)
     return loaded
 

@@ -8,7 +8,7 @@ when they do not choose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -117,7 +117,11 @@ def find(name_or_path: str) -> Path:
     raise CheckpointError(f"no checkpoint at {name_or_path!r}; bundled ones: {bundled}")
 
 
-def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
+def load(
+    path: Path,
+    device: str = "cpu",
+    dtype: DType = "auto",
+) -> Checkpoint:
     """Load a checkpoint folder.
 
     Args:
@@ -137,6 +141,34 @@ def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
     decoder = _decoder(path, info, where)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
     return Checkpoint(network.eval(), text, info, defaults, where, decoder)
+
+
+def load_divided(
+    path: Path, ranks: int, lost: Callable[[int], None], device: str = "cpu", dtype: DType = "auto"
+) -> Checkpoint:
+    """Load a checkpoint folder into several processes that share the network.
+
+    Args:
+        path: the folder.
+        ranks: how many processes, this one included; see ``models.ranks``.
+        lost: called, on a thread of its own, with the number of one that ended by itself.
+        device: ``cpu`` or ``cuda``, whose first ``ranks`` devices are taken.
+        dtype: as ``load``.
+
+    Raises:
+        CheckpointError: as ``load``, or a network that cannot be divided so.
+    """
+    from models.ranks import started  # takes a second, and few need it
+
+    where = _device(device)
+    kind = _dtype(dtype, where)
+    found, network, text, info, defaults = _described(path)
+    info = replace(info, dtype=str(kind).removeprefix("torch."))
+    try:
+        model = started(network, found, where, kind, ranks, lost)
+    except UnsupportedConfig as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return Checkpoint(model, text, info, defaults, torch.device(where.type))
 
 
 def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:

@@ -5,7 +5,7 @@ tensor by tensor straight to the device. Names lose the prefixes that trainers p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,10 +185,26 @@ def stored_dtype(found: Mapping[str, Header]) -> str:
     return "+".join(sorted({header.dtype for header in found.values()}))
 
 
-def fill(
-    network: Stored, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
-) -> None:
-    """Put stored weights, already compared, into a network that was built on the meta device.
+def whole(file: Any, header: Header) -> Tensor:
+    """All of a stored tensor, from its open file."""
+    return file.get_tensor(header.key)
+
+
+def read(
+    network: Stored,
+    found: Mapping[str, Header],
+    device: torch.device,
+    dtype: torch.dtype,
+    part: Callable[[Any, Header], Tensor] = whole,
+) -> dict[str, Tensor]:
+    """Stored weights of a network, already compared, by plain name.
+
+    Args:
+        network: whose weights they are.
+        found: where they are stored.
+        device: where they go.
+        dtype: of those that the network does not hold wide.
+        part: reads what is wanted of a tensor from its open file.
 
     Raises:
         CheckpointError: damaged, or see ``checked``.
@@ -200,13 +216,29 @@ def fill(
             for name, header in found.items():
                 if header.path != path:
                     continue
-                wide = any(part in name for part in network.wide)
+                wide = any(w in name for w in network.wide)
                 kind = torch.float32 if wide else dtype
-                tensor = checked(path, name, file.get_tensor(header.key), network, kind)
+                tensor = checked(path, name, part(file, header), network, kind)
                 if name not in derived:
                     state[name] = tensor
+    return state
+
+
+def put(network: Stored, state: Mapping[str, Tensor]) -> None:
+    """Make tensors the weights of a network that was built on the meta device."""
     network.load_state_dict(state, assign=True)
     network.requires_grad_(False)
+
+
+def fill(
+    network: Stored, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Put stored weights, already compared, into a network that was built on the meta device.
+
+    Raises:
+        CheckpointError: damaged, or see ``checked``.
+    """
+    put(network, read(network, found, device, dtype))
 
 
 def write(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from sampler.params import MAX_STEPS
@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         "auto", description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes all cores")
+    tensor_parallel: int = Field(
+        1, ge=1, description="processes, or CUDA devices, that share one LLaDA"
+    )
     max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")
     max_positions: int = Field(16384, ge=1, description="canvas positions in one step")
@@ -84,6 +87,13 @@ class Settings(BaseSettings):
         Keys(), description="file of more keys, one a line; # begins a comment"
     )
     docs: bool = Field(False, description="serve /openapi.json and /docs")
+
+    @field_validator("tensor_parallel")
+    @classmethod
+    def _one_divided_network(cls, ranks: int, others: ValidationInfo) -> int:
+        if ranks > 1 and len(others.data.get("checkpoints", ())) > 1:
+            raise ValueError("is for one checkpoint, not several")
+        return ranks
 
     @property
     def keys(self) -> Keys:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,8 +25,10 @@ def stop(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.Checkpoint:
-    """A checkpoint by a bundled name or a folder, ready to run."""
+def load(
+    name: str, device: str, dtype: str, threads: int = 0, ranks: int = 1
+) -> checkpoints.Checkpoint:
+    """A checkpoint by a bundled name or a folder, ready to run; on several ranks, if asked for."""
     import torch
 
     if dtype not in ("auto", "float32", "bfloat16"):
@@ -32,9 +36,20 @@ def load(name: str, device: str, dtype: str, threads: int = 0) -> checkpoints.Ch
     if threads:
         torch.set_num_threads(threads)
     try:
-        return checkpoints.load(checkpoints.find(name), device, dtype)  # type: ignore[arg-type]
+        place = checkpoints.find(name)
+        if ranks > 1:
+            return checkpoints.load_divided(place, ranks, _lost, device, dtype)  # type: ignore[arg-type]
+        return checkpoints.load(place, device, dtype)  # type: ignore[arg-type]
     except checkpoints.CheckpointError as error:
         stop(str(error))
+
+
+def _lost(rank: int) -> None:
+    """Without one of its ranks a network answers nothing: shut down, so that a supervisor can start
+    all of them anew.
+    """
+    errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def params_of(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingParams:

@@ -28,6 +28,9 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0 takes all")] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="processes or GPUs that share one LLaDA")
+    ] = None,
     max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
     max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
     max_positions: Annotated[int | None, typer.Option(help="canvas positions in a step")] = None,
@@ -121,7 +124,7 @@ def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint
     """A checkpoint that can answer its first request at once. Defaults that make no sense are
     refused before the port is announced.
     """
-    loaded = load(name, settings.device, settings.dtype, settings.threads)
+    loaded = load(name, settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
     if loaded.text is None and loaded.info.image is None:
         stop(f"{name}: tokenizer.json is missing")
     if loaded.info.image is not None:

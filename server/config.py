@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     api_key_file: Annotated[Keys, NoDecode, BeforeValidator(_keys_of_file)] = Field(
         Keys(), description="file of more keys, one a line; # begins a comment"
     )
+    trace_endpoint: str = Field(
+        "", description="OTLP collector that traces are sent to, a whole URL; none sends none"
+    )
     docs: bool = Field(False, description="serve /openapi.json and /docs")
 
     @field_validator("tensor_parallel")

@@ -80,12 +80,11 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def _serve(settings: Settings) -> None:
-    import uvicorn
-
     from server import logs
     from server.app import create_app
     from server.build import engine_of
     from server.metrics import Metrics
+    from server.serving import Server
 
     logs.configure()
     try:
@@ -110,14 +109,8 @@ def _serve(settings: Settings) -> None:
         )
     metrics = Metrics()
     engines = [engine_of(loaded, settings, metrics) for loaded in models]
-    config = uvicorn.Config(
-        create_app(engines, settings),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
-    uvicorn.Server(config).run([listener])
+    app = create_app(engines, settings)
+    Server(app, engines, settings.shutdown_seconds).run([listener])
 
 
 def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint:

@@ -4,8 +4,8 @@ BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve loadtest test test-all test-browser screenshots test-clients fuzz check format lock \
-    clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients fuzz image check format \
+    lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
@@ -31,6 +31,9 @@ test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ##
 
 fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
+
+image: .venv/dev  ## the Dockerfile's commands, without a container engine
+	$(BIN)/pytest -m "slow or not slow" tests/server/test_deploy.py
 
 check: .venv/dev  ## format, lint, types
 	$(BIN)/ruff format --check $(SOURCES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -34,11 +35,13 @@ from server.routes import (
     trajectories,
 )
 from server.state import State
+from server.tracing import Tracing, exporting
 from server.trajectories import Trajectories
 
 
 def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     """The application around engines that have not been started yet, each with its own model."""
+    traces = exporting(settings.trace_endpoint) if settings.trace_endpoint else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +51,8 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
         yield
         for engine in engines:
             engine.stop()
+        if traces is not None:
+            await asyncio.to_thread(traces.shutdown)
 
     app = FastAPI(
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
@@ -63,6 +68,8 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     app.add_middleware(AllowedHosts, hosts=settings.hosts)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
+    if traces is not None:
+        app.add_middleware(Tracing, tracer=traces.get_tracer("xdlm"))
     errors.install(app)
     for routes in (
         status,

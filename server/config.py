@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     api_key_file: Annotated[Keys, NoDecode, BeforeValidator(_keys_of_file)] = Field(
         Keys(), description="file of more keys, one a line; # begins a comment"
     )
+    trace_endpoint: str = Field(
+        "", description="OTLP collector that traces are sent to, a whole URL; none sends none"
+    )
     allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_names)] = Field(
         [],
         description="names in the Host header that are answered, with commas between; none: "

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve test test-all test-clients fuzz check format lock clean
+.PHONY: serve test test-all test-clients soak fuzz check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
@@ -16,6 +16,9 @@ test-all: .venv/dev  ## the slow ones too
 
 test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## clients of others
 	$(BIN)/pytest -m clients
+
+soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
+	$(BIN)/pytest -m slow tests/faults
 
 fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py

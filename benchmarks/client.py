@@ -98,6 +98,7 @@ async def canary(server: Server) -> bytes:
 
 async def clean(server: Server, expected: bytes) -> dict[str, bool]:
     """The invariant after a fault."""
+    idle = False
     for _ in range(100):
         found = await asyncio.to_thread(metrics, server)
         idle = not found["xdlm_requests_running"] and not found["xdlm_requests_waiting"]

@@ -96,7 +96,7 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 def main() -> None:
     """Simulate all settings, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Who waits for whom.")
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save", help="file name in benchmarks/results")

@@ -185,7 +185,7 @@ async def short(server: Server, count: int) -> AsyncIterator[Record]:
 
 def main() -> None:
     """Run one kind."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What clients feel under pressure.")
     parser.add_argument("kind", choices=["abuse", "overload", "short"])
     parser.add_argument("--checkpoint", default="stories")
     parser.add_argument("--minutes", type=float, default=1)

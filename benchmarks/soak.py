@@ -179,7 +179,9 @@ async def drains(count: int, checkpoint: str, in_flight: int = 24) -> AsyncItera
 
 def main() -> None:
     """Run one kind."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="What the server does when its clients come and go."
+    )
     parser.add_argument("kind", choices=["mix", "cancels", "drains"])
     parser.add_argument("--checkpoint", default="stories")
     parser.add_argument("--minutes", type=float, default=1)

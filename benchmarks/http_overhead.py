@@ -3,11 +3,11 @@
 The same seeded requests of the bundled checkpoint, given to an engine in the measuring process and
 to ``xdlm serve`` in another one, over loopback; each side's network runs on one thread. Latency is
 measured in pairs, a request on each side in turn; of each side counts what it took beside the time
-that the engine itself says it spent, since that varies by more than what HTTP adds. Throughput runs
-each side in fresh processes, a closed loop of as many requests as run together.
+that the engine itself says it spent, since that varies by more than what HTTP adds. Throughput is
+that of a closed loop of as many requests as run together, on each side in turn.
 
     python -m benchmarks.http_overhead --save http_overhead.jsonl
-    python -m benchmarks.http_overhead --pairs 10 --requests 128 --repeats 1        # a short look
+    python -m benchmarks.http_overhead --pairs 10 --repeats 1        # a short look
 """
 
 from __future__ import annotations
@@ -130,22 +130,19 @@ async def saturated(requests: int, ask: Callable[[int], Awaitable[object]]) -> f
     return time.perf_counter() - began
 
 
-async def engine_throughput(requests: int) -> float:
-    """Seconds of the loop on the engine in this process."""
-    ours = InProcess()
-    ours.engine.start()
-    await saturated(SETTINGS.max_running, ours.text)  # warm
-    spent = await saturated(requests, ours.text)
-    ours.engine.stop()
-    return spent
+class Connections:
+    """Asks the server over connections that stay open."""
 
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-async def http_throughput(requests: int, port: int) -> float:
-    """Seconds of the loop over connections that stay open."""
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def ask(seed: int) -> None:
-        reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
+    async def text(self, seed: int) -> None:
+        """One request, to the last byte of its answer."""
+        if self.idle:
+            reader, writer = self.idle.pop()
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         body = body_of(seed)
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -155,37 +152,30 @@ async def http_throughput(requests: int, port: int) -> float:
         if b" 200 " not in answer.split(b"\r\n")[0] or length is None:
             raise RuntimeError(f"the server answered {answer!r}")
         await reader.readexactly(int(length.group(1)))
-        idle.append((reader, writer))
+        self.idle.append((reader, writer))
 
-    await saturated(SETTINGS.max_running, ask)  # warm
-    spent = await saturated(requests, ask)
-    for _, writer in idle:
-        writer.close()
-    return spent
-
-
-def one(side: str, requests: int) -> None:
-    """In a process of its own: run a side's loop and print one JSON record."""
-    if side == "engine":
-        spent = asyncio.run(engine_throughput(requests))
-    else:
-        with serving() as port:
-            spent = asyncio.run(http_throughput(requests, port))
-    record = {"kind": "throughput", "side": side, "requests": requests, "wall_s": spent}
-    record |= {"concurrency": SETTINGS.max_running, "load": os.getloadavg()[0]}
-    print(json.dumps(record))
+    def close(self) -> None:
+        """Close all connections."""
+        while self.idle:
+            self.idle.pop()[1].close()
 
 
-def throughput(requests: int, repeats: int) -> list[Record]:
-    """Both sides in turn, which of them is first too."""
+async def throughput(requests: int, repeats: int, port: int) -> list[Record]:
+    """Seconds of each side's closed loop; they take turns, and at being first too."""
+    ours, server = InProcess(), Connections(port)
+    ours.engine.start()
+    sides = {"engine": ours.text, "http": server.text}
     records: list[Record] = []
-    for repeat in range(repeats):
+    for repeat in range(-1, repeats):
         for side in ("engine", "http") if repeat % 2 else ("http", "engine"):
-            command = [sys.executable, "-m", "benchmarks.http_overhead", "--one", side]
-            command += ["--requests", str(requests)]
-            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            records.append({**json.loads(run.stdout), "repeat": repeat})
-            print(records[-1], flush=True)
+            spent = await saturated(requests if repeat >= 0 else SETTINGS.max_running, sides[side])
+            server.close()  # the server would, after some seconds of silence
+            record = {"kind": "throughput", "side": side, "requests": requests, "wall_s": spent}
+            record |= {"concurrency": SETTINGS.max_running, "load": os.getloadavg()[0]}
+            if repeat >= 0:  # the one before warms up
+                records.append({**record, "repeat": repeat})
+                print(records[-1], flush=True)
+    ours.engine.stop()
     return records
 
 
@@ -213,19 +203,13 @@ def report(pairs: list[Record], runs: list[Record]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--requests", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--one", choices=("engine", "http"))
+    parser.add_argument("--requests", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
-    if args.one:
-        one(args.one, args.requests)
-        return
-    pairs: list[Record] = []
-    if args.pairs:
-        with serving() as port:
-            pairs = asyncio.run(latency(args.pairs, port))
-    runs = throughput(args.requests, args.repeats)
+    with serving() as port:
+        pairs = asyncio.run(latency(args.pairs, port)) if args.pairs else []
+        runs = asyncio.run(throughput(args.requests, args.repeats, port)) if args.repeats else []
     report(pairs, runs)
     if args.save:
         save(args.save, [*pairs, *runs])

@@ -8,7 +8,7 @@ when they do not choose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from models.image import ImageShape
 from models.llada import LLaDA, LLaDAConfig
 from models.network import UnsupportedConfig
 from models.pixels import pixels
-from models.tokenizer import TextTokenizer
+from models.tokenizer import TEXT_FILES, TextTokenizer
 from models.unet import UNet
 from models.unet_config import UNetConfig
 from models.vq import VQConfig, VQDecoder
@@ -117,7 +117,11 @@ def find(name_or_path: str) -> Path:
     raise CheckpointError(f"no checkpoint at {name_or_path!r}; bundled ones: {bundled}")
 
 
-def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
+def load(
+    path: Path,
+    device: str = "cpu",
+    dtype: DType = "auto",
+) -> Checkpoint:
     """Load a checkpoint folder.
 
     Args:
@@ -137,6 +141,34 @@ def load(path: Path, device: str = "cpu", dtype: DType = "auto") -> Checkpoint:
     decoder = _decoder(path, info, where)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
     return Checkpoint(network.eval(), text, info, defaults, where, decoder)
+
+
+def load_divided(
+    path: Path, ranks: int, lost: Callable[[int], None], device: str = "cpu", dtype: DType = "auto"
+) -> Checkpoint:
+    """Load a checkpoint folder into several processes that share the network.
+
+    Args:
+        path: the folder.
+        ranks: how many processes, this one included; see ``models.ranks``.
+        lost: called, on a thread of its own, with the number of one that ended by itself.
+        device: ``cpu`` or ``cuda``, whose first ``ranks`` devices are taken.
+        dtype: as ``load``.
+
+    Raises:
+        CheckpointError: as ``load``, or a network that cannot be divided so.
+    """
+    from models.ranks import started  # takes a second, and few need it
+
+    where = _device(device)
+    kind = _dtype(dtype, where)
+    found, network, text, info, defaults = _described(path)
+    info = replace(info, dtype=str(kind).removeprefix("torch."))
+    try:
+        model = started(network, found, where, kind, ranks, lost)
+    except UnsupportedConfig as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return Checkpoint(model, text, info, defaults, torch.device(where.type))
 
 
 def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
@@ -165,7 +197,12 @@ def build(
     kind = config.get("model_type")
     with torch.device("meta"):
         if kind == "llada":
-            return LLaDA(LLaDAConfig.from_dict(config))
+            sizes = LLaDAConfig.from_dict(config)
+            if shapes is not None and sizes.n_layers > len(shapes):
+                raise UnsupportedConfig(
+                    f"n_layers is {sizes.n_layers}: more than there are weights"
+                )
+            return LLaDA(sizes)
         if asks_for_dit(config):
             sizes = None if shapes is None else stored_sizes(shapes)
             return DiT(DiTConfig.from_dict(config, sizes))
@@ -233,6 +270,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
     Raises:
         CheckpointError: missing, damaged, or with more ids than the model has.
     """
+    for name in TEXT_FILES:
+        weights.member(folder, name)
     try:
         tokenizer = TextTokenizer.load(folder / "tokenizer.json")
     except ValueError as error:
@@ -246,7 +285,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
 
 def _decoder(path: Path, info: ModelInfo, device: torch.device) -> VQDecoder | None:
     """The decoder of image tokens that a folder holds, if it does."""
-    place, shape = path / vq.FILE, info.image
+    place, shape = weights.member(path, vq.FILE), info.image
     if not place.is_file() or shape is None or shape.tokens != "vq":
         return None
     decoder, found = described_decoder(place, shape)

@@ -17,11 +17,18 @@ from torch import Tensor
 
 from models import torchfile, unet, vq, weights
 from models.dit import INV_FREQ, parameter_names
+from models.tokenizer import TEXT_FILES
 from models.torchfile import Inert, StoredTensor, TorchFile
 from models.weights import CheckpointError, read_json
 
 IMAGE_CODEC = "image_tokenizer.vae."
-COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", vq.FILE)
+NOISES = {
+    "mdlm": {"mixing_ratio": 0.0},
+    "udlm": {"mixing_ratio": 1.0},
+    "gidd": {"mixing_ratio": 0.0, "sampler": "gidd"},  # the published runs: no uniform noise
+}
+"""What requests get of a checkpoint whose training names its noise so; XDLM says its k."""
+COMPANIONS = (*TEXT_FILES, vq.FILE)
 
 
 class Stored(NamedTuple):
@@ -122,7 +129,8 @@ def _folder(path: Path) -> Source:
     config = read_json(path / "config.json")
     config.pop("auto_map", None)  # points at code that we do not take along
     defaults = read_json(path / "generation_config.json", required=False)
-    companions = tuple(path / n for n in COMPANIONS if (path / n).is_file())
+    places = [weights.member(path, name) for name in COMPANIONS]
+    companions = tuple(place for place in places if place.is_file())
     return Source(_headers(path), config, defaults, companions)
 
 
@@ -148,12 +156,11 @@ def _trained(file: TorchFile, raw: bool) -> Source:
         "time_conditioning": said.at("algo", "time_conditioning").plain(),
         "causal_attention": said.at("algo", "causal_attention").plain(),
     }
+    defaults = NOISES.get(said.at("algo", "name").text() or "", {})
     ratio = said.at("algo", "k1").plain()
-    return Source(
-        tensors,
-        {name: value for name, value in config.items() if value is not None},
-        {} if ratio is None else {"mixing_ratio": ratio},
-    )
+    if not defaults and ratio is not None:
+        defaults = {"mixing_ratio": ratio}
+    return Source(tensors, {n: v for n, v in config.items() if v is not None}, dict(defaults))
 
 
 def _family(tensors: Mapping[str, Stored]) -> str:
@@ -215,7 +222,16 @@ class _Said:
 
     def plain(self) -> bool | int | float | None:
         """A number or a flag, if one stands here."""
+        value = self._leaf()
+        return value if isinstance(value, bool | int | float) else None
+
+    def text(self) -> str | None:
+        """A string, if one stands here."""
+        value = self._leaf()
+        return value if isinstance(value, str) else None
+
+    def _leaf(self) -> object:
         value = self._value
         if isinstance(value, Inert) and isinstance(value.state, dict):
-            value = value.state.get("_val")
-        return value if isinstance(value, bool | int | float) else None
+            return value.state.get("_val")
+        return value

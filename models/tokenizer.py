@@ -12,6 +12,8 @@ from tokenizers import Encoding, Tokenizer
 from models.chat import ChatError, ChatTemplate
 
 LONG = 4096  # characters of a text that is worth another thread
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""What is read of a folder."""
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
@@ -54,8 +56,9 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special ones included."""
-        return self._tokenizer.get_vocab_size()
+        """Number of ids, special ones included, if none is left out."""
+        largest = max(self._tokenizer.get_vocab().values(), default=-1)
+        return max(self._tokenizer.get_vocab_size(), largest + 1)
 
     def encode(self, text: str, start: bool = True) -> list[int]:
         """Ids of a prompt, the start token in front where the checkpoint has one and ``start`` asks

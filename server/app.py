@@ -28,6 +28,8 @@ from server.routes import (
     docs,
     images,
     models,
+    page,
+    pictures,
     score,
     status,
     tokens,
@@ -63,13 +65,25 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
     metrics = engines[0].metrics
     app.add_middleware(RateLimit, rates=rates, rejected=lambda: metrics.rejected("rate_limited"))
-    app.add_middleware(ApiKeys, keys=settings.keys)
+    files = page.assets()
+    app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
     app.add_middleware(AllowedHosts, hosts=settings.hosts)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)
-    for routes in (status, models, completions, chat, images, trajectories, score, tokens):
+    for routes in (
+        status,
+        models,
+        completions,
+        chat,
+        images,
+        trajectories,
+        pictures,
+        score,
+        tokens,
+    ):
         app.include_router(routes.router)
+    app.include_router(page.router_of(files))
     if settings.docs:
         app.include_router(docs.router_of(document(app, app.state.xdlm)))
     return app

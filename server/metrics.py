@@ -5,8 +5,17 @@ client.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 
 from server.events import Done, Event, Failed, GenerationRequest
 
@@ -58,6 +67,10 @@ class Metrics:
         self._skipped = counter("forwards_skipped", "Canvas steps without a network evaluation")
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._scores = counter("scores", "Texts scored")
+        Info("xdlm_build", "What runs", registry=self.registry).info(
+            {"version": version("xdlm-serve")}
+        )
+        ProcessCollector(registry=self.registry)  # memory, open files, CPU time
         self._engines: list[tuple[Callable[[], int], Callable[[], int]]] = []
         self._running.set_function(lambda: sum(running() for running, _ in self._engines))
         self._waiting.set_function(lambda: sum(waiting() for _, waiting in self._engines))

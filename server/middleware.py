@@ -6,7 +6,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -128,13 +128,13 @@ class AllowedHosts:
 class ApiKeys:
     """Answers 401 to requests without a key of the server's, before their body is read."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        """Without any key, nothing is asked for."""
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Keys, free: Iterable[str] = ()) -> None:
+        """Without any key, nothing is asked for; for the paths ``free`` never."""
+        self.app, self.keys, self.free = app, keys, NEEDS_NO_KEY.union(free)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
-        if scope["type"] == "http" and self.keys and scope["path"] not in NEEDS_NO_KEY:
+        if scope["type"] == "http" and self.keys and scope["path"] not in self.free:
             given = Headers(scope=scope).get("authorization")
             if given is None or not self.keys.accept(given):
                 words = "is missing" if given is None else "is not one of this server's"

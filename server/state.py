@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ class State:
         trajectories: recordings, of all models.
         engines: of all models, by name; the first is the one that requests get.
         created: seconds since 1970.
+        pictures: held by whoever draws one; drawing takes a core.
     """
 
     engine: Engine
@@ -33,6 +35,7 @@ class State:
     trajectories: Trajectories
     engines: Mapping[str, Engine]
     created: int = field(default_factory=lambda: int(time.time()))
+    pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @classmethod
     def around(

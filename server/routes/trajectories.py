@@ -137,6 +137,7 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
         request_id=request.scope["request_id"],
         request=body.resolved(run),
         mask={"id": info.mask_id, "text": state.checkpoint.piece(info.mask_id)},
+        ends=list(state.checkpoint.ends),
         image=None if info.image is None else grid_of(info.image),
     )
     return Followed(recording, 0, form, state.settings)

@@ -50,9 +50,10 @@ class Watched:
     def __init__(self, served: Served) -> None:
         self.served, self.port, self.engine = served, served.port, served.engine
         self.canary = self.ask()
-        for _ in range(4):  # memory that a thread's first long text takes stays its own
-            response, _ = call(served, "POST", "/tokenize", {"prompt": "the king " * 50_000})
-            assert response.status == 200
+        long = "the king " * 50_000  # memory that a thread's first long text takes stays its own
+        for _ in range(4):
+            for path, body in (("/tokenize", {"prompt": long}), ("/v1/score", {"text": long})):
+                assert call(served, "POST", path, body)[0].status in (200, 400)
         self.threads, self.descriptors, self.rss = threads(), descriptors(), rss()
 
     def ask(self) -> list:

@@ -171,6 +171,24 @@ def test_a_training_checkpoint(tmp_path, trained, average):
     assert torch.equal(logits(checkpoints.load(tmp_path / "no-average").model), expected(trained))
 
 
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("xdlm", {"sampler": "ancestral", "mixing_ratio": 0.1}),
+        ("mdlm", {"sampler": "ancestral", "mixing_ratio": 0.0}),
+        ("udlm", {"sampler": "ancestral", "mixing_ratio": 1.0}),
+        ("gidd", {"sampler": "gidd", "mixing_ratio": 0.0}),
+    ],
+)
+def test_the_noise_a_model_was_trained_with(tmp_path, trained, average, name, defaults):
+    source = tmp_path / "last.ckpt"
+    torch.save(lightning(trained, average, name=name), source)
+    convert(source, tmp_path / "made", config=IDS)
+    assert checkpoints.inspect(tmp_path / "made")[1] == defaults
+    convert(source, tmp_path / "told", mixing_ratio=0.5, config=IDS)
+    assert checkpoints.inspect(tmp_path / "told")[1]["mixing_ratio"] == 0.5
+
+
 def test_an_average_alone(tmp_path, average):
     """Without a name in it: the names come from the order, the sizes from the shapes."""
     source = tmp_path / "ema.pt"

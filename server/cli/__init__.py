@@ -1,0 +1,35 @@
+"""The command line, and the only composition root: its commands build the pieces and put them
+together. One module, one command; what they share is in ``common``.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from models.memory import keep_freed_memory
+from server.cli.checkpoints import convert, info, make_random
+from server.cli.draw import draw
+from server.cli.generate import generate
+from server.cli.score import score
+from server.cli.serve import listening, serve
+
+__all__ = ["app", "listening", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Serve, watch and inspect discrete-diffusion language models.",
+)
+app.command()(serve)
+app.command()(generate)
+app.command()(score)
+app.command()(draw)
+app.command()(info)
+app.command()(make_random)
+app.command()(convert)
+
+
+def main() -> None:
+    """Entry point of the ``xdlm`` console script."""
+    keep_freed_memory()
+    app()

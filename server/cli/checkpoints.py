@@ -1,0 +1,107 @@
+"""``xdlm info``, ``make-random`` and ``convert``: what a checkpoint is, and making one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from models import checkpoint as checkpoints
+from server.cli.common import stop
+
+
+def info(
+    checkpoint: Annotated[
+        str, typer.Argument(help="a bundled name (stories) or a folder")
+    ] = "stories",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
+) -> None:
+    """Say what a checkpoint is."""
+    from dataclasses import asdict
+
+    from sampler import SAMPLERS
+
+    try:
+        facts_of, defaults = checkpoints.inspect(checkpoints.find(checkpoint))
+    except checkpoints.CheckpointError as error:
+        stop(str(error))
+    noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
+    facts = {**asdict(facts_of), **noise, "samplers": list(SAMPLERS), "defaults": defaults}
+    if as_json:
+        print(json.dumps(facts))
+        return
+    out = Console(highlight=False)
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        out.print(f"{name:>12}  {shown}", soft_wrap=True, markup=False)
+
+
+def make_random(
+    folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
+    family: Annotated[str, typer.Option(help="llada, dit or unet")] = "llada",
+    shape: Annotated[
+        str,
+        typer.Option(
+            help="tiny, llada-8b (llada), small-owt, small-lm1b, small-imagenet, medium-owt, "
+            "tiny-owt, tiny-image (dit), cifar10 (unet), "
+            "fields of config.json, or both: tiny,n_layers=4"
+        ),
+    ] = "tiny",
+    seed: Annotated[int, typer.Option(help="fixes the weights")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="a bundled name or folder to take the tokenizer from")
+    ] = None,
+) -> None:
+    """Write a seeded random checkpoint of any shape."""
+    import torch
+
+    from models.random import FAMILIES, parse_shape, write_random
+
+    if family not in FAMILIES:
+        stop(f"--family must be {' or '.join(FAMILIES)}, not {family!r}", 2)
+    if dtype not in ("float32", "bfloat16"):
+        stop(f"--dtype must be float32 or bfloat16, not {dtype!r}", 2)
+    try:
+        source = checkpoints.find(tokenizer) if tokenizer else None
+        write_random(
+            folder,
+            parse_shape(shape, family),
+            family=family,
+            seed=seed,
+            dtype=getattr(torch, dtype),
+            tokenizer=source,
+        )
+    except checkpoints.CheckpointError as error:
+        stop(str(error))
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="a folder, .safetensors or .ckpt, by its content")],
+    folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
+    mixing_ratio: Annotated[
+        float | None, typer.Option(help="k that it was trained with, where it does not say")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="trained weights, not their average")] = False,
+    config: Annotated[
+        str, typer.Option(help="what it does not say of config.json: n_heads=12,model_length=1024")
+    ] = "",
+    vq: Annotated[
+        Path | None, typer.Option(help="LlamaGen's tokenizer of images: vq_ds16_c2i.pt")
+    ] = None,
+) -> None:
+    """Make a folder to serve from a published checkpoint. Pickles are read as data, never run."""
+    from models.convert import convert as write
+    from models.random import parse_fields
+
+    try:
+        fields = parse_fields(config, {}, "--config") if config else {}
+        written = write(
+            source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
+        )
+    except checkpoints.CheckpointError as error:
+        stop(str(error))
+    print(f"{folder}: {written.family}, {written.parameters:,} parameters, {written.dtype}")

@@ -1,0 +1,60 @@
+"""What commands share: options, and loading a checkpoint or saying why not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from models import checkpoint as checkpoints
+from sampler.params import InvalidParam, SamplingParams
+from server.choices import sampling_params
+
+errors = Console(stderr=True, highlight=False)
+
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
+DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
+
+
+def stop(message: str, code: int = 1) -> NoReturn:
+    """End the command with a line on stderr."""
+    errors.print(f"xdlm: {message}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def load(
+    name: str, device: str, dtype: str, threads: int = 0, ranks: int = 1
+) -> checkpoints.Checkpoint:
+    """A checkpoint by a bundled name or a folder, ready to run; on several ranks, if asked for."""
+    import torch
+
+    if dtype not in ("auto", "float32", "bfloat16"):
+        stop(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}", 2)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        place = checkpoints.find(name)
+        if ranks > 1:
+            return checkpoints.load_divided(place, ranks, _lost, device, dtype)  # type: ignore[arg-type]
+        return checkpoints.load(place, device, dtype)  # type: ignore[arg-type]
+    except checkpoints.CheckpointError as error:
+        stop(str(error))
+
+
+def _lost(rank: int) -> None:
+    """Without one of its ranks a network answers nothing: shut down, so that a supervisor can start
+    all of them anew.
+    """
+    errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def params_of(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
+    """What the checkpoint does by itself, but for what was chosen."""
+    try:
+        return sampling_params(loaded.defaults, chosen)
+    except InvalidParam as error:
+        stop(str(error), 2)

@@ -1,0 +1,63 @@
+"""``xdlm draw``: images of a class in one picture."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models import checkpoint as checkpoints
+from sampler.params import InvalidParam
+from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop
+from server.config import Settings
+
+
+def draw(
+    what: Annotated[str, typer.Argument(help="a class, by its name or number; all for each")],
+    out: Annotated[Path, typer.Argument(help="a picture file: .png, .webp")],
+    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "digits",
+    count: Annotated[int, typer.Option(min=1, max=256, help="images of each class")] = 1,
+    film: Annotated[
+        int, typer.Option(min=0, help="show so many moments of the first image instead")
+    ] = 0,
+    scale: Annotated[int, typer.Option(min=1, max=64, help="show each pixel so large")] = 4,
+    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    sampler: Annotated[str | None, typer.Option(help="how tokens are decided")] = None,
+    temperature: Annotated[float | None, typer.Option()] = None,
+    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="w; 1 is off")] = None,
+    seed: Annotated[int, typer.Option(help="of the first image; the others count on")] = 0,
+    device: DeviceOption = "cpu",
+    dtype: DTypeOption = "auto",
+) -> None:
+    """Draw images of a class into one picture, or show how one comes about."""
+    from server.build import engine_of
+    from server.choices import class_named
+    from server.draw import drawn, spread, tiled
+    from server.generate import GenerationFailed
+
+    chosen = {k: v for k, v in locals().items() if v is not None}
+    loaded = load(checkpoint, device, dtype)
+    params = params_of(loaded, chosen)
+    try:
+        shape = loaded.check_pixels()
+        labels = range(loaded.info.classes) if what == "all" else [class_named(loaded.info, what)]
+        wanted = [
+            replace(params, class_label=label, seed=seed + i * count + j)
+            for i, label in enumerate(labels)
+            for j in range(count)
+        ]
+        engine = engine_of(loaded, Settings.model_validate({}))
+        states = asyncio.run(drawn(engine, shape.length, wanted[:1] if film else wanted))
+    except (InvalidParam, GenerationFailed, checkpoints.CheckpointError) as error:
+        stop(str(error), 2)
+    canvases = spread(states[0], film) if film else [of_one[-1] for of_one in states]
+    columns = len(canvases) if film else count
+    try:
+        tiled(loaded, canvases, columns, scale).save(out)
+    except (OSError, ValueError) as error:
+        stop(f"{out}: {error}", 2)
+    print(f"{out}: {len(canvases)} pictures")

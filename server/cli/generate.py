@@ -1,0 +1,122 @@
+"""``xdlm generate``: one text, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models import checkpoint as checkpoints
+from sampler.params import InvalidParam
+from server.choices import default_length
+from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop
+from server.config import Settings
+from server.events import GenerationRequest
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="how the text begins")] = "",
+    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
+    max_tokens: Annotated[int | None, typer.Option(help="positions to fill")] = None,
+    prompt_ids: Annotated[
+        str | None, typer.Option(help="token ids instead of a prompt: 5,9,2")
+    ] = None,
+    infill: Annotated[bool, typer.Option("--infill", help="fill masks in --prompt-ids")] = False,
+    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ancestral, topk, threshold, gidd or remdm")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="w; 1 is off")] = None,
+    noise_removal: Annotated[str | None, typer.Option(help="ancestral, greedy or none")] = None,
+    block_length: Annotated[
+        int | None, typer.Option(help="topk, threshold: positions of a block")
+    ] = None,
+    refine_scope: Annotated[str | None, typer.Option(help="topk: generated or block")] = None,
+    confidence_threshold: Annotated[
+        float | None, typer.Option(help="threshold: fill masks at least this sure")
+    ] = None,
+    entropy_bound: Annotated[float | None, typer.Option(help="threshold: in nats")] = None,
+    confidence_factor: Annotated[
+        float | None, typer.Option(help="threshold: f of Fast-dLLM's rule")
+    ] = None,
+    remasking: Annotated[str | None, typer.Option(help="topk: low_confidence or random")] = None,
+    logits_eos_inf: Annotated[
+        bool, typer.Option("--logits-eos-inf", help="topk, threshold: never write the end token")
+    ] = False,
+    confidence_eos_eot_inf: Annotated[
+        bool, typer.Option("--confidence-eos-eot-inf", help="topk: write the end tokens last")
+    ] = False,
+    compat: Annotated[
+        str | None, typer.Option(help="topk: official repeats the published loop")
+    ] = None,
+    p_uniform: Annotated[float | None, typer.Option(help="gidd: share of uniform noise")] = None,
+    remdm_schedule: Annotated[str | None, typer.Option(help="remdm: cap, rescale or loop")] = None,
+    remdm_eta: Annotated[float | None, typer.Option(help="remdm: how much is masked again")] = None,
+    remdm_t_on: Annotated[float | None, typer.Option(help="remdm, loop: begins here")] = None,
+    remdm_t_off: Annotated[float | None, typer.Option(help="remdm, loop: ends here")] = None,
+    remdm_alpha_on: Annotated[
+        float | None, typer.Option(help="remdm, loop: signal held in it")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="same seed, same text")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="show the canvas at every step")] = False,
+    delay: Annotated[float, typer.Option(help="with --watch: seconds between steps")] = 0.12,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON on stdout; with --watch a line a step")
+    ] = False,
+    svg: Annotated[Path | None, typer.Option(help="with --watch: save a picture here")] = None,
+    device: DeviceOption = "cpu",
+    dtype: DTypeOption = "auto",
+) -> None:
+    """Generate one text, without a server."""
+    from server.build import engine_of
+    from server.generate import GenerationFailed, show_ids, show_text
+    from server.terminal import Viewer
+
+    flags = {k: v for k, v in locals().items() if v is not None}
+    loaded = load(checkpoint, device, dtype)
+    params = params_of(loaded, flags)
+    ids = _prompt(loaded, prompt, prompt_ids)
+    room, hole = loaded.info.max_length - len(ids), loaded.info.mask_id if infill else None
+    if loaded.info.mask_id in ids and not infill and params.compat != "official":
+        stop(f"--prompt-ids hold the mask id {loaded.info.mask_id}; --infill has it filled", 2)
+    length = default_length(loaded.defaults, room) if max_tokens is None else max_tokens
+    least = 0 if hole in ids else 1
+    if not least <= length <= room:
+        stop(f"--max-tokens must lie between {least} and {room} behind this prompt", 2)
+    try:
+        request = GenerationRequest.continuing(ids, length, params, watch, hole)
+    except InvalidParam as error:
+        stop(str(error), 2)
+    request = replace(request, lossless=True)
+    engine = engine_of(loaded, Settings.model_validate({}))
+    try:
+        if prompt_ids is not None:
+            asyncio.run(show_ids(engine, request, len(ids), as_json))
+        else:
+            viewer = Viewer(loaded, len(ids), delay, svg) if watch and not as_json else None
+            asyncio.run(show_text(engine, request, len(ids), viewer, as_json))
+    except GenerationFailed as error:
+        stop(str(error))
+
+
+def _prompt(loaded: checkpoints.Checkpoint, prompt: str, prompt_ids: str | None) -> list[int]:
+    """Ids of the prompt, given as text or as ids."""
+    if prompt_ids is None:
+        if loaded.text is None:
+            stop("the checkpoint has no tokenizer.json; give --prompt-ids", 2)
+        return loaded.text.encode(prompt)
+    if prompt:
+        stop("give a prompt or --prompt-ids, not both", 2)
+    try:
+        ids = [int(i) for i in prompt_ids.split(",")]
+    except ValueError:
+        stop("--prompt-ids must be integers with commas between", 2)
+    if not all(0 <= i < loaded.info.vocab_size for i in ids):
+        stop(f"--prompt-ids must lie between 0 and {loaded.info.vocab_size - 1}", 2)
+    return ids

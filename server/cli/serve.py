@@ -1,0 +1,156 @@
+"""``xdlm serve``: builds engines and app from Settings, and listens."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from models import checkpoint as checkpoints
+from sampler.params import InvalidParam, SamplingParams
+from server.choices import check_defaults
+from server.cli.common import load, stop
+from server.config import ConfigError, Settings
+
+
+def serve(
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(help="bundled names or folders; several are served at once"),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0 takes all")] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="processes or GPUs that share one LLaDA")
+    ] = None,
+    max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
+    max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
+    max_positions: Annotated[int | None, typer.Option(help="canvas positions in a step")] = None,
+    api_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key", help="accept this key; may be repeated. Others can see flags: ps"
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="accept the keys of this file, one a line")
+    ] = None,
+    docs: Annotated[
+        bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="print all settings as such a file, and stop")
+    ] = False,
+) -> None:
+    """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more, and
+    those override the file.
+    """
+    checkpoints = checkpoints or None  # no argument is an empty list
+    flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
+    try:
+        settings = Settings.read(flags, config)
+    except ConfigError as error:
+        stop(str(error), 2)
+    if print_config:
+        print(settings.as_yaml(), end="")
+    else:
+        _serve(settings)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket whose connections send at once. Asyncio sees to that only for sockets that it made
+    itself; without it the body of an answer waits for the client to acknowledge the headers, some
+    40 ms.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    listener = socket.create_server((host, port), backlog=2048)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _serve(settings: Settings) -> None:
+    from server import logs
+    from server.app import create_app
+    from server.build import engine_of
+    from server.metrics import Metrics
+    from server.serving import Server
+
+    logs.configure()
+    try:
+        listener = listening(settings.host, settings.port)
+    except OSError as error:
+        stop(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    models = [_loaded_for_serving(name, settings) for name in settings.checkpoints]
+    names = [loaded.info.name for loaded in models]
+    if len(set(names)) < len(names):
+        stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
+    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    out = Console(highlight=False)
+    for info in (loaded.info for loaded in models):
+        size = f"{info.parameters / 1e6:.1f} M parameters, {info.dtype}"
+        out.print(f"{info.name}: {size}", style="dim")
+    out.print(f"Listening on [bold]{url}[/bold]. Try:\n")
+    for route, body in _examples(models):
+        out.print(
+            f"  curl {url}{route} -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n",
+            soft_wrap=True,
+            markup=False,
+        )
+    metrics = Metrics()
+    engines = [engine_of(loaded, settings, metrics) for loaded in models]
+    app = create_app(engines, settings)
+    Server(app, engines, settings.shutdown_seconds).run([listener])
+
+
+def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint:
+    """A checkpoint that can answer its first request at once. Defaults that make no sense are
+    refused before the port is announced.
+    """
+    loaded = load(name, settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
+    if loaded.text is None and loaded.info.image is None:
+        stop(f"{name}: tokenizer.json is missing")
+    if loaded.info.image is not None:
+        try:
+            loaded.check_pixels()
+        except checkpoints.CheckpointError as error:
+            stop(str(error))
+    try:
+        check_defaults(loaded.defaults)
+    except InvalidParam as error:
+        stop(f"{name}: generation_config.json: {error}", 2)
+    _warm_up(loaded)
+    return loaded
+
+
+def _examples(models: list[checkpoints.Checkpoint]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A route and a body for each kind of model."""
+    if any(loaded.info.image is None for loaded in models):
+        yield "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 120}
+    if any(loaded.info.image is not None for loaded in models):
+        yield "/v1/images/generations", {"prompt": "7"}
+
+
+def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
+    """One short run, so that the first request does not pay for first-use set-up."""
+    from sampler import SAMPLERS
+    from sampler.canvas import CanvasBatch
+    from sampler.step import take_step
+
+    info = checkpoint.info
+    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
+    length = min(64, info.max_length) if info.image is None else info.image.length
+    canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
+    batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
+    for _ in range(2):
+        batch = take_step(sampler, checkpoint.model, batch).batch

@@ -1,0 +1,94 @@
+"""A network divided among processes gives what the whole one gives."""
+
+from __future__ import annotations
+
+import json
+import queue
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.checkpoint import CheckpointError, load, load_divided
+from models.llada import LLaDA, LLaDAConfig
+from models.random import DIT_SHAPES, SHAPES, write_random
+from models.ranks import Leader
+
+GROUPED = {"n_heads": 8, "n_kv_heads": 2}
+TIED = {"weight_tying": True}
+
+
+def unexpected(rank: int) -> None:
+    raise AssertionError(f"rank {rank} ended")
+
+
+def written(folder: Path, **changes) -> Path:
+    """A seeded LLaDA whose blocks have their say, with logits of a usual size."""
+    write_random(folder, {**SHAPES["tiny"], **changes}, dtype=torch.float32)
+    config = json.loads((folder / "config.json").read_text())
+    torch.manual_seed(3)
+    network = LLaDA(LLaDAConfig.from_dict(config))
+    state = {n: (0.2 if "wte" in n else 2) * w for n, w in network.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("changes", [{}, GROUPED | TIED], ids=["plain", "grouped, tied"])
+def test_two_processes_give_the_logits_of_one(tmp_path, changes):
+    folder = written(tmp_path / "random", **changes)
+    whole, divided = load(folder), load_divided(folder, 2, unexpected)
+    assert divided.info == whole.info
+    assert isinstance(divided.model, Leader)
+    try:
+        g = torch.Generator().manual_seed(0)
+        for lengths in ([300], [5, 64, 130], [1]):
+            offsets = torch.tensor([0, *lengths]).cumsum(0)
+            tokens = torch.randint(512, (sum(lengths),), generator=g)
+            rows = torch.randperm(len(tokens), generator=g)[: 1 + len(tokens) // 3]
+            for asked in (None, rows):
+                with torch.inference_mode():
+                    one, two = (
+                        c.model.head(c.model.trunk(tokens, offsets, asked))
+                        for c in (whole, divided)
+                    )
+                assert 1 < one.std() < 10
+                torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+    finally:
+        divided.model.close()
+
+
+def test_a_rank_that_dies_is_told_of_and_passes_fail(tmp_path):
+    folder = written(tmp_path / "random")
+    lost: queue.Queue[int] = queue.Queue()
+    divided = load_divided(folder, 2, lost.put)
+    assert isinstance(divided.model, Leader)
+    try:
+        (other,) = divided.model.ranks
+        other.kill()
+        assert lost.get(timeout=30) == 1
+        with pytest.raises(RuntimeError):
+            divided.model.trunk(torch.zeros(8, dtype=torch.long), torch.tensor([0, 8]))
+    finally:
+        divided.model.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "ranks", "named"),
+    [
+        ("llada", SHAPES["tiny"], 3, "n_heads = 4"),
+        ("llada", {**SHAPES["tiny"], **GROUPED}, 4, "n_kv_heads = 2"),
+        ("llada", {**SHAPES["tiny"], "mlp_hidden_size": 130}, 4, "mlp_hidden_size = 130"),
+        ("dit", DIT_SHAPES["tiny"], 2, "not dit"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_by_name(tmp_path, family, shape, ranks, named):
+    write_random(tmp_path / "random", shape, family=family)
+    with pytest.raises(CheckpointError, match=named):
+        load_divided(tmp_path / "random", ranks, unexpected)
+
+
+def test_a_numbered_device_is_refused(tmp_path):
+    write_random(tmp_path / "random", SHAPES["tiny"])
+    with pytest.raises(CheckpointError, match="cpu:1"):
+        load_divided(tmp_path / "random", 2, unexpected, device="cpu:1")

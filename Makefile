@@ -4,8 +4,8 @@ BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve loadtest test test-all test-browser screenshots test-clients fuzz image check format \
-    lock clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients soak fuzz image check \
+    format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
@@ -28,6 +28,9 @@ screenshots: .venv/dev chromium  ## of the page, into docs/
 
 test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## clients of others
 	$(BIN)/pytest -m clients
+
+soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
+	$(BIN)/pytest -m slow tests/faults
 
 fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -38,6 +39,9 @@ from server.state import State
 from server.tracing import Tracing, exporting
 from server.trajectories import Trajectories
 
+ASIDE_THREADS = 2
+"""For work on long texts; it is not to take the machine from the model."""
+
 
 def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
     """The application around engines that have not been started yet, each with its own model."""
@@ -45,14 +49,16 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        for engine in engines:
-            engine.start()
-            engine.watchdog.start()
-        yield
-        for engine in engines:
-            engine.stop()
-        if traces is not None:
-            await asyncio.to_thread(traces.shutdown)
+        with ThreadPoolExecutor(ASIDE_THREADS, "xdlm-aside") as pool:
+            asyncio.get_running_loop().set_default_executor(pool)
+            for engine in engines:
+                engine.start()
+                engine.watchdog.start()
+            yield
+            for engine in engines:
+                engine.stop()
+            if traces is not None:
+                await asyncio.to_thread(traces.shutdown)
 
     app = FastAPI(
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None

@@ -12,7 +12,7 @@ from server.scheduler import Scheduler
 from server.scoring import Scorer
 from server.watchdog import Watchdog
 
-POSITIONS = {"cpu": 256, "cuda": 16384}
+POSITIONS = {"cpu": 128, "cuda": 16384}
 """In one step, where no number is set. The time of a step on a CPU grows with its positions, so
 that more of them make every request wait and none go faster; a GPU is idle below thousands.
 """

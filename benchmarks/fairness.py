@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from benchmarks.isolated import Record, save
 from server.scheduler import Scheduler, Work
 
-BASE, PER_POSITION = 2e-3, 4e-4  # seconds
+BASE, PER_POSITION = 9.8e-3, 1.5e-4  # seconds: ``benchmarks/step_positions.py``, one thread
 KINDS = {"short": (Work(64, 16), 0.90), "long": (Work(256, 512), 0.10)}
 """Canvas and steps, and the share of requests."""
 PATIENCE = (0.0, 2.0, 4.0, 8.0, 16.0, math.inf)
-POSITIONS = (128, 256, 1024, 16384)
+POSITIONS = (128, 512, 2048, 16384)
 LOADS = (0.5, 0.8, 0.95)
 
 

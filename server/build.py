@@ -13,7 +13,7 @@ from server.scoring import Scorer
 from server.watchdog import Watchdog
 
 POSITIONS = {"cpu": 512, "cuda": 16384}
-"""In one step, where no number is set. On a CPU more positions make a step longer, for every request
+"""In one step, where no number is set. On a CPU more positions make a step longer for every request
 in it, but up to some hundreds each of them costs less (``benchmarks/step_positions.py``); a GPU is
 idle below thousands.
 """

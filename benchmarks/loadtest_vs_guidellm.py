@@ -90,6 +90,8 @@ def main() -> None:
                     folder = Path(temporary) / f"{side}-{width}-{repeat}"
                     found = run(url, width, args.seconds, folder)
                     times = sorted(found.pop("times"))
+                    if len(times) < 5:
+                        raise RuntimeError(f"{side} had {len(times)} answers: more --seconds")
                     cuts = statistics.quantiles(times, n=20, method="inclusive")
                     records.append(
                         {"width": width, "repeat": repeat, "side": side, "requests": len(times)}

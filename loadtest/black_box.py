@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import platform
@@ -21,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.errors import Refusal
 
-START_SECONDS = 60.0
+START_SECONDS, IDLE_SECONDS = 60.0, 20.0
 
 
 class Unsuitable(Refusal):
@@ -56,8 +57,8 @@ async def choose_model(
 async def counters(session: aiohttp.ClientSession) -> dict[str, float]:
     """The server's own counts of requests; empty where it has no such metrics.
 
-    ``ended``: requests whose denoising came to its end. ``ok``: texts that were handed over. Then
-    failures, by code.
+    ``busy``: requests that run or wait now. ``ended``: requests whose denoising came to its end.
+    ``ok``: texts that were handed over. Then failures, by code.
     """
     async with session.get("/metrics") as response:
         if response.status != 200:
@@ -70,8 +71,20 @@ async def counters(session: aiohttp.ClientSession) -> dict[str, float]:
                 found["ended"] = sample.value
             elif sample.name == "xdlm_request_success_total":
                 found["ok"] = found.get("ok", 0) + sample.value
+            elif sample.name in ("xdlm_requests_running", "xdlm_requests_waiting"):
+                found["busy"] = found.get("busy", 0) + sample.value
             elif sample.name == "xdlm_request_failure_total":
                 found[sample.labels["code"]] = sample.value
+    return found
+
+
+async def idle_counters(session: aiohttp.ClientSession) -> dict[str, float]:
+    """The same once nothing runs or waits: what clients gave up must not go on in the next cell.
+    Some other client's requests are waited for too, but not for ever.
+    """
+    ends = time.monotonic() + IDLE_SECONDS
+    while (found := await counters(session)).pop("busy", 0) and time.monotonic() < ends:
+        await asyncio.sleep(0.05)
     return found
 
 

@@ -207,7 +207,7 @@ def smoke(
         repeats=1,
         warmup=seconds / 16,
         duration=seconds * 3 / 16,
-        drain=10,
+        drain=60,
         timeout=60,
         max_requests=500,
     )

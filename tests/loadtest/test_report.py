@@ -116,7 +116,11 @@ def test_knees(tmp_path):
 
     def make(planned: Planned) -> list[Record]:
         value = planned.load.value
-        rate = {1: 2, 4: 4, 16: 4.4}[value] if planned.load.loop == "closed" else min(value, 12)
+        rate = (
+            {1.0: 2.0, 4.0: 4.0, 16.0: 4.4}[value]
+            if planned.load.loop == "closed"
+            else min(value, 12)
+        )
         due = 10 * (rate if planned.load.loop == "closed" else value)
         sent = [record(n, n * 10 / due, 0.2) for n in range(int(10 * rate))]
         return sent + [record(n, 9, 6, "gave up") for n in range(int(10 * rate), int(due))]

@@ -181,7 +181,9 @@ def test_images_are_judged_by_a_classifier(server, tmp_path, command: Command):
     rows = Folder(tmp_path / "run").quality()
     assert len(rows) >= 4 and all(row["right"] in (True, False) for row in rows)
     assert {row["seen"] for row in rows} <= set(names)
-    assert "images right" in command("report", tmp_path / "run")
+    command("report", tmp_path / "run")
+    table = (tmp_path / "run" / "report.html").read_text().split("Quality by step count")[1]
+    assert len(re.findall(r"<td class=\"\">\d+\.\d ± \d+\.\d</td>", table)) == 2
 
 
 def test_two_runs_side_by_side(swept, server, tmp_path, command: Command):

@@ -23,7 +23,7 @@ ROUTES = (
 def locust(url: str, folder: Path, *args: str, code: int = 0) -> dict[str, dict]:
     """What locust counted, by name."""
     command = [LOCUST, "-f", ROOT / "loadtest" / "users.py", "--host", url, "--headless", "--json"]
-    command += ["--steps", "3", "--max-tokens", "12", "--stop-timeout", "20", *args]
+    command += ["--steps", "3", "--max-tokens", "12", "--stop-timeout", "60", *args]
     done = subprocess.run(
         [str(part) for part in command], cwd=folder, capture_output=True, text=True, timeout=150
     )
@@ -39,7 +39,7 @@ def locust(url: str, folder: Path, *args: str, code: int = 0) -> dict[str, dict]
 
 @pytest.mark.parametrize("workers", [(), ("--processes", "2")])
 def test_every_kind_of_user_reads_its_streams(server: Server, tmp_path, workers):
-    counted = locust(server.url, tmp_path, "-u", "8", "-r", "8", "-t", "6s", *workers)
+    counted = locust(server.url, tmp_path, "-u", "8", "-r", "8", "-t", "20s", *workers)
     for route in ROUTES:
         whole = counted[route]
         assert whole["num_requests"] > 0 and whole["num_failures"] == 0
@@ -51,5 +51,5 @@ def test_every_kind_of_user_reads_its_streams(server: Server, tmp_path, workers)
 
 def test_failures_are_told_and_users_without_a_model_stop(stub: Stubbed, tmp_path):
     """The stub has no list of models, so nobody has anything to ask."""
-    counted = locust(stub.url, tmp_path, "-u", "2", "-r", "2", "-t", "3s", code=1)
+    counted = locust(stub.url, tmp_path, "-u", "2", "-r", "2", "-t", "8s", code=1)
     assert set(counted) == {"/v1/models"} and counted["/v1/models"]["num_failures"] > 0

@@ -27,8 +27,15 @@ from server.state import State
 from server.trajectories import Trajectories
 
 
-def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
-    """The application around engines that have not been started yet, each with its own model."""
+def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") -> FastAPI:
+    """The application around engines that have not been started yet, each with its own model.
+
+    Args:
+        engines: the first is the one that requests get.
+        settings: of the server.
+        mark: up to 12 hexadecimal digits that begin the ids of its trajectories, by which others
+            know where they are kept.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -42,7 +49,7 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
-    app.state.xdlm = State.around(engines, settings, kept)
+    app.state.xdlm = State.around(engines, settings, kept, mark)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
     app.add_middleware(ApiKeys, keys=settings.keys)
     app.add_middleware(RequestLog)

@@ -58,6 +58,7 @@ class Engine:
         self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
         self._groups: dict[str, Group] = {}
         self._pace = 1e-3  # seconds per step, as seen of late
+        self._position_pace = 1e-5  # seconds per position, as seen of late
         self._cancelled: set[Subscription] = set()
         self._finishing: set[Subscription] = set()
         self._wake = threading.Condition()
@@ -82,6 +83,20 @@ class Engine:
     def ready(self) -> bool:
         """Whether requests are taken."""
         return self._thread.is_alive() and not self._stopping
+
+    @property
+    def backlog(self) -> int:
+        """Positions × steps left of all requests that are here."""
+        with self._wake:
+            waiting = [subscription.request for subscription in self.scheduler.queue]
+        left = sum(len(request.tokens) * request.params.steps for request in waiting)
+        batches = [group.batch for group in list(self._groups.values())]
+        return left + sum(int(((b.calls - b.step) * b.lengths).sum()) for b in batches)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """About how long that takes, at the pace seen of late."""
+        return self.backlog * self._position_pace
 
     def submit(self, request: GenerationRequest) -> Subscription:
         """Queue a request.
@@ -230,10 +245,13 @@ class Engine:
         over = [self._settle(g, r) for (_, g), r in zip(groups, results, strict=True)]
         seconds = time.monotonic() - began
         self._pace = max(seconds, PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * seconds)
+        positions = sum(r.batch.tokens.numel() for r in results)
+        seen = seconds / positions
+        self._position_pace = PACE_MEMORY * self._position_pace + (1 - PACE_MEMORY) * seen
         self.metrics.stepped(
             seconds=seconds,
             requests=sum(r.batch.size for r in results),
-            positions=sum(r.batch.tokens.numel() for r in results),
+            positions=positions,
             head_rows=sum(r.head_rows for r in results),
             skipped=sum(int((r.forwards == 0).sum()) for r in results),
         )

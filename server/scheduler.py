@@ -34,6 +34,11 @@ class Scheduler(Generic[Key]):
         return len(self._waiting)
 
     @property
+    def queue(self) -> list[Key]:
+        """The requests that wait."""
+        return [key for key, _ in self._waiting]
+
+    @property
     def room(self) -> int:
         """Requests that can still be queued."""
         return self.max_waiting - len(self._waiting)

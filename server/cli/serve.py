@@ -6,15 +6,17 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from models import checkpoint as checkpoints
-from sampler.params import SamplingParams
-from server.cli.common import load, params_of, stop
+from server.cli.common import load, stop
 from server.config import Settings
+from server.preparing import check_servable, warm_up
+
+Chosen = TypeVar("Chosen", bound=Settings)
 
 
 def serve(
@@ -47,16 +49,21 @@ def serve(
     ] = None,
 ) -> None:
     """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more."""
+    checkpoints = checkpoints or None  # no argument is an empty list
+    _serve(settings_of(Settings, locals()))
+
+
+def settings_of(kind: type[Chosen], flags: dict[str, Any]) -> Chosen:
+    """Settings by flags, those that are None left out."""
     from pydantic import ValidationError
 
-    checkpoints = checkpoints or None  # no argument is an empty list
-    flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
     try:
-        settings = Settings.model_validate(flags)
+        return kind.model_validate(
+            {k: v for k, v in flags.items() if v is not None and k in kind.model_fields}
+        )
     except ValidationError as error:
         first = error.errors()[0]
         stop(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", 2)
-    _serve(settings)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -118,15 +125,11 @@ def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint
     refused before the port is announced.
     """
     loaded = load(name, settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
-    if loaded.text is None and loaded.info.image is None:
-        stop(f"{name}: tokenizer.json is missing")
-    if loaded.info.image is not None:
-        try:
-            loaded.check_pixels()
-        except checkpoints.CheckpointError as error:
-            stop(str(error))
-    params_of(loaded, {})
-    _warm_up(loaded)
+    try:
+        check_servable(loaded)
+    except checkpoints.CheckpointError as error:
+        stop(str(error))
+    warm_up(loaded)
     return loaded
 
 
@@ -136,18 +139,3 @@ def _examples(models: list[checkpoints.Checkpoint]) -> Iterator[tuple[str, dict[
         yield "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 120}
     if any(loaded.info.image is not None for loaded in models):
         yield "/v1/images/generations", {"prompt": "7"}
-
-
-def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
-    """One short run, so that the first request does not pay for first-use set-up."""
-    from sampler import SAMPLERS
-    from sampler.canvas import CanvasBatch
-    from sampler.step import take_step
-
-    info = checkpoint.info
-    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
-    length = min(64, info.max_length) if info.image is None else info.image.length
-    canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
-    batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
-    for _ in range(2):
-        batch = take_step(sampler, checkpoint.model, batch).batch

@@ -3,10 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve test test-all test-clients fuzz check format lock clean
+.PHONY: serve loadtest test test-all test-clients fuzz check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
+
+loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; build/loadtest/report.html
+	$(BIN)/xdlm-loadtest smoke --out build/loadtest/$(shell date +%H%M%S)
 
 test: .venv/dev  ## all fast tests
 	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients"
@@ -44,8 +47,12 @@ lock:  ## write constraints.txt anew from pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
+.venv/loadtest: .venv/runtime
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[loadtest]"
+	touch $@
+
 .venv/dev: .venv/runtime
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,loadtest]"
 	touch $@
 
 # The clients live apart: their dependencies must not choose ours. Needs node 20 and npm besides.

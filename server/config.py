@@ -1,12 +1,15 @@
-"""Settings: the only reader of the environment. Flags of the command line override it."""
+"""Settings: the only reader of the environment and of the configuration file."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from sampler.params import MAX_STEPS
 from server.keys import Keys
@@ -28,8 +31,14 @@ def _keys_of_file(given: Any) -> Any:
     return Keys.read(Path(given)) if isinstance(given, str | Path) else given
 
 
+class ConfigError(ValueError):
+    """Settings that cannot be used; the message is one line and holds no key."""
+
+
 class Settings(BaseSettings):
-    """How one server runs. Every field can be set as ``XDLM_<NAME>`` in the environment."""
+    """How one server runs. Every field can be set as ``XDLM_<NAME>`` in the environment, and by its
+    name in a file.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="XDLM_", extra="ignore", frozen=True, hide_input_in_errors=True
@@ -90,3 +99,60 @@ class Settings(BaseSettings):
     def keys(self) -> Keys:
         """All keys; without any, none is asked for."""
         return self.api_keys | self.api_key_file
+
+    @classmethod
+    def read(cls, flags: Mapping[str, Any], file: Path | None = None) -> Self:
+        """Flags over the environment over a YAML file over defaults.
+
+        Raises:
+            ConfigError: a value that is none, or a file that cannot be used.
+        """
+        filed = {} if file is None else _filed(file)
+        try:
+            return cls.model_validate({**filed, **EnvSettingsSource(cls)(), **flags})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{where}: {message}") from None
+
+    def as_yaml(self) -> str:
+        """All settings with what they mean, as a file that ``read`` takes. Keys themselves are not
+        in it: where they are named by a file, its path is.
+        """
+        return "".join(
+            f"# {field.description}\n{_line(name, getattr(self, name))}"
+            for name, field in type(self).model_fields.items()
+        )
+
+
+def _line(name: str, value: Any) -> str:
+    if isinstance(value, Keys):
+        if value.file is None:
+            return f"# {name}: {len(value.digests) or 'none'} given; keys are not shown\n"
+        value = str(value.file)
+    return yaml.safe_dump({name: value}, allow_unicode=True, width=1000)
+
+
+def _filed(path: Path) -> dict[str, Any]:
+    """Settings that a file holds; each is one of ours, and none is there twice."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}: expected lines of the form 'name: value'")
+    names = [key.value for key, _ in node.value]
+    for name in names:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(str(name), Settings.model_fields, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{path}: {name} is not a setting{hint}")
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: {name} is set twice")
+    return found

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 KEY = re.compile(r"[\x21-\x7e]+")
@@ -14,9 +14,15 @@ KEY = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True, repr=False)
 class Keys:
-    """The keys that a server accepts; none means that it asks for none."""
+    """The keys that a server accepts; none means that it asks for none.
+
+    Attributes:
+        digests: SHA-256 of each.
+        file: where they were read from, if from a file.
+    """
 
     digests: tuple[bytes, ...] = ()
+    file: Path | None = None
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Keys:
@@ -45,7 +51,8 @@ class Keys:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ValueError(f"cannot read {path}: not UTF-8") from None
-        return cls.of(line for line in lines if line and not line.startswith("#"))
+        keys = cls.of(line for line in lines if line and not line.startswith("#"))
+        return replace(keys, file=path)
 
     def accept(self, authorization: str) -> bool:
         """Whether the value of an ``Authorization`` header holds one of the keys. All are compared,

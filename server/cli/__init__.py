@@ -17,7 +17,6 @@ from server.cli.serve import listening, serve
 __all__ = ["app", "listening", "main"]
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Serve, watch and inspect discrete-diffusion language models.",

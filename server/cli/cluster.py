@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from server.cli.common import stop
+from server.config import ConfigError
 
 
 def cluster(
@@ -45,14 +46,17 @@ def cluster(
             raise
         stop("xdlm cluster needs Ray: pip install 'xdlm-serve[ray]'")
     from models.checkpoint import CheckpointError
-    from server.cli.serve import settings_of
 
     if detach and address is None:
         stop("--detach needs --address", 2)
-    checkpoints = checkpoints or None
-    settings = settings_of(ClusterSettings, locals())
+    checkpoints = checkpoints or None  # no argument is an empty list
+    given = {k: v for k, v in locals().items() if v is not None}
+    flags = {k: v for k, v in given.items() if k in ClusterSettings.model_fields}
     try:
+        settings = ClusterSettings.read(flags)
         built = app(settings)
+    except ConfigError as error:
+        stop(str(error), 2)
     except CheckpointError as error:
         stop(str(error))
     if address is None:

@@ -6,17 +6,15 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from models import checkpoint as checkpoints
 from server.cli.common import load, stop
-from server.config import Settings
+from server.config import ConfigError, Settings
 from server.preparing import check_servable, warm_up
-
-Chosen = TypeVar("Chosen", bound=Settings)
 
 
 def serve(
@@ -47,23 +45,24 @@ def serve(
     docs: Annotated[
         bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
     ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="print all settings as such a file, and stop")
+    ] = False,
 ) -> None:
-    """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more."""
+    """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more, and
+    those override the file.
+    """
     checkpoints = checkpoints or None  # no argument is an empty list
-    _serve(settings_of(Settings, locals()))
-
-
-def settings_of(kind: type[Chosen], flags: dict[str, Any]) -> Chosen:
-    """Settings by flags, those that are None left out."""
-    from pydantic import ValidationError
-
+    flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
     try:
-        return kind.model_validate(
-            {k: v for k, v in flags.items() if v is not None and k in kind.model_fields}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        stop(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", 2)
+        settings = Settings.read(flags, config)
+    except ConfigError as error:
+        stop(str(error), 2)
+    if print_config:
+        print(settings.as_yaml(), end="")
+    else:
+        _serve(settings)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -10,7 +10,8 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import errors, logs
 from server.cluster.forward import Forward
@@ -31,8 +32,20 @@ class Front:
         self._settings, self._replicas = settings, replicas
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Ray Serve."""
-        return create_front(self._replicas, self._settings)
+        """Called by Ray Serve, whose proxy writes the ``X-Request-Id`` into answers itself: the one
+        that it has given the request, or the client's.
+        """
+        app = create_front(self._replicas, self._settings)
+
+        async def without_id(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sent(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    del MutableHeaders(scope=message)["X-Request-Id"]
+                await send(message)
+
+            await app(scope, receive, sent)
+
+        return without_id
 
 
 def create_front(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settings) -> FastAPI:

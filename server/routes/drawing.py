@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -122,11 +123,16 @@ class Drawing(Run):
             for i, subscription in enumerate(subscriptions)
         ]
 
-    def whole(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
+    async def choices(self, readers: Sequence[ImageReader]) -> list[dict[str, Any]]:
+        """See ``Run``. Drawn beside the event loop: a decoder of image tokens takes its time."""
+        return await asyncio.to_thread(lambda: [reader.choice() for reader in readers])
+
+    async def whole(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
         """See ``Run``."""
+        choices = await self.choices(readers)
         return {
             "created": self.created,
-            "data": [{"b64_json": reader.drawn(reader.canvas)} for reader in readers],
+            "data": [{"b64_json": choice["b64_json"]} for choice in choices],
             **self._described(),
             "usage": self.usage(readers),
             "model": self.model,
@@ -150,7 +156,7 @@ class Drawing(Run):
                 reader = readers[i]
                 reader.take(event)
                 if isinstance(event, Done):
-                    yield self._event(
+                    yield await self._event(
                         COMPLETED, i, reader.canvas, reader, usage=self.usage([reader])
                     )
                     continue
@@ -158,19 +164,19 @@ class Drawing(Run):
                     due[i].pop(0)
                     number = self.partial - len(due[i]) - 1
                     canvas = reader.trajectory.canvas
-                    yield self._event(PARTIAL, i, canvas, reader, partial_image_index=number)
+                    yield await self._event(PARTIAL, i, canvas, reader, partial_image_index=number)
 
     def _described(self) -> dict[str, Any]:
         """What an answer, or an event, says of the images."""
         size = native_size(self.state)
         return {"size": size, "background": "opaque", "output_format": self.form}
 
-    def _event(
+    async def _event(
         self, kind: str, i: int, canvas: Sequence[int], reader: ImageReader, **more: Any
     ) -> dict[str, str]:
         data = {
             "type": kind,
-            "b64_json": reader.drawn(canvas),
+            "b64_json": await asyncio.to_thread(reader.drawn, list(canvas)),
             "created_at": self.created,
             "quality": "auto",
             **self._described(),

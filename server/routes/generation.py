@@ -124,9 +124,9 @@ class Generation(Run):
             for i, subscription in enumerate(subscriptions)
         ]
 
-    def whole(self, readers: Sequence[Reader]) -> dict[str, Any]:
+    async def whole(self, readers: Sequence[Reader]) -> dict[str, Any]:
         """See ``Run``."""
-        choices = [reader.choice() for reader in readers]
+        choices = await self.choices(readers)
         return self.object(self.form.whole, choices, usage=self.usage(readers))
 
     async def stream(

@@ -72,7 +72,7 @@ class Recorder:
                         self._step(i, event)
                     else:
                         self._readers[i].end(event)
-            self._complete()
+            await self._complete()
         except ApiError as error:
             self._fail(error.code or "internal", error.message)
         except Exception:
@@ -91,8 +91,9 @@ class Recorder:
             told = {"choice": i, **elapsed, "block": block, "step": step.step}
             self._write("diffusion.block", told)
 
-    def _complete(self) -> None:
-        choices = [{**reader.choice(), "ids": list(reader.canvas)} for reader in self._readers]
+    async def _complete(self) -> None:
+        told = zip(await self._job.choices(self._readers), self._readers, strict=True)
+        choices = [{**choice, "ids": list(reader.canvas)} for choice, reader in told]
         usage = self._job.usage(self._readers)
         done = self._job.object(KIND, choices, usage=usage, elapsed_ms=self._elapsed())
         self._write("diffusion.completed", done, last=True)

@@ -131,7 +131,7 @@ class Run(ABC):
                 if isinstance(event, Failed):
                     raise failure(event)
                 readers[i].take(event)
-        return self.whole(readers)
+        return await self.whole(readers)
 
     async def _streamed(
         self, readers: Sequence[Any], subscriptions: Sequence[Subscription]
@@ -144,8 +144,12 @@ class Run(ABC):
             for subscription in subscriptions:
                 subscription.cancel()
 
+    async def choices(self, readers: Sequence[Any]) -> list[dict[str, Any]]:
+        """The choices as the wire has them, when all requests have ended."""
+        return [reader.choice() for reader in readers]
+
     @abstractmethod
-    def whole(self, readers: Sequence[Any]) -> dict[str, Any]:
+    async def whole(self, readers: Sequence[Any]) -> dict[str, Any]:
         """The answer, when all requests have ended."""
 
     @abstractmethod

@@ -159,11 +159,11 @@ def test_serve_prints_a_url_answers_and_stops_on_sigterm():
                 assert time.monotonic() < deadline
         assert answer["choices"][0]["text"]
         smoke = subprocess.run(
-            [XDLM.with_name("xdlm-loadtest"), "smoke", "--url", found.group(), "--requests", "6"],
+            [XDLM.with_name("xdlm-loadtest"), "smoke", "--url", found.group(), "--seconds", "4"],
             capture_output=True,
             text=True,
         )
-        assert smoke.returncode == 0 and "6 ok, 0 failed" in smoke.stdout, smoke.stderr
+        assert smoke.returncode == 0 and " ok, 0 failed" in smoke.stdout, smoke.stderr
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) in (0, -signal.SIGTERM)

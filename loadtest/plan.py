@@ -1,0 +1,192 @@
+"""What a sweep is going to do: cells of steps x mixing ratio x load, each several times."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from loadtest.stream import Kind
+
+ROUTES: dict[Kind, str] = {
+    "completions": "/v1/completions",
+    "chat": "/v1/chat/completions",
+    "trajectories": "/v1/diffusion/trajectories",
+    "images": "/v1/images/generations",
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """How requests arrive: ``closed``, so many at a time, or ``open``, so many a second."""
+
+    loop: Literal["closed", "open"]
+    value: float
+
+    @property
+    def name(self) -> str:
+        """As it stands in names of cells."""
+        return f"{'c' if self.loop == 'closed' else 'r'}{self.value:g}"
+
+    @property
+    def words(self) -> str:
+        """As a reader sees it."""
+        return f"{self.value:g} at a time" if self.loop == "closed" else f"{self.value:g} a second"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the requests of a cell ask for; None leaves it to the server."""
+
+    steps: int | None
+    mixing_ratio: float | None
+
+    @property
+    def variant(self) -> str:
+        """What else than the steps was chosen, for a reader; empty where nothing was."""
+        return "" if self.mixing_ratio is None else f"k = {self.mixing_ratio:g}"
+
+    @property
+    def name(self) -> str:
+        """As it stands in names of cells."""
+        ratio = "" if self.mixing_ratio is None else f"-k{self.mixing_ratio:g}"
+        return f"s{self.steps if self.steps is not None else 'default'}{ratio}"
+
+    @property
+    def label(self) -> str:
+        """The step count, as it stands at points."""
+        return "default" if self.steps is None else str(self.steps)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One cell."""
+
+    setting: Setting
+    load: Load
+    repeat: int
+
+    @property
+    def name(self) -> str:
+        """Also the name of its file."""
+        return f"{self.setting.name}_{self.load.name}_{self.repeat}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The requests of a run.
+
+    Attributes:
+        kind: which route.
+        model: by name; None leaves it out.
+        prompts: taken in turn; names of classes for images.
+        max_tokens: of each answer; images have none.
+        fields: more fields of the body, the same in all cells.
+        seed: of the run: request n of a repeat has the same prompt and seed in every cell.
+    """
+
+    kind: Kind
+    model: str | None
+    prompts: tuple[str, ...]
+    max_tokens: int
+    fields: Mapping[str, Any]
+    seed: int = 0
+
+    def prompt(self, number: int) -> int:
+        """Which prompt request ``number`` has."""
+        return number % len(self.prompts)
+
+    def seed_of(self, repeat: int, number: int) -> int:
+        """The seed of a request."""
+        return 1_000_000 * self.seed + 100_000 * repeat + number
+
+    def body(self, setting: Setting, repeat: int, number: int) -> dict[str, Any]:
+        """The JSON that is sent."""
+        prompt = self.prompts[self.prompt(number)]
+        body: dict[str, Any] = {"seed": self.seed_of(repeat, number)}
+        if self.model is not None:
+            body["model"] = self.model
+        if self.kind == "chat":
+            body["messages"] = [{"role": "user", "content": prompt}]
+        else:
+            body["prompt"] = prompt
+        if self.kind != "images":
+            body["max_tokens"] = self.max_tokens
+        if self.kind != "trajectories":
+            body["stream"] = True
+        if self.kind in ("completions", "chat"):
+            body["stream_options"] = {"include_usage": True}
+        for name in ("steps", "mixing_ratio"):
+            if (value := getattr(setting, name)) is not None:
+                body[name] = value
+        return {**body, **self.fields}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a run, and how long each takes.
+
+    Attributes:
+        warmup: seconds of the same load before the measured window; its requests do not count.
+        duration: seconds of the measured window.
+        drain: seconds that requests under way get behind it before the client gives up.
+        timeout: seconds that any one request may take.
+        max_requests: bound of the requests of one cell.
+    """
+
+    workload: Workload
+    settings: tuple[Setting, ...]
+    loads: tuple[Load, ...]
+    repeats: int
+    warmup: float
+    duration: float
+    drain: float
+    timeout: float
+    max_requests: int
+
+    def cells(self) -> list[Planned]:
+        """Every cell. A repeat goes through all of them in an order of its own, so that what
+        changes on the machine over time falls on no setting in particular.
+        """
+        ordered = []
+        for repeat in range(self.repeats):
+            cells = [Planned(s, load, repeat) for s in self.settings for load in self.loads]
+            random.Random(f"{self.workload.seed}/{repeat}").shuffle(cells)
+            ordered += cells
+        return ordered
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """How long all cells take: if nothing has to drain, and at the most."""
+        least = len(self.cells()) * (self.warmup + self.duration)
+        return least, least + len(self.cells()) * self.drain
+
+    def arrivals(self, load: Load, repeat: int) -> list[float]:
+        """When the requests of an open loop are due: a Poisson process from the warm-up to the end
+        of the window. The same for all settings, which are so compared on the same arrivals.
+        """
+        chance = random.Random(f"{self.workload.seed}/{load.name}/{repeat}")
+        due: list[float] = []
+        at = -self.warmup + chance.expovariate(load.value)
+        while at < self.duration and len(due) < self.max_requests:
+            due.append(at)
+            at += chance.expovariate(load.value)
+        return due
+
+    def told(self) -> dict[str, Any]:
+        """As it is kept in the header."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> Plan:
+        """The plan of a header."""
+        workload = told["workload"]
+        return cls(
+            **{
+                **told,
+                "workload": Workload(**{**workload, "prompts": tuple(workload["prompts"])}),
+                "settings": tuple(Setting(**s) for s in told["settings"]),
+                "loads": tuple(Load(**load) for load in told["loads"]),
+            }
+        )

@@ -1,0 +1,53 @@
+"""Prompts of a run: a file of them, or the few that stand here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+OPENINGS = (
+    "Once upon a time",
+    "One day, a little girl named Lily",
+    "Tom and his dog were playing in the park when",
+    "There was a big tree in the garden, and",
+    "The little cat was hungry. She",
+    "Mia found a shiny key under her bed.",
+    "It was raining, so Ben and Anna",
+    "A small bird could not fly because",
+    "Grandma baked a cake, but",
+    "In the forest there lived a bear who",
+    "Sam lost his red ball at the beach.",
+    "The moon was bright, and the rabbit",
+    "Lucy wanted to help her mother, so",
+    "Jack had a toy car that",
+    "The old man gave the boy a magic stone.",
+    "Every morning, the farmer",
+)
+"""Openings of children's stories, which the bundled checkpoint can go on from."""
+
+MOST = 10_000
+
+
+def read(path: Path) -> tuple[str, ...]:
+    """Prompts of a text file, one a line, or of a JSONL file (strings, or objects with ``prompt``).
+
+    Raises:
+        ValueError: it holds none, too many, or something else.
+    """
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not 0 < len(lines) <= MOST:
+        raise ValueError(f"{path} has {len(lines)} prompts; from 1 to {MOST} can be used")
+    if path.suffix != ".jsonl":
+        return tuple(lines)
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        prompt = entry.get("prompt") if isinstance(entry, dict) else entry
+        if not isinstance(prompt, str):
+            raise ValueError(f"{path}, line {number} has no prompt")
+        found.append(prompt)
+    return tuple(found)

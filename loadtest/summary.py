@@ -1,0 +1,204 @@
+"""Records to figures: latency, throughput, goodput, phases and quality of each cell.
+
+Latency counts from the time at which a request was due. Failures are counted and have no latency;
+requests that the client gave up are in the percentiles with the time that they had taken by then,
+which is less than their latency: such percentiles are lower bounds, and are marked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loadtest.ledger import against_counters
+from loadtest.plan import Load, Plan, Setting
+from loadtest.records import GAVE_UP, Cell, Folder, Record
+from loadtest.worth import Estimate, Worth, half_width, worth_of_settings
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``p95=500ms``: so many percent of the requests end within so many seconds."""
+
+    percent: float
+    seconds: float
+
+    @property
+    def words(self) -> str:
+        """For a reader."""
+        return f"p{self.percent:g} ≤ {milliseconds(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All about one setting under one load; seconds, and requests or tokens a second.
+
+    Attributes:
+        ok: requests that ended well within the count.
+        failures: the others, by kind.
+        latencies: sorted, of requests that ended well or were given up.
+        given_up: how many of those were.
+        attained: the share of all requests that ended well within the objective.
+        phases: mean seconds: late (the client), queue, denoise, stream (all else).
+        complete: whether answers came as fast as they were asked for (open loops).
+        strained: the client itself was too busy for these figures to be trusted.
+    """
+
+    setting: Setting
+    load: Load
+    repeats: int
+    ok: int
+    failures: Counter[str]
+    latencies: list[float]
+    given_up: int
+    p50: Estimate
+    p95: Estimate
+    p99: Estimate
+    objective_at: Estimate
+    settled_p50: Estimate
+    throughput: Estimate
+    tokens: Estimate
+    goodput: Estimate
+    attained: float
+    phases: dict[str, float]
+    complete: bool
+    strained: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder as figures.
+
+    Attributes:
+        worth: by the settings' names.
+        miscounted: cells of which the server's counters say otherwise than the client.
+    """
+
+    name: str
+    header: dict[str, Any]
+    plan: Plan
+    objective: Objective
+    figures: list[Figures]
+    worth: dict[str, Worth]
+    miscounted: list[str]
+
+
+LAG_LIMIT_MS, CPU_LIMIT = 25.0, 0.8
+KEEPS_UP = 0.95
+
+
+def read(folder: Folder, objective: Objective) -> Run:
+    """All that a folder tells.
+
+    Raises:
+        ValueError: there is no run, or none of its cells is finished.
+    """
+    header = folder.header()
+    cells = {cell.name: cell for cell in folder.cells()} if header else {}
+    if header is None or not cells:
+        raise ValueError(f"{folder.path} holds no finished cell of a run")
+    plan = Plan.read(header["plan"])
+    groups: dict[tuple[Setting, Load], list[Cell]] = {}
+    for planned in plan.cells():
+        if planned.name in cells:
+            key = (planned.setting, planned.load)
+            groups.setdefault(key, []).append(cells[planned.name])
+    order = [(s, load) for s in plan.settings for load in plan.loads]
+    figures = [_figures(*key, groups[key], objective) for key in order if key in groups]
+    worth = worth_of_settings(folder.quality())
+    told = [against_counters(cell, plan.workload.kind) for cell in cells.values()]
+    miscounted = [words for words in told if words is not None]
+    name = folder.path.resolve().name
+    return Run(name, header, plan, objective, figures, worth, miscounted)
+
+
+def milliseconds(seconds: float) -> str:
+    """For a reader: 87 ms, 1.25 s."""
+    return f"{1e3 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
+
+
+def _figures(setting: Setting, load: Load, cells: Sequence[Cell], objective: Objective) -> Figures:
+    counted = [[r for r in cell.records if not r.warm] for cell in cells]
+    together = [r for records in counted for r in records]
+    ok = [r for r in together if r.failure is None]
+
+    def pooled(of: Callable[[Sequence[Record]], float]) -> Estimate:
+        """Of all repeats together; its interval from the repeats apart."""
+        apart = [of(records) for records in counted]
+        return Estimate(of(together), half_width(apart))
+
+    def rate(worth: Callable[[Record], float]) -> Estimate:
+        """Per second of the window, by what ended in it, warm requests included."""
+        apart = [
+            sum(
+                worth(r)
+                for r in cell.records
+                if not r.failure and 0 <= r.ended <= cell.summary.seconds
+            )
+            / cell.summary.seconds
+            for cell in cells
+        ]
+        return Estimate(float(np.mean(apart)), half_width(apart))
+
+    def at(percent: float) -> Estimate:
+        found = pooled(lambda records: percentile(_latencies(records), percent))
+        given_up = [r.latency for r in together if r.failure == GAVE_UP]
+        below = bool(given_up) and found.value >= min(given_up)
+        return Estimate(found.value, found.half_width, below)
+
+    latencies = sorted(_latencies(together))
+    seconds = sum(cell.summary.seconds for cell in cells)
+    throughput = rate(lambda r: 1.0)
+    return Figures(
+        setting=setting,
+        load=load,
+        repeats=len(cells),
+        ok=len(ok),
+        failures=Counter(r.failure for r in together if r.failure is not None),
+        latencies=latencies,
+        given_up=sum(r.failure == GAVE_UP for r in together),
+        p50=at(50),
+        p95=at(95),
+        p99=at(99),
+        objective_at=at(objective.percent),
+        settled_p50=pooled(
+            lambda records: percentile(
+                [r.settled - r.intended for r in records if r.settled is not None], 50
+            )
+        ),
+        throughput=throughput,
+        tokens=rate(lambda r: r.tokens or 0),
+        goodput=rate(lambda r: float(r.latency <= objective.seconds)),
+        attained=sum(r.latency <= objective.seconds for r in ok) / max(1, len(together)),
+        phases=_phases(ok),
+        complete=load.loop == "closed" or throughput.value >= KEEPS_UP * len(together) / seconds,
+        strained=any(
+            c.summary.lag_p99_ms > LAG_LIMIT_MS or c.summary.cpu_share > CPU_LIMIT for c in cells
+        ),
+    )
+
+
+def _latencies(records: Sequence[Record]) -> list[float]:
+    return [r.latency for r in records if r.failure in (None, GAVE_UP)]
+
+
+def _phases(records: Sequence[Record]) -> dict[str, float]:
+    told = [r for r in records if r.queue_ms is not None and r.denoise_ms is not None]
+    if not told:
+        return {}
+    late = float(np.mean([r.sent - r.intended for r in told]))
+    queue = float(np.mean([r.queue_ms or 0.0 for r in told])) / 1e3
+    denoise = float(np.mean([r.denoise_ms or 0.0 for r in told])) / 1e3
+    whole = float(np.mean([r.latency for r in told]))
+    stream = max(0.0, whole - late - queue - denoise)
+    return {"late": late, "queue": queue, "denoise": denoise, "stream": stream}
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Linear between order statistics; not a number where there are none."""
+    return float(np.percentile(values, percent)) if values else math.nan

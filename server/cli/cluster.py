@@ -1,5 +1,7 @@
 """``xdlm cluster``: replicas on Ray Serve, on this machine or in a cluster that runs."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import os
@@ -40,7 +42,8 @@ def cluster(
         import ray
         from ray import serve
 
-        from server.cluster.build import NAME, ClusterSettings, app
+        from server.cluster.build import NAME, application
+        from server.cluster.settings import ClusterSettings
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
@@ -54,7 +57,7 @@ def cluster(
     flags = {k: v for k, v in given.items() if k in ClusterSettings.model_fields}
     try:
         settings = ClusterSettings.read(flags)
-        built = app(settings)
+        built = application(settings)
     except ConfigError as error:
         stop(str(error), 2)
     except CheckpointError as error:

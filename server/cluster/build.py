@@ -1,16 +1,18 @@
-"""The cluster's settings, and the application that Ray Serve deploys."""
+"""The application that Ray Serve deploys."""
 
-# no ``from __future__ import annotations``: Ray Serve reads the type of the argument of ``app``
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
 from ray import serve
 from ray.serve import Application, Deployment
 
 from models import checkpoint as checkpoints
 from server.cluster.front import Front
 from server.cluster.replica import Replica
+from server.cluster.settings import ClusterSettings
 from server.config import Settings
 
 NAME = "xdlm"
@@ -18,28 +20,8 @@ HELD = 100_000  # requests that Ray Serve lets a replica have: its engine's queu
 RESERVED = 10  # seconds for a replica to end once its streams have ended
 
 
-class ClusterSettings(Settings):
-    """How a cluster runs. Limits are those of each replica; every field can be set as
-    ``XDLM_<NAME>`` in the environment.
-    """
-
-    replicas: int = Field(2, ge=1, description="of each model, to begin with")
-    max_replicas: int = Field(
-        0, ge=0, description="up to which each model grows with its queued work; 0 grows never"
-    )
-    target_seconds: float = Field(
-        30, gt=0, description="of work left on each replica, that growing aims at"
-    )
-    fronts: int = Field(1, ge=1, description="processes that clients speak to")
-    replica_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica")
-    replica_gpus: float = Field(0, ge=0, description="GPUs, or a share of one, for a replica")
-    drain_seconds: float = Field(
-        600, ge=0, description="for the streams of a replica that is taken away to end"
-    )
-
-
-def app(args: ClusterSettings) -> Application:
-    """The application; ``serve run server.cluster:app FIELD=VALUE`` calls it with the fields.
+def application(args: ClusterSettings) -> Application:
+    """The front and a deployment for each model.
 
     Raises:
         CheckpointError: a checkpoint is missing, or two have one name.
@@ -58,6 +40,7 @@ def app(args: ClusterSettings) -> Application:
         name="front",
         num_replicas=args.fronts,
         max_ongoing_requests=HELD,
+        max_surge_percent=100,  # the next version takes requests before this one stops to
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=args.drain_seconds + 2 * RESERVED,
     )
@@ -85,6 +68,7 @@ def _replicas(model: str, args: ClusterSettings) -> Deployment:
         max_ongoing_requests=HELD,
         ray_actor_options={"num_cpus": args.replica_cpus, "num_gpus": args.replica_gpus},
         request_router_config={"request_router_class": "server.cluster.router:LeastWork"},
+        max_surge_percent=args.surge_percent,
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,

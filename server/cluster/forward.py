@@ -5,6 +5,8 @@ without the client noticing: another is asked. Of a stream that has begun, the l
 error event.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import asyncio

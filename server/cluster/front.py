@@ -2,6 +2,8 @@
 the replicas.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """How many replicas a model gets."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import math

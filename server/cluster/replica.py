@@ -1,5 +1,7 @@
 """A replica: one engine, one model, and the single server's application around them."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator

@@ -1,5 +1,7 @@
 """Which replica a request goes to."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import asyncio

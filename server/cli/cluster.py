@@ -15,6 +15,16 @@ from rich.console import Console
 from server.cli.common import stop
 from server.config import ConfigError
 
+# What Ray reads when it is imported, and hands on to the processes that it starts.
+JOINED = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+LOCAL = {
+    **JOINED,
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: keep to 127.0.0.1
+    "RAY_worker_niceness": "0",  # replicas are no background work
+    # a busy machine of few cores starts processes slower than Ray waits for them
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+}
+
 
 def cluster(
     checkpoints: Annotated[
@@ -38,6 +48,8 @@ def cluster(
     """Serve checkpoints as replicas on Ray Serve. Flags override XDLM_* variables, of which there
     are more. Deploying again to the same cluster updates it without ending a stream.
     """
+    for name, value in (JOINED if address else LOCAL).items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         from ray import serve
@@ -85,14 +97,10 @@ def _local(settings: Any) -> dict[str, Any]:
     """How Ray is started on this machine: no more of it than replicas need, for loopback alone.
     CPUs are counted so that all replicas fit, and those of the next version beside them.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # a busy machine of few cores starts processes slower than Ray waits for them
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     most = len(settings.checkpoints) * max(settings.replicas, settings.max_replicas)
     return {
         "num_cpus": max(os.cpu_count() or 1, 2 * most),
         "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",
         "log_to_driver": False,
         "object_store_memory": 256 << 20,
     }

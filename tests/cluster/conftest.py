@@ -75,7 +75,8 @@ def replica_processes() -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ServeReplica:xdlm:stories" in (folder / "cmdline").read_bytes():
+            title = (folder / "cmdline").read_bytes()
+            if re.match(rb"ray::(ServeReplica:xdlm:stories|SERVE_REPLICA::xdlm#stories#)", title):
                 found.append(int(folder.name))
         except OSError:
             continue  # it has ended meanwhile

@@ -48,7 +48,8 @@ def cluster(
     """Serve checkpoints as replicas on Ray Serve. Flags override XDLM_* variables, of which there
     are more. Deploying again to the same cluster updates it without ending a stream.
     """
-    for name, value in (JOINED if address else LOCAL).items():
+    local = address is None or address.startswith("127.")
+    for name, value in (LOCAL if local else JOINED).items():
         os.environ.setdefault(name, value)
     try:
         import ray

@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 TRIES = 8  # replicas that are asked before the cluster is called full
 WAIT_SECONDS = 30.0  # for a replica to take a request
+ELSEWHERE = ("queue_full", "not_ready")  # refusals by one replica, not of the request
 STREAMS = ("text/event-stream", "application/x-ndjson")
 TRAJECTORIES = "/v1/diffusion/trajectories"
 
@@ -138,7 +139,7 @@ class Forward:
                 continue
             except TimeoutError:
                 break
-            if answer.status not in (429, 503) or answer.replica in request.refused:
+            if answer.replica in request.refused or not _no_place(answer):
                 return answer
             refusal = answer
             request = replace(request, refused=request.refused | {answer.replica})
@@ -160,6 +161,13 @@ class Forward:
         except BaseException:
             parts.cancel()
             raise
+
+
+def _no_place(answer: Answer) -> bool:
+    """Whether another replica may take what this one did not."""
+    if answer.status not in (429, 503) or not isinstance(answer.body, bytes):
+        return False
+    return orjson.loads(answer.body)["error"]["code"] in ELSEWHERE
 
 
 def lost_event(path: str, kind: str) -> bytes:

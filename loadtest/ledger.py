@@ -57,13 +57,14 @@ def against_log(cells: Iterable[Cell], lines: Iterable[str]) -> Account:
         logged=len(known),
         missing=[r.id for r in records if r.id not in statuses],
         twice=[r.id for r in known if len(statuses[r.id]) > 1],
-        unlike=[
-            r.id
-            for r in known
-            if (r.failure is None and statuses[r.id] != [200])
-            or ((r.failure or "").startswith("HTTP") and statuses[r.id] != [int(r.failure[5:8])])
-        ],
+        unlike=[r.id for r in known if not _alike(r.failure, statuses[r.id])],
     )
+
+
+def _alike(failure: str | None, statuses: list[int]) -> bool:
+    if failure is None:
+        return statuses == [200]
+    return not failure.startswith("HTTP ") or statuses == [int(failure.split()[1])]
 
 
 def against_counters(cell: Cell, kind: Kind) -> str | None:

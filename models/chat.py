@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from models.weights import read_json
 
 TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 
@@ -36,6 +36,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise ValueError(f"chat template: {error}") from None
+        except RecursionError:
+            raise ValueError("chat template: nested too deeply") from None
         self.source = source
         self._variables = dict(variables)
 
@@ -44,23 +46,33 @@ class ChatTemplate:
         """The template of a checkpoint folder, if it has one.
 
         Raises:
+            CheckpointError: ``tokenizer_config.json`` is damaged.
             ValueError: it has one that cannot be read.
         """
-        config: Any = {}
-        if (folder / "tokenizer_config.json").is_file():
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("tokenizer_config.json: expected a JSON object")
+        config = read_json(folder / "tokenizer_config.json", required=False)
         source = config.get("chat_template")
         if (folder / "chat_template.jinja").is_file():
-            source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-        if isinstance(source, list):  # several by name; the first is what chat uses
-            named = {entry["name"]: entry["template"] for entry in source}
-            source = named.get("default")
-        if not isinstance(source, str):
+            try:
+                source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"chat_template.jinja: {error}") from None
+        if isinstance(source, list):  # several by name
+            try:
+                source = {entry["name"]: entry["template"] for entry in source}.get("default")
+            except (TypeError, KeyError):
+                raise ValueError("chat_template: entries have a name and a template") from None
+        if source is None:
             return None
-        found = {name: config.get(name) for name in TOKEN_NAMES}
-        texts = {n: t["content"] if isinstance(t, dict) else t for n, t in found.items() if t}
+        if not isinstance(source, str):
+            raise ValueError("chat_template must be a text")
+        texts: dict[str, str] = {}
+        for name in TOKEN_NAMES:
+            token = config.get(name)
+            text = token.get("content") if isinstance(token, dict) else token or ""
+            if not isinstance(text, str):
+                raise ValueError(f"{name} of tokenizer_config.json is no text")
+            if text:
+                texts[name] = text
         return cls(source, texts)
 
     def render(

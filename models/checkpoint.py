@@ -26,7 +26,7 @@ from models.image import ImageShape
 from models.llada import LLaDA, LLaDAConfig
 from models.network import UnsupportedConfig
 from models.pixels import pixels
-from models.tokenizer import TextTokenizer
+from models.tokenizer import TEXT_FILES, TextTokenizer
 from models.unet import UNet
 from models.unet_config import UNetConfig
 from models.vq import VQConfig, VQDecoder
@@ -197,7 +197,12 @@ def build(
     kind = config.get("model_type")
     with torch.device("meta"):
         if kind == "llada":
-            return LLaDA(LLaDAConfig.from_dict(config))
+            sizes = LLaDAConfig.from_dict(config)
+            if shapes is not None and sizes.n_layers > len(shapes):
+                raise UnsupportedConfig(
+                    f"n_layers is {sizes.n_layers}: more than there are weights"
+                )
+            return LLaDA(sizes)
         if asks_for_dit(config):
             sizes = None if shapes is None else stored_sizes(shapes)
             return DiT(DiTConfig.from_dict(config, sizes))
@@ -265,6 +270,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
     Raises:
         CheckpointError: missing, damaged, or with more ids than the model has.
     """
+    for name in TEXT_FILES:
+        weights.member(folder, name)
     try:
         tokenizer = TextTokenizer.load(folder / "tokenizer.json")
     except ValueError as error:
@@ -278,7 +285,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
 
 def _decoder(path: Path, info: ModelInfo, device: torch.device) -> VQDecoder | None:
     """The decoder of image tokens that a folder holds, if it does."""
-    place, shape = path / vq.FILE, info.image
+    place, shape = weights.member(path, vq.FILE), info.image
     if not place.is_file() or shape is None or shape.tokens != "vq":
         return None
     decoder, found = described_decoder(place, shape)

@@ -89,7 +89,7 @@ def convert(
                     if name not in derived:
                         yield name, tensor
 
-        with _whole(folder) as part:
+        with _whole(folder, source) as part:
             weights.write(read(), part)
             _write_json(part / "config.json", fields)
             _write_json(part / "generation_config.json", defaults)
@@ -124,8 +124,10 @@ def _check_decoder(folder: Path, info: ModelInfo) -> None:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its name when all went well, and goes if not."""
+def _whole(folder: Path, source: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its name when all went well, and goes if not. What
+    is wrong with it is said of the source, which can still be looked at.
+    """
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
@@ -133,6 +135,8 @@ def _whole(folder: Path) -> Iterator[Path]:
         part.rename(folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: {error.strerror or error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(part), str(source))) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -37,6 +37,13 @@ _REQUIRED = {
     "block_group_size": 1,
 }
 
+SIZES = (
+    *("d_model", "n_layers", "n_heads", "n_kv_heads"),
+    *("mlp_hidden_size", "vocab_size", "max_sequence_length"),
+)
+LARGEST = 2**24
+"""No size of a network is larger; tables and loops are made of them before a weight is read."""
+
 
 @dataclass(frozen=True)
 class LLaDAConfig:
@@ -96,28 +103,37 @@ class LLaDAConfig:
         return config
 
     def check(self) -> None:
-        """Refuse shapes that cannot be built.
+        """Refuse what cannot be built.
 
         Raises:
             UnsupportedConfig: naming the field.
         """
-        for field in (
-            "d_model",
-            "n_layers",
-            "n_heads",
-            "n_kv_heads",
-            "mlp_hidden_size",
-            "vocab_size",
-        ):
+        for field in SIZES:
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UnsupportedConfig(f"{field} must be a positive integer, got {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
+                raise UnsupportedConfig(
+                    f"{field} must be a positive integer up to {LARGEST}, got {value!r}"
+                )
+        for field in ("rope_theta", "rms_norm_eps"):
+            value = getattr(self, field)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 < value < 1e12
+            ):
+                raise UnsupportedConfig(f"{field} must be a positive number, got {value!r}")
+        for field in ("mask_token_id", "eos_token_id"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UnsupportedConfig(f"{field} must be an id, got {value!r}")
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise UnsupportedConfig("d_model must be an even multiple of n_heads")
         if self.n_heads % self.n_kv_heads:
             raise UnsupportedConfig("n_heads must be a multiple of n_kv_heads")
         if not 0 <= self.mask_token_id < self.vocab_size:
             raise UnsupportedConfig("mask_token_id lies outside the vocabulary")
+        if not 0 <= self.eos_token_id < self.vocab_size:
+            raise UnsupportedConfig("eos_token_id lies outside the vocabulary")
 
     @property
     def head_dim(self) -> int:

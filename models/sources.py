@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models import torchfile, unet, vq, weights
 from models.dit import INV_FREQ, parameter_names
+from models.tokenizer import TEXT_FILES
 from models.torchfile import Inert, StoredTensor, TorchFile
 from models.weights import CheckpointError, read_json
 
@@ -27,7 +28,7 @@ NOISES = {
     "gidd": {"mixing_ratio": 0.0, "sampler": "gidd"},  # the published runs: no uniform noise
 }
 """What requests get of a checkpoint whose training names its noise so; XDLM says its k."""
-COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", vq.FILE)
+COMPANIONS = (*TEXT_FILES, vq.FILE)
 
 
 class Stored(NamedTuple):
@@ -128,7 +129,8 @@ def _folder(path: Path) -> Source:
     config = read_json(path / "config.json")
     config.pop("auto_map", None)  # points at code that we do not take along
     defaults = read_json(path / "generation_config.json", required=False)
-    companions = tuple(path / n for n in COMPANIONS if (path / n).is_file())
+    places = [weights.member(path, name) for name in COMPANIONS]
+    companions = tuple(place for place in places if place.is_file())
     return Source(_headers(path), config, defaults, companions)
 
 

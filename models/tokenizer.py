@@ -7,10 +7,13 @@ from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from models.chat import ChatError, ChatTemplate
 
+LONG = 4096  # characters of a text that is worth another thread
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""What is read of a folder."""
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
@@ -53,8 +56,9 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special ones included."""
-        return self._tokenizer.get_vocab_size()
+        """Number of ids, special ones included, if none is left out."""
+        largest = max(self._tokenizer.get_vocab().values(), default=-1)
+        return max(self._tokenizer.get_vocab_size(), largest + 1)
 
     def encode(self, text: str, start: bool = True) -> list[int]:
         """Ids of a prompt, the start token in front where the checkpoint has one and ``start`` asks
@@ -63,8 +67,22 @@ class TextTokenizer:
         Raises:
             UnicodeEncodeError: the text holds lone surrogates.
         """
+        return self._encoded(text, start).ids
+
+    def count(self, text: str, start: bool = True) -> int:
+        """How many ids ``encode`` gives, without making a list of them.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        return len(self._encoded(text, start))
+
+    def _encoded(self, text: str, start: bool) -> Encoding:
         text.encode()
-        return self._tokenizer.encode(text, add_special_tokens=start).ids
+        if len(text) < LONG:
+            return self._tokenizer.encode(text, add_special_tokens=start)
+        # unlike encode, this lets other Python threads run meanwhile
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=start)[0]
 
     def opening(self, ids: Sequence[int]) -> int:
         """How many of the first ids are those that open a text: all of ``start``, or none."""
@@ -77,13 +95,12 @@ class TextTokenizer:
         Raises:
             UnicodeEncodeError: the text holds lone surrogates.
         """
-        text.encode()
         # a line break never merges with what follows it, so it can be taken off again
-        anchor = self._tokenizer.encode("\n", add_special_tokens=False).ids
-        ids = self._tokenizer.encode("\n" + text, add_special_tokens=False).ids
+        anchor = self.encode("\n", start=False)
+        ids = self.encode("\n" + text, start=False)
         if ids[: len(anchor)] == anchor:
             return ids[len(anchor) :]
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self.encode(text, start=False)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation by the checkpoint's template, up to where the answer begins.
@@ -100,8 +117,7 @@ class TextTokenizer:
             if special:
                 ids.append(special_ids[text])
             else:
-                text.encode()
-                ids.extend(self._tokenizer.encode(text, add_special_tokens=False).ids)
+                ids.extend(self.encode(text, start=False))
         return ids
 
     @property

@@ -38,20 +38,42 @@ class Header(NamedTuple):
     dtype: str
 
 
+def member(folder: Path, name: str) -> Path:
+    """Where a file of a folder is. Links may lead about in the folder, or in the repository of
+    Hugging Face's cache that it is a snapshot of; a checkpoint cannot point at other files.
+
+    Raises:
+        CheckpointError: the name leads out of the folder, or nowhere.
+    """
+    try:
+        root, real = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links; a NUL
+        raise CheckpointError(f"{folder}: {name!r} is not the name of a file") from None
+    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
+        root = root.parent.parent
+    if not real.is_relative_to(root):
+        raise CheckpointError(f"{folder}: {name} is a link that leads out of the folder")
+    return folder / name
+
+
 def read_json(path: Path, required: bool = True) -> dict[str, Any]:
     """A JSON object from a file; an empty one where an optional file is missing.
 
     Raises:
         CheckpointError: missing, or no JSON object.
     """
-    if not path.is_file():
+    if not member(path.parent, path.name).is_file():
         if required:
             raise CheckpointError(f"{path.parent}: {path.name} is missing")
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # no JSON, no UTF-8, a number of thousands of digits
         raise CheckpointError(f"{path}: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: nested too deeply") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return value
@@ -83,7 +105,7 @@ def plain_name(key: str) -> str:
 def _files(place: Path) -> dict[Path, list[str]]:
     """The weight files of a folder, or a file itself, and the keys in each."""
     if not (place / INDEX).is_file():
-        path = place if place.is_file() else place / SINGLE
+        path = place if place.is_file() else member(place, SINGLE)
         with opened(path) as file:
             return {path: list(file.keys())}
     placed = read_json(place / INDEX).get("weight_map")
@@ -91,9 +113,9 @@ def _files(place: Path) -> dict[Path, list[str]]:
         raise CheckpointError(f"{place / INDEX}: weight_map is missing")
     found: dict[Path, list[str]] = {}
     for key, shard in placed.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
             raise CheckpointError(f"{place / INDEX}: {shard!r} is not the name of a file")
-        found.setdefault(place / shard, []).append(key)
+        found.setdefault(member(place, shard), []).append(key)
     for path, keys in found.items():
         with opened(path) as file:
             if absent := sorted(set(keys) - set(file.keys())):

@@ -217,7 +217,9 @@ def check_integer(field: str, value: Any, low: int, high: int) -> None:
 
 def check_number(field: str, value: Any, low: float, high: float) -> None:
     """Raises InvalidParam unless the value is a finite number within bounds."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidParam(field, f"must be a finite number, got {value!r}")
     if not low <= value <= high:
-        raise InvalidParam(field, f"must lie between {low:g} and {high:g}, got {value:g}")
+        shown = f"{value:g}" if isinstance(value, float) else value  # no float holds every integer
+        raise InvalidParam(field, f"must lie between {low:g} and {high:g}, got {shown}")

@@ -10,14 +10,24 @@ from fastapi import FastAPI
 from server import errors
 from server.config import Settings
 from server.engine import Engine
-from server.middleware import ApiKeys, BodyLimit, RequestId, RequestLog
+from server.middleware import (
+    AllowedHosts,
+    ApiKeys,
+    BodyLimit,
+    RateLimit,
+    RequestId,
+    RequestLog,
+)
 from server.openapi import document
+from server.rates import Rates
 from server.routes import (
     chat,
     completions,
     docs,
     images,
     models,
+    page,
+    pictures,
     score,
     status,
     tokens,
@@ -41,6 +51,7 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for engine in engines:
             engine.start()
+            engine.watchdog.start()
         yield
         for engine in engines:
             engine.stop()
@@ -51,12 +62,28 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
     app.state.xdlm = State.around(engines, settings, kept, mark)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
-    app.add_middleware(ApiKeys, keys=settings.keys)
+    rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
+    metrics = engines[0].metrics
+    app.add_middleware(RateLimit, rates=rates, rejected=lambda: metrics.rejected("rate_limited"))
+    files = page.assets()
+    app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
+    app.add_middleware(AllowedHosts, hosts=settings.hosts)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)
-    for routes in (status, models, completions, chat, images, trajectories, score, tokens):
+    for routes in (
+        status,
+        models,
+        completions,
+        chat,
+        images,
+        trajectories,
+        pictures,
+        score,
+        tokens,
+    ):
         app.include_router(routes.router)
+    app.include_router(page.router_of(files))
     if settings.docs:
         app.include_router(docs.router_of(document(app, app.state.xdlm)))
     return app

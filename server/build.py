@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
 from models.checkpoint import Checkpoint
 from server.config import Settings
-from server.engine import Engine
+from server.engine import Deadlines, Engine
 from server.metrics import Metrics
 from server.scheduler import Scheduler
 from server.scoring import Scorer
+from server.watchdog import Watchdog
+
+POSITIONS = {"cpu": 256, "cuda": 16384}
+"""In one step, where no number is set. The time of a step on a CPU grows with its positions, so
+that more of them make every request wait and none go faster; a GPU is idle below thousands.
+"""
 
 
-def engine_of(checkpoint: Checkpoint, settings: Settings, metrics: Metrics | None = None) -> Engine:
+def engine_of(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    metrics: Metrics | None = None,
+    watchdog: Watchdog | None = None,
+) -> Engine:
     """An engine for a checkpoint, not started yet. Engines of one server share their metrics."""
-    scheduler = Scheduler(settings.max_waiting, settings.max_running, settings.max_positions)
-    scorer = Scorer(checkpoint, settings.max_waiting, settings.score_positions)
-    return Engine(checkpoint, scheduler, scorer, metrics or Metrics())
+    positions = settings.max_positions or POSITIONS[checkpoint.device.type]
+    scheduler = Scheduler(
+        settings.max_waiting, settings.max_running, positions, settings.max_backlog
+    )
+    scorer = Scorer(
+        checkpoint,
+        settings.max_waiting,
+        settings.score_positions or min(positions, 1024),
+        settings.max_backlog,
+    )
+    deadlines = Deadlines(settings.queue_seconds or math.inf, settings.request_seconds or math.inf)
+    return Engine(
+        checkpoint,
+        scheduler,
+        scorer,
+        metrics or Metrics(),
+        watchdog or Watchdog(settings.watchdog_seconds),
+        deadlines,
+    )

@@ -8,7 +8,15 @@ from typing import Any
 
 from models.denoiser import ModelInfo
 from sampler import SAMPLERS
-from sampler.params import LOOP_WINDOW, OWNERS, InvalidParam, SamplingParams, param_names
+from sampler.params import (
+    LOOP_WINDOW,
+    OWNERS,
+    InvalidParam,
+    SamplingParams,
+    check_choice,
+    check_integer,
+    param_names,
+)
 
 
 def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> SamplingParams:
@@ -25,8 +33,7 @@ def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> S
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     values.setdefault("seed", secrets.randbits(53))
     params = SamplingParams(**values)
-    if params.sampler not in SAMPLERS:
-        raise InvalidParam("sampler", f"must be one of {', '.join(SAMPLERS)}")
+    check_choice("sampler", params.sampler, tuple(SAMPLERS))
     for name in chosen:
         owners = OWNERS.get(name, tuple(SAMPLERS))
         neutral = 0.0 if name == "mixing_ratio" else getattr(SamplingParams, name)
@@ -37,6 +44,17 @@ def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> S
         if name in LOOP_WINDOW and params.remdm_schedule != "loop":
             raise InvalidParam(name, f"is for loop, not for {params.remdm_schedule}")
     return params
+
+
+def check_defaults(defaults: Mapping[str, Any]) -> None:
+    """Hold what a checkpoint says of its requests against what they can be.
+
+    Raises:
+        InvalidParam: naming the field.
+    """
+    sampling_params(defaults, {})
+    if "max_new_tokens" in defaults:
+        check_integer("max_new_tokens", defaults["max_new_tokens"], 1, 2**31)
 
 
 def class_named(info: ModelInfo, word: str) -> int:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -15,11 +14,7 @@ from sampler.params import SamplingParams
 from server.engine import Engine
 from server.events import Failed, GenerationRequest, Step
 from server.generate import GenerationFailed
-from server.images import picture
-
-MASKED = (96, 132, 200)  # what is not drawn yet
-GAP = 1  # between pictures, before they are made larger
-PAPER = 255
+from server.images import sheet_of
 
 
 async def drawn(
@@ -61,26 +56,7 @@ def tiled(
         scale: how many times larger each pixel is shown.
     """
     ids = torch.tensor([*canvases])
-    shape = checkpoint.check_pixels()
-    height, width = shape.size
-    pixels = checkpoint.pixels(ids).numpy()
-    if pixels.shape[-1] == 1:
-        pixels = pixels.repeat(3, -1)
-    missing = (ids >= shape.levels).numpy().reshape(len(ids), -1, shape.height, shape.width)
-    missing = missing.any(1).repeat(shape.scale, 1).repeat(shape.scale, 2)
-    pixels = np.where(missing[..., None], np.array(MASKED, np.uint8), pixels)
-    rows = -(-len(ids) // columns)
-    sheet = np.full(
-        (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), PAPER, np.uint8
-    )
-    for i, image in enumerate(pixels):
-        top, left = (
-            GAP + place * (size + GAP)
-            for place, size in zip(divmod(i, columns), (height, width), strict=True)
-        )
-        sheet[top : top + height, left : left + width] = image
-    whole = picture(torch.from_numpy(sheet))
-    return whole.resize((whole.width * scale, whole.height * scale), Image.Resampling.NEAREST)
+    return sheet_of(ids, checkpoint.pixels(ids), checkpoint.check_pixels(), columns, scale)
 
 
 def spread(states: Sequence[list[int]], count: int) -> list[list[int]]:

@@ -8,29 +8,48 @@ requests.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
-import torch
 
 from models.checkpoint import Checkpoint
-from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
-from sampler.step import StepResult, take_steps
-from sampler.transition import OPS
-from server.events import Done, Event, Failed, GenerationRequest, Step
-from server.group import Group
+from server.events import Failed, GenerationRequest
 from server.metrics import Metrics
+from server.running import Running, Told
 from server.scheduler import QueueFull, Scheduler
 from server.score import Score, ScoreRequest
 from server.scoring import ScoreFailed, Scorer, Scoring
-from server.subscription import StepRecord, Subscription
+from server.subscription import Subscription
+from server.watchdog import Watchdog
 
 log = structlog.get_logger()
 
 PACE_MEMORY = 0.8  # how much of the pace seen so far stays when a step has been timed
+LONGEST_WAIT = 600  # seconds that a client is told to stay away at most
+STOP_SECONDS = 5.0  # that a step in progress is waited for
+
+SHUTTING_DOWN = Failed("shutting_down", "the server is shutting down")
+HUNG = Failed("engine_hung", "a denoising step does not come back")
+BROKEN = Failed("internal", "the engine failed")
+QUEUE_TIMEOUT = Failed("queue_timeout", "the request waited too long for its turn")
+DEADLINE = Failed("deadline", "the request took too long")
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds from submission; infinite where there is no limit.
+
+    Attributes:
+        queued: until a request must have begun.
+        whole: until it must have ended.
+    """
+
+    queued: float = math.inf
+    whole: float = math.inf
 
 
 class Engine:
@@ -45,26 +64,27 @@ class Engine:
         scheduler: Scheduler[Subscription],
         scorer: Scorer,
         metrics: Metrics,
+        watchdog: Watchdog,
+        deadlines: Deadlines,
     ):
         """Nothing runs before ``start``."""
         self.checkpoint = checkpoint
         self.scheduler = scheduler
         self.scorer = scorer
         self.metrics = metrics
-        info = checkpoint.info
-        self._samplers = {
-            n: make(info.vocab_size, info.mask_id, checkpoint.ends) for n, make in SAMPLERS.items()
-        }
-        self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
-        self._groups: dict[str, Group] = {}
+        self.watchdog = watchdog
+        self._deadlines = deadlines
+        self._running = Running(checkpoint)
         self._pace = 1e-3  # seconds per step, as seen of late
         self._position_pace = 1e-5  # seconds per position, as seen of late
         self._cancelled: set[Subscription] = set()
         self._finishing: set[Subscription] = set()
         self._wake = threading.Condition()
+        self._draining = False
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="xdlm-engine", daemon=True)
+        watchdog.on_hang = self._abandon
         metrics.watch(lambda: self.scheduler.running, lambda: self.scheduler.waiting)
 
     def start(self) -> None:
@@ -72,31 +92,57 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
+    def drain(self) -> None:
+        """Take no more requests; those that are here go on."""
+        self._draining = True
+
     def stop(self) -> None:
         """Fail whatever is left and end the thread, after the step in progress."""
+        self.watchdog.stop()
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive():
+            log.error("the step in progress does not end; it is left behind")
+            self._fail_all(SHUTTING_DOWN)
+
+    @property
+    def unready(self) -> str | None:
+        """Why no requests are taken; None where they are."""
+        if self._draining or self._stopping:
+            return "shutting down"
+        if not self._thread.is_alive():
+            return "not started"
+        return "a denoising step does not come back" if self.watchdog.hung else None
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken."""
-        return self._thread.is_alive() and not self._stopping
+        return self.unready is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self.scheduler.running or self.scheduler.waiting or self.scorer.waiting)
 
     @property
     def backlog(self) -> int:
-        """Positions × steps left of all requests that are here."""
+        """Positions × steps left of all that is here."""
         with self._wake:
-            waiting = [subscription.request for subscription in self.scheduler.queue]
-        left = sum(len(request.tokens) * request.params.steps for request in waiting)
-        batches = [group.batch for group in list(self._groups.values())]
-        return left + sum(int(((b.calls - b.step) * b.lengths).sum()) for b in batches)
+            return self.scheduler.backlog + self.scorer.backlog
 
     @property
     def backlog_seconds(self) -> float:
         """About how long that takes, at the pace seen of late."""
         return self.backlog * self._position_pace
+
+    def retry_after(self) -> int:
+        """Whole seconds until about half of what is here will be done, at the pace seen of late:
+        there will be room then, and the engine will not have run dry.
+        """
+        seconds = math.ceil(self.backlog_seconds / 2)
+        return max(1, min(seconds, LONGEST_WAIT))
 
     def submit(self, request: GenerationRequest) -> Subscription:
         """Queue a request.
@@ -114,11 +160,12 @@ class Engine:
         """
         now = time.monotonic()
         subscriptions = [Subscription(r, self.cancel, self.finish, now) for r in requests]
+        works = [r.work for r in requests]
         with self._wake:
-            if self._stopping or self.scheduler.room < len(requests):
+            if not self.ready or not self.scheduler.takes(works):
                 raise QueueFull
-            for subscription in subscriptions:
-                self.scheduler.submit(subscription, len(subscription.request.tokens))
+            for subscription, work in zip(subscriptions, works, strict=True):
+                self.scheduler.submit(subscription, work, now)
             self._wake.notify()
         return subscriptions
 
@@ -132,7 +179,7 @@ class Engine:
         assert self._loop is not None
         scoring = Scoring(request, self._loop.create_future())
         with self._wake:
-            if self._stopping or self.scorer.full:
+            if not self.ready or not self.scorer.takes(request):
                 raise QueueFull
             self.scorer.add(scoring)
             self._wake.notify()
@@ -141,10 +188,11 @@ class Engine:
     def cancel(self, subscription: Subscription) -> None:
         """Free a request's slot: at once if it waits, before the next step if it runs."""
         with self._wake:
-            self.scheduler.remove(subscription)
+            was_here = self.scheduler.remove(subscription)
             self._cancelled.add(subscription)
             self._wake.notify()
-        self.metrics.cancelled()
+        if was_here:
+            self.metrics.cancelled()
 
     def finish(self, subscription: Subscription) -> None:
         """End a running request as it stands, before the next step."""
@@ -154,166 +202,102 @@ class Engine:
     # The engine's thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not (
-                    self._stopping or self._groups or self.scheduler.waiting or self.scorer.waiting
-                ):
-                    self._cancelled.clear()
-                    self._finishing.clear()
-                    self._wake.wait()
-                if self._stopping:
-                    break
-                cancelled, self._cancelled = self._cancelled, set()
-                finishing, self._finishing = self._finishing, set()
-                admitted = self.scheduler.admit()
-            self._drop(cancelled)
-            self._drop(finishing, well=True)
-            self._join(admitted)
-            if self._groups:
-                try:
-                    self._step()
-                except Exception:
-                    log.exception("step failed")
-                    failed = Failed("internal", "the denoising step failed")
-                    for name in list(self._groups):
-                        self._fail_all(self._groups.pop(name), failed)
-            if over := self.scorer.advance():
-                self._scored(*over)
-        stopped = Failed("shutting_down", "the server is shutting down")
-        for group in self._groups.values():
-            self._fail_all(group, stopped)
+        while not self._stopping:
+            try:
+                self._turn()
+            except Exception:
+                log.exception("the engine failed")
+                self._running.clear()
+                self._fail_all(BROKEN)
+                self.watchdog.ended()
+                self.watchdog.incident("the engine failed")
+        self._running.clear()
+        self._fail_all(SHUTTING_DOWN)
+
+    def _turn(self) -> None:
+        """Everything between the beginnings of two steps."""
         with self._wake:
-            waiting, unscored = self.scheduler.drain(), self.scorer.drain()
-        self._end([(s, stopped) for s in waiting])
-        for scoring in unscored:
-            self._scored(scoring, ScoreFailed(stopped))
+            while self.idle and not self._stopping:
+                self._running.drop(self._cancelled)
+                self._cancelled.clear()
+                self._finishing.clear()
+                self._wake.wait()
+            if self._stopping:
+                return
+            cancelled, self._cancelled = self._cancelled, set()
+            finishing, self._finishing = self._finishing, set()
+            now, limits = time.monotonic(), self._deadlines
+            late, overdue = self.scheduler.late(now - limits.queued, now - limits.whole)
+            change = self.scheduler.next_step()
+            positions = self.scheduler.positions
+        self._tell([(s, QUEUE_TIMEOUT) for s in late] + [(s, DEADLINE) for s in overdue])
+        self.watchdog.began()
+        self._running.drop(cancelled | set(late) | set(overdue))
+        self._end(self._running.finish(finishing, now))
+        self._running.pause(change.pause)
+        self._running.resume(change.resume)
+        self._begin(change.begin, now)
+        if self._running:
+            self._step(positions)
+        if over := self.scorer.advance():
+            self._scored(*over)
+        self.watchdog.ended()
 
-    def _drop(self, leaving: set[Subscription], well: bool = False) -> None:
-        """Take requests out; those that end well are told."""
-        if not leaving:
-            return
-        for name, group in list(self._groups.items()):
-            leave = torch.tensor([o in leaving for o in group.owners]).to(self.checkpoint.device)
-            if well:
-                self._finish(group, leave, torch.zeros_like(leave))
-            self._replace(name, group.kept(~leave))
-
-    def _replace(self, name: str, group: Group) -> None:
-        if group.owners:
-            self._groups[name] = group
-        else:
-            self._groups.pop(name, None)
-
-    def _join(self, admitted: list[Subscription]) -> None:
-        now = time.monotonic()
-        by_sampler: dict[str, list[Subscription]] = {}
-        for subscription in admitted:
+    def _begin(self, begin: Sequence[Subscription], now: float) -> None:
+        for subscription in begin:
             subscription.admitted = now
             self.metrics.queued(now - subscription.submitted)
-            by_sampler.setdefault(subscription.request.params.sampler, []).append(subscription)
-        for name, owners in by_sampler.items():
-            try:
-                self._begin(name, owners)
-            except Exception:
-                log.exception("requests could not start", sampler=name)
-                self._end([(o, Failed("internal", "the request could not start")) for o in owners])
-                self._drop(set(owners))
+        told = self._running.begin(begin)
+        self._end([(o, event) for o, event in told if isinstance(event, Failed)])
+        self._send([(o, event) for o, event in told if not isinstance(event, Failed)])
 
-    def _begin(self, name: str, owners: list[Subscription]) -> None:
-        """Draw the canvases of new requests and put them beside the running ones."""
-        sampler, device = self._samplers[name], self.checkpoint.device
-        canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
-        batch = sampler.begin(CanvasBatch.of(canvases, device))
-        new = Group.of(sampler, batch, owners)
-        running = self._groups.get(name)
-        self._groups[name] = running.joined(new) if running else new
-        starts = batch.tokens.split(batch.lengths.tolist())
-        self._send(
-            [
-                (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
-                for o, tokens in zip(owners, starts, strict=True)
-                if o.request.wants_steps
-            ]
-        )
-
-    def _step(self) -> None:
+    def _step(self, positions: int) -> None:
         began = time.monotonic()
-        self._groups = {n: g.hurried(began, self._pace) for n, g in self._groups.items()}
-        groups = list(self._groups.items())
-        results = take_steps(self.checkpoint.model, [(g.sampler, g.batch) for _, g in groups])
-        over = [self._settle(g, r) for (_, g), r in zip(groups, results, strict=True)]
+        stepped = self._running.step(began, self._pace)
+        for record in stepped.records:
+            self._on_loop(record.deliver)
         seconds = time.monotonic() - began
-        self._pace = max(seconds, PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * seconds)
-        positions = sum(r.batch.tokens.numel() for r in results)
-        seen = seconds / positions
-        self._position_pace = PACE_MEMORY * self._position_pace + (1 - PACE_MEMORY) * seen
+        self._pace = max(seconds, _smoothed(self._pace, seconds))
+        self._position_pace = _smoothed(self._position_pace, seconds / max(1, positions))
         self.metrics.stepped(
             seconds=seconds,
-            requests=sum(r.batch.size for r in results),
-            positions=positions,
-            head_rows=sum(r.head_rows for r in results),
-            skipped=sum(int((r.forwards == 0).sum()) for r in results),
+            requests=stepped.requests,
+            positions=stepped.positions,
+            head_rows=stepped.head_rows,
+            skipped=stepped.skipped,
         )
-        for (name, group), result, ended in zip(groups, results, over, strict=True):
-            if bool(ended.any()):
-                self._finish(group, ended, result.failed)
-                self._replace(name, group.kept(~ended))
+        self._end(stepped.ended)
 
-    def _settle(self, group: Group, result: StepResult) -> torch.Tensor:
-        """Take a step's outcome into the group and tell the readers; returns who is over, [B]."""
-        canvas, position = group.batch.owner()
-        blocks = group.batch.block
-        changed = canvas[result.change.rows]
-        group.ops.view(-1).index_add_(
-            0, changed * len(OPS) + result.change.op, torch.ones_like(changed)
-        )
-        group.forwards += result.forwards
-        group.batch = result.batch
-        if any(o.request.wants_steps for o in group.owners):
-            self._publish(group, result, blocks)
-        # an end token in what can no longer change ends the text: the rest is not needed
-        batch, settled = result.batch, result.settled
-        ends = torch.isin(batch.tokens, self._ends) & ~group.through_ends[canvas]
-        given = torch.where(batch.editable, -1, position)
-        last_given = torch.full_like(settled, -1).scatter_reduce(0, canvas, given, "amax")
-        ends &= (position > last_given[canvas]) & (position < settled[canvas])
-        ended = torch.zeros_like(result.failed)
-        ended[canvas[ends]] = True
-        return result.failed | batch.finished | ended | (settled >= batch.lengths)
+    # Any thread ----------------------------------------------------------------------------------
 
-    def _publish(self, group: Group, result: StepResult, blocks: torch.Tensor) -> None:
-        """Send the step to the event loop as plain lists, in one call."""
-        self._on_loop(StepRecord.of(group.owners, result, blocks).deliver)
+    def _abandon(self) -> None:
+        """A step hangs: nobody is to wait for it any longer."""
+        self._fail_all(HUNG)
 
-    def _finish(self, group: Group, over: torch.Tensor, failed: torch.Tensor) -> None:
-        now = time.monotonic()
-        canvases = group.batch.tokens.split(group.batch.lengths.tolist())
-        ended: list[tuple[Subscription, Event]] = []
-        for i in torch.nonzero(over)[:, 0].tolist():
-            owner = group.owners[i]
-            if failed[i]:
-                ended.append((owner, Failed("not_finite", "the model gave no finite numbers")))
-                continue
-            ended.append((owner, Done(tuple(canvases[i].tolist()), group.tally(i, now))))
-        self._end(ended)
-
-    def _fail_all(self, group: Group, failed: Failed) -> None:
-        self._end([(owner, failed) for owner in group.owners])
+    def _fail_all(self, failed: Failed) -> None:
+        with self._wake:
+            left, unscored = self.scheduler.drain(), self.scorer.drain()
+            self._cancelled.update(left)
+        self._tell([(s, failed) for s in left])
+        for scoring in unscored:
+            self._scored(scoring, ScoreFailed(failed))
 
     def _scored(self, scoring: Scoring, outcome: Score | ScoreFailed) -> None:
         self.metrics.scored(outcome.failed.code if isinstance(outcome, ScoreFailed) else None)
         self._on_loop(lambda: scoring.settle(outcome))
 
-    def _end(self, ended: list[tuple[Subscription, Event]]) -> None:
+    def _end(self, ended: Sequence[Told]) -> None:
+        """Tell those who are still here, once."""
         with self._wake:
-            for owner, _ in ended:
-                self.scheduler.remove(owner)
+            here = [(owner, event) for owner, event in ended if self.scheduler.remove(owner)]
+        self._tell(here)
+
+    def _tell(self, ended: Sequence[Told]) -> None:
         for owner, event in ended:
             self.metrics.ended(owner.request, event, time.monotonic() - owner.submitted)
         self._send(ended)
 
-    def _send(self, events: list[tuple[Subscription, Event]]) -> None:
+    def _send(self, events: Sequence[Told]) -> None:
         def deliver() -> None:
             for owner, event in events:
                 owner.push(event)
@@ -325,3 +309,7 @@ class Engine:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(deliver)
+
+
+def _smoothed(before: float, now: float) -> float:
+    return PACE_MEMORY * before + (1 - PACE_MEMORY) * now

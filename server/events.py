@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from sampler.params import SamplingParams
 from sampler.schedule import step_plan
+from server.scheduler import Work
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class GenerationRequest:
     lossless: bool = False
     budget: float | None = None
     through_ends: bool = False
+
+    @property
+    def work(self) -> Work:
+        """What it asks of the engine. Under guidance every canvas is read twice, and the call that
+        removes the last noise counts as a step.
+        """
+        passes = 1 if self.params.guidance_scale == 1.0 else 2
+        return Work(passes * len(self.tokens), self.params.steps + 1)
 
     @classmethod
     def continuing(

@@ -58,8 +58,8 @@ class Keys:
         """Whether the value of an ``Authorization`` header holds one of the keys. All are compared,
         whichever fits.
         """
-        scheme, _, key = authorization.partition(" ")
-        given = _digest(key.strip().encode("latin-1"))
+        scheme, _, _ = authorization.partition(" ")
+        given = digest_of(authorization)
         fits = [hmac.compare_digest(given, digest) for digest in self.digests]
         return any(fits) and scheme.lower() == "bearer"
 
@@ -71,6 +71,11 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"Keys({len(self.digests)})"
+
+
+def digest_of(authorization: str) -> bytes:
+    """Digest of the key in an ``Authorization`` header."""
+    return _digest(authorization.partition(" ")[2].strip().encode("latin-1"))
 
 
 def _digest(key: bytes) -> bytes:

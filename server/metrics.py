@@ -5,8 +5,17 @@ client.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 
 from server.events import Done, Event, Failed, GenerationRequest
 
@@ -14,6 +23,12 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 PER_FORWARD = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
+
+FAILURES = (
+    *("cancelled", "queue_full", "queue_timeout", "deadline", "rate_limited", "shutting_down"),
+    *("internal", "not_finite", "out_of_memory", "engine_hung"),
+)
+"""Codes of ``xdlm_request_failure_total``."""
 
 
 class Metrics:
@@ -52,10 +67,14 @@ class Metrics:
         self._skipped = counter("forwards_skipped", "Canvas steps without a network evaluation")
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._scores = counter("scores", "Texts scored")
+        Info("xdlm_build", "What runs", registry=self.registry).info(
+            {"version": version("xdlm-serve")}
+        )
+        ProcessCollector(registry=self.registry)  # memory, open files, CPU time
         self._engines: list[tuple[Callable[[], int], Callable[[], int]]] = []
         self._running.set_function(lambda: sum(running() for running, _ in self._engines))
         self._waiting.set_function(lambda: sum(waiting() for _, waiting in self._engines))
-        for code in ("cancelled", "queue_full", "internal", "not_finite", "shutting_down"):
+        for code in FAILURES:
             self._failure.labels(code)
         for reason in ("stop", "length"):
             self._success.labels(reason)
@@ -68,9 +87,9 @@ class Metrics:
         """Read an engine's numbers whenever the gauges are scraped; they tell the sums."""
         self._engines.append((running, waiting))
 
-    def rejected(self) -> None:
-        """A request found the queue full."""
-        self._failure.labels("queue_full").inc()
+    def rejected(self, code: str = "queue_full") -> None:
+        """A request found the queue full, or its client over its rate."""
+        self._failure.labels(code).inc()
 
     def cancelled(self) -> None:
         """A caller went away before the end."""

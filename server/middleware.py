@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
+from collections.abc import Callable, Iterable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError
-from server.keys import Keys
+from server.keys import Keys, digest_of
+from server.rates import Rates
 from server.wire import Json
 
 log = structlog.get_logger()
 
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 NOT_LOGGED = frozenset({"/health", "/ready", "/metrics"})
 NEEDS_NO_KEY = frozenset({"/health", "/ready"})
@@ -83,6 +87,9 @@ class RequestLog:
         try:
             await self.app(scope, received, counted)
         finally:
+            # a stream that fails after its headers says so here: it ends like any other
+            if failed := scope.get("state", {}).get("failed"):
+                end = "failed"
             log.info(
                 "request",
                 request_id=scope["request_id"],
@@ -92,19 +99,42 @@ class RequestLog:
                 seconds=round(time.monotonic() - began, 6),
                 bytes=sent,
                 end=end,
+                **({"code": failed} if failed else {}),
             )
+
+
+class AllowedHosts:
+    """Answers 400 to requests whose ``Host`` is not one of this server's names, so that a web page
+    whose own name leads here (DNS rebinding) gets nothing.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        """Names without a port; none allows all that are well formed."""
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] == "http" and not self._allows(Headers(scope=scope).getlist("host")):
+            error = ApiError(400, "the Host header names no host of this server's", code="bad_host")
+            await Json(error.body(), error.status)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _allows(self, given: list[str]) -> bool:
+        found = HOST.fullmatch(given[0]) if len(given) == 1 else None
+        return found is not None and (not self.hosts or found[1].lower() in self.hosts)
 
 
 class ApiKeys:
     """Answers 401 to requests without a key of the server's, before their body is read."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        """Without any key, nothing is asked for."""
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Keys, free: Iterable[str] = ()) -> None:
+        """Without any key, nothing is asked for; for the paths ``free`` never."""
+        self.app, self.keys, self.free = app, keys, NEEDS_NO_KEY.union(free)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
-        if scope["type"] == "http" and self.keys and scope["path"] not in NEEDS_NO_KEY:
+        if scope["type"] == "http" and self.keys and scope["path"] not in self.free:
             given = Headers(scope=scope).get("authorization")
             if given is None or not self.keys.accept(given):
                 words = "is missing" if given is None else "is not one of this server's"
@@ -113,6 +143,26 @@ class ApiKeys:
                 )
                 answer = Json(error.body(), error.status, {"WWW-Authenticate": "Bearer"})
                 await answer(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class RateLimit:
+    """Answers 429 to requests for work that come faster than they may: of one key, or of all."""
+
+    def __init__(self, app: ASGIApp, rates: Rates, rejected: Callable[[], None]) -> None:
+        """``rejected`` is called for each that is refused."""
+        self.app, self.rates, self.rejected = app, rates, rejected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            key = Headers(scope=scope).get("authorization", "")
+            if wait := self.rates.wait(digest_of(key)):
+                self.rejected()
+                error = ApiError(429, "too many requests", code="rate_limited")
+                headers = {"Retry-After": str(math.ceil(wait))}
+                await Json(error.body(), error.status, headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

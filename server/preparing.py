@@ -6,26 +6,23 @@ from models.checkpoint import Checkpoint
 from models.weights import CheckpointError
 from sampler import SAMPLERS
 from sampler.canvas import CanvasBatch
-from sampler.params import InvalidParam, SamplingParams
+from sampler.params import SamplingParams
 from sampler.step import take_step
-from server.choices import sampling_params
+from server.choices import check_defaults
 
 
 def check_servable(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint, if requests can be answered with it, and its own defaults make sense.
 
     Raises:
-        CheckpointError: they cannot, or do not.
+        CheckpointError: they cannot.
+        InvalidParam: they do not.
     """
-    name = checkpoint.info.name
     if checkpoint.info.image is not None:
         checkpoint.check_pixels()
     elif checkpoint.text is None:
-        raise CheckpointError(f"{name}: tokenizer.json is missing")
-    try:
-        sampling_params(checkpoint.defaults, {})
-    except InvalidParam as error:
-        raise CheckpointError(f"{name}: {error}") from None
+        raise CheckpointError(f"{checkpoint.info.name}: tokenizer.json is missing")
+    check_defaults(checkpoint.defaults)
     return checkpoint
 
 

@@ -28,6 +28,7 @@ class Recording:
         records: the n-th has the id n among its events.
         size: bytes that they take.
         ended: the last one has been written.
+        failed: the code of the error that it ended with.
         followers: who reads it now.
     """
 
@@ -42,6 +43,7 @@ class Recording:
         self.records: list[Record] = []
         self.size = 0
         self.ended = False
+        self.failed: str | None = None
         self.followers = 0
         self._on_cancel, self._on_followers = on_cancel, on_followers
         self._more = asyncio.Event()

@@ -29,6 +29,11 @@ class ScoreRequest:
     scored: list[int]
     params: ScoreParams
 
+    @property
+    def work(self) -> int:
+        """Positions × samples."""
+        return len(self.tokens) * self.params.samples
+
 
 @dataclass(frozen=True)
 class Score:

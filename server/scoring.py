@@ -16,6 +16,7 @@ from sampler.kernel import NoiseKernel
 from sampler.score import sample_nats, standard_error
 from server.events import Failed
 from server.score import Score, ScoreRequest
+from server.stepping import failure_of
 
 log = structlog.get_logger()
 
@@ -37,8 +38,12 @@ class Scoring:
 
     request: ScoreRequest
     future: asyncio.Future[Score]
+    left: int = field(init=False)  # positions times samples to go
     sums: Tensor | float = 0.0  # over the samples so far, [scored]
     totals: list[float] = field(default_factory=list)  # of each sample so far
+
+    def __post_init__(self) -> None:
+        self.left = self.request.work
 
     def settle(self, outcome: Outcome) -> None:
         """Tell whoever waits; runs on the event loop."""
@@ -53,10 +58,15 @@ class Scoring:
 class Scorer:
     """Takes texts from the event loop and scores them on the engine's thread."""
 
-    def __init__(self, checkpoint: Checkpoint, max_waiting: int, positions: int) -> None:
-        """Limits: texts under way, and canvas positions in one pass of the network."""
+    def __init__(
+        self, checkpoint: Checkpoint, max_waiting: int, positions: int, max_backlog: int
+    ) -> None:
+        """Limits: texts under way, canvas positions in one pass of the network, and positions ×
+        samples under way.
+        """
         self._checkpoint = checkpoint
         self._max_waiting, self._positions = max_waiting, positions
+        self._max_backlog = max_backlog
         self._turns: deque[Scoring] = deque()
 
     @property
@@ -65,9 +75,17 @@ class Scorer:
         return len(self._turns)
 
     @property
-    def full(self) -> bool:
-        """No more texts are taken."""
-        return len(self._turns) >= self._max_waiting
+    def backlog(self) -> int:
+        """Positions × samples to go."""
+        return sum(scoring.left for scoring in self._turns)
+
+    def takes(self, request: ScoreRequest) -> bool:
+        """Whether there is room for one more. Work that is too much is taken where there is no
+        other.
+        """
+        if len(self._turns) >= self._max_waiting:
+            return False
+        return not self._turns or self.backlog + request.work <= self._max_backlog
 
     def add(self, scoring: Scoring) -> None:
         """Take a text on."""
@@ -91,9 +109,12 @@ class Scorer:
             self._pass(scoring)
             if len(scoring.totals) >= scoring.request.params.samples:
                 outcome = _outcome(scoring)
-        except Exception:
+        except Exception as error:
             log.exception("scoring failed")
-            outcome = ScoreFailed(Failed("internal", "the text could not be scored"))
+            code = failure_of(error).code
+            outcome = ScoreFailed(Failed(code, "the text could not be scored"))
+        if not self._turns or self._turns[0] is not scoring:
+            return None  # given up meanwhile
         if outcome is None:
             self._turns.rotate(-1)
             return None
@@ -114,6 +135,7 @@ class Scorer:
             NoiseKernel(params.mixing_ratio, info.vocab_size, info.mask_id),
             params,
         )
+        scoring.left -= (after - first) * len(request.tokens)
         scoring.sums = scoring.sums + nats.sum(0)
         scoring.totals.extend(nats.sum(-1).tolist())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ class State:
         engines: of all models, by name; the first is the one that requests get.
         mark: begins the ids of what is kept here.
         created: seconds since 1970.
+        pictures: held by whoever draws one; drawing takes a core.
     """
 
     engine: Engine
@@ -35,6 +37,7 @@ class State:
     engines: Mapping[str, Engine]
     mark: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @classmethod
     def around(

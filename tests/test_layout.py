@@ -109,5 +109,6 @@ def test_the_wheel_holds_the_checkpoint_and_not_its_recipe(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "models/bundled/stories/model.safetensors" in names
+    assert {f"server/web/{path.name}" for path in (ROOT / "server" / "web").iterdir()} <= set(names)
     assert not [n for n in names if "recipe" in n or n.startswith(("tests", "benchmarks"))]
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == PACKAGES

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from models import checkpoint as checkpoints
+from sampler.params import InvalidParam
 from server.cli.common import load, stop
 from server.config import ConfigError, Settings
 from server.preparing import check_servable, warm_up
@@ -79,12 +80,11 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def _serve(settings: Settings) -> None:
-    import uvicorn
-
     from server import logs
     from server.app import create_app
     from server.build import engine_of
     from server.metrics import Metrics
+    from server.serving import Server
 
     logs.configure()
     try:
@@ -109,14 +109,8 @@ def _serve(settings: Settings) -> None:
         )
     metrics = Metrics()
     engines = [engine_of(loaded, settings, metrics) for loaded in models]
-    config = uvicorn.Config(
-        create_app(engines, settings),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
-    uvicorn.Server(config).run([listener])
+    app = create_app(engines, settings)
+    Server(app, engines, settings.shutdown_seconds).run([listener])
 
 
 def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint:
@@ -128,6 +122,8 @@ def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint
         check_servable(loaded)
     except checkpoints.CheckpointError as error:
         stop(str(error))
+    except InvalidParam as error:
+        stop(f"{name}: generation_config.json: {error}", 2)
     warm_up(loaded)
     return loaded
 

@@ -20,7 +20,16 @@ from server.cluster.forward import Forward
 from server.cluster.metrics import merged
 from server.config import Settings
 from server.errors import ApiError
-from server.middleware import ApiKeys, BodyLimit, RequestId, RequestLog
+from server.middleware import (
+    AllowedHosts,
+    ApiKeys,
+    BodyLimit,
+    RateLimit,
+    RequestId,
+    RequestLog,
+)
+from server.rates import Rates
+from server.routes import page
 
 ALL_SECONDS = 5.0  # in which all replicas have to answer what is asked of all
 
@@ -53,8 +62,12 @@ class Front:
 def create_front(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settings) -> FastAPI:
     """The application that clients speak to; see ``Front``."""
     app = FastAPI(title="xdlm-serve", docs_url=None, redoc_url=None, openapi_url=None)
+    files = page.assets()
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
-    app.add_middleware(ApiKeys, keys=settings.keys)
+    rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
+    app.add_middleware(RateLimit, rates=rates, rejected=_not_counted)
+    app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
+    app.add_middleware(AllowedHosts, hosts=settings.hosts)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     errors.install(app)
@@ -80,8 +93,13 @@ def create_front(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settin
         body = merged([one for of_model in told for one in of_model])
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    app.include_router(page.router_of(files))
     app.mount("/", Forward(replicas))
     return app
+
+
+def _not_counted() -> None:
+    """Metrics are those of replicas; what the front refuses for its rate is in its log."""
 
 
 async def _of_all(handle: DeploymentHandle[Any], method: str) -> list[Any]:

@@ -310,6 +310,13 @@ class ImageGrid(Answer):
     levels: int = Field(description="ids below this stand in images")
 
 
+class RequestLimits(Answer):
+    """What one request may ask for."""
+
+    steps: int
+    choices: int
+
+
 class DiffusionModel(Answer):
     """What a model is, and what its requests get where they do not choose."""
 
@@ -317,10 +324,18 @@ class DiffusionModel(Answer):
     parameters: int
     dtype: str
     samplers: list[str]
+    sampler: str = Field(description="the one that requests get")
+    fields: dict[str, list[str]] = Field(
+        description="which samplers read a field; those that are not here are read by all"
+    )
     steps: int
     mixing_ratio: float
     temperature: float
     top_p: float
+    guidance_scale: float
+    max_tokens: int | None = Field(description="on an empty canvas; null for images")
+    chat: bool = Field(description="it has a chat template")
+    limits: RequestLimits
     vocab_size: int
     mask_token: MaskToken
     max_canvas: int = Field(description="positions, prompt included")

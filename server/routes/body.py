@@ -12,8 +12,10 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from server.errors import ApiError
+from server.routes.aside import aside
 
 MAX_DEPTH = 32
 MAX_DIGITS = 32  # of an integer
@@ -28,10 +30,14 @@ class JsonRequest(Request):
         """The body, read once.
 
         Raises:
-            ApiError: as ``parse``.
+            ApiError: as ``parse``; 499 where the client went away before the end.
         """
         if not hasattr(self, "_json"):
-            self._json = parse(await self.body())
+            try:
+                body = await self.body()
+            except ClientDisconnect:
+                raise ApiError(499, "client closed the request", code="cancelled") from None
+            self._json = await aside(len(body), parse, body)
         return self._json
 
 

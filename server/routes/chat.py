@@ -14,6 +14,7 @@ from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite
 from server.routes.answers import GENERATING, ChatCompletion, ChatCompletionChunk, says
+from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation
 from server.routes.models import text_model
@@ -157,7 +158,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    ids = ids_of_chat(state, body.messages)
+    ids = await aside(len(await request.body()), ids_of_chat, state, body.messages)
     return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
         request, bool(body.stream)
     )

@@ -16,6 +16,7 @@ from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite, with_itself
 from server.routes import limits
 from server.routes.answers import GENERATING, Completion, CompletionChunk, says
+from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation
 from server.routes.models import text_model
@@ -120,7 +121,8 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Write text behind a prompt, in its holes, or in front of a suffix."""
     state = text_model(State.of(request), body.model)
-    generation = Generation(state, body, CompletionForm, prompts_of(state, body))
+    prompts = await aside(len(await request.body()), prompts_of, state, body)
+    generation = Generation(state, body, CompletionForm, prompts)
     return await generation.respond(request, bool(body.stream))
 
 

@@ -150,6 +150,7 @@ class Drawing(Run):
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
+                    self.failed = event
                     data = error_body(500, event.message, None, event.code)
                     yield {"event": "error", "data": orjson.dumps(data).decode()}
                     return

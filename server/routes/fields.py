@@ -128,6 +128,8 @@ FIELDS: dict[str, Schema] = {
     "response_format": _said("images come in base64", "b64_json"),
     "output_format": _said("png where it is not given; neither loses anything", "png"),
     "partial_images": _said("images on the way to each; needs stream", 2),
+    "format": _said("gif moves, png shows some states", "gif"),
+    "runs": _said("trajectories, side by side", [{"events": []}], minItems=1, maxItems=4),
     "text": _said("what is scored: text or token ids", " named Lily.", minItems=1),
     "end": _said("the end token behind the text is scored too", False),
     "estimator": _said("nelbo: eq. 15 of the paper; llada: masks alone", "nelbo"),
@@ -149,6 +151,10 @@ PARTS: dict[str, dict[str, Schema]] = {
             _said("accepted as null, as answers have it", None),
         ),
         "provider_specific_fields": _said("accepted where all in it is null", None),
+    },
+    "Recorded": {
+        "id": _said("its name, not used", "traj-0123456789abcdef01234567"),
+        "events": _said("all its records, each with event and data", [], minItems=1),
     },
     "TextPart": {"type": _said("text only", "text"), "text": _said("a part", "Once")},
     "StreamOptions": {

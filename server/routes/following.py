@@ -57,6 +57,8 @@ class Followed(Response):
         """ASGI entry point."""
         with self._recording.followed():
             await self._response(scope, receive, send)
+        if self._recording.failed is not None:  # for the log
+            scope.setdefault("state", {})["failed"] = self._recording.failed
 
 
 def event_id(recording: Recording, n: int) -> str:

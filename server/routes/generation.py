@@ -145,6 +145,7 @@ class Generation(Run):
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
+                    self.failed = event
                     yield _event(error_body(500, event.message, None, event.code))
                     break
                 for choice, more in readers[i].take(event):

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request
 
 from models.image import ImageShape
 from sampler import SAMPLERS
-from sampler.params import SamplingParams
+from sampler.params import OWNERS, SamplingParams
+from server.choices import default_length
 from server.engine import Engine
 from server.errors import ApiError
 from server.routes.answers import Model, Models, says
+from server.routes.schema import DiffusionFields
 from server.state import State
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -74,7 +76,8 @@ def makes_images(engine: Engine) -> bool:
 
 def describe(state: State) -> dict[str, Any]:
     """OpenAI's model object with a ``diffusion`` object beside."""
-    info, defaults = state.checkpoint.info, state.defaults
+    info, defaults, limits = state.checkpoint.info, state.defaults, state.settings
+    images, tokenizer = info.image is not None, state.checkpoint.text
     return {
         "id": info.name,
         "object": "model",
@@ -85,10 +88,16 @@ def describe(state: State) -> dict[str, Any]:
             "parameters": info.parameters,
             "dtype": info.dtype,
             "samplers": list(SAMPLERS),
+            "sampler": defaults.get("sampler", SamplingParams.sampler),
+            "fields": {n: list(o) for n, o in OWNERS.items() if n in DiffusionFields.model_fields},
             "steps": defaults.get("steps", SamplingParams.steps),
             "mixing_ratio": defaults.get("mixing_ratio", SamplingParams.mixing_ratio),
             "temperature": defaults.get("temperature", SamplingParams.temperature),
             "top_p": defaults.get("top_p", SamplingParams.top_p),
+            "guidance_scale": defaults.get("guidance_scale", SamplingParams.guidance_scale),
+            "max_tokens": None if images else default_length(defaults, info.max_length),
+            "chat": tokenizer is not None and tokenizer.chat is not None,
+            "limits": {"steps": limits.max_steps, "choices": limits.max_choices},
             "vocab_size": info.vocab_size,
             "mask_token": {
                 "id": info.mask_id,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.errors import ApiError
+from server.routes import limits
 from server.state import State
 
 
@@ -58,8 +59,11 @@ def ids_of(state: State, given: str | list[int], field: str, masks: str | None =
     """Ids of a text that opens a canvas; characters get the start token in front.
 
     Raises:
-        ApiError: 400, see ``checked_ids``.
+        ApiError: 400, see ``checked_ids``, or more ids than the canvas has positions.
     """
     if isinstance(given, list):
         return checked_ids(state, given, field, masks)
-    return state.checkpoint.tokenizer.encode(given)
+    tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
+    if len(given) > canvas and (count := tokenizer.count(given)) > canvas:
+        limits.check_prompt(field, count, 1, canvas)
+    return tokenizer.encode(given)

@@ -99,6 +99,9 @@ class Recorder:
         self._write("diffusion.completed", done, last=True)
 
     def _fail(self, code: str, message: str) -> None:
+        if self._recording.ended:
+            return
+        self._recording.failed = code
         error = error_body(500, message, None, code)
         told = {"id": self._recording.id, "elapsed_ms": self._elapsed(), **error}
         self._write("diffusion.failed", told, last=True)

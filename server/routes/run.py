@@ -34,9 +34,11 @@ class Run(ABC):
         requests: one for each choice.
         budget: milliseconds, where one was chosen.
         id, created, model: as the wire has them.
+        failed: what ended a stream after its headers.
     """
 
     requests: list[GenerationRequest]
+    failed: Failed | None = None
 
     def __init__(
         self, state: State, prefix: str, params: SamplingParams, budget: float | None
@@ -112,7 +114,7 @@ class Run(ABC):
             raise
         if stream:
             return EventSourceResponse(
-                self._streamed(readers, subscriptions),
+                self._streamed(request, readers, subscriptions),
                 ping=self.state.settings.ping_seconds,
                 headers={"X-Accel-Buffering": "no"},
                 shutdown_grace_period=self.state.settings.shutdown_seconds,
@@ -129,16 +131,18 @@ class Run(ABC):
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
-                    raise failure(event)
+                    raise failure(self.state.engine, event)
                 readers[i].take(event)
         return await self.whole(readers)
 
     async def _streamed(
-        self, readers: Sequence[Any], subscriptions: Sequence[Subscription]
+        self, request: Request, readers: Sequence[Any], subscriptions: Sequence[Subscription]
     ) -> AsyncGenerator[dict[str, str]]:
         try:
             async with aclosing(self.stream(readers, subscriptions)) as events:
                 async for event in events:
+                    if self.failed is not None:
+                        request.state.failed = self.failed.code  # for the log
                     yield event
         finally:
             for subscription in subscriptions:

@@ -11,6 +11,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from sampler.params import SEED_LIMIT, InvalidParam
 from server.routes.answers import GENERATING, Score, says
+from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.echo import granted_samples
 from server.routes.models import text_model
@@ -45,7 +46,7 @@ class ScoreBody(StrictBody):
 async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
     """Bound the negative log-likelihood of a text, or of what follows a prompt."""
     state = text_model(State.of(request), body.model)
-    wanted = _request(state, body)
+    wanted = await aside(len(await request.body()), _request, state, body)
     found = await unless_gone(request, scored(state.engine, wanted))
     return {
         "id": f"score-{secrets.token_hex(12)}",

@@ -27,9 +27,10 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", summary="Does it take work", response_model=None, responses=says(Ready, 503))
 async def ready(request: Request) -> dict[str, str]:
-    """The engine takes requests; 503 while it does not."""
-    if not all(engine.ready for engine in State.of(request).engines.values()):
-        raise ApiError(503, "not ready", code="not_ready", retry_after=1)
+    """The engine takes requests; 503 while it does not, and why."""
+    for name, engine in State.of(request).engines.items():
+        if engine.unready is not None:
+            raise ApiError(503, f"{name}: {engine.unready}", code="not_ready", retry_after=1)
     return {"status": "ready"}
 
 

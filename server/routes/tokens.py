@@ -9,6 +9,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from server.errors import ApiError
 from server.routes.answers import ASKING, Detokenized, TokenizerInfo, Tokens, says
+from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.chat import Message, ids_of_chat
 from server.routes.models import text_model
@@ -47,11 +48,11 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     state = text_model(State.of(request), body.model)
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "give a prompt or messages", param="prompt")
-    tokenizer = state.checkpoint.tokenizer
+    tokenizer, size = state.checkpoint.tokenizer, len(await request.body())
     if body.messages is not None:
-        ids = ids_of_chat(state, body.messages)
+        ids = await aside(size, ids_of_chat, state, body.messages)
     else:
-        ids = tokenizer.encode(body.prompt or "", body.add_special_tokens)
+        ids = await aside(size, tokenizer.encode, body.prompt or "", body.add_special_tokens)
     answer = {
         "count": len(ids),
         "max_model_len": state.checkpoint.info.max_length,

@@ -16,6 +16,7 @@ from sampler.params import OWNERS, param_names
 from server.errors import ApiError
 from server.recording import Recording
 from server.routes.answers import GENERATING, says
+from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.completions import CompletionBody, CompletionForm, Prompts, prompts_of
 from server.routes.drawing import Drawing, label_of
@@ -130,11 +131,13 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     if given := _last_event_id(request):
         return _continued(state, form, *given)
     state = any_model(state, body.model)
-    run, info = body.run(state), state.checkpoint.info
+    run = await aside(len(await request.body()), body.run, state)
+    info = state.checkpoint.info
     recording = Recorder(state, run).start(
         request_id=request.scope["request_id"],
         request=body.resolved(run),
         mask={"id": info.mask_id, "text": state.checkpoint.piece(info.mask_id)},
+        ends=list(state.checkpoint.ends),
         image=None if info.image is None else grid_of(info.image),
     )
     return Followed(recording, 0, form, state.settings)

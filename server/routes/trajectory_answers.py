@@ -39,6 +39,7 @@ class Created(Generated):
     request_id: str
     request: dict[str, Any] = Field(description="a body that gives the same tokens again")
     mask: MaskToken
+    ends: list[int] = Field(description="ids that end a text")
     image: ImageGrid | None = Field(description="what the canvases are; null for text")
 
 

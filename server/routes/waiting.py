@@ -18,19 +18,25 @@ from server.scoring import ScoreFailed
 Answer = TypeVar("Answer")
 
 
+RETRY_READY = 5  # seconds after which a server that takes no requests may take some again
+NOT_NOW = frozenset({"shutting_down", "engine_hung", "queue_timeout", "deadline", "out_of_memory"})
+"""Codes of failures that the same request may not meet again: 503."""
+
+
 def no_place(engine: Engine) -> ApiError:
-    """The answer when the engine takes no request: 429, or 503 when it takes none any more."""
-    if not engine.ready:
-        return ApiError(503, "shutting down", code="not_ready", retry_after=5)
+    """The answer when the engine takes no request: 429, or 503 when it takes none at all."""
+    if (reason := engine.unready) is not None:
+        return ApiError(503, reason, code="not_ready", retry_after=RETRY_READY)
     engine.metrics.rejected()
-    return ApiError(429, "the queue is full", code="queue_full", retry_after=1)
+    return ApiError(429, "the queue is full", code="queue_full", retry_after=engine.retry_after())
 
 
-def failure(failed: Failed) -> ApiError:
+def failure(engine: Engine, failed: Failed) -> ApiError:
     """The answer when a request came to nothing."""
-    return ApiError(
-        503 if failed.code == "shutting_down" else 500, failed.message, code=failed.code
-    )
+    if failed.code in NOT_NOW:
+        wait = engine.retry_after() if engine.ready else RETRY_READY
+        return ApiError(503, failed.message, code=failed.code, retry_after=wait)
+    return ApiError(500, failed.message, code=failed.code)
 
 
 async def scored(engine: Engine, request: ScoreRequest) -> Score:
@@ -44,7 +50,7 @@ async def scored(engine: Engine, request: ScoreRequest) -> Score:
     except QueueFull:
         raise no_place(engine) from None
     except ScoreFailed as error:
-        raise failure(error.failed) from None
+        raise failure(engine, error.failed) from None
 
 
 async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Answer]) -> Answer:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import structlog
 import torch
-import uvicorn
 from safetensors.torch import save_file
 
 from models import checkpoint as checkpoints
@@ -24,6 +23,8 @@ from server.app import create_app
 from server.build import engine_of
 from server.config import Settings
 from server.engine import Engine
+from server.protocol import GuardedProtocol
+from server.serving import Server
 
 
 def write_tiny(folder: Path, layers: int = 1) -> Path:
@@ -45,7 +46,10 @@ def write_tiny(folder: Path, layers: int = 1) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> None:
     """Lines of requests that went well would be all over the report."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+    )
 
 
 @pytest.fixture(scope="session")
@@ -75,14 +79,14 @@ class Served:
     engine: Engine
 
 
-def run_server(engine: Engine, settings: Settings, *others: Engine) -> Iterator[Served]:
-    config = uvicorn.Config(
-        create_app([engine, *others], settings),
-        port=0,
-        log_level="warning",
-        timeout_graceful_shutdown=2,
-    )
-    server = uvicorn.Server(config)
+def run_server(
+    engine: Engine,
+    settings: Settings,
+    *others: Engine,
+    http: type[GuardedProtocol] = GuardedProtocol,
+) -> Iterator[Served]:
+    engines = [engine, *others]
+    server = Server(create_app(engines, settings), engines, settings.shutdown_seconds, http)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -95,13 +95,20 @@ class Sender:
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
     def post(self, path: str, body: bytes) -> None:
-        self.connection.request("POST", path, body, {"Content-Type": "application/json"})
-        response = self.connection.getresponse()
-        text = response.read()
+        try:
+            response, text = self._answer(path, body)
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            self.connection.close()  # it was silent for longer than the server keeps one open
+            response, text = self._answer(path, body)
         self.statuses[response.status] += 1
         assert response.status < 500, (body[:500], text)
         if response.status != 200:
             Error.model_validate_json(text, strict=True)
+
+    def _answer(self, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+        self.connection.request("POST", path, body, {"Content-Type": "application/json"})
+        response = self.connection.getresponse()
+        return response, response.read()
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def fuzz(served: Served, examples: int, derandomize: bool) -> Counter[tuple[str,
                 )
                 @given(case=operation.as_strategy(generation_mode=mode))
                 def run(case):
-                    response = case.call_and_validate(session=session, checks=CHECKS)
+                    response = case.call_and_validate(session=session, checks=CHECKS, timeout=60)
                     counts[case.operation.label, response.status_code] += 1
 
                 run()

@@ -291,7 +291,7 @@ def raw_post(port: int, body: dict, headers: str = "") -> socket.socket:
     payload = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         + f"{headers}Content-Length: {len(payload)}\r\n\r\n".encode()
         + payload
     )
@@ -334,7 +334,7 @@ def test_a_full_queue_is_429_at_once(tiny):
         began = time.monotonic()
         response, text = call(served, "POST", "/v1/completions", {**BODY, "stream": stream})
         assert time.monotonic() - began < 0.5
-        assert response.status == 429 and response.headers["Retry-After"] == "1"
+        assert response.status == 429 and int(response.headers["Retry-After"]) >= 1
         assert json.loads(text)["error"]["type"] == "rate_limit_error"
     for connection in long:
         connection.close()

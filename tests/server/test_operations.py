@@ -42,10 +42,10 @@ class Process:
 
 
 @contextmanager
-def serving(*args: str, **variables: str) -> Iterator[Process]:
+def serving(*args: str, port: int = 0, **variables: str) -> Iterator[Process]:
     """Run it until the block ends, then read what it wrote."""
     popen = subprocess.Popen(
-        [XDLM, "serve", *args, "--port", "0"],
+        [XDLM, "serve", *args, "--port", str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -158,8 +158,8 @@ def test_the_key_is_asked_for_before_the_body_is_read(keyed):
     """The body is announced and never sent: the answer comes all the same."""
     with socket.create_connection(("127.0.0.1", keyed.port), timeout=5) as connection:
         connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 1000\r\n\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
         )
         assert connection.recv(4096).startswith(b"HTTP/1.1 401")
 

@@ -285,7 +285,7 @@ async def test_numbers_that_are_not_fail_the_score_alone(tiny_folder):
 
 def test_a_client_that_hangs_up_stops_its_score(served):
     body = json.dumps({"text": STORY, "samples": 1024}).encode()
-    head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection(("127.0.0.1", served.port)) as client:
         client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
         until(lambda: served.engine.scorer.waiting)

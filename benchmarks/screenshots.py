@@ -1,0 +1,132 @@
+"""Pictures of the page for docs/, taken by Chromium from a server of its own.
+
+``python -m benchmarks.screenshots`` (or ``make screenshots``) writes docs/page-text.png,
+page-compare.png and page-images.png.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+import uvicorn
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from models import checkpoint as checkpoints
+from models.bundled import BUNDLED
+from server.app import create_app
+from server.build import engine_of
+from server.config import Settings
+
+DOCS = Path(__file__).parent.parent / "docs"
+MOST = 300_000  # bytes of a picture
+WAIT = 120_000  # milliseconds
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a server of both bundled checkpoints."""
+    settings = Settings.model_validate({"checkpoints": ["stories", "digits"], "port": 0})
+    engines = [engine_of(checkpoints.load(BUNDLED / n), settings) for n in settings.checkpoints]
+    config = uvicorn.Config(create_app(engines, settings), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def main() -> None:
+    """Take all pictures."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with served() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for name, height, dark, take in (
+            ("text", 860, False, text),
+            ("compare", 900, False, compare),
+            ("images", 900, True, images),
+        ):
+            page = browser.new_page(
+                viewport={"width": 1400, "height": height},
+                device_scale_factor=1.4,
+                color_scheme="dark" if dark else "light",
+                reduced_motion="reduce",
+            )
+            page.set_default_timeout(WAIT)
+            page.goto(url)
+            expect(page.locator("html[data-ready]")).to_be_attached()
+            take(page)
+            page.mouse.move(5, 5)
+            path = DOCS / f"page-{name}.png"
+            page.screenshot(path=path)
+            shrink(path)
+            print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+            page.close()
+        browser.close()
+
+
+def text(page: Page) -> None:
+    """A story, halfway."""
+    generate(page, 1, max_tokens="96", seed="21", steps="32", mixing_ratio="0.2")
+    go(page, 17)
+
+
+def compare(page: Page) -> None:
+    """Two step counts."""
+    page.locator("[name=steps]").fill("32")
+    page.get_by_role("button", name="Compare with another setting").click()
+    generate(page, 2, max_tokens="64", seed="11", steps="8")
+    expect(page.locator("[data-name=NELBO]")).to_have_count(2, timeout=WAIT)
+    go(page, 19)
+
+
+def images(page: Page) -> None:
+    """Threes, halfway."""
+    generate(page, 1, model="digits", class_label="3", n="4", seed="5")
+    go(page, 9)
+
+
+def generate(page: Page, panes: int, **fields: str) -> None:
+    """Fill the form, start, and wait for the end."""
+    for name, value in fields.items():
+        field = page.locator(f"#ask [name={name}]")
+        if name in ("model", "class_label"):
+            field.select_option(value)
+        else:
+            field.fill(value)
+    page.get_by_role("button", name="Denoise").click()
+    expect(page.locator(".facts [data-name=latency]")).to_have_count(panes, timeout=WAIT)
+    expect(page.locator("html:not([data-busy])")).to_be_attached(timeout=WAIT)
+
+
+def go(page: Page, step: int) -> None:
+    """Show a step, nothing having the focus."""
+    page.locator("body").press("Home")
+    for _ in range(step):
+        page.keyboard.press("ArrowRight")
+    page.evaluate("document.activeElement.blur()")
+
+
+def shrink(path: Path) -> None:
+    """Fewer colours, where that is needed to keep a picture small."""
+    picture = Image.open(path).convert("RGB")
+    picture.save(path, optimize=True)
+    if path.stat().st_size >= MOST:
+        picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    assert path.stat().st_size < MOST, f"{path} is too large"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+// Requests to the server: the key where it wants one, errors as it words them, streams that go on.
+
+import { EventReader } from "./sse.js";
+
+const RUNS = "/v1/diffusion/trajectories";
+const KEPT = "xdlm-key";
+const TRIES = 6; // to take up a broken stream again
+
+/** An answer that is none; `wait` is in seconds, where the server says when to come back. */
+export class Problem extends Error {
+  constructor(status, error, wait) {
+    super(error?.message ?? `the server answered ${status}`);
+    Object.assign(this, { status, param: error?.param, code: error?.code, wait });
+  }
+}
+
+export class Api {
+  /** `askKey(wrong)` resolves to a key, or to null. It is kept for this tab alone. */
+  constructor(askKey) {
+    this.askKey = askKey;
+    this.asking = null;
+  }
+
+  async fetch(path, { method = "GET", body, headers = {}, signal } = {}) {
+    const key = sessionStorage.getItem(KEPT);
+    const sent = { ...headers };
+    if (key) sent.Authorization = `Bearer ${key}`;
+    if (body !== undefined) sent["Content-Type"] = "application/json";
+    const response = await fetch(path, { method, body, headers: sent, signal, cache: "no-store" });
+    if (response.ok) return response;
+    if (response.status === 401 && (await this.newKey(key))) {
+      return this.fetch(path, { method, body, headers, signal });
+    }
+    const told = await response.json().catch(() => null);
+    const wait = Number(response.headers.get("Retry-After")) || null;
+    throw new Problem(response.status, told?.error, wait);
+  }
+
+  /** Ask once, however many requests were refused. */
+  async newKey(used) {
+    const now = sessionStorage.getItem(KEPT);
+    if (now && now !== used) return true; // somebody else has asked meanwhile
+    this.asking ??= this.askKey(Boolean(used)).finally(() => {
+      this.asking = null;
+    });
+    const key = await this.asking;
+    if (key) sessionStorage.setItem(KEPT, key);
+    return Boolean(key);
+  }
+
+  async json(path, body) {
+    const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
+    return (await this.fetch(path, options)).json();
+  }
+
+  cancel(id) {
+    return this.fetch(`${RUNS}/${id}`, { method: "DELETE" });
+  }
+
+  /**
+   * Start a run and append its records to `run` as they come. A full queue is waited for, a broken
+   * stream taken up behind the last event seen. `tell` gets a line for people, or "".
+   */
+  async follow(body, run, { signal, onrecord, tell }) {
+    let response = await this.begin(body, signal, tell);
+    let tries = 0;
+    let last = null;
+    for (;;) {
+      try {
+        response ??= await this.fetch(`${RUNS}/${run.created.id}`, {
+          headers: { Accept: "text/event-stream", "Last-Event-ID": last },
+          signal,
+        });
+        for await (const { event, id, data } of eventsOf(response)) {
+          run.append({ event, id, data: JSON.parse(data) });
+          last = id;
+          tries = 0;
+          tell("");
+          onrecord();
+        }
+        if (run.ended) return;
+      } catch (error) {
+        const final = error instanceof Problem && error.status < 500;
+        if (signal.aborted || final || run.created === null || !isNetwork(error)) throw error;
+      }
+      response = null;
+      tries += 1;
+      if (run.created === null || tries > TRIES) throw new Error("the connection broke, and could not be taken up again");
+      tell(`The connection broke; taking it up again (${tries} of ${TRIES}) …`);
+      await pause(Math.min(4000, 150 * 2 ** tries), signal);
+    }
+  }
+
+  async begin(body, signal, tell) {
+    for (;;) {
+      try {
+        const headers = { Accept: "text/event-stream" };
+        const sent = { method: "POST", body: JSON.stringify(body), headers, signal };
+        const response = await this.fetch(RUNS, sent);
+        tell("");
+        return response;
+      } catch (error) {
+        const full = error instanceof Problem && (error.status === 429 || error.status === 503);
+        if (!full) throw error;
+        for (let left = error.wait ?? 2; left > 0; left -= 1) {
+          tell(`${sentence(error.message)} Trying again in ${left} s …`);
+          await pause(1000, signal);
+        }
+      }
+    }
+  }
+}
+
+async function* eventsOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const events = new EventReader();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    yield* events.feed(value);
+  }
+}
+
+/** What fetch throws where the connection fails; anything else is a fault of ours. */
+const isNetwork = (error) => error instanceof TypeError || error instanceof Problem;
+
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+function pause(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}

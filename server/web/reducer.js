@@ -1,0 +1,205 @@
+// What a run looked like after each of its steps: state(k) = nearest kept state + diffs.
+// Pure: knows no document, no clock and no network. Records are those of the trajectory route.
+
+const KEEP_EVERY = 32; // frames between kept states
+const MOST_POSITIONS = 65536;
+
+export const OPS = ["", "unmask", "refine", "remask"];
+
+/** One canvas. A frame is what stands on it after a step; frame 0 is the draw from the prior. */
+export class Track {
+  constructor(choice, mask) {
+    const { index, positions, editable } = choice;
+    if (!Number.isInteger(positions) || positions < 1 || positions > MOST_POSITIONS) {
+      throw new Error("a choice must say how many positions its canvas has");
+    }
+    Object.assign(this, { index, positions, mask, seed: choice.seed });
+    this.editable = new Uint8Array(positions);
+    for (const [first, behind] of editable ?? []) this.editable.fill(1, first, behind);
+    this.frames = [];
+    this.histories = Array.from({ length: positions }, () => []);
+    this.kept = [];
+    this.last = null;
+  }
+
+  get length() {
+    return this.frames.length;
+  }
+
+  /** Positions that were to be written. */
+  get written() {
+    return this.editable.reduce((sum, one) => sum + one, 0);
+  }
+
+  /** Take the next step record. */
+  append(record) {
+    const frame = this.frames.length;
+    const { snapshot } = record;
+    if (frame === 0 && !snapshot) throw new Error("the first step of a choice has no snapshot");
+    const before = this.frames[frame - 1];
+    const counts = { unmask: 0, refine: 0, remask: 0 };
+    const state = frame ? this.last : blank(this.positions);
+    for (const change of record.changes) {
+      this.check(change);
+      write(state, change, frame);
+      counts[change.op] += 1;
+      this.histories[change.pos].push({ ...change, step: record.step, final: record.final, frame });
+    }
+    if (snapshot) {
+      if (snapshot.ids?.length !== this.positions || snapshot.texts?.length !== this.positions) {
+        throw new Error("a snapshot has another length than the canvas");
+      }
+      state.ids.set(snapshot.ids);
+      state.texts = snapshot.texts.map(String);
+    }
+    this.frames.push({
+      step: record.step,
+      steps: record.steps,
+      final: Boolean(record.final),
+      masked: record.masked,
+      elapsed: record.elapsed_ms,
+      block: record.block,
+      changes: record.changes,
+      unmasked: (before?.unmasked ?? 0) + counts.unmask,
+      refined: (before?.refined ?? 0) + counts.refine,
+      remasked: (before?.remasked ?? 0) + counts.remask,
+    });
+    if (frame % KEEP_EVERY === 0) this.kept.push(copied(state));
+    this.last = state;
+  }
+
+  check({ pos, op, id, conf }) {
+    if (!Number.isInteger(pos) || pos < 0 || pos >= this.positions) {
+      throw new Error(`a change names position ${pos} of ${this.positions}`);
+    }
+    if (!OPS.includes(op) || !op) throw new Error(`a change is called ${op}`);
+    if (!Number.isInteger(id) || typeof conf !== "number") throw new Error("a change has no token");
+  }
+
+  /**
+   * The canvas of a frame: ids, texts, and of what was written last at each position its confidence,
+   * its op (index in OPS) and its frame, 0 where nothing was. The caller may keep it.
+   */
+  state(k) {
+    const frame = Math.max(0, Math.min(k, this.frames.length - 1));
+    const start = Math.floor(frame / KEEP_EVERY);
+    const state = copied(this.kept[start]);
+    for (let i = start * KEEP_EVERY + 1; i <= frame; i += 1) {
+      for (const change of this.frames[i].changes) write(state, change, i);
+    }
+    return state;
+  }
+}
+
+function blank(positions) {
+  return {
+    ids: new Int32Array(positions),
+    texts: new Array(positions).fill(""),
+    confs: new Float32Array(positions),
+    wrote: new Int32Array(positions),
+    ops: new Uint8Array(positions),
+  };
+}
+
+function copied(state) {
+  return {
+    ids: state.ids.slice(),
+    texts: state.texts.slice(),
+    confs: state.confs.slice(),
+    wrote: state.wrote.slice(),
+    ops: state.ops.slice(),
+  };
+}
+
+function write(state, change, frame) {
+  state.ids[change.pos] = change.id;
+  state.texts[change.pos] = String(change.text);
+  state.confs[change.pos] = change.conf;
+  state.wrote[change.pos] = frame;
+  state.ops[change.pos] = OPS.indexOf(change.op);
+}
+
+/** The positions of a canvas fill a grid of pixels, or of squares of pixels. */
+function checkGrid({ width, height, channels, tokens }, positions) {
+  const planes = tokens === "bytes" ? channels : 1;
+  const scale = Math.sqrt((width * height * planes) / positions);
+  if (!(Number.isInteger(width / scale) && Number.isInteger(height / scale) && width * height < 2 ** 24)) {
+    throw new Error("the images have another size than their canvas");
+  }
+}
+
+/** A trajectory, as far as its records have come. */
+export class Run {
+  constructor() {
+    this.records = [];
+    this.created = null;
+    this.tracks = [];
+    this.completed = null;
+    this.failed = null;
+    this.cut = false;
+  }
+
+  /** All of a recording; throws an Error that says what is wrong with it. */
+  static from(records) {
+    if (!Array.isArray(records) || records.length === 0) throw new Error("there are no records");
+    const run = new Run();
+    records.forEach((record, i) => {
+      try {
+        run.append(record);
+      } catch (error) {
+        throw new Error(`record ${i}: ${error.message}`);
+      }
+    });
+    run.cut = !run.ended;
+    return run;
+  }
+
+  append(record) {
+    const { event, data } = record ?? {};
+    if (typeof data !== "object" || data === null) throw new Error("is not a record");
+    if ((event === "diffusion.created") !== (this.created === null)) {
+      throw new Error(this.created ? "is a second beginning" : "is not diffusion.created");
+    }
+    if (event === "diffusion.created") {
+      this.tracks = data.choices.map((choice) => new Track(choice, data.mask.id));
+      if (data.image) this.tracks.forEach((track) => checkGrid(data.image, track.positions));
+      this.created = data;
+    } else if (event === "diffusion.step") {
+      const track = this.tracks[data.choice];
+      if (!track) throw new Error(`there is no choice ${data.choice}`);
+      track.append(data);
+    } else if (event === "diffusion.completed") {
+      this.completed = data;
+    } else if (event === "diffusion.failed") {
+      this.failed = data;
+    }
+    this.records.push({ event, id: record.id, data });
+  }
+
+  /** Nothing more will come. */
+  get ended() {
+    return this.completed !== null || this.failed !== null || this.cut;
+  }
+
+  /** Frames of the longest choice so far. */
+  get length() {
+    return Math.max(0, ...this.tracks.map((track) => track.length));
+  }
+
+  /** Frames that there will be, as far as one can tell. */
+  get expected() {
+    if (this.ended) return Math.max(1, this.length);
+    const steps = this.tracks[0]?.frames[0]?.steps ?? this.created?.request?.steps ?? 1;
+    return Math.max(this.length, steps + 1);
+  }
+
+  /** The grid of pixels; null for text. */
+  get image() {
+    return this.created?.image ?? null;
+  }
+
+  /** Ids that end a text. */
+  get ends() {
+    return this.created?.ends ?? [];
+  }
+}

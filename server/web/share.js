@@ -1,0 +1,64 @@
+// What leaves the page: files, and links that make the same run again.
+
+/** JSON that can stand inside a script element of a page. */
+export function inScript(value) {
+  const escapes = { "<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029" };
+  return JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (sign) => escapes[sign]);
+}
+
+const PLACE = '<script type="application/json" id="trajectories">';
+
+/** A page that plays by itself; `template` is the server's, without trajectories. */
+export function standalone(template, kept) {
+  const parts = template.split(PLACE);
+  if (parts.length !== 2) throw new Error("the template of the player is not the expected one");
+  return parts[0] + PLACE + inScript(kept) + parts[1];
+}
+
+/** As the trajectory route answers: `{id, events}`; of several runs a list. */
+export function asJson(runs) {
+  const all = runs.map((run) => ({ id: run.created.id, events: run.records }));
+  return JSON.stringify(all.length === 1 ? all[0] : all);
+}
+
+/** Lists of records out of such a file. */
+export function fromJson(text) {
+  let parsed;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    throw new Error("the file is not JSON");
+  }
+  const all = Array.isArray(parsed) ? parsed : [parsed];
+  if (all.length === 0 || all.length > 4) throw new Error("a file has one to four trajectories");
+  return all.map((one) => {
+    if (!Array.isArray(one?.events)) throw new Error("the file has no events");
+    return one.events;
+  });
+}
+
+export function encoded(state) {
+  const bytes = new TextEncoder().encode(JSON.stringify(state));
+  const text = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+  return btoa(text).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+}
+
+/** The state of a link; null for what is none. */
+export function decoded(text) {
+  try {
+    const bytes = Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (sign) => sign.charCodeAt(0));
+    const state = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return typeof state === "object" && state !== null ? state : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Hand a file to the person. */
+export function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

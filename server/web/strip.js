@@ -1,0 +1,89 @@
+// Steps across, positions down: where and when changes fell. A click goes there.
+
+import { h } from "./dom.js";
+import { OPS } from "./reducer.js";
+
+/** One pixel for each frame and position, stretched to the width of its pane. */
+export class Strip {
+  constructor(track, run, onseek) {
+    this.track = track;
+    this.run = run;
+    this.drawn = 0;
+    this.wide = 0;
+    this.canvas = h("canvas", { class: "strip-map" });
+    this.head = h("div", { class: "strip-head" });
+    this.row = h("div", { class: "strip-row", hidden: true });
+    this.node = h(
+      "div",
+      { class: "strip", role: "img", "aria-label": "Steps across, positions down: what changed when" },
+      this.canvas,
+      this.row,
+      this.head,
+    );
+    const seek = (event) => {
+      if (event.type === "pointermove" && !event.buttons) return;
+      const box = this.node.getBoundingClientRect();
+      const share = (event.clientX - box.left) / box.width;
+      onseek(Math.floor(Math.max(0, Math.min(0.9999, share)) * this.wide));
+    };
+    this.node.addEventListener("pointerdown", seek);
+    this.node.addEventListener("pointermove", seek);
+  }
+
+  /** Colours are of the theme; another theme draws anew. */
+  redraw() {
+    this.drawn = 0;
+  }
+
+  show(frame) {
+    const wide = this.run.expected;
+    if (wide !== this.wide || this.drawn === 0) {
+      this.wide = this.canvas.width = wide;
+      this.canvas.height = this.track.positions;
+      this.drawn = 0;
+    }
+    if (this.drawn < this.track.length) this.paint();
+    this.head.style.left = `${(frame / this.wide) * 100}%`;
+    this.head.style.width = `${100 / this.wide}%`;
+  }
+
+  /** Mark the row of a position, or none. */
+  point(position) {
+    this.row.hidden = position === null;
+    if (position !== null) this.row.style.top = `${((position + 0.5) / this.track.positions) * 100}%`;
+  }
+
+  paint() {
+    const css = getComputedStyle(this.node);
+    const colour = (name) => rgb(css.getPropertyValue(name));
+    const plain = { mask: colour("--strip-mask"), set: colour("--strip-set") };
+    plain.given = colour("--strip-given");
+    const ops = OPS.map((op) => (op ? colour(`--${op}`) : null));
+    const pen = this.canvas.getContext("2d");
+    const { positions, editable, mask } = this.track;
+    const from = this.drawn;
+    const wide = this.track.length - from;
+    const column = pen.createImageData(wide, positions);
+    const state = this.track.state(from);
+    for (let frame = from; frame < this.track.length; frame += 1) {
+      if (frame > from) {
+        for (const change of this.track.frames[frame].changes) state.ids[change.pos] = change.id;
+      }
+      for (let at = 0; at < positions; at += 1) {
+        const kind = state.ids[at] === mask ? "mask" : editable[at] ? "set" : "given";
+        column.data.set([...plain[kind], 255], (at * wide + frame - from) * 4);
+      }
+      for (const { pos, op } of this.track.frames[frame].changes) {
+        column.data.set([...ops[OPS.indexOf(op)], 255], (pos * wide + frame - from) * 4);
+      }
+    }
+    pen.putImageData(column, from, 0);
+    this.drawn = this.track.length;
+  }
+}
+
+/** A colour of the style sheet, which writes them all as #rrggbb. */
+function rgb(text) {
+  const value = Number.parseInt(text.trim().slice(1), 16);
+  return [(value >> 16) & 255, (value >> 8) & 255, value & 255];
+}

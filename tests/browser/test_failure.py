@@ -1,0 +1,155 @@
+"""When things go wrong the page says so, and goes on where it can."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Cutter, call_json, canvas_text, generate, settled
+from tests.server.conftest import make_engine, run_server, settings_of
+
+pytestmark = pytest.mark.browser
+
+SMALL = {"max_tokens": 16, "steps": 8, "seed": 7}
+LONG = {"prompt": "Once", "max_tokens": 240, "steps": 2000, "ignore_eos": True}
+
+
+def test_markup_is_text_everywhere(nasty, watch, tmp_path):
+    watched = watch(nasty)
+    page = watched.open()
+    prompt = "<img src=x onerror=\"document.title='pwned'\"> </script><script>alert(1)</script>"
+    page.locator("[name=prompt]").fill(prompt)
+    page.locator("[name=suffix]").fill("</textarea><svg onload=alert(2)>")
+    page.get_by_role("button", name="Compare with another setting").click()
+    generate(page, 2, max_tokens=16, seed=7, steps=4)
+    page.locator("body").press("End")
+    assert "onerror=" in canvas_text(page) and "</script>" in canvas_text(page)
+    page.locator(".tok.set").first.hover()
+    expect(page.locator(".history").first).to_contain_text("pwned")
+    saved = {}
+    for name in ("JSON", "HTML", "PNG", "GIF"):
+        with page.expect_download() as found:
+            page.get_by_role("button", name=name, exact=True).click()
+        saved[name] = Path(found.value.path()).read_bytes()
+    (tmp_path / "run.json").write_bytes(saved["JSON"])
+    (tmp_path / "run.html").write_bytes(saved["HTML"])
+    assert saved["HTML"].count(b"<script") == 2 and saved["HTML"].count(b"</script") == 2
+    other = watch(nasty).open()
+    other.locator("#file").set_input_files(tmp_path / "run.json")
+    expect(other.locator(".facts [data-name=latency]")).to_have_count(2)
+    alone = watch(nasty, offline=True).page
+    alone.goto((tmp_path / "run.html").as_uri())
+    expect(alone.locator(".pane")).to_have_count(2)
+    expect(alone.locator(".top .prompt")).to_have_text(prompt)
+    for one in (page, other, alone):
+        one.locator("body").press("End")
+        assert "onerror=" in canvas_text(one)
+        assert "pwned" not in one.title()
+        inside = ".canvas img, .canvas script, .canvas b, .canvas svg, .history img, .top img"
+        assert one.locator(inside).count() == 0
+    link = watch(nasty)
+    copy = link.open("#" + page.url.split("#")[1])
+    settled(copy, 2)
+    assert "pwned" not in copy.title()
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(loaded, watch):
+    engine = make_engine(loaded["stories"])
+    for locked in run_server(engine, settings_of(api_keys="open-sesame")):
+        watched = watch(locked)
+        page = watched.page
+        page.goto(locked.url)
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("asks for an API key")
+        dialog.get_by_label("Key").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(dialog).to_contain_text("does not know that key")
+        dialog.get_by_label("Key").fill("open-sesame")
+        dialog.get_by_role("button", name="Use it").click()
+        expect(page.locator("html[data-ready]")).to_be_attached()
+        generate(page, **SMALL)
+        kept = page.evaluate("[JSON.stringify(localStorage), document.cookie, location.href]")
+        assert "sesame" not in "".join(kept)
+        watched.open()  # the same tab knows it
+        watched.forgive("401")
+
+
+def test_a_full_queue_is_waited_for(loaded, watch):
+    engine = make_engine(loaded["stories"], max_waiting=1, max_running=1)
+    for busy in run_server(engine, settings_of(max_waiting=1, max_running=1)):
+        watched = watch(busy)
+        page = watched.open()
+        held = [Held(busy.url) for _ in range(2)]  # one runs, one waits
+        page.locator("[name=max_tokens]").fill("24")
+        page.get_by_role("button", name="Denoise").click()
+        expect(page.locator(".note")).to_contain_text("queue is full")
+        expect(page.locator(".note")).to_contain_text("Trying again")
+        for one in held:
+            one.cancel()
+        settled(page)
+        expect(page.locator(".note")).to_be_hidden()
+        watched.forgive("429")
+
+
+class Held:
+    """A long run on a server, until it is cancelled."""
+
+    def __init__(self, url: str) -> None:
+        self.url = f"{url}/v1/diffusion/trajectories"
+        headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
+        body = json.dumps(LONG).encode()
+        request = urllib.request.Request(self.url, body, headers)
+        self.stream = urllib.request.urlopen(request, timeout=120)
+        self.id = json.loads(self.stream.readline())["data"]["id"]
+        self.reader = threading.Thread(target=self.stream.read, daemon=True)
+        self.reader.start()
+
+    def cancel(self) -> None:
+        request = urllib.request.Request(f"{self.url}/{self.id}", method="DELETE")
+        urllib.request.urlopen(request, timeout=120).close()
+
+
+def test_a_broken_connection_is_taken_up_again(served, watch):
+    relay = Cutter(served.port, cut_after=9_000)
+    try:
+        watched = watch(relay)
+        page = watched.open()
+        generate(page, max_tokens=32, steps=40, seed=7, mixing_ratio=0.5)
+        page.locator("body").press("End")
+        assert relay.cuts == 1 and len(relay.resumed) == 1
+        body = {"prompt": "Once upon a time", "max_tokens": 32, "steps": 40, "seed": 7}
+        text = call_json(served, "/v1/completions", {**body, "mixing_ratio": 0.5})
+        shown = canvas_text(page).replace("▸", "").replace("↵", "").strip()
+        assert shown.startswith(f"Once upon a time{text['choices'][0]['text']}".rstrip())
+        watched.forgive("ERR_INCOMPLETE_CHUNKED_ENCODING")
+    finally:
+        relay.close()
+
+
+def test_stopping_and_failing_are_said(served, watch):
+    page = watch(served).open()
+    page.locator("[name=max_tokens]").fill("240")
+    page.locator("[name=steps]").fill("3000")
+    page.get_by_role("button", name="Denoise").click()
+    expect(page.locator(".pane .tok").first).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".note")).to_contain_text("cancelled")
+    expect(page.locator("html:not([data-busy])")).to_be_attached()
+
+
+def test_a_refusal_points_at_its_field(served, watch):
+    watched = watch(served)
+    page = watched.open()
+    page.locator("[name=prompt]").fill("word " * 400)
+    page.get_by_role("button", name="Denoise").click()
+    expect(page.locator("#said")).to_contain_text("256")
+    expect(page.locator("[name=prompt]")).to_have_attribute("aria-invalid", "true")
+    watched.forgive("400")
+    with pytest.raises(urllib.error.HTTPError):
+        call_json(served, "/v1/completions", {"prompt": "word " * 400})

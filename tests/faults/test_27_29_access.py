@@ -1,0 +1,165 @@
+"""Keys, hosts, headers, and what answers and logs tell."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fastapi.routing import APIRoute
+
+from server.app import create_app
+from server.config import Settings
+from server.middleware import NEEDS_NO_KEY
+from tests.faults.conftest import CANARY, connect, read_all, watched
+from tests.server.conftest import make_engine, run_server, settings_of
+from tests.server.test_http import call
+from tests.server.test_operations import serving
+
+KEY = "sk-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny):
+    yield from run_server(make_engine(tiny), settings_of(api_keys=[KEY], docs=True))
+
+
+def raw(port: int, method: str, target: str, *headers: str, host: str = "localhost") -> bytes:
+    head = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", *headers]
+    connection = connect(port)
+    connection.sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
+    return read_all(connection)
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def routes(tiny) -> list[tuple[str, str]]:
+    app = create_app([make_engine(tiny)], settings_of(docs=True))
+    found = []
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            path = route.path.replace("{name:path}", "x").replace("{id_}", "x")
+            found += [(method, path) for method in route.methods]
+    return found
+
+
+def test_row_27_every_route_asks_for_a_key(tiny, keyed):
+    found = routes(tiny)
+    assert len(found) > 12
+    for method, path in found:
+        for verb in {method, "HEAD", "OPTIONS", "PUT"}:
+            answer = raw(keyed.port, verb, path)
+            allowed = path in NEEDS_NO_KEY
+            assert (status(answer) == 401) != allowed, (verb, path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("//v1/models", "/v1//models", "/v1/models/", "/v1/%6dodels", "/V1/models"),
+        *("/v1/../health", "/health/../v1/models", "/health%2f..%2fv1%2fmodels"),
+        *("/health;/v1/models", "/health?/v1", "/%2e%2e/v1/models", "/health%00", "/ready/"),
+        *("http://localhost/v1/models", "/v1/models#x"),
+    ],
+)
+def test_row_27_no_way_of_writing_a_path_goes_round_the_key(keyed, target):
+    code = status(raw(keyed.port, "GET", target))
+    assert code in (400, 401) or target == "/health?/v1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "Bearer", f"Bearer {KEY[:-1]}", f"Bearer {KEY}0", f"Bearer {KEY.upper()}"),
+        *(f"Basic {KEY}", KEY, f"Bearer {KEY}\xe9", "Bearer \xff", f"Bearer {KEY} {KEY}"),
+        f"Bearer {'x' * 20_000}",
+    ],
+)
+def test_row_27_keys_that_are_nearly_right(keyed, value):
+    assert status(raw(keyed.port, "GET", "/v1/models", f"Authorization: {value}")) == 401
+    right = raw(keyed.port, "GET", "/v1/models", f"Authorization: Bearer {KEY}")
+    assert status(right) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["x/?#", "localhost/..", "evil.example", "localhost@evil.example", "", "127.0.0.1.evil", "a b"],
+)
+def test_row_27_hosts_that_are_none_of_ours(tiny, host):
+    with watched(tiny) as server:
+        answer = raw(server.port, "GET", "/v1/models", host=host)
+        assert status(answer) == 400 and (b"bad_host" in answer or b"bad_request" in answer)
+
+
+def test_row_27_hosts_that_are_ours(tiny):
+    with watched(tiny) as server:
+        for host in ("localhost", "LOCALHOST:80", f"127.0.0.1:{server.port}", "[::1]:8000"):
+            assert status(raw(server.port, "GET", "/v1/models", host=host)) == 200
+        twice = raw(server.port, "GET", "/v1/models", "Host: evil.example")
+        assert status(twice) == 400
+    assert settings_of(host="0.0.0.0").hosts == frozenset()
+    assert settings_of(host="0.0.0.0", allowed_hosts="A.example,b").hosts == {"a.example", "b"}
+
+
+def test_row_27_keys_are_compared_as_digests_of_one_length():
+    from server.keys import Keys
+
+    keys = Keys.of([KEY, "short"])
+    assert {len(digest) for digest in keys.digests} == {32} and KEY not in repr(keys)
+
+
+def test_row_28_nothing_is_open_by_default(tiny):
+    assert Settings.model_fields["host"].default == "127.0.0.1"
+    with watched(tiny) as server:
+        origin = "Origin: https://evil.example"
+        for method in ("GET", "OPTIONS"):
+            answer = raw(server.port, method, "/v1/models", origin)
+            assert b"access-control" not in answer.lower()
+        for path in ("/docs", "/redoc", "/openapi.json"):
+            assert status(raw(server.port, "GET", path)) == 404
+        assert b"\r\nserver:" not in raw(server.port, "GET", "/health").lower()
+
+
+@pytest.mark.parametrize("names", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_row_28_no_label_comes_from_a_client(tiny, names):
+    with watched(tiny) as server:
+
+        def series() -> set[str]:
+            text = call(server.served, "GET", "/metrics")[1].decode()
+            return {line.rsplit(" ", 1)[0] for line in text.splitlines() if line[0] != "#"}
+
+        before = series()
+        for i in range(names):
+            body = {**CANARY, "model": f"bogus-{i}", "user": f"user-{i}"}
+            path = "/v1/completions" if i % 2 else f"/bogus/{i}"
+            assert call(server.served, "POST", path, body)[0].status == 404
+        assert series() == before and not any("bogus" in name for name in series())
+
+
+NASTY = ["x\r\nX-Injected: 1", "\x1b[31mred", '"}\n{"event": "forged"', "\x00", "\u2028"]
+SECRET = "zebra-canary-secret"
+
+
+def test_row_29_logs_and_answers_cannot_be_forged(tiny_folder):
+    """Every line is one JSON object; nothing that a client wrote is in them."""
+    with serving(str(tiny_folder), "--api-key", KEY) as process:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+        for text in NASTY:
+            for field in ("model", "user", "prompt", "stop", "zzz"):
+                body = {**CANARY, field: text + SECRET}
+                response, told = call(process, "POST", "/v1/completions", body, headers)
+                assert response.status in (200, 400, 404) and "X-Injected" not in response.headers
+                answer = json.loads(told)
+                assert "Traceback" not in told.decode() and "/work" not in str(answer.get("error"))
+        for value in ("a\tb", "x" * 65, '"', "\xff"):
+            answer = raw(process.port, "GET", "/health", f"X-Request-Id: {value}{SECRET}")
+            assert SECRET.encode() not in answer and status(answer) == 200
+        raw(process.port, "GET", f"/{SECRET}%0d%0aX-Injected:1", f"Authorization: Bearer {KEY}")
+        raw(process.port, "GET", f"/{SECRET}", f"Authorization: Bearer {KEY}{SECRET}")
+        connection = connect(process.port)
+        connection.sendall(f"{SECRET}\x1b[31m no http\r\n\r\n".encode())
+        read_all(connection)
+    for line in process.stderr.splitlines():
+        assert set(json.loads(line)) >= {"event", "level", "timestamp"}
+        assert SECRET not in line and KEY not in line and "\x1b" not in line

@@ -20,7 +20,7 @@ import pytest
 
 XDLM = Path(sys.executable).parent / "xdlm"
 KEY = "sk-cluster-0123456789"
-LIMITS = {"XDLM_MAX_WAITING": "8", "XDLM_MAX_RUNNING": "32", "XDLM_THREADS": "1"}
+LIMITS = {"XDLM_MAX_WAITING": "16", "XDLM_MAX_RUNNING": "8", "XDLM_THREADS": "1"}
 START_SECONDS = 240  # on a busy machine of two cores; half a minute on an idle one
 
 

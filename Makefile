@@ -4,8 +4,8 @@ BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve loadtest test test-all test-browser screenshots test-clients soak fuzz image check \
-    format lock clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster soak fuzz \
+    image check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
@@ -15,10 +15,10 @@ loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; repo
 	$(BIN)/xdlm-loadtest smoke --out build/loadtest/smoke
 
 test: .venv/dev  ## all fast tests
-	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients"
+	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients and not cluster"
 
 test-all: .venv/dev  ## the slow ones too
-	$(BIN)/pytest -m "not gpu and not browser and not clients"
+	$(BIN)/pytest -m "not gpu and not browser and not clients and not cluster"
 
 test-browser: .venv/dev chromium $(BROWSER)/node_modules/ready  ## the page, in Chromium
 	$(BIN)/pytest -m browser
@@ -31,6 +31,9 @@ test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ##
 
 soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
 	$(BIN)/pytest -m slow tests/faults
+
+test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
+	.venv-cluster/bin/pytest -m cluster tests/cluster
 
 fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
@@ -50,7 +53,7 @@ format: .venv/dev
 lock:  ## write constraints.txt anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q torch==2.13.0
-	.venv-lock/bin/pip install -q -e ".[dev,loadtest]"
+	.venv-lock/bin/pip install -q -e ".[dev,loadtest,ray]"
 	{ echo "# Written by make lock. Plain version of torch: the index decides between CPU and CUDA builds."; \
 	  .venv-lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
 	rm -rf .venv-lock
@@ -89,9 +92,17 @@ CLIENTS := tests/clients
 	.venv-clients/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
+# Ray lives apart too: the single server is tested without it.
+.venv-cluster/ready: pyproject.toml constraints.txt
+	@echo "Installing everything and Ray into .venv-cluster (once; some minutes) ..."
+	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,ray]"
+	touch $@
+
 $(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
 	npm ci --prefix $(CLIENTS) --no-audit --no-fund
 	touch $@
 
 clean:
-	rm -rf .venv .venv-clients $(CLIENTS)/node_modules $(BROWSER)/node_modules .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-clients .venv-cluster $(CLIENTS)/node_modules $(BROWSER)/node_modules \
+	    .pytest_cache .ruff_cache build dist

@@ -43,8 +43,15 @@ ASIDE_THREADS = 2
 """For work on long texts; it is not to take the machine from the model."""
 
 
-def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
-    """The application around engines that have not been started yet, each with its own model."""
+def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") -> FastAPI:
+    """The application around engines that have not been started yet, each with its own model.
+
+    Args:
+        engines: the first is the one that requests get.
+        settings: of the server.
+        mark: up to 12 hexadecimal digits that begin the ids of its trajectories, by which others
+            know where they are kept.
+    """
     traces = exporting(settings.trace_endpoint) if settings.trace_endpoint else None
 
     @asynccontextmanager
@@ -64,7 +71,7 @@ def create_app(engines: Sequence[Engine], settings: Settings) -> FastAPI:
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
-    app.state.xdlm = State.around(engines, settings, kept)
+    app.state.xdlm = State.around(engines, settings, kept, mark)
     app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
     rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
     metrics = engines[0].metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         return self.api_keys | self.api_key_file
 
     @classmethod
-    def read(cls, flags: Mapping[str, Any], file: Path | None = None) -> Settings:
+    def read(cls, flags: Mapping[str, Any], file: Path | None = None) -> Self:
         """Flags over the environment over a YAML file over defaults.
 
         Raises:

@@ -126,13 +126,22 @@ class Engine:
         """Whether nothing is left to do."""
         return not (self.scheduler.running or self.scheduler.waiting or self.scorer.waiting)
 
+    @property
+    def backlog(self) -> int:
+        """Positions × steps left of all that is here."""
+        with self._wake:
+            return self.scheduler.backlog + self.scorer.backlog
+
+    @property
+    def backlog_seconds(self) -> float:
+        """About how long that takes, at the pace seen of late."""
+        return self.backlog * self._position_pace
+
     def retry_after(self) -> int:
         """Whole seconds until about half of what is here will be done, at the pace seen of late:
         there will be room then, and the engine will not have run dry.
         """
-        with self._wake:
-            backlog = self.scheduler.backlog + self.scorer.backlog
-        seconds = math.ceil(backlog * self._position_pace / 2)
+        seconds = math.ceil(self.backlog_seconds / 2)
         return max(1, min(seconds, LONGEST_WAIT))
 
     def submit(self, request: GenerationRequest) -> Subscription:

@@ -26,6 +26,7 @@ class State:
         settings: of the server.
         trajectories: recordings, of all models.
         engines: of all models, by name; the first is the one that requests get.
+        mark: begins the ids of what is kept here.
         created: seconds since 1970.
         pictures: held by whoever draws one; drawing takes a core.
     """
@@ -34,16 +35,21 @@ class State:
     settings: Settings
     trajectories: Trajectories
     engines: Mapping[str, Engine]
+    mark: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @classmethod
     def around(
-        cls, engines: Sequence[Engine], settings: Settings, trajectories: Trajectories
+        cls,
+        engines: Sequence[Engine],
+        settings: Settings,
+        trajectories: Trajectories,
+        mark: str = "",
     ) -> State:
         """The state of an application with one engine or more."""
         by_name = {engine.checkpoint.info.name: engine for engine in engines}
-        return cls(engines[0], settings, trajectories, by_name)
+        return cls(engines[0], settings, trajectories, by_name, mark)
 
     def of_model(self, name: str) -> State:
         """The same, seen from another model.

@@ -56,6 +56,17 @@ def test_the_scheduler_knows_no_torch():
     assert not imports(ROOT / "server" / "scheduler.py") & {"torch", "threading", "time", "sampler"}
 
 
+def test_ray_is_for_the_cluster_alone():
+    """A single server neither needs nor imports it."""
+    may = {ROOT / "server" / "cli" / "cluster.py", *(ROOT / "server" / "cluster").glob("*.py")}
+    for package in PACKAGES:
+        for path in set(modules(package)) - may:
+            assert "ray" not in imports(path), path
+            assert "server.cluster" not in path.read_text(), path
+    command = "import sys, server.cli, server.app; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
+
+
 def test_recipes_are_imported_by_nobody():
     for package in PACKAGES:
         for path in modules(package):
@@ -63,8 +74,9 @@ def test_recipes_are_imported_by_nobody():
 
 
 def test_no_environment_reading_outside_settings():
+    """The command for Ray sets variables of Ray's, and reads none."""
     for package in PACKAGES:
-        for path in modules(package):
+        for path in set(modules(package)) - {ROOT / "server" / "cli" / "cluster.py"}:
             text = path.read_text()
             assert "os.environ" not in text and "getenv" not in text, path
 

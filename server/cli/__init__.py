@@ -8,6 +8,7 @@ import typer
 
 from models.memory import keep_freed_memory
 from server.cli.checkpoints import convert, info, make_random
+from server.cli.cluster import cluster
 from server.cli.draw import draw
 from server.cli.generate import generate
 from server.cli.score import score
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Serve, watch and inspect discrete-diffusion language models.",
 )
 app.command()(serve)
+app.command()(cluster)
 app.command()(generate)
 app.command()(score)
 app.command()(draw)

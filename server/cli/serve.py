@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from models import checkpoint as checkpoints
-from sampler.params import InvalidParam, SamplingParams
-from server.choices import check_defaults
+from sampler.params import InvalidParam
 from server.cli.common import load, stop
 from server.config import ConfigError, Settings
+from server.preparing import check_servable, warm_up
 
 
 def serve(
@@ -118,18 +118,13 @@ def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint
     refused before the port is announced.
     """
     loaded = load(name, settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
-    if loaded.text is None and loaded.info.image is None:
-        stop(f"{name}: tokenizer.json is missing")
-    if loaded.info.image is not None:
-        try:
-            loaded.check_pixels()
-        except checkpoints.CheckpointError as error:
-            stop(str(error))
     try:
-        check_defaults(loaded.defaults)
+        check_servable(loaded)
+    except checkpoints.CheckpointError as error:
+        stop(str(error))
     except InvalidParam as error:
         stop(f"{name}: generation_config.json: {error}", 2)
-    _warm_up(loaded)
+    warm_up(loaded)
     return loaded
 
 
@@ -139,18 +134,3 @@ def _examples(models: list[checkpoints.Checkpoint]) -> Iterator[tuple[str, dict[
         yield "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 120}
     if any(loaded.info.image is not None for loaded in models):
         yield "/v1/images/generations", {"prompt": "7"}
-
-
-def _warm_up(checkpoint: checkpoints.Checkpoint) -> None:
-    """One short run, so that the first request does not pay for first-use set-up."""
-    from sampler import SAMPLERS
-    from sampler.canvas import CanvasBatch
-    from sampler.step import take_step
-
-    info = checkpoint.info
-    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
-    length = min(64, info.max_length) if info.image is None else info.image.length
-    canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
-    batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
-    for _ in range(2):
-        batch = take_step(sampler, checkpoint.model, batch).batch

@@ -54,7 +54,7 @@ class Run(ABC):
             )
         self.state, self.params, self.budget = state, params, budget
         self.model = state.checkpoint.info.name
-        self.id = f"{prefix}-{secrets.token_hex(12)}"
+        self.id = f"{prefix}-{state.mark}{secrets.token_hex(12)}"
         self.created = int(time.time())
 
     @property

@@ -31,7 +31,7 @@ from server.state import State
 router = APIRouter(prefix="/v1/diffusion/trajectories", tags=["text"], route_class=JsonRoute)
 PARAMETERS = {"parameters": HEADERS}
 
-EVENT_ID = re.compile(r"(traj-[0-9a-f]{24}):([0-9]{1,9})")
+EVENT_ID = re.compile(r"(traj-[0-9a-f]{24,36}):([0-9]{1,9})")
 
 
 TEXT_ONLY = (

@@ -1,0 +1,25 @@
+"""The same server as replicas on Ray Serve. Nothing outside imports this package but ``xdlm
+cluster``; what imports Ray needs the extra ``[ray]``.
+
+A request comes to the front, which checks keys and sizes as a single server does and forwards it to
+a replica of its model. Each replica is a whole single server (``create_app``) with one engine, that
+is spoken to by Ray instead of by a socket; so all routes, limits and errors are the single server's
+own.
+"""
+
+# no ``from __future__ import annotations``: Ray Serve reads the type of the argument of ``app``
+
+from typing import Any
+
+from server.cluster.settings import ClusterSettings
+
+
+def app(args: ClusterSettings) -> Any:
+    """The application, for ``serve run server.cluster:app FIELD=VALUE`` and Ray's config files.
+
+    Raises:
+        CheckpointError: a checkpoint is missing, or two have one name.
+    """
+    from server.cluster.build import application
+
+    return application(args)

@@ -1,0 +1,93 @@
+"""A replica: one engine, one model, and the single server's application around them."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+
+import torch
+from ray import serve
+
+from models import checkpoint as checkpoints
+from models.memory import keep_freed_memory
+from server import logs
+from server.app import create_app
+from server.build import engine_of
+from server.cluster.forwarding import (
+    Forwarded,
+    Start,
+    answered,
+    mark_of_model,
+    mark_of_replica,
+)
+from server.config import Settings
+from server.metrics import Metrics
+from server.preparing import check_servable, warm_up
+
+
+class Replica:
+    """What Ray Serve runs, once for each replica."""
+
+    async def __init__(self, checkpoint: str, settings: Settings) -> None:
+        """Load a checkpoint and start its engine on the running event loop.
+
+        Args:
+            checkpoint: a bundled name or a folder.
+            settings: of the server.
+
+        Raises:
+            CheckpointError: it cannot be served.
+        """
+        logs.configure()
+        keep_freed_memory()
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        place = checkpoints.find(checkpoint)
+        loaded = check_servable(checkpoints.load(place, settings.device, settings.dtype))
+        warm_up(loaded)
+        self._mark = mark_of_replica(serve.get_replica_context().replica_id.unique_id)
+        self._metrics = Metrics()
+        self._engine = engine_of(loaded, settings, self._metrics)
+        mark = mark_of_model(loaded.info.name) + self._mark
+        self._app = create_app([self._engine], settings, mark)
+        self._running = AsyncExitStack()
+        await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
+
+    async def answer(self, request: Forwarded) -> AsyncGenerator[str | Start | bytes]:
+        """The replica's mark, the start of the answer, then its body as it comes."""
+        yield self._mark
+        async for part in answered(self._app, request):
+            yield part
+
+    async def metrics(self) -> tuple[str, bytes]:
+        """The replica's mark, and its metrics in Prometheus's text format."""
+        return self._mark, self._metrics.render()
+
+    async def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._engine.ready
+
+    async def record_routing_stats(self) -> dict[str, int]:
+        """What the router asks for: positions × steps left."""
+        return {"backlog": self._engine.backlog}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaler asks for: about how many seconds of work are left."""
+        return {"backlog_seconds": self._engine.backlog_seconds}
+
+    async def check_health(self) -> None:
+        """Ray Serve starts a replica anew whose engine has ended.
+
+        Raises:
+            RuntimeError: it has.
+        """
+        if not self._engine.ready:
+            raise RuntimeError("the engine takes no requests")
+
+    async def __del__(self) -> None:
+        """Called once nobody is answered any more, or when that took too long: what is still
+        streamed then ends with an error event.
+        """
+        await self._running.aclose()

@@ -1,0 +1,225 @@
+"""Two real replicas on this machine: what a client sees of them, alive, dying and replaced. One
+cluster serves all tests, in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from tests.cluster.conftest import KEY, START_SECONDS, Cluster, replica_processes, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+BODY = {"prompt": "Once upon a time", "max_tokens": 24, "steps": 12, "seed": 1}
+TRAJECTORIES = "/v1/diffusion/trajectories"
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Named events of a trajectory."""
+    found = []
+    for block in text.replace("\r\n", "\n").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+        if "data" in fields and "event" in fields:
+            found.append({**fields, "data": json.loads(fields["data"])})
+    return found
+
+
+class Stream:
+    """A stream of a completion with its steps, read on a thread."""
+
+    def __init__(self, cluster: Cluster, seed: int, **more: Any) -> None:
+        self.chunks: list[Any] = []
+        self.broken: Exception | None = None
+        body = {**BODY, "seed": seed, "stream": True, "trajectory": "delta", **more}
+        self._thread = threading.Thread(target=self._read, args=(cluster, body))
+        self._thread.start()
+
+    def _read(self, cluster: Cluster, body: dict[str, Any]) -> None:
+        try:
+            with cluster.request("/v1/completions", body) as response:
+                for line in response:
+                    if line.startswith(b"data: "):
+                        data = line[6:].strip()
+                        self.chunks.append("[DONE]" if data == b"[DONE]" else json.loads(data))
+        except Exception as error:
+            self.broken = error
+
+    def join(self) -> Stream:
+        self._thread.join()
+        return self
+
+    @property
+    def replica(self) -> str:
+        return self.chunks[0]["id"][len("cmpl-") + 4 :][:8]
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        return [c["error"] for c in self.chunks if isinstance(c, dict) and "error" in c]
+
+    @property
+    def done(self) -> bool:
+        return self.broken is None and self.chunks[-1:] == ["[DONE]"] and not self.errors
+
+    @property
+    def told(self) -> list[Any]:
+        """All chunks but for what names the request."""
+        return [
+            c if isinstance(c, str) else {k: v for k, v in c.items() if k not in ("id", "created")}
+            for c in self.chunks
+        ]
+
+
+def test_the_openai_client_works_unchanged(cluster):
+    client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=KEY)
+    assert [model.id for model in client.models.list()] == ["stories"]
+    asked = {"model": "stories", "prompt": "Once upon a time", "max_tokens": 16, "seed": 3}
+    whole = client.completions.create(**asked, extra_body={"steps": 6})
+    parts = client.completions.create(**asked, stream=True, extra_body={"steps": 6})
+    assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
+    said = [{"role": "user", "content": "Tell me a story."}]
+    chat = client.chat.completions.create(model="stories", messages=said, max_tokens=8)  # type: ignore[arg-type]
+    assert chat.choices[0].message.content is not None
+    with pytest.raises(openai.BadRequestError, match="steps"):
+        client.completions.create(**asked, extra_body={"steps": 0})
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(**{**asked, "model": "nobody"})
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="sk-wrong").models.list()
+
+
+def test_both_replicas_give_the_same_text_and_keep_their_own(cluster):
+    """Any request may reach any replica; what is kept is found again wherever it is."""
+    assert len(cluster.replicas()) == 2
+    kept: dict[str, str] = {}
+    deadline = time.monotonic() + 60
+    while len(kept) < 2:
+        assert time.monotonic() < deadline
+        with ThreadPoolExecutor(4) as pool:
+            for text in pool.map(lambda _: cluster.read(TRAJECTORIES, BODY), range(4)):
+                id_ = events(text)[0]["data"]["id"]
+                kept.setdefault(id_[len("traj-") + 4 :][:8], text)
+    texts = [events(text)[-1]["data"]["choices"] for text in kept.values()]
+    assert texts[0] == texts[1]
+    for text in kept.values():
+        told = events(text)
+        id_ = told[0]["data"]["id"]
+        for _ in range(4):
+            assert events(cluster.read(f"{TRAJECTORIES}/{id_}")) == told
+            rest = cluster.read(f"{TRAJECTORIES}/{id_}", **{"Last-Event-ID": f"{id_}:2"})
+            assert events(rest) == told[3:]
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        cluster.read(f"{TRAJECTORIES}/traj-{'0' * 36}")
+
+
+def test_a_client_that_goes_away_frees_its_place(cluster):
+    response = cluster.request("/v1/completions", {**BODY, "steps": 4000, "stream": True})
+    running = "xdlm_requests_running{"
+
+    def busy() -> float:
+        lines = cluster.read("/metrics").splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(running))
+
+    wait_until(lambda: busy() == 1, 30)
+    response.close()
+    wait_until(lambda: busy() == 0, 30)
+
+
+def test_a_full_cluster_refuses(cluster):
+    """More is taken than one replica holds, and the rest is told so at once."""
+
+    def ask(seed: int) -> tuple[int, str | None]:
+        try:
+            cluster.read("/v1/completions", {**BODY, "steps": 40, "seed": seed})
+            return 200, None
+        except urllib.error.HTTPError as error:
+            with error:
+                body = json.loads(error.read())
+            assert body["error"]["code"] == "queue_full"
+            return error.code, error.headers["Retry-After"]
+
+    with ThreadPoolExecutor(120) as pool:
+        answers = list(pool.map(ask, range(120)))
+    refused = [after for status, after in answers if status == 429]
+    assert len(answers) - len(refused) > 24  # 16 waiting and 8 running
+    assert refused and all(after and int(after) >= 1 for after in refused)
+
+
+def test_scale_down_and_rolling_update_lose_nothing(cluster):
+    before = set(replica_processes())
+    long = [Stream(cluster, seed, steps=60) for seed in range(8)]
+    wait_until(lambda: all(len(stream.chunks) > 2 for stream in long), 60)
+    cluster.deploy("--replicas", "1")
+    assert all(stream.join().done for stream in long)
+    wait_until(lambda: len(replica_processes()) == 1, 60)
+    assert set(replica_processes()) < before
+    assert len({stream.replica for stream in long}) == 2
+
+    ended = threading.Event()
+    answers: list[Stream] = []
+
+    def ask_on_and_on() -> None:
+        while not ended.is_set():
+            answers.append(Stream(cluster, len(answers)).join())
+
+    asking = threading.Thread(target=ask_on_and_on)
+    asking.start()
+    cluster.deploy("--replicas", "2", XDLM_MAX_STEPS="100")
+    wait_until(lambda: len(cluster.replicas()) == 2, START_SECONDS)
+    wait_until(lambda: len(replica_processes()) == 2, 60)
+    ended.set()
+    asking.join()
+    assert answers and all(answer.done for answer in answers)
+    assert not set(replica_processes()) & before
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        cluster.read("/v1/completions", {**BODY, "steps": 101})
+
+
+def test_a_replica_that_is_killed_costs_nobody_else_anything(cluster):
+    assert len(cluster.replicas()) == 2
+    calm = [stream.join() for stream in [Stream(cluster, seed, steps=60) for seed in range(20)]]
+    assert all(stream.done for stream in calm)
+
+    streams = [Stream(cluster, seed, steps=60) for seed in range(20)]
+    wait_until(lambda: all(len(stream.chunks) > 2 for stream in streams), 60)
+    processes = replica_processes()
+    os.kill(processes[0], signal.SIGKILL)
+    killed = time.monotonic()
+    for stream in streams:
+        stream.join()
+    lost = [stream for stream in streams if not stream.done]
+    assert len({stream.replica for stream in streams}) == 2
+    assert len({stream.replica for stream in lost}) == 1
+    for stream, before in zip(streams, calm, strict=True):
+        assert stream.broken is None  # the response itself ends well
+        if stream in lost:
+            assert stream.replica == lost[0].replica
+            assert [error["code"] for error in stream.errors] == ["replica_lost"]
+            assert "error" in stream.chunks[-1]
+        else:
+            assert stream.replica != lost[0].replica
+            assert texts(stream) == texts(before)
+
+    wait_until(lambda: len(cluster.replicas()) == 2 and len(replica_processes()) == 2, 120)
+    took = time.monotonic() - killed
+    print(f"whole again {took:.1f} s after the kill")
+    assert took <= 30
+    again = [stream.join() for stream in [Stream(cluster, seed) for seed in range(8)]]
+    assert all(stream.done for stream in again)
+
+
+def texts(stream: Stream) -> list[Any]:
+    """What was written when, without what was measured."""
+    return [
+        c if isinstance(c, str) else (c["choices"], c.get("diffusion", {}).get("changes"))
+        for c in stream.told
+    ]

@@ -35,6 +35,14 @@ export const ICONS = {
   close: "M6 6l12 12M18 6L6 18",
 };
 
+/** A colour of the style sheet as a node sees it, in light or dark: [red, green, blue]. */
+export function colourOf(node, name) {
+  node.style.color = `var(${name})`;
+  const found = getComputedStyle(node).color.match(/\d+/g).slice(0, 3).map(Number);
+  node.style.color = "";
+  return found;
+}
+
 /** A number for people: at most three digits that matter. */
 export function short(value) {
   if (!Number.isFinite(value)) return "–";

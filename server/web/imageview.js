@@ -1,6 +1,6 @@
 // A canvas of an image: pixels, and on them what changed.
 
-import { h } from "./dom.js";
+import { colourOf, h } from "./dom.js";
 import { OPS } from "./reducer.js";
 
 export const MASKED = [108, 117, 141]; // slate: no grey level, and none of the marks' colours
@@ -46,8 +46,8 @@ export function paint(canvas, track, frame, grid, colours, side) {
   small.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
   pen.imageSmoothingEnabled = false;
   pen.drawImage(small, 0, 0, width * size, height * size);
-  const css = getComputedStyle(canvas);
-  const colour = (name) => css.getPropertyValue(name);
+  const known = {}; // each is asked for once
+  const colour = (name) => (known[name] ??= `rgb(${colourOf(canvas, name)})`);
   const planes = state.ids.length / (width * height);
   for (let at = 0; at < width * height; at += 1) {
     const x = (at % width) * size;

@@ -1,6 +1,6 @@
 // Steps across, positions down: where and when changes fell. A click goes there.
 
-import { h } from "./dom.js";
+import { colourOf, h } from "./dom.js";
 import { OPS } from "./reducer.js";
 
 /** One pixel for each frame and position, stretched to the width of its pane. */
@@ -54,8 +54,7 @@ export class Strip {
   }
 
   paint() {
-    const css = getComputedStyle(this.node);
-    const colour = (name) => rgb(css.getPropertyValue(name));
+    const colour = (name) => colourOf(this.node, name);
     const plain = { mask: colour("--strip-mask"), set: colour("--strip-set") };
     plain.given = colour("--strip-given");
     const ops = OPS.map((op) => (op ? colour(`--${op}`) : null));
@@ -80,10 +79,4 @@ export class Strip {
     pen.putImageData(column, from, 0);
     this.drawn = this.track.length;
   }
-}
-
-/** A colour of the style sheet, which writes them all as #rrggbb. */
-function rgb(text) {
-  const value = Number.parseInt(text.trim().slice(1), 16);
-  return [(value >> 16) & 255, (value >> 8) & 255, value & 255];
 }

@@ -4,14 +4,15 @@ BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest tests benchmarks
 
-.PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster fuzz \
-    check format lock clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster soak fuzz \
+    image check format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories
 
-loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; build/loadtest/report.html
-	$(BIN)/xdlm-loadtest smoke --out build/loadtest/$(shell date +%H%M%S)
+loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; report in build/loadtest/smoke
+	rm -rf build/loadtest/smoke
+	$(BIN)/xdlm-loadtest smoke --out build/loadtest/smoke
 
 test: .venv/dev  ## all fast tests
 	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients and not cluster"
@@ -31,8 +32,14 @@ test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ##
 test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
 	.venv-cluster/bin/pytest -m cluster tests/cluster
 
+soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
+	$(BIN)/pytest -m slow tests/faults
+
 fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
+
+image: .venv/dev  ## the Dockerfile's commands, without a container engine
+	$(BIN)/pytest -m "slow or not slow" tests/server/test_deploy.py
 
 check: .venv/dev  ## format, lint, types
 	$(BIN)/ruff format --check $(SOURCES)

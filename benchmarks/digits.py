@@ -6,6 +6,11 @@ them (12 x 12 pixels, 8 grey levels), and never on a drawn one.
     python -m benchmarks.digits --save digits.jsonl
     python -m benchmarks.digits --checkpoint controls/digits-k0 --save digits-k0.jsonl
     python -m benchmarks.digits --steps 8 --guidance 2 --count 100           # a short look
+
+The same real digits, for a judge of images that were asked for over HTTP:
+
+    python -m benchmarks.digits --write-examples digits.npz
+    xdlm-loadtest sweep --kind images --examples digits.npz ...
 """
 
 from __future__ import annotations
@@ -40,6 +45,14 @@ def judge() -> tuple[SVC, float]:
     return svm, float(right.mean())
 
 
+def write_examples(path: Path, names: tuple[str, ...]) -> None:
+    """The real digits that the judge learns from, as grey levels of 0 to 255."""
+    train = load("train")
+    grey = train.levels[:TRAINED_ON].view(-1, 12, 12).numpy() * (255 / (LEVELS - 1))
+    labels = train.labels[:TRAINED_ON].numpy()
+    np.savez_compressed(path, images=grey.round().astype(np.uint8), labels=labels, names=names)
+
+
 def draw(loaded: checkpoints.Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
     """Canvases [n, 144] of some labels."""
     params = sampling_params(loaded.defaults, {**chosen, "seed": 0})
@@ -71,7 +84,12 @@ def main() -> None:
     parser.add_argument("--sampler", default=None)
     parser.add_argument("--count", type=int, default=1000, help="digits for each setting")
     parser.add_argument("--save", help="write this file of results/")
+    parser.add_argument("--write-examples", type=Path, help="write the real digits, and no more")
     args = parser.parse_args()
+    if args.write_examples:
+        loaded = checkpoints.load(checkpoints.find(args.checkpoint))
+        write_examples(args.write_examples, loaded.info.class_names)
+        return
     keep_freed_memory()
     svm, real = judge()
     print(f"the judge is right about {100 * real:.1f} % of 10 000 real digits")

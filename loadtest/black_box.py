@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.errors import Refusal
 
-class Unsuitable(ValueError):
+START_SECONDS, IDLE_SECONDS = 60.0, 20.0
+
+
+class Unsuitable(Refusal):
     """The server does not do what was asked for; the message says what."""
 
 
@@ -49,8 +57,8 @@ async def choose_model(
 async def counters(session: aiohttp.ClientSession) -> dict[str, float]:
     """The server's own counts of requests; empty where it has no such metrics.
 
-    ``ended``: requests whose denoising came to its end. ``ok``: texts that were handed over. Then
-    failures, by code.
+    ``busy``: requests that run or wait now. ``ended``: requests whose denoising came to its end.
+    ``ok``: texts that were handed over. Then failures, by code.
     """
     async with session.get("/metrics") as response:
         if response.status != 200:
@@ -63,8 +71,20 @@ async def counters(session: aiohttp.ClientSession) -> dict[str, float]:
                 found["ended"] = sample.value
             elif sample.name == "xdlm_request_success_total":
                 found["ok"] = found.get("ok", 0) + sample.value
+            elif sample.name in ("xdlm_requests_running", "xdlm_requests_waiting"):
+                found["busy"] = found.get("busy", 0) + sample.value
             elif sample.name == "xdlm_request_failure_total":
                 found[sample.labels["code"]] = sample.value
+    return found
+
+
+async def idle_counters(session: aiohttp.ClientSession) -> dict[str, float]:
+    """The same once nothing runs or waits: what clients gave up must not go on in the next cell.
+    Some other client's requests are waited for too, but not for ever.
+    """
+    ends = time.monotonic() + IDLE_SECONDS
+    while (found := await counters(session)).pop("busy", 0) and time.monotonic() < ends:
+        await asyncio.sleep(0.05)
     return found
 
 
@@ -123,6 +143,19 @@ def _processor() -> str:
     return found.group(1) if found else platform.processor()
 
 
+def _wait_for(url: str, server: subprocess.Popen[str]) -> None:
+    """Until it listens, some moments after it has said where it will."""
+    ends = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)):
+                return
+        except ConnectionError:
+            if server.poll() is not None or time.monotonic() > ends:
+                raise Unsuitable(f"the server that was started does not listen at {url}") from None
+            time.sleep(0.05)
+
+
 @contextmanager
 def own_server(checkpoints: list[str]) -> Iterator[str]:
     """``xdlm serve`` in a process of its own, on a free port of this machine; its address.
@@ -140,6 +173,7 @@ def own_server(checkpoints: list[str]) -> Iterator[str]:
                 found = re.search(r"http://127\.0\.0\.1:\d+", line)
             if found is None:
                 raise Unsuitable(f"xdlm serve {' '.join(checkpoints)} did not start")
+            _wait_for(found.group(), server)
             yield found.group()
         finally:
             server.terminate()

@@ -18,6 +18,7 @@ from loadtest import prompts as prompt_files
 from loadtest import report as reports
 from loadtest import values
 from loadtest.black_box import Unsuitable, own_server
+from loadtest.errors import Refusal
 from loadtest.ledger import against_counters, against_log
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
@@ -41,7 +42,7 @@ def told_plainly() -> Iterator[None]:
     """What a user can put right is one line and exit code 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (Refusal, OSError) as error:
         out.print(f"[bold red]xdlm-loadtest:[/bold red] {error}", highlight=False)
         raise typer.Exit(2) from None
 
@@ -206,12 +207,14 @@ def smoke(
         repeats=1,
         warmup=seconds / 16,
         duration=seconds * 3 / 16,
-        drain=10,
+        drain=60,
         timeout=60,
         max_requests=500,
     )
     with told_plainly(), tempfile.TemporaryDirectory() as temporary:
         path = directory or Path(temporary) / "smoke"
+        if Folder(path).header() is not None:
+            raise Refusal(f"{path} holds a run already; a smoke test is always a new one")
         with server_of(url, None if url else "stories") as base:
             asyncio.run(measure(base, plan, Folder(path), Quality(12, 16), None, None, 300, out))
         finish(read(Folder(path), values.objective(slo)), path, written=directory is not None)

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from sklearn.svm import SVC
 
+from loadtest.errors import Refusal
+
 
 class Classifier:
     """A support vector machine on pixels.
@@ -19,14 +21,18 @@ class Classifier:
     and ``names``, what prompts call the labels. Nothing in it is run.
 
     Raises:
-        ValueError, KeyError, OSError: the file is no such thing.
+        Refusal: the file is no such thing.
+        OSError: it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         """Read the examples and train on them; some seconds for some thousands."""
-        with np.load(path, allow_pickle=False) as found:
-            images, labels = found["images"], found["labels"]
-            self._names = [str(name) for name in found["names"]]
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                images, labels = found["images"], found["labels"]
+                self._names = [str(name) for name in found["names"]]
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise Refusal(f"{path} holds no labelled images: {error}") from None
         self._svm = SVC(C=5.0, gamma="scale").fit(images.reshape(len(images), -1) / 255.0, labels)
 
     def __call__(self, prompt: str, image: str) -> dict[str, Any]:

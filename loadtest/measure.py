@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,6 @@ from loadtest.prompts import OPENINGS
 from loadtest.quality import Judge, assess
 from loadtest.records import Folder
 from loadtest.sweep import display, resume, run_cells
-
-START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ async def measure(
     judge = _judge(quality)
     async with open_session(url, key) as session:
         try:
-            model = await _ready(session, plan.workload.model, images)
+            model = await black_box.choose_model(session, plan.workload.model, images)
         except aiohttp.ClientConnectorError as error:
             raise OSError(f"no server at {url}: {error.os_error.strerror}") from None
         known = model.get("diffusion") or {}
@@ -97,15 +94,3 @@ def _judge(quality: Quality) -> Judge | None:
 
         return Scorer(quality.scorer)
     return None
-
-
-async def _ready(session: aiohttp.ClientSession, model: str | None, images: bool) -> dict:
-    """The model, once the server listens: one that was just started needs a moment."""
-    ends = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            return await black_box.choose_model(session, model, images)
-        except aiohttp.ClientConnectorError:
-            if time.monotonic() > ends:
-                raise
-            await asyncio.sleep(0.1)

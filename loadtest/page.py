@@ -12,9 +12,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from loadtest.charts import GUIDE, INK, LIMIT, Axis, Chart, Heat, Series
+from loadtest.charts import GUIDE, INK, LIMIT, Axis, Chart, Heat, Panel, Series
 
 SCALE = [[0, "#dcefe9"], [0.33, "#f6e3b4"], [0.66, "#e8a07a"], [1, "#b6483f"]]
+TICKS = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #22252b; max-width: 1180px; margin: 2rem auto;
   padding: 0 1rem; }
@@ -56,7 +57,7 @@ def page(
     for chart in charts:
         parts.append(f"<h2>{html.escape(chart.title)}</h2>")
         parts.append(f'<p class="note">{html.escape(chart.note)}</p>')
-        options = {"displaylogo": False, "responsive": True}
+        options = {"displayModeBar": False, "responsive": True}
         parts.append(
             figure(chart).to_html(
                 full_html=False, include_plotlyjs=False, config=options, div_id=chart.name
@@ -104,13 +105,7 @@ def figure(chart: Chart) -> go.Figure:
         found.update_xaxes(_axis(panel.x), row=row, col=col)
         found.update_yaxes(_axis(panel.y), row=row, col=col)
         if panel.limit is not None:
-            side, at, words = panel.limit
-            line: dict[str, Any] = {"line_color": LIMIT, "line_dash": "dot", "row": row, "col": col}
-            line["annotation_text"] = words
-            if side == "x":
-                found.add_vline(x=at, **line)
-            else:
-                found.add_hline(y=at, **line)
+            _limit(found, panel, index + 1)
     found.update_layout(
         template="plotly_white",
         height=420 * rows,
@@ -122,12 +117,36 @@ def figure(chart: Chart) -> go.Figure:
     return found
 
 
+def _limit(found: go.Figure, panel: Panel, number: int) -> None:
+    """A line across a panel, with its words at its end."""
+    assert panel.limit is not None
+    side, at, words = panel.limit
+    end = "" if number == 1 else str(number)
+    along = {"x": f"x{end}", "y": f"y{end} domain"}
+    log = panel.x.log
+    if side == "y":
+        along, log = {"x": f"x{end} domain", "y": f"y{end}"}, panel.y.log
+    other = "y" if side == "x" else "x"
+    refs: dict[str, Any] = {"xref": along["x"], "yref": along["y"]}
+    ends = {f"{side}0": at, f"{side}1": at, f"{other}0": 0, f"{other}1": 1}
+    found.add_shape(type="line", line={"color": LIMIT, "dash": "dot"}, **ends, **refs)
+    place = {side: math.log10(at) if log else at, other: 1}  # words count in decades, lines do not
+    found.add_annotation(
+        text=words,
+        showarrow=False,
+        font_color=LIMIT,
+        xanchor="left" if side == "x" else "right",
+        yanchor="top" if side == "x" else "bottom",
+        **place,
+        **refs,
+    )
+
+
 def _axis(axis: Axis) -> dict[str, Any]:
     told: dict[str, Any] = {"title_text": axis.title}
     if axis.log:
-        told |= {"type": "log", "dtick": "D2" if not axis.ticks else None}
-    if axis.ticks:
-        told |= {"tickvals": list(axis.ticks), "ticktext": [f"{tick:g}" for tick in axis.ticks]}
+        ticks = axis.ticks or TICKS
+        told |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     return told
 
 
@@ -156,9 +175,9 @@ def _trace(series: Series, named: set[str]) -> Any:
     modes = {"line": "lines+markers", "step": "lines", "guide": "lines", "mark": "markers+text"}
     return go.Scatter(
         **common,
-        mode=modes[series.style],
+        mode=modes[series.style] + ("+text" if series.labels and series.style == "line" else ""),
         text=list(series.labels) or None,
-        textposition="top right",
+        textposition="top right" if series.style == "mark" else "bottom right",
         textfont_color=series.colour,
         line=lines,
         error_y=spread,

@@ -34,6 +34,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
 }
+HELD = "#1d6b57"
 PANEL_WIDTH, HEIGHT, TITLE_HEIGHT = 4.6, 3.9, 0.95
 
 
@@ -167,6 +168,9 @@ def _axis(axes: Axes, side: str, axis: Axis) -> None:
 
 def _limit(axes: Axes, side: str, at: float, words: str) -> None:
     if side == "x":
+        left, right = axes.get_xlim()
+        axes.axvspan(left, at, color=HELD, alpha=0.06, lw=0, zorder=0)
+        axes.set_xlim(left, max(right, 1.15 * at))
         axes.axvline(at, color=LIMIT, lw=1.2, ls=":")
         axes.text(
             at,
@@ -193,8 +197,8 @@ def _limit(axes: Axes, side: str, at: float, words: str) -> None:
 
 def _heat(axes: Axes, heat: Heat) -> None:
     values = np.array(heat.values, dtype=float)
-    known = values[np.isfinite(values)]
-    norm = LogNorm(known.min() if known.size else 0.1, max(known.max(), 1.01 * known.min()))
+    known = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([1.0])
+    norm = LogNorm(known.min(), max(known.max(), 1.01 * known.min()))
     axes.imshow(values, origin="lower", aspect="auto", cmap=COOL_TO_HOT, norm=norm)
     axes.grid(False)
     axes.set_title(heat.title, loc="left", size=10.5)
@@ -224,6 +228,6 @@ def _heat(axes: Axes, heat: Heat) -> None:
                 axes.plot(
                     [left, right, right, left, left],
                     [low, low, high, high, low],
-                    color="#1d6b57",
+                    color=HELD,
                     lw=2,
                 )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import orjson
 
+from loadtest.errors import Refusal
+
 OPENINGS = (
     "Once upon a time",
     "One day, a little girl named Lily",
@@ -33,11 +35,11 @@ def read(path: Path) -> tuple[str, ...]:
     """Prompts of a text file, one a line, or of a JSONL file (strings, or objects with ``prompt``).
 
     Raises:
-        ValueError: it holds none, too many, or something else.
+        Refusal: it holds none, too many, or something else.
     """
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not 0 < len(lines) <= MOST:
-        raise ValueError(f"{path} has {len(lines)} prompts; from 1 to {MOST} can be used")
+        raise Refusal(f"{path} has {len(lines)} prompts; from 1 to {MOST} can be used")
     if path.suffix != ".jsonl":
         return tuple(lines)
     found = []
@@ -45,9 +47,9 @@ def read(path: Path) -> tuple[str, ...]:
         try:
             entry = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise Refusal(f"{path}, line {number}: {error}") from None
         prompt = entry.get("prompt") if isinstance(entry, dict) else entry
         if not isinstance(prompt, str):
-            raise ValueError(f"{path}, line {number} has no prompt")
+            raise Refusal(f"{path}, line {number} has no prompt")
         found.append(prompt)
     return tuple(found)

@@ -17,6 +17,8 @@ from typing import Any
 
 import orjson
 
+from loadtest.errors import Refusal
+
 SCHEMA = 1
 
 
@@ -105,7 +107,7 @@ class Folder:
     """A run's folder.
 
     Raises:
-        ValueError: it holds what this version cannot read, or no run.
+        Refusal: it holds what this version cannot read, or no run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,7 +121,7 @@ class Folder:
             return None
         header = orjson.loads(file.read_bytes())
         if header.get("schema") != SCHEMA:
-            raise ValueError(f"{file} has schema {header.get('schema')}; this reads {SCHEMA}")
+            raise Refusal(f"{file} has schema {header.get('schema')}; this reads {SCHEMA}")
         return header
 
     def begin(self, header: dict[str, Any]) -> None:

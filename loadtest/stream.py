@@ -40,6 +40,7 @@ class Reading:
         self._buffer = b""
         self._data: list[bytes] = []
         self._answered: float | None = None
+        self._replaces = False
 
     def feed(self, data: bytes, now: float) -> None:
         """Bytes of the body, as they came; an event may come in pieces, or several at once."""
@@ -101,11 +102,11 @@ class Reading:
         content = choice.get("text") or choice.get("b64_json")
         content = content or (choice.get("delta") or {}).get("content") or ""
         if event.get("diffusion_meta"):  # a whole canvas in place of the one before
-            self.text = content
             self._step(event["diffusion_meta"], now)
+            self._replaces = True
         elif content:
             self._settle(now)
-            self.text += content
+        self.text = (content or self.text) if self._replaces else self.text + content
         if choice.get("finish_reason"):
             self.finish_reason = choice["finish_reason"]
             self._answered = now

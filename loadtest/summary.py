@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.errors import Refusal
 from loadtest.ledger import against_counters
 from loadtest.plan import Load, Plan, Setting
 from loadtest.records import GAVE_UP, Cell, Folder, Record
@@ -96,12 +97,12 @@ def read(folder: Folder, objective: Objective) -> Run:
     """All that a folder tells.
 
     Raises:
-        ValueError: there is no run, or none of its cells is finished.
+        Refusal: there is no run, or none of its cells is finished.
     """
     header = folder.header()
     cells = {cell.name: cell for cell in folder.cells()} if header else {}
     if header is None or not cells:
-        raise ValueError(f"{folder.path} holds no finished cell of a run")
+        raise Refusal(f"{folder.path} holds no finished cell of a run")
     plan = Plan.read(header["plan"])
     groups: dict[tuple[Setting, Load], list[Cell]] = {}
     for planned in plan.cells():

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loadtest import black_box
 from loadtest.client import Ask, Clock, perform
+from loadtest.errors import Refusal
 from loadtest.loops import Traffic, watching
 from loadtest.plan import ROUTES, Plan, Planned
 from loadtest.records import Cell, CellSummary, Folder, Record
 
 SHOW_EVERY = 0.5  # drawing more often costs the client time that it needs
-SETTLE_SECONDS = 0.3  # for the server to notice who has gone
 
 
 def display(console: Console) -> Progress:
@@ -36,7 +36,7 @@ def display(console: Console) -> Progress:
     )
 
 
-class Stale(ValueError):
+class Stale(Refusal):
     """A folder holds a run of another plan or another server."""
 
 
@@ -87,7 +87,7 @@ async def run_cell(
 ) -> Cell:
     """One cell: the warm-up, the measured window, and what was still under way behind it."""
     load, workload = planned.load, plan.workload
-    before = await black_box.counters(session)
+    before = await black_box.idle_counters(session)
     clock = Clock(time.perf_counter() + plan.warmup)
 
     async def send(number: int, at: float) -> Record:
@@ -113,9 +113,7 @@ async def run_cell(
             seconds = plan.duration if sent < plan.max_requests else max(last, 1e-3)
             await asyncio.sleep(max(0.0, seconds - clock.now()))
             await traffic.drain(plan.drain)
-    if any(r.failure is not None for r in traffic.records):
-        await asyncio.sleep(SETTLE_SECONDS)
-    after = await black_box.counters(session)
+    after = await black_box.idle_counters(session)
     grown = {name: count - before.get(name, 0) for name, count in after.items()}
     records = sorted(traffic.records, key=lambda r: r.number)
     summary = CellSummary(seconds, strain.lag_p99_ms, strain.cpu_share, grown)

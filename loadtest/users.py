@@ -44,17 +44,16 @@ class StreamUser(HttpUser):
     abstract = True
     wait_time = between(0.1, 0.5)
     kind: ClassVar[Kind]
+    _workload: Workload | None = None
 
     def on_start(self) -> None:
         """Find a model that does what this user asks for."""
         with self.client.get("/v1/models", catch_response=True) as response:
-            if not response.ok:
-                raise StopUser
-            models = response.json()["data"]
+            models = response.json()["data"] if response.ok else []
         drawing = self.kind == "images"
         able = [m for m in models if bool((m.get("diffusion") or {}).get("image")) == drawing]
         if not able:
-            raise StopUser
+            return
         options = self.environment.parsed_options
         assert options is not None
         names = tuple((able[0].get("diffusion") or {}).get("class_names") or ())
@@ -72,6 +71,8 @@ class StreamUser(HttpUser):
     @task
     def ask(self) -> None:
         """One request, to its end."""
+        if self._workload is None:
+            raise StopUser
         body = self._workload.body(self._setting, 0, random.randrange(100_000))
         reading = Reading()
         path = ROUTES[self.kind]

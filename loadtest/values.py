@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from loadtest.errors import Refusal
 from loadtest.plan import Load
 from loadtest.summary import Objective
 
@@ -18,12 +19,12 @@ def duration(text: str) -> float:
     """Seconds of ``500ms``, ``30s`` or ``2m``; a bare number is seconds.
 
     Raises:
-        ValueError: it is no such thing, or not above zero.
+        Refusal: it is no such thing, or not above zero.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m)?", text.strip())
     seconds = float(found.group(1)) * UNITS[found.group(2) or "s"] if found else 0.0
     if seconds <= 0:
-        raise ValueError(f"{text!r} is no duration; write 500ms, 30s or 2m")
+        raise Refusal(f"{text!r} is no duration; write 500ms, 30s or 2m")
     return seconds
 
 
@@ -31,18 +32,18 @@ def numbers(text: str, least: float, most: float, whole: bool = False) -> list[f
     """Numbers with commas between, each once, within bounds.
 
     Raises:
-        ValueError: it is no such thing.
+        Refusal: it is no such thing.
     """
     try:
         found = [int(part) if whole else float(part) for part in text.split(",")]
     except ValueError:
         kind = "whole numbers" if whole else "numbers"
-        raise ValueError(f"{text!r}: {kind} with commas between were expected") from None
+        raise Refusal(f"{text!r}: {kind} with commas between were expected") from None
     if len(set(found)) < len(found):
-        raise ValueError(f"{text!r} names a value twice")
+        raise Refusal(f"{text!r} names a value twice")
     for value in found:
         if not least <= value <= most:
-            raise ValueError(f"{value:g} is not from {least:g} to {most:g}")
+            raise Refusal(f"{value:g} is not from {least:g} to {most:g}")
     return found
 
 
@@ -50,12 +51,12 @@ def loads(concurrency: str | None, rate: str | None) -> tuple[Load, ...]:
     """Closed and open loops.
 
     Raises:
-        ValueError: there is none, or a bound is passed.
+        Refusal: there is none, or a bound is passed.
     """
     found = [Load("closed", n) for n in numbers(concurrency, 1, 1024, True)] if concurrency else []
     found += [Load("open", r) for r in numbers(rate, 0.01, 10_000)] if rate else []
     if not found:
-        raise ValueError("say how much load: --concurrency 1,4,16 or --rate 1,2,4")
+        raise Refusal("say how much load: --concurrency 1,4,16 or --rate 1,2,4")
     return tuple(found)
 
 
@@ -63,11 +64,11 @@ def objective(text: str) -> Objective:
     """``p95=500ms``.
 
     Raises:
-        ValueError: it is no such thing.
+        Refusal: it is no such thing.
     """
     found = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)=(.+)", text.strip())
     if not found:
-        raise ValueError(f"{text!r} is no objective; write p95=500ms")
+        raise Refusal(f"{text!r} is no objective; write p95=500ms")
     return Objective(float(found.group(1)), duration(found.group(2)))
 
 
@@ -75,13 +76,13 @@ def address(url: str) -> str:
     """An address that names one host, without a path.
 
     Raises:
-        ValueError: it does not.
+        Refusal: it does not.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or parts.hostname in (None, "", "0.0.0.0", "::"):
-        raise ValueError(f"{url!r} names no host; write http://127.0.0.1:8000")
+        raise Refusal(f"{url!r} names no host; write http://127.0.0.1:8000")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"{url!r} has a path; the routes are known, so leave it out")
+        raise Refusal(f"{url!r} has a path; the routes are known, so leave it out")
     return f"{parts.scheme}://{parts.netloc}"
 
 
@@ -89,13 +90,13 @@ def fields(pairs: list[str]) -> dict[str, Any]:
     """``name=JSON`` each; what is no JSON is a string.
 
     Raises:
-        ValueError: there is no equals sign.
+        Refusal: there is no equals sign.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name:
-            raise ValueError(f"{pair!r}: name=value was expected")
+            raise Refusal(f"{pair!r}: name=value was expected")
         try:
             found[name] = orjson.loads(value)
         except orjson.JSONDecodeError:

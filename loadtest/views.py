@@ -142,7 +142,7 @@ def heat(run: Run) -> Chart:
         "heat",
         f"Which step counts hold {run.objective.words}, and at which load?",
         f"Each field: p{run.objective.percent:g} latency, and the share of requests within "
-        f"{milliseconds(run.objective.seconds)}. Framed and ticked: the objective is held.",
+        f"{milliseconds(run.objective.seconds)}. A tick: the objective is held.",
         fields,
     )
 
@@ -224,7 +224,7 @@ def knees(run: Run) -> Chart:
         "knees",
         "From which load on do requests only wait longer?",
         "Each line follows one step count from light to heavy load. Where it turns upwards the "
-        "server is full: the knee is the heaviest load that still gave its share of throughput.",
+        "server is full. Ringed, the knee: the heaviest load that gave its share of throughput.",
         panels,
     )
 

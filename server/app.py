@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -34,7 +36,11 @@ from server.routes import (
     trajectories,
 )
 from server.state import State
+from server.tracing import Tracing, exporting
 from server.trajectories import Trajectories
+
+ASIDE_THREADS = 2
+"""For work on long texts; it is not to take the machine from the model."""
 
 
 def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") -> FastAPI:
@@ -46,15 +52,20 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
         mark: up to 12 hexadecimal digits that begin the ids of its trajectories, by which others
             know where they are kept.
     """
+    traces = exporting(settings.trace_endpoint) if settings.trace_endpoint else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        for engine in engines:
-            engine.start()
-            engine.watchdog.start()
-        yield
-        for engine in engines:
-            engine.stop()
+        with ThreadPoolExecutor(ASIDE_THREADS, "xdlm-aside") as pool:
+            asyncio.get_running_loop().set_default_executor(pool)
+            for engine in engines:
+                engine.start()
+                engine.watchdog.start()
+            yield
+            for engine in engines:
+                engine.stop()
+            if traces is not None:
+                await asyncio.to_thread(traces.shutdown)
 
     app = FastAPI(
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
@@ -70,6 +81,8 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
     app.add_middleware(AllowedHosts, hosts=settings.hosts)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
+    if traces is not None:
+        app.add_middleware(Tracing, tracer=traces.get_tracer("xdlm"))
     errors.install(app)
     for routes in (
         status,

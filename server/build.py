@@ -12,9 +12,10 @@ from server.scheduler import Scheduler
 from server.scoring import Scorer
 from server.watchdog import Watchdog
 
-POSITIONS = {"cpu": 256, "cuda": 16384}
-"""In one step, where no number is set. The time of a step on a CPU grows with its positions, so
-that more of them make every request wait and none go faster; a GPU is idle below thousands.
+POSITIONS = {"cpu": 512, "cuda": 16384}
+"""In one step, where no number is set. On a CPU more positions make a step longer for every request
+in it, but up to some hundreds each of them costs less (``benchmarks/step_positions.py``); a GPU is
+idle below thousands.
 """
 
 

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")
     max_positions: int = Field(
-        0, ge=0, description="canvas positions in one step; 0 takes 256 on a CPU, 16384 on CUDA"
+        0, ge=0, description="canvas positions in one step; 0 takes 512 on a CPU, 16384 on CUDA"
     )
     max_backlog: int = Field(2**26, ge=1, description="steps times positions that wait before 429")
     queue_seconds: float = Field(
@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     )
     api_key_file: Annotated[Keys, NoDecode, BeforeValidator(_keys_of_file)] = Field(
         Keys(), description="file of more keys, one a line; # begins a comment"
+    )
+    trace_endpoint: str = Field(
+        "", description="OTLP collector that traces are sent to, a whole URL; none sends none"
     )
     allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_names)] = Field(
         [],

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
-PATIENCE = 4
+PATIENCE = 16
 """A request that has been here for so many times its own steps goes before all that came after it.
 ``benchmarks/fairness.py`` compares values."""
 TURN = 8

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
@@ -20,6 +22,23 @@ log = structlog.get_logger()
 
 TICK = 0.05
 FAREWELL = 5.0  # seconds for the last events to be read
+
+
+class LoopErrors:
+    """Logs what goes wrong in the event loop itself, of each kind one line a second: where no file
+    can be opened any more, asyncio tells of every connection that it cannot accept, thousands of
+    times.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The event loop's exception handler."""
+        kind = context["message"].partition("(")[0]
+        if loop.time() >= self._told.get(kind, 0.0):
+            self._told[kind] = loop.time() + 1
+            log.error("event loop", what=kind, exc_info=context.get("exception"))
 
 
 class Server(uvicorn.Server):
@@ -61,6 +80,11 @@ class Server(uvicorn.Server):
         self._draining = True
         for engine in self._engines:
             engine.drain()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn; errors of the event loop become log lines of ours."""
+        asyncio.get_running_loop().set_exception_handler(LoopErrors())
+        await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """See uvicorn; begins to drain once it is asked for."""

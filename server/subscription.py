@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sampler.step import StepResult
 from sampler.transition import OPS
-from server.events import Change, Event, GenerationRequest, LogProbs, Step
+from server import tracing
+from server.events import Change, Done, Event, GenerationRequest, LogProbs, Step
 
 MAX_PENDING = 8  # events a reader may lie behind before they are merged
 
@@ -53,7 +54,10 @@ class Subscription(AsyncIterator[Event]):
                 raise StopAsyncIteration
             self._ready.clear()
             await self._ready.wait()
-        return self._pending.popleft()
+        event = self._pending.popleft()
+        if isinstance(event, Done):
+            tracing.ended(event.tally)
+        return event
 
     def cancel(self) -> None:
         """The caller is gone: free the slot before the next step. Does nothing after the end."""

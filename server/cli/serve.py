@@ -58,12 +58,12 @@ def serve(
     flags = {k: v for k, v in locals().items() if v is not None and k in Settings.model_fields}
     try:
         settings = Settings.read(flags, config)
+        if print_config:
+            print(settings.as_yaml(), end="")
+        else:
+            _serve(settings)
     except ConfigError as error:
         stop(str(error), 2)
-    if print_config:
-        print(settings.as_yaml(), end="")
-    else:
-        _serve(settings)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -74,6 +74,12 @@ class Usage(Answer):
     diffusion: DiffusionUsage
 
 
+class UsageSoFar(Usage):
+    """The same of a stream: before its end the tokens so far, and nothing of what they took."""
+
+    diffusion: DiffusionUsage = Field(default=None, description="once all has ended")  # type: ignore[assignment]
+
+
 class TextLogProbs(Answer):
     """Log-probabilities of a completion's tokens, in nats, one entry a token."""
 
@@ -214,7 +220,10 @@ class Completion(Generated):
 class Chunk(Generated):
     """What all pieces of streams have beside their choices."""
 
-    usage: Usage = Field(default=None, description="on the last chunk, if it is asked for")  # type: ignore[assignment]
+    usage: UsageSoFar = Field(
+        default=None,
+        description="on the last chunk with include_usage, on all with continuous_usage_stats",
+    )  # type: ignore[assignment]
     diffusion: StepRecord = Field(default=None, description="with trajectory: delta")  # type: ignore[assignment]
     diffusion_meta: DiffusionMeta = Field(default=None, description="with diffusing: true")  # type: ignore[assignment]
 

@@ -30,7 +30,9 @@ from tests.server.test_http import call, metric, wait_for
 CANARY = {"prompt": "Once upon a time", "max_tokens": 30, "steps": 6, "seed": 11}
 LONG = {**CANARY, "steps": 4000}
 """Runs for seconds, on whatever machine."""
-POOL = re.compile(r"asyncio_\d+|AnyIO worker thread")  # bounded, and made when first needed
+POOL = re.compile(
+    r"xdlm-aside_\d+|asyncio_\d+|AnyIO worker thread"
+)  # bounded, and made when first needed
 
 
 class Hasty(GuardedProtocol):
@@ -48,6 +50,10 @@ class Watched:
     def __init__(self, served: Served) -> None:
         self.served, self.port, self.engine = served, served.port, served.engine
         self.canary = self.ask()
+        long = "the king " * 50_000  # memory that a thread's first long text takes stays its own
+        for _ in range(4):
+            for path, body in (("/tokenize", {"prompt": long}), ("/v1/score", {"text": long})):
+                assert call(served, "POST", path, body)[0].status in (200, 400)
         self.threads, self.descriptors, self.rss = threads(), descriptors(), rss()
 
     def ask(self) -> list:

@@ -30,9 +30,8 @@ def test_row_01_drop_in_the_middle_of_a_stream(server, rounds):
     bystander = {**CANARY, "steps": 60, "seed": 5}
     _, alone = call(server.served, "POST", "/v1/completions", bystander)
     before = metric(server.served, CANCELLED)
+    beside = send(server.port, bystander, headers="Connection: close\r\n")
     for i in range(times):
-        if i % 8 == 0:
-            beside = send(server.port, bystander, headers="Connection: close\r\n")
         stream = {**LONG, "stream": True, "trajectory": "delta", "seed": i}
         connection = send(server.port, stream)
         for _ in range(chance.randint(1, 4)):
@@ -42,6 +41,8 @@ def test_row_01_drop_in_the_middle_of_a_stream(server, rounds):
             told = read_all(beside).split(b"\r\n\r\n", 1)[1]
             assert json.loads(told)["choices"] == json.loads(alone)["choices"]
             freed_within_a_step(server, 0)
+            if i + 1 < times:
+                beside = send(server.port, bystander, headers="Connection: close\r\n")
     assert metric(server.served, CANCELLED) - before == times
 
 

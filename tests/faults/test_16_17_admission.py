@@ -62,13 +62,13 @@ async def test_row_16_retry_after_grows_with_the_backlog(tiny):
     engine = make_engine(tiny, max_running=1, max_waiting=1000)
     engine.start()
     try:
-        engine.submit(request(0, length=200, steps=4000))
+        engine.submit(request(0, length=100, steps=300))
         while not engine.scheduler.running:
             await asyncio.sleep(0.001)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
         few = engine.retry_after()
         for i in range(100):
-            engine.submit(request(i, length=200, steps=4000))
+            engine.submit(request(i, length=100, steps=300))
         many = engine.retry_after()
         assert 1 <= few < many <= 600
     finally:
@@ -77,7 +77,7 @@ async def test_row_16_retry_after_grows_with_the_backlog(tiny):
 
 def test_row_16_scores_have_a_bounded_queue_too(tiny):
     with watched(tiny, max_waiting=2) as server:
-        body = {"text": " named Lily." * 20, "samples": 1024}
+        body = {"text": " named Lily." * 20, "samples": 200}
         many = [send(server.port, body, path="/v1/score", headers=CLOSE) for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
             statuses = sorted(status_of(answer) for answer in pool.map(read_all, many))

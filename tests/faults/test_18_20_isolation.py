@@ -86,7 +86,7 @@ async def hurts_only(engine, code: str, times: int) -> None:
 @pytest.mark.parametrize("times", [3, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stumble", [no_memory, no_host_memory, no_python_memory])
 async def test_row_18_allocation_failure(tiny, stumble, times):
-    engine = make_engine(stumbling(tiny, stumble))
+    engine = make_engine(stumbling(tiny, stumble), max_positions=1024)
     engine.start()
     try:
         await hurts_only(engine, "out_of_memory", times)
@@ -104,14 +104,15 @@ async def test_row_18_too_much_at_once_is_done_in_parts(tiny):
             return self.network.trunk(tokens, offsets, rows, labels)
 
     small = replace(tiny, model=Small(tiny.model, no_memory))
-    engine, plain = make_engine(small), make_engine(tiny)
+    engine, plain = make_engine(small, max_positions=1024), make_engine(tiny)
     engine.start()
     plain.start()
     try:
         many = [request(i, steps=8, sampler=("ancestral", "topk")[i % 2]) for i in range(8)]
         parts = await asyncio.gather(*(result(engine.submit(r)) for r in many))
         whole = await asyncio.gather(*(result(plain.submit(r)) for r in many))
-        assert [d.tokens for d in parts] == [d.tokens for d in whole]
+        tokens = [d.tokens for d in (*parts, *whole) if isinstance(d, Done)]
+        assert len(tokens) == 16 and tokens[:8] == tokens[8:]
     finally:
         engine.stop()
         plain.stop()
@@ -129,7 +130,7 @@ def test_row_18_allocation_failure_is_503(tiny):
 
 @pytest.mark.parametrize("times", [3, pytest.param(200, marks=pytest.mark.slow)])
 async def test_row_19_exception_in_a_step(tiny, times):
-    engine = make_engine(stumbling(tiny, broken))
+    engine = make_engine(stumbling(tiny, broken), max_positions=1024)
     engine.start()
     try:
         await hurts_only(engine, "internal", times)
@@ -144,7 +145,7 @@ async def test_row_19_numbers_that_are_none_for_one_row(tiny_folder, times):
     assert isinstance(sick.model, LLaDA)
     with torch.no_grad():
         sick.model.get_parameter("model.transformer.wte.weight")[MARK] = torch.nan
-    engine = make_engine(sick)
+    engine = make_engine(sick, max_positions=1024)
     engine.start()
     try:
         await hurts_only(engine, "not_finite", times)

@@ -36,7 +36,7 @@ def test_row_21_sigterm_under_load(tiny_folder, trials):
             long = {**LONG, "max_tokens": 200, "stream": True, "trajectory": "delta"}
             bodies = [short | {"seed": i} for i in range(5)]
             bodies += [long | {"seed": trial * STREAMS + i} for i in range(STREAMS - 5)]
-            whole = send(process.port, {**long, "stream": False}, headers=CLOSE)
+            whole = send(process.port, {**LONG, "max_tokens": 200}, headers=CLOSE)
             streams = [send(process.port, body, headers=CLOSE) for body in bodies]
             recorded = send(process.port, long, path="/v1/diffusion/trajectories", headers=CLOSE)
             running(process, STREAMS - 4)
@@ -72,11 +72,13 @@ def test_row_21_sigterm_under_load(tiny_folder, trials):
 
 def test_row_21_an_idle_server_ends_at_once(tiny_folder):
     with serving(str(tiny_folder), XDLM_SHUTDOWN_SECONDS="60") as process:
+        assert call(process, "GET", "/ready")[0].status == 200
         idle = socket.create_connection(("127.0.0.1", process.port))
         began = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
-        assert process.popen.wait(20) == 0 and time.monotonic() - began < 5
+        code = process.popen.wait(50)
         idle.close()
+        assert code == 0 and time.monotonic() - began < 30  # far less than the drain may last
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

@@ -61,7 +61,8 @@ def watched(tmp_path_factory):
     server = Process(int(found[1]), popen)
     for route, body in ROUTES.items():  # whatever is imported late is imported now
         call(server, "POST", route, body)
-    call(server, "GET", "/v1/models/tiny")
+    for path in ("/v1/models/tiny", "/v1/models/none", "/nowhere", "/v1/models/"):
+        call(server, "GET", path)
     yield server, work / "events"
     popen.send_signal(signal.SIGTERM)
     popen.communicate(timeout=30)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fastapi.routing import APIRoute
 
-from server.app import create_app
 from server.config import Settings
 from server.middleware import NEEDS_NO_KEY
 from tests.faults.conftest import CANARY, connect, read_all, watched
@@ -34,24 +32,17 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-def routes(tiny) -> list[tuple[str, str]]:
-    app = create_app([make_engine(tiny)], settings_of(docs=True))
-    found = []
-    for route in app.routes:
-        if isinstance(route, APIRoute):
-            path = route.path.replace("{name:path}", "x").replace("{id_}", "x")
-            found += [(method, path) for method in route.methods]
-    return found
-
-
-def test_row_27_every_route_asks_for_a_key(tiny, keyed):
-    found = routes(tiny)
-    assert len(found) > 12
-    for method, path in found:
-        for verb in {method, "HEAD", "OPTIONS", "PUT"}:
-            answer = raw(keyed.port, verb, path)
-            allowed = path in NEEDS_NO_KEY
-            assert (status(answer) == 401) != allowed, (verb, path)
+def test_row_27_every_route_asks_for_a_key(keyed):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    spec = json.loads(call(keyed, "GET", "/openapi.json", headers=headers)[1])
+    assert len(spec["paths"]) > 12
+    for path, operations in spec["paths"].items():
+        target = path.replace("{", "").replace("}", "")
+        for verb in {*(name.upper() for name in operations), "HEAD", "OPTIONS", "PUT"}:
+            answer = raw(keyed.port, verb, target)
+            assert (status(answer) == 401) != (path in NEEDS_NO_KEY), (verb, path)
+    for target in ("/docs", "/openapi.json", "/", "/nowhere", "*"):
+        assert status(raw(keyed.port, "OPTIONS" if target == "*" else "GET", target)) == 401
 
 
 @pytest.mark.parametrize(
@@ -119,22 +110,6 @@ def test_row_28_nothing_is_open_by_default(tiny):
         for path in ("/docs", "/redoc", "/openapi.json"):
             assert status(raw(server.port, "GET", path)) == 404
         assert b"\r\nserver:" not in raw(server.port, "GET", "/health").lower()
-
-
-@pytest.mark.parametrize("names", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_row_28_no_label_comes_from_a_client(tiny, names):
-    with watched(tiny) as server:
-
-        def series() -> set[str]:
-            text = call(server.served, "GET", "/metrics")[1].decode()
-            return {line.rsplit(" ", 1)[0] for line in text.splitlines() if line[0] != "#"}
-
-        before = series()
-        for i in range(names):
-            body = {**CANARY, "model": f"bogus-{i}", "user": f"user-{i}"}
-            path = "/v1/completions" if i % 2 else f"/bogus/{i}"
-            assert call(server.served, "POST", path, body)[0].status == 404
-        assert series() == before and not any("bogus" in name for name in series())
 
 
 NASTY = ["x\r\nX-Injected: 1", "\x1b[31mred", '"}\n{"event": "forged"', "\x00", "\u2028"]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from loadtest.commands import app
 from tests.server.conftest import write_tiny
 
 ROOT = Path(__file__).parent.parent.parent
-LOADTEST = Path(sys.executable).parent / "xdlm-loadtest"
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,16 @@ def server(tmp_path_factory) -> Iterator[Server]:
         process.stdout.close()
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., str]
 
 
 @pytest.fixture
-def loadtest(tmp_path) -> Run:
-    """Runs ``xdlm-loadtest`` in an empty folder; the exit code is expected to be ``code``."""
+def command() -> Command:
+    """Runs ``xdlm-loadtest`` in this process; all that it said, on one line."""
 
-    def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [LOADTEST, *map(str, args)], cwd=tmp_path, capture_output=True, text=True, timeout=200
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
+    def run(*args: object, code: int = 0) -> str:
+        done = CliRunner().invoke(app, [str(arg) for arg in args])
+        assert done.exit_code == code, (done.output, done.exception)
+        return " ".join(done.output.split())
 
     return run

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from models.chat import ChatError, ChatTemplate
 from models.tokenizer import TextTokenizer
+from models.weights import CheckpointError
 
 SPECIAL = [
     "<|startoftext|>",
@@ -105,5 +106,5 @@ def test_where_templates_are_found(folder):
     with pytest.raises(ChatError, match="no chat template"):
         TextTokenizer.load(folder / "tokenizer.json").encode_chat(TALK)
     (folder / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(ValueError, match="JSON object"):
+    with pytest.raises(CheckpointError, match="JSON object"):
         TextTokenizer.load(folder / "tokenizer.json")

@@ -171,6 +171,7 @@ EXTRAS = [
     {"trajectory": "delta", "steps": 20, "mixing_ratio": 0.3},
     {"diffusing": True},
     {"stream_options": {"include_usage": True}, "latency_budget_ms": 5000},
+    {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
 ]
 
 

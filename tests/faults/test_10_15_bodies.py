@@ -1,0 +1,150 @@
+"""Bodies that ask for what cannot be, or hide something. ``tests/server/test_bodies.py`` and
+``test_limits.py`` hold the field by field cases, and a storm of made-up bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from server.routes.aside import aside
+from tests.faults.conftest import CANARY
+from tests.server.test_http import call
+
+BIG = (2**31, 2**63, 10**30, -1, -(2**63), True, 1.5, 1e308, "1", [], {})
+
+
+def post(server, body: bytes | dict, path: str = "/v1/completions") -> tuple[int, dict]:
+    response, text = call(server.served, "POST", path, body)
+    return response.status, json.loads(text)
+
+
+def refused(server, body: bytes | dict) -> dict:
+    status, answer = post(server, body)
+    assert status == 400 and set(answer["error"]) == {"message", "type", "param", "code"}
+    return answer["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"prompt": "a", "prompt": "b"}',
+        b'{"prompt": "a", "temperature": NaN}',
+        b'{"prompt": "a", "temperature": -Infinity}',
+        b'{"prompt": "a", "top_p": 1e400}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "a", "seed": ' + b"9" * 100_000 + b"}",
+        b'{"prompt": "\xff"}',
+        b"\0",
+    ],
+)
+def test_row_10_json_that_is_none_or_reads_in_two_ways(server, body):
+    refused(server, body)
+
+
+def test_row_10_a_nul_is_text(server):
+    assert post(server, {**CANARY, "prompt": "a\x00b"})[0] == 200
+
+
+@pytest.mark.parametrize("field", ["n", "max_tokens", "steps", "logprobs", "top_logprobs", "seed"])
+def test_row_11_extremes(server, field):
+    """Refused by name, at once."""
+    for value in BIG:
+        if field == "seed" and value in (2**31, -1, -(2**63)):
+            continue  # seeds like any other
+        began = time.monotonic()
+        error = refused(server, {**CANARY, field: value})
+        assert field in (error["param"], error["message"].split()[0].strip("'"))
+        assert time.monotonic() - began < 1  # 50 ms on a machine with nothing else to do
+
+
+def test_row_11_work_is_bounded(server):
+    work = {**CANARY, "n": 128, "max_tokens": 250, "steps": 4096}
+    assert "steps × positions" in refused(server, work)["message"]
+    for best_of in (2, 2**31):
+        assert refused(server, {**CANARY, "best_of": best_of})["param"] == "best_of"
+    assert refused(server, {**CANARY, "stop": ["x"] * 10_000})["param"] == "stop"
+    assert refused(server, {**CANARY, "logit_bias": {str(2**63): 1}})["param"] == "logit_bias"
+
+
+PATHOLOGICAL = ["a", " ", "the king ", "é", "x\n", "🙂", "<|mdm_mask|>", "a\u0301"]
+
+
+@pytest.mark.parametrize("text", PATHOLOGICAL)
+async def test_row_12_a_long_prompt_does_not_hold_the_loop(tiny, text):
+    """A mebibyte of it is tokenised aside, and refused with both counts."""
+    tokenizer = tiny.tokenizer
+    prompt = text * ((1 << 20) // len(text.encode()))
+    worst, last, over = 0.0, time.perf_counter(), False
+
+    async def tick() -> None:
+        nonlocal worst, last
+        last = time.perf_counter()
+        while not over:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            worst, last = max(worst, now - last), now
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0.01)
+    began = time.perf_counter()
+    count = await aside(len(prompt.encode()), tokenizer.count, prompt)
+    took = time.perf_counter() - began
+    over = True
+    await ticking
+    assert count > 256
+    assert worst < max(0.05, took / 2)  # a busy machine stalls by itself
+
+
+def test_row_12_both_counts_are_told(server):
+    error = refused(server, {**CANARY, "prompt": "the king " * 50_000})
+    assert error["code"] == "context_length_exceeded"
+    assert "the prompt takes 100002 positions" in error["message"]
+    assert "the canvas has 256" in error["message"]
+    for path, body in (
+        ("/v1/score", {"text": "the king " * 50_000}),
+        ("/v1/diffusion/trajectories", {"prompt": "the king " * 50_000}),
+    ):
+        status, answer = post(server, body, path)
+        assert status == 400 and "256" in answer["error"]["message"]
+    assert post(server, {"prompt": "the king " * 50_000}, "/tokenize")[1]["count"] == 100002
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "<|endoftext|>", "<|mdm_mask|>" * 3, "\x00"])
+def test_row_12_prompts_of_nothing_are_answered(server, prompt):
+    assert post(server, {**CANARY, "prompt": prompt})[0] == 200
+
+
+def test_row_13_a_prompt_cannot_hold_a_mask(server):
+    """Its text stays as it is; the id itself is refused."""
+    mask = 4453
+    body = {**CANARY, "prompt": "a <|mdm_mask|> b", "echo": True}
+    status, answer = post(server, body)
+    assert status == 200 and answer["choices"][0]["text"].startswith("a <|mdm_mask|> b")
+    assert answer["usage"]["diffusion"]["positions"] == CANARY["max_tokens"]
+    assert "mask id" in refused(server, {**CANARY, "prompt": [0, 5, mask]})["message"]
+    _, told = post(server, {"prompt": "<|mdm_mask|><|endoftext|>"}, "/tokenize")
+    assert mask not in told["tokens"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("chat_template", "chat_template_kwargs", "template", "response_format", "guided_regex"),
+        *("guided_json", "guided_grammar", "grammar", "regex", "structured_outputs", "tools"),
+    ],
+)
+@pytest.mark.parametrize("value", ["{% for i in range(10**9) %}{% endfor %}", {"x": "(a+)+$"}])
+def test_rows_14_15_templates_and_grammars_of_a_request_are_refused(server, field, value):
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        body = {**CANARY, field: value, "messages": [{"role": "user", "content": "x"}]}
+        body.pop("prompt" if "chat" in path else "messages")
+        began = time.monotonic()
+        status, answer = post(server, body, path)
+        assert status == 400 and answer["error"]["param"] == field
+        assert time.monotonic() - began < 1

@@ -1,0 +1,165 @@
+"""What is in ``Dockerfile`` and ``deploy/``, without a container engine: commands run here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from server.config import Settings
+from tests.server.test_http import call
+from tests.server.test_operations import Process
+from tests.test_layout import ROOT
+
+DEPLOY = ROOT / "deploy"
+HADOLINT = Path(sys.executable).parent / "hadolint"
+IMAGE = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
+"""An image by a whole version."""
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's, in order."""
+    text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines)]
+
+
+def environment() -> dict[str, str]:
+    """What the image's last stage sets, but for the path."""
+    last = max(i for i, (name, _) in enumerate(instructions()) if name == "FROM")
+    pairs = " ".join(rest for name, rest in instructions()[last:] if name == "ENV").split()
+    return {k: v for k, _, v in (pair.partition("=") for pair in pairs) if k != "PATH"}
+
+
+def command(name: str) -> list[str]:
+    """An instruction's command in its JSON form."""
+    (found,) = [rest for kind, rest in instructions() if kind == name]
+    return json.loads(found[found.index("[") :])
+
+
+def resources() -> dict[str, dict]:
+    return {r["kind"]: r for r in yaml.safe_load_all((DEPLOY / "k8s" / "xdlm.yaml").read_text())}
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="no hadolint for this machine")
+def test_the_dockerfile_is_clean():
+    judged = subprocess.run([HADOLINT, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert judged.returncode == 0, judged.stdout
+
+
+def test_the_image_is_pinned_and_runs_without_root():
+    found = instructions()
+    bases = {rest.split()[0] for name, rest in found if name == "FROM"}
+    given = dict(rest.split("=") for name, rest in found if name == "ARG")
+    assert bases == {"${PYTHON}", "${VARIANT}"} and IMAGE.match(given["PYTHON"])
+    stages = {rest.split()[-1] for name, rest in found if name == "FROM"}
+    assert given["VARIANT"] == "cpu" and {"cpu", "cuda"} <= stages
+    assert [rest for name, rest in found if name == "USER"] == ["10001:10001"]
+    assert [rest for name, rest in found if name == "RUN"] == [
+        "sh deploy/install.sh /src /opt/xdlm"
+    ]
+    kept = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.M))
+    for rest in (rest for name, rest in found if name == "COPY" and "--from" not in rest):
+        *sources, _ = rest.split()
+        assert set(sources) <= kept and all((ROOT / source).exists() for source in sources)
+    known = {f"XDLM_{name.upper()}" for name in Settings.model_fields}
+    assert {name for name in environment() if name.startswith("XDLM_")} <= known
+
+
+def test_the_health_check_tells_a_server_from_none(served):
+    check = [sys.executable, *command("HEALTHCHECK")[1:]]
+    for port, status in ((served.port, 0), (1, 1)):
+        ended = subprocess.run(check, env={"XDLM_PORT": str(port)}, stderr=subprocess.DEVNULL)
+        assert ended.returncode == status
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_image_s_commands_install_and_serve_what_is_copied(tmp_path):
+    """``RUN``, ``ENTRYPOINT`` and ``CMD`` of the Dockerfile, in a folder instead of a container."""
+    source, prefix = tmp_path / "src", tmp_path / "opt"
+    for rest in (rest for name, rest in instructions() if name == "COPY"):
+        *names, target = rest.split()
+        if names[0].startswith("--from"):
+            continue
+        for name in names:
+            place = source / target if target == name else source / target / Path(name).name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, place)
+    (run,) = [rest for name, rest in instructions() if name == "RUN"]
+    line = run.replace("/src", str(source)).replace("/opt/xdlm", str(prefix))
+    path = f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(line, shell=True, cwd=source, check=True, env={**os.environ, "PATH": path})
+    shutil.rmtree(source)
+    nowhere = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "all")}
+    env = {**environment(), "PATH": f"{prefix}/bin:{path}", **nowhere, "XDLM_PORT": "0"}
+    started = subprocess.Popen(
+        [prefix / "bin" / command("ENTRYPOINT")[0], *command("CMD")],
+        env={**env, "HOME": str(tmp_path), "XDLM_HOST": "127.0.0.1"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    told = ""
+    while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", told)):
+        line = started.stdout.readline()
+        assert line, told
+        told += line
+    server = Process(int(found[1]), started)
+    time.sleep(1)
+    body = {"prompt": "Once upon a time", "max_tokens": 20, "steps": 8}
+    response, text = call(server, "POST", "/v1/completions", body)
+    assert response.status == 200 and json.loads(text)["choices"][0]["text"]
+    started.terminate()
+    started.wait(60)
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.33"])
+def test_resources_of_kubernetes_are_by_the_schema(version):
+    for resource in resources().values():
+        kubernetes_validate.validate(resource, version, strict=True)
+
+
+def test_pods_probe_what_there_is_and_have_time_to_end(served, tmp_path):
+    found = resources()
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert call(served, "GET", container[probe]["httpGet"]["path"])[0].status == 200
+    (tmp_path / "config.yaml").write_text(found["ConfigMap"]["data"]["config.yaml"])
+    settings = Settings.read({}, tmp_path / "config.yaml")
+    hook = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert hook + settings.shutdown_seconds < pod["terminationGracePeriodSeconds"]
+    assert container["ports"][0]["containerPort"] == int(environment()["XDLM_PORT"])
+    assert IMAGE.match(container["image"]) and pod["enableServiceLinks"] is False
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert found["Service"]["spec"]["selector"] == labels
+    assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_compose_mounts_what_there_is():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        assert IMAGE.match(service["image"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for volume in service.get("volumes", ()):
+            place = volume.split(":")[0]
+            assert not place.startswith(".") or (DEPLOY / place).exists(), volume
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
+    (target,) = scraped["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert target == f"xdlm:{environment()['XDLM_PORT']}" and "xdlm" in services
+    sources = yaml.safe_load(
+        (DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text()
+    )
+    assert sources["datasources"][0]["url"] == "http://prometheus:9090" and "prometheus" in services

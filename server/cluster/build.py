@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from importlib.metadata import version
 from typing import Any
 
 from ray import serve
@@ -31,10 +29,9 @@ def application(args: ClusterSettings) -> Application:
     places = {checkpoints.find(name).resolve().name: name for name in args.checkpoints}
     if len(places) < len(args.checkpoints):
         raise checkpoints.CheckpointError("two checkpoints have the same name")
-    # without what is the cluster's, so that a change of the number of replicas restarts none
     settings = Settings.model_validate({n: getattr(args, n) for n in Settings.model_fields})
     replicas: dict[str, Any] = {
-        model: _replicas(model, args, _version(checkpoint, settings)).bind(checkpoint, settings)
+        model: _replicas(model, args).bind(checkpoint, settings)
         for model, checkpoint in places.items()
     }
     front: Any = serve.deployment(
@@ -45,18 +42,11 @@ def application(args: ClusterSettings) -> Application:
         max_surge_percent=100,  # the next version takes requests before this one stops to
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=args.drain_seconds + 2 * RESERVED,
-        version=_version(*sorted(places), settings),
     )
     return front.bind(settings, replicas)
 
 
-def _version(*what: Any) -> str:
-    """Of a deployment: what is deployed once more in the same version goes on running."""
-    told = [w.model_dump() if isinstance(w, Settings) else w for w in what]
-    return hashlib.sha256(repr((version("xdlm-serve"), told)).encode()).hexdigest()[:16]
-
-
-def _replicas(model: str, args: ClusterSettings, version_: str) -> Deployment:
+def _replicas(model: str, args: ClusterSettings) -> Deployment:
     """The deployment of a model."""
     growing: dict[str, Any] = {"num_replicas": args.replicas}
     if args.max_replicas > args.replicas:
@@ -74,7 +64,6 @@ def _replicas(model: str, args: ClusterSettings, version_: str) -> Deployment:
     made: Any = serve.deployment(  # typed as if it always returned a decorator
         Replica,
         name=model,
-        version=version_,
         max_ongoing_requests=HELD,
         ray_actor_options={"num_cpus": args.replica_cpus, "num_gpus": args.replica_gpus},
         request_router_config={"request_router_class": "server.cluster.router:LeastWork"},

@@ -161,7 +161,6 @@ def test_scale_down_and_rolling_update_lose_nothing(cluster):
     cluster.deploy("--replicas", "1")
     assert all(stream.join().done for stream in long)
     wait_until(lambda: len(replica_processes()) == 1, 60)
-    assert set(replica_processes()) < before
     assert len({stream.replica for stream in long}) == 2
 
     ended = threading.Event()

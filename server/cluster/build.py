@@ -29,7 +29,6 @@ def application(args: ClusterSettings) -> Application:
     places = {checkpoints.find(name).resolve().name: name for name in args.checkpoints}
     if len(places) < len(args.checkpoints):
         raise checkpoints.CheckpointError("two checkpoints have the same name")
-    # without what is the cluster's, so that a change of the number of replicas restarts none
     settings = Settings.model_validate({n: getattr(args, n) for n in Settings.model_fields})
     replicas: dict[str, Any] = {
         model: _replicas(model, args).bind(checkpoint, settings)

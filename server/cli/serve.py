@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from rich.console import Console
 
 from models import checkpoint as checkpoints
 from sampler.params import InvalidParam
-from server.cli.common import load, stop
+from server.cli.common import errors, load, stop
 from server.config import ConfigError, Settings
 from server.preparing import check_servable, warm_up
 
@@ -91,7 +93,17 @@ def _serve(settings: Settings) -> None:
         listener = listening(settings.host, settings.port)
     except OSError as error:
         stop(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
-    models = [_loaded_for_serving(name, settings) for name in settings.checkpoints]
+    gone: list[int] = []
+
+    def lost(rank: int) -> None:
+        """Without one of its ranks a network answers nothing: a supervisor is to start all of them
+        anew.
+        """
+        gone.append(rank)
+        errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    models = [_loaded_for_serving(name, settings, lost) for name in settings.checkpoints]
     names = [loaded.info.name for loaded in models]
     if len(set(names)) < len(names):
         stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
@@ -111,13 +123,18 @@ def _serve(settings: Settings) -> None:
     engines = [engine_of(loaded, settings, metrics) for loaded in models]
     app = create_app(engines, settings)
     Server(app, engines, settings.shutdown_seconds).run([listener])
+    if gone:
+        raise typer.Exit(1)
 
 
-def _loaded_for_serving(name: str, settings: Settings) -> checkpoints.Checkpoint:
+def _loaded_for_serving(
+    name: str, settings: Settings, lost: Callable[[int], None]
+) -> checkpoints.Checkpoint:
     """A checkpoint that can answer its first request at once. Defaults that make no sense are
     refused before the port is announced.
     """
-    loaded = load(name, settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
+    how = (settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
+    loaded = load(name, *how, lost)
     try:
         check_servable(loaded)
     except checkpoints.CheckpointError as error:

@@ -212,7 +212,7 @@ def test_a_full_queue_is_a_rate_limit_error_and_the_sdk_tries_again(tiny_chat):
         with pytest.raises(openai.RateLimitError) as caught:
             sdk.completions.create(**TEXT)
         assert caught.value.code == "queue_full"
-        assert caught.value.response.headers["retry-after"] == "1"
+        assert 1 <= int(caught.value.response.headers["retry-after"]) <= 600
         for connection in busy:
             connection.close()
         wait_for(lambda: scheduler.running + scheduler.waiting == 0)

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,10 +51,12 @@ class Watched:
     def __init__(self, served: Served) -> None:
         self.served, self.port, self.engine = served, served.port, served.engine
         self.canary = self.ask()
-        long = "the king " * 50_000  # memory that a thread's first long text takes stays its own
-        for _ in range(4):
-            for path, body in (("/tokenize", {"prompt": long}), ("/v1/score", {"text": long})):
-                assert call(served, "POST", path, body)[0].status in (200, 400)
+        # what a thread's first long text takes stays its own: both threads have one, at once
+        long = "the king " * 50_000
+        asked = [("/tokenize", {"prompt": long}), ("/v1/score", {"text": long})] * 4
+        with ThreadPoolExecutor(4) as pool:
+            for response, _ in pool.map(lambda a: call(served, "POST", *a), asked):
+                assert response.status in (200, 400)
         self.threads, self.descriptors, self.rss = threads(), descriptors(), rss()
 
     def ask(self) -> list:

@@ -86,14 +86,14 @@ def test_row_16_scores_have_a_bounded_queue_too(tiny):
 
 @pytest.mark.parametrize("limit", ["queue_seconds", "request_seconds"])
 async def test_row_17_deadlines(tiny, limit):
-    """A millisecond: who runs is not hurt by the queue's, and both free the slot."""
-    engine = make_engine(tiny, max_running=1, **{limit: 0.001})
+    """Who runs is not hurt by the queue's, and both free the slot."""
+    engine = make_engine(tiny, max_running=1, **{limit: 0.3})
     engine.start()
     try:
-        running = engine.submit(request(0, length=100, steps=300))
+        running = engine.submit(request(0, length=100, steps=1500))  # seconds
         while not engine.scheduler.running and not running.ended:
             await asyncio.sleep(0)
-        waiting = engine.submit(request(1, length=100, steps=300))
+        waiting = engine.submit(request(1, length=100, steps=1500))
         first, second = await asyncio.gather(result(running), result(waiting))
         assert isinstance(second, Failed)
         if limit == "queue_seconds":

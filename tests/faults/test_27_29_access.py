@@ -8,6 +8,7 @@ import pytest
 
 from server.config import Settings
 from server.middleware import NEEDS_NO_KEY
+from server.routes import page
 from tests.faults.conftest import CANARY, connect, read_all, watched
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call
@@ -41,8 +42,10 @@ def test_row_27_every_route_asks_for_a_key(keyed):
         for verb in {*(name.upper() for name in operations), "HEAD", "OPTIONS", "PUT"}:
             answer = raw(keyed.port, verb, target)
             assert (status(answer) == 401) != (path in NEEDS_NO_KEY), (verb, path)
-    for target in ("/docs", "/openapi.json", "/", "/nowhere", "*"):
+    for target in ("/docs", "/openapi.json", "/nowhere", "/page", "/page/nowhere", "*"):
         assert status(raw(keyed.port, "OPTIONS" if target == "*" else "GET", target)) == 401
+    for target in page.assets():
+        assert status(raw(keyed.port, "GET", target)) == 200, target
 
 
 @pytest.mark.parametrize(

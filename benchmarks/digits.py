@@ -69,10 +69,10 @@ def draw(loaded: checkpoints.Checkpoint, labels: list[int], chosen: dict) -> np.
             )
             for i, label in enumerate(labels[first : first + TOGETHER])
         ]
-        batch = sampler.begin(CanvasBatch.of(canvases))
+        batch = sampler.begin(CanvasBatch.of(canvases, loaded.device))
         for _ in range(params.calls):
             batch = take_step(sampler, loaded.model, batch).batch
-        drawn.append(batch.tokens.view(-1, length).numpy())
+        drawn.append(batch.tokens.view(-1, length).cpu().numpy())
     return np.concatenate(drawn)
 
 
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--sampler", default=None)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, there in fp32 as well")
     parser.add_argument("--count", type=int, default=1000, help="digits for each setting")
     parser.add_argument("--save", help="write this file of results/")
     parser.add_argument("--write-examples", type=Path, help="write the real digits, and no more")
@@ -93,7 +94,7 @@ def main() -> None:
     keep_freed_memory()
     svm, real = judge()
     print(f"the judge is right about {100 * real:.1f} % of 10 000 real digits")
-    loaded = checkpoints.load(checkpoints.find(args.checkpoint))
+    loaded = checkpoints.load(checkpoints.find(args.checkpoint), args.device, "float32")
     labels = [i % loaded.info.classes for i in range(args.count)]
     records = []
     for steps in args.steps:
@@ -110,6 +111,7 @@ def main() -> None:
             records.append(
                 {
                     "checkpoint": Path(args.checkpoint).name,
+                    "device": args.device,
                     "mixing_ratio": loaded.defaults["mixing_ratio"],
                     "sampler": args.sampler or loaded.defaults["sampler"],
                     "steps": steps,

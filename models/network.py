@@ -151,7 +151,8 @@ class Transformer(Network):
         very short batches are padded: a canvas gets the same bits alone and in company.
         """
         kind = next(self.parameters()).dtype
-        attention = attention_over(offsets, max(tokens.numel(), MIN_ROWS), kind)
+        padded = max(tokens.numel(), MIN_ROWS)
+        attention = attention_over(offsets, padded, kind, self.rope.width)
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         of_tokens = None

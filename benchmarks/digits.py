@@ -33,7 +33,7 @@ from sampler.step import take_step
 from server.choices import sampling_params
 
 TRAINED_ON = 20_000
-TOGETHER = 50
+TOGETHER = 250
 
 
 def judge() -> tuple[SVC, float]:

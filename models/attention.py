@@ -153,9 +153,9 @@ def _torch_flash(
     from torch.nn.attention.varlen import varlen_attn  # takes a while, and no CPU needs it
 
     assert not causal
-    shared: dict[str, Any] = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
-    ends = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    return varlen_attn(q, k, v, *ends, **shared)
+    if shared := q.shape[1] // k.shape[1] - 1:  # not every version groups heads itself
+        k, v = (x.repeat_interleave(shared + 1, 1) for x in (k, v))
+    return varlen_attn(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
 
 
 def attention_over(offsets: Tensor, rows: int, dtype: torch.dtype, head_dim: int) -> Attention:

@@ -76,10 +76,13 @@ def told(records: list[Record], tokens: int) -> None:
 
 
 def steps_of(
-    network, sampler, canvases: list[tuple[list[int], list[bool], SamplingParams]]
+    network,
+    sampler,
+    canvases: list[tuple[list[int], list[bool], SamplingParams]],
+    device: str = DEVICE,
 ) -> tuple[Tensor, int]:
     """All steps of some canvases; their tokens, and the rows of logits computed."""
-    batch = sampler.begin(CanvasBatch.of(canvases, DEVICE))
+    batch = sampler.begin(CanvasBatch.of(canvases, device))
     rows = 0
     for _ in range(canvases[0][2].calls):
         result = take_step(sampler, network, batch)
@@ -97,14 +100,14 @@ def matmul_rate() -> float:
 # Parity -------------------------------------------------------------------------------------------
 
 
-def parity(prompts: int = 1000, together: int = 100) -> Iterator[Record]:
-    """``stories`` at temperature 0 against the published loop on the same GPU, token by token, and
-    the first guesses of all positions in bf16 against those in fp32.
+def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Record]:
+    """``stories`` at temperature 0 against the published loop on the same device, token by token;
+    and the first guesses of all positions in bf16 against those in fp32.
     """
     length, steps, given = 64, 16, 8
     g = torch.Generator().manual_seed(0)
-    full = checkpoints.load(checkpoints.find("stories"), DEVICE, "float32")
-    half = checkpoints.load(checkpoints.find("stories"), DEVICE, "bfloat16")
+    full = checkpoints.load(checkpoints.find("stories"), device, "float32")
+    half = checkpoints.load(checkpoints.find("stories"), device, "bfloat16")
     vocab, mask = full.info.vocab_size, full.info.mask_id
     assert mask is not None
     chosen = torch.randint(3, mask, (prompts, given), generator=g)
@@ -119,7 +122,7 @@ def parity(prompts: int = 1000, together: int = 100) -> Iterator[Record]:
                 (p + [0] * length, [False] * given + [True] * length, params)
                 for p in prompt.tolist()
             ]
-            ours, _ = steps_of(loaded.model, sampler, canvases)
+            ours, _ = steps_of(loaded.model, sampler, canvases, device)
             theirs = llada_loop(
                 logits_of(loaded.model),
                 batch=len(prompt),
@@ -130,14 +133,14 @@ def parity(prompts: int = 1000, together: int = 100) -> Iterator[Record]:
                 mixing_ratio=K,
                 temperature=0.0,
                 seed=0,
-                prompt=prompt.to(DEVICE),
-                device=DEVICE,
+                prompt=prompt.to(device),
+                device=device,
             )
             same += int((ours.view(theirs.shape) == theirs)[:, given:].sum())
         share = same / (prompts * length)
         print(f"{loaded.info.dtype}: {100 * share:.3f} % of tokens as the published loop has them")
         yield {"kind": "tokens", "dtype": loaded.info.dtype, "prompts": prompts, "same": share}
-    z = torch.cat((chosen, torch.full((prompts, length), mask)), 1).to(DEVICE)
+    z = torch.cat((chosen, torch.full((prompts, length), mask)), 1).to(device)
     exact, rounded = (
         torch.cat([logits_of(x.model)(part)[..., :mask].float() for part in z.split(together)])
         for x in (full, half)
@@ -321,6 +324,7 @@ def profile() -> Iterator[Record]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["parity", "posterior", "llada", "profile"])
+    parser.add_argument("--device", default=DEVICE, help="parity also runs on a cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, nargs="+")
     parser.add_argument("--steps", type=int, nargs="+", default=[32, 64, 128, 256])
@@ -329,7 +333,7 @@ def main() -> None:
     args = parser.parse_args()
     with torch.inference_mode():
         if args.part == "parity":
-            records = list(parity())
+            records = list(parity(args.device))
         elif args.part == "posterior":
             records = list(posterior(args.repeats, args.batch or [32], 1024, args.steps[0]))
         elif args.part == "llada":

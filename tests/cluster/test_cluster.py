@@ -219,6 +219,28 @@ def test_a_replica_that_is_killed_costs_nobody_else_anything(cluster):
     assert all(stream.done for stream in again)
 
 
+def test_a_replica_may_be_several_ranks(cluster):
+    """Two processes share the model; a replica that loses one is started anew."""
+    body = {**BODY, "model": "stories", "temperature": 0}
+    whole = json.loads(cluster.read("/v1/completions", body))["choices"]
+    cluster.deploy("stories", "--replicas", "1", "--tensor-parallel", "2")
+    wait_until(lambda: len(cluster.replicas()) == len(replica_processes()) == 1, 60)
+    (leader,) = replica_processes()
+    assert json.loads(cluster.read("/v1/completions", body))["choices"] == whole
+    (follower,) = followers(leader)
+    os.kill(follower, signal.SIGKILL)
+    wait_until(lambda: leader not in replica_processes(), 60)
+    wait_until(lambda: len(cluster.replicas()) == len(replica_processes()) == 1, 60)
+    assert json.loads(cluster.read("/v1/completions", body))["choices"] == whole
+
+
+def followers(leader: int) -> list[int]:
+    """Other ranks among a process's children, whichever of its threads started them."""
+    tasks = Path(f"/proc/{leader}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
 def test_several_checkpoints_are_several_deployments_and_each_grows_by_its_own_work(cluster):
     """With two seconds of work as the objective, a queue of some more brings a second replica of
     the model that is asked, and none of the other.
@@ -255,27 +277,6 @@ def test_every_panel_of_the_dashboard_shows_the_cluster(cluster, tmp_path):
             assert found if answers else not found, f"{name}: {text}: {found}"
         (replicas,) = asked(prometheus, "count(count by (replica) (xdlm_requests_running))")
     assert int(replicas["value"][1]) == len(cluster.replicas())
-
-
-def test_a_replica_may_be_several_ranks(cluster):
-    """Two processes share the model; a replica that loses one is started anew."""
-    body = {**BODY, "model": "stories", "temperature": 0}
-    whole = json.loads(cluster.read("/v1/completions", body))["choices"]
-    cluster.deploy("stories", "--replicas", "1", "--tensor-parallel", "2")
-    wait_until(lambda: not replica_processes("digits"), 60)
-    (leader,) = replica_processes()
-    assert json.loads(cluster.read("/v1/completions", body))["choices"] == whole
-    (follower,) = followers(leader)
-    os.kill(follower, signal.SIGKILL)
-    wait_until(lambda: replica_processes() and replica_processes() != [leader], 60)
-    wait_until(lambda: len(cluster.replicas()) == 1 and len(replica_processes()) == 1, 60)
-    assert json.loads(cluster.read("/v1/completions", body))["choices"] == whole
-
-
-def followers(leader: int) -> list[int]:
-    """Other ranks among a process's children."""
-    children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
-    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
 def texts(stream: Stream) -> list[Any]:

@@ -8,7 +8,7 @@ memory, or the arithmetic of the positions in it, whichever is longer. Requests 
 What a router knows of a replica is the last report and what it has sent there itself since; other
 routers' requests it does not see.
 
-    python -m benchmarks.router_sim                       # the table of docs/scaling.md
+    python -m benchmarks.router_sim --seeds 5             # the table of docs/scaling.md
     python -m benchmarks.router_sim --loads 0.5 0.9 --report 4 --ask 2 3 4 --replicas 8 128
 """
 
@@ -18,9 +18,10 @@ import argparse
 import heapq
 import itertools
 import math
+import statistics
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -337,7 +338,9 @@ def main() -> None:
     parser.add_argument("--report", type=float, default=1.0, help="seconds between reports")
     parser.add_argument("--reports", type=int, nargs="*", default=[8], help="compared by report")
     parser.add_argument("--ask", type=int, nargs="*", default=[3], help="replicas asked for work")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--requests", type=int, default=20_000, help="or 60 a replica, if more")
+    parser.add_argument("--seed", type=int, default=0, help="the first")
+    parser.add_argument("--seeds", type=int, default=1, help="runs, of which medians are told")
     args = parser.parse_args()
     policies: dict[str, Policy] = {
         "round robin": round_robin,
@@ -347,17 +350,33 @@ def main() -> None:
     policies |= {f"{n} reports of work": least_work(n) for n in args.reports}
     policies |= {f"ask {n} for work": asked_for_work(n) for n in args.ask}
     for load in args.loads:
-        print(f"\nload {load}: p95 in seconds, against round robin's; share within the objective")
-        print("replicas  " + "  ".join(f"{name:>22}" for name in policies))
+        print(
+            f"\nload {load}: p95 in seconds, against round robin's (least to most of "
+            f"{args.seeds} seeds); share within the objective"
+        )
+        print("replicas  " + "  ".join(f"{name:>30}" for name in policies))
         for count in args.replicas:
-            fleet = Fleet(count, load, seed=args.seed, report_seconds=args.report)
-            fleet = replace(fleet, requests=max(fleet.requests, 60 * count))
-            cells, first = [], 0.0
-            for policy in policies.values():
-                out = simulate(fleet, policy)
-                first = first or out.p95
-                cells.append(f"{out.p95:7.2f} {out.p95 / first:5.2f}x {out.goodput:6.1%}")
-            print(f"{count:8}  " + "  ".join(f"{cell:>22}" for cell in cells), flush=True)
+            requests = max(args.requests, 60 * count)
+            runs = [
+                _compared(Fleet(count, load, requests, seed, report_seconds=args.report), policies)
+                for seed in range(args.seed, args.seed + args.seeds)
+            ]
+            cells = [_cell(list(of_policy)) for of_policy in zip(*runs, strict=True)]
+            print(f"{count:8}  " + "  ".join(f"{cell:>30}" for cell in cells), flush=True)
+
+
+def _compared(fleet: Fleet, policies: Mapping[str, Policy]) -> list[tuple[float, float, float]]:
+    """For each policy p95, its ratio to the first one's, and goodput."""
+    outs = [simulate(fleet, policy) for policy in policies.values()]
+    return [(out.p95, out.p95 / outs[0].p95, out.goodput) for out in outs]
+
+
+def _cell(runs: Sequence[tuple[float, float, float]]) -> str:
+    """Medians over seeds, and the range of the ratio."""
+    p95, ratio, good = (statistics.median(column) for column in zip(*runs, strict=True))
+    least, most = min(r for _, r, _ in runs), max(r for _, r, _ in runs)
+    spread = f" ({least:.2f}-{most:.2f})" if len(runs) > 1 else ""
+    return f"{p95:.2f} {ratio:.2f}x{spread} {good:.1%}"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from models.dit import DiT
 from models.dit_config import DiTConfig, stored_sizes
 from models.image import ImageShape
 from models.llada import LLaDA, LLaDAConfig
+from models.meta import without_values
 from models.network import UnsupportedConfig
 from models.pixels import pixels
 from models.tokenizer import TEXT_FILES, TextTokenizer
@@ -195,7 +196,7 @@ def build(
             the field.
     """
     kind = config.get("model_type")
-    with torch.device("meta"):
+    with without_values():
         if kind == "llada":
             sizes = LLaDAConfig.from_dict(config)
             if shapes is not None and sizes.n_layers > len(shapes):
@@ -304,7 +305,7 @@ def described_decoder(place: Path, shape: ImageShape) -> tuple[VQDecoder, dict[s
     found = weights.headers(place)
     shapes = {name: header.shape for name, header in found.items()}
     try:
-        with torch.device("meta"):
+        with without_values():
             decoder = VQDecoder(VQConfig.stored(shapes))
     except UnsupportedConfig as error:
         raise CheckpointError(f"{place}: {error}") from None

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from models import checkpoint, sources, vq, weights
 from models.denoiser import ModelInfo
 from models.dit import INV_FREQ, DiT
 from models.dit_config import VOCABULARIES, stored_sizes
+from models.meta import without_values
 from models.network import UnsupportedConfig
 from models.unet import UNet
 from models.vq import VQConfig, VQDecoder
@@ -108,7 +108,7 @@ def _write_decoder(source: Path, folder: Path) -> None:
     with sources.opened_decoder(source) as found:
         shapes = {name: stored.shape for name, stored in found.items()}
         try:
-            with torch.device("meta"):
+            with without_values():
                 network = VQDecoder(VQConfig.stored(shapes))
         except UnsupportedConfig as error:
             raise CheckpointError(f"{source}: {error}") from None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from models.adaln import LabelEmbedding, TimeEmbedding, conditions, modulated, norm
 from models.attention import Attention
 from models.dit_config import DiTConfig
+from models.meta import without_values
 from models.network import Rope, Transformer, rotate
 
 MLP_RATIO = 4
@@ -32,7 +33,8 @@ class TokenEmbedding(nn.Module):
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(0.02 * torch.randn(count, width))
+        self.embedding = nn.Parameter(torch.empty(count, width))
+        nn.init.normal_(self.embedding, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[T] -> [T, D]."""
@@ -202,6 +204,6 @@ class DiT(Transformer):
 def parameter_names(n_blocks: int, with_labels: bool = False) -> list[str]:
     """Names of a DiT's parameters, in the order in which they are registered."""
     least = DiTConfig(1, 1, 2, 1, 1, 1, 0, 0)
-    with torch.device("meta"):
+    with without_values():
         network = DiT(replace(least, n_blocks=n_blocks, num_classes=int(with_labels)))
     return [name for name, _ in network.named_parameters()]

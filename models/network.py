@@ -107,7 +107,8 @@ class Transformer(Network):
     def __init__(self, rope: Rope) -> None:
         super().__init__()
         self.rope = rope
-        self.make_rope(None)
+        if torch.get_default_device().type != "meta":  # there it waits for ``ready``
+            self.make_rope(None)
 
     @property
     def max_length(self) -> int:

@@ -25,6 +25,7 @@ from torch.distributed.tensor.parallel import (
 
 from models import weights
 from models.llada import LLaDA, LLaDAConfig
+from models.meta import without_values
 from models.network import Network, UnsupportedConfig
 from models.weights import Header
 
@@ -68,7 +69,7 @@ def sharded(
     Raises:
         CheckpointError: damaged weights, or see ``weights.checked``.
     """
-    with torch.device("meta"):
+    with without_values():
         network = LLaDA(config)
     if not (with_head or config.weight_tying):
         parts: Any = network.model["transformer"]

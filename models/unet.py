@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.meta import without_values
 from models.network import MIN_ROWS, Network
 from models.unet_config import UNetConfig
 
@@ -32,7 +33,8 @@ class NIN(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.W = nn.Parameter(torch.randn(before, after) / math.sqrt(before))
+        self.W = nn.Parameter(torch.empty(before, after))
+        nn.init.normal_(self.W, std=1 / math.sqrt(before))
         self.b = nn.Parameter(torch.zeros(after))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,6 +235,6 @@ class UNet(Network):
 
 def parameter_names() -> list[str]:
     """Names of the published network's parameters, in the order in which they are registered."""
-    with torch.device("meta"):
+    with without_values():
         network: Any = UNet(UNetConfig.from_dict({}))
     return [name for name, _ in network.named_parameters()]

@@ -38,6 +38,9 @@ def cluster(
     port: Annotated[int | None, typer.Option(help="port to listen on")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
     replica_gpus: Annotated[float | None, typer.Option(help="GPUs for each replica")] = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(help="processes, or GPUs, that share the model of a replica")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster that runs, HOST:PORT; none starts one here")
     ] = None,

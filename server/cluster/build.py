@@ -11,6 +11,7 @@ from ray.serve import Application, Deployment
 
 from models import checkpoint as checkpoints
 from server.cluster.front import Front
+from server.cluster.growing import SHRINK_SECONDS
 from server.cluster.replica import Replica
 from server.cluster.settings import ClusterSettings
 from server.config import Settings
@@ -59,6 +60,8 @@ def _replicas(model: str, args: ClusterSettings) -> Deployment:
                 "min_replicas": args.replicas,
                 "max_replicas": args.max_replicas,
                 "policy": policy,
+                "upscale_delay_s": 0,
+                "downscale_delay_s": SHRINK_SECONDS,
             }
         }
     made: Any = serve.deployment(  # typed as if it always returned a decorator

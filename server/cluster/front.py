@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Response
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -103,11 +104,11 @@ def _not_counted() -> None:
 
 
 async def _of_all(handle: DeploymentHandle[Any], method: str) -> list[Any]:
-    """What a method returns on each replica that answers in time."""
+    """What a method returns on each replica that answers in time; there may be none."""
     try:
         told = await handle.broadcast(method).results_async(
             timeout_s=ALL_SECONDS, return_exceptions=True
         )
-    except TimeoutError:
+    except (TimeoutError, RayServeException):
         return []
     return [one for one in told if not isinstance(one, BaseException)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import torch
 from ray import serve
@@ -44,8 +45,8 @@ class Replica:
         keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        place = checkpoints.find(checkpoint)
-        loaded = check_servable(checkpoints.load(place, settings.device, settings.dtype))
+        self._lost: int | None = None
+        loaded = check_servable(self._loaded(checkpoints.find(checkpoint), settings))
         warm_up(loaded)
         self._mark = mark_of_replica(serve.get_replica_context().replica_id.unique_id)
         self._metrics = Metrics()
@@ -54,6 +55,17 @@ class Replica:
         self._app = create_app([self._engine], settings, mark)
         self._running = AsyncExitStack()
         await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
+
+    def _loaded(self, place: Path, settings: Settings) -> checkpoints.Checkpoint:
+        """On several ranks, if asked for: this process is the first, and starts the others."""
+        how = (settings.device, settings.dtype)
+        if settings.tensor_parallel == 1:
+            return checkpoints.load(place, *how)
+
+        def lost(rank: int) -> None:
+            self._lost = rank
+
+        return checkpoints.load_divided(place, settings.tensor_parallel, lost, *how)
 
     async def answer(self, request: Forwarded) -> AsyncGenerator[str | Start | bytes]:
         """The replica's mark, the start of the answer, then its body as it comes."""
@@ -78,11 +90,13 @@ class Replica:
         return {"backlog_seconds": self._engine.backlog_seconds}
 
     async def check_health(self) -> None:
-        """Ray Serve starts a replica anew whose engine has ended.
+        """Ray Serve starts a replica anew whose engine has ended, or one of whose ranks has.
 
         Raises:
             RuntimeError: it has.
         """
+        if self._lost is not None:
+            raise RuntimeError(f"rank {self._lost} of the model ended")
         if not self._engine.ready:
             raise RuntimeError("the engine takes no requests")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from server.config import Settings
 
@@ -21,10 +21,20 @@ class ClusterSettings(Settings):
     )
     fronts: int = Field(1, ge=1, description="processes that clients speak to")
     replica_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica")
-    replica_gpus: float = Field(0, ge=0, description="GPUs, or a share of one, for a replica")
+    replica_gpus: float = Field(
+        0, ge=0, description="GPUs, or a share of one, for a replica", validate_default=True
+    )
     surge_percent: int = Field(
         25, ge=0, le=100, description="of more replicas while the next version takes over"
     )
     drain_seconds: float = Field(
         600, ge=0, description="for the streams of a replica that is taken away to end"
     )
+
+    @field_validator("replica_gpus")
+    @classmethod
+    def _one_for_each_rank(cls, gpus: float, others: ValidationInfo) -> float:
+        ranks = others.data.get("tensor_parallel", 1)
+        if ranks > 1 and others.data.get("device") == "cuda" and gpus != ranks:
+            raise ValueError(f"must be {ranks}, as tensor_parallel is")
+        return gpus

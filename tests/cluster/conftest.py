@@ -47,11 +47,16 @@ class Cluster:
         """Marks of the replicas that answer."""
         return set(re.findall(r'replica="([0-9a-f]{8})"', self.read("/metrics")))
 
-    def deploy(self, *flags: str, **variables: str) -> None:
-        """Deploy once more."""
-        where = ("--address", self.address, "--detach", "--port", self.url.rpartition(":")[2])
+    @property
+    def port(self) -> int:
+        """Of its address."""
+        return int(self.url.rpartition(":")[2])
+
+    def deploy(self, *args: str, **variables: str) -> None:
+        """Deploy once more: checkpoints and flags."""
+        where = ("--address", self.address, "--detach", "--port", str(self.port))
         done = subprocess.run(
-            [XDLM, "cluster", "stories", *where, *flags],
+            [XDLM, "cluster", *where, *args],
             env=environment(**variables),
             capture_output=True,
             text=True,
@@ -70,13 +75,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def replica_processes() -> list[int]:
-    """Processes of replicas on this machine, front not counted."""
+def replica_processes(model: str = "stories") -> list[int]:
+    """Processes of a model's replicas on this machine."""
+    name = rb"ray::(ServeReplica:xdlm:%b|SERVE_REPLICA::xdlm#%b#)".replace(b"%b", model.encode())
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            title = (folder / "cmdline").read_bytes()
-            if re.match(rb"ray::(ServeReplica:xdlm:stories|SERVE_REPLICA::xdlm#stories#)", title):
+            if re.match(name, (folder / "cmdline").read_bytes()):
                 found.append(int(folder.name))
         except OSError:
             continue  # it has ended meanwhile

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from tests.cluster.conftest import KEY, START_SECONDS, Cluster, replica_processes, wait_until
+from tests.server.test_monitoring import EXPRESSIONS, KINDS, asked, scraped
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -160,7 +164,7 @@ def test_scale_down_and_rolling_update_lose_nothing(cluster):
     before = set(replica_processes())
     long = [Stream(cluster, seed, steps=60) for seed in range(8)]
     wait_until(lambda: all(len(stream.chunks) > 2 for stream in long), 60)
-    cluster.deploy("--replicas", "1")
+    cluster.deploy("stories", "--replicas", "1")
     assert all(stream.join().done for stream in long)
     wait_until(lambda: len(replica_processes()) == 1, 60)
     assert len({stream.replica for stream in long}) == 2
@@ -174,7 +178,7 @@ def test_scale_down_and_rolling_update_lose_nothing(cluster):
 
     asking = threading.Thread(target=ask_on_and_on)
     asking.start()
-    cluster.deploy("--replicas", "2", XDLM_MAX_STEPS="100")
+    cluster.deploy("stories", "--replicas", "2", XDLM_MAX_STEPS="100")
     wait_until(lambda: len(cluster.replicas()) == 2, START_SECONDS)
     wait_until(lambda: len(replica_processes()) == 2, 60)
     ended.set()
@@ -214,6 +218,69 @@ def test_a_replica_that_is_killed_costs_nobody_else_anything(cluster):
     assert took <= 30
     again = [stream.join() for stream in [Stream(cluster, seed) for seed in range(8)]]
     assert all(stream.done for stream in again)
+
+
+def test_a_replica_may_be_several_ranks(cluster):
+    """Two processes share the model; a replica that loses one is started anew."""
+    body = {**BODY, "model": "stories", "temperature": 0}
+    whole = json.loads(cluster.read("/v1/completions", body))["choices"]
+    cluster.deploy("stories", "--replicas", "1", "--tensor-parallel", "2")
+    wait_until(lambda: len(cluster.replicas()) == len(replica_processes()) == 1, 60)
+    (leader,) = replica_processes()
+    assert json.loads(cluster.read("/v1/completions", body))["choices"] == whole
+    (follower,) = followers(leader)
+    os.kill(follower, signal.SIGKILL)
+    wait_until(lambda: leader not in replica_processes(), 60)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        cluster.read("/ready")
+    wait_until(lambda: len(cluster.replicas()) == len(replica_processes()) == 1, 60)
+    assert json.loads(cluster.read("/v1/completions", body))["choices"] == whole
+
+
+def followers(leader: int) -> list[int]:
+    """Other ranks among a process's children, whichever of its threads started them."""
+    tasks = Path(f"/proc/{leader}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def test_several_checkpoints_are_several_deployments_and_each_grows_by_its_own_work(cluster):
+    """With two seconds of work as the objective, more than that brings a second replica of the
+    model that is asked, and none of the other.
+    """
+    growing = ("--replicas", "1", "--max-replicas", "2")
+    cluster.deploy("stories", "digits", *growing, XDLM_TARGET_SECONDS="2")
+    wait_until(lambda: len(replica_processes()) == len(replica_processes("digits")) == 1, 60)
+    listed = json.loads(cluster.read("/v1/models"))
+    assert {model["id"] for model in listed["data"]} == {"stories", "digits"}
+    image = {"model": "digits", "prompt": "7", "steps": 4, "seed": 1}
+    (picture,) = json.loads(cluster.read("/v1/images/generations", image))["data"]
+    assert picture["b64_json"]
+    assert cluster.read("/v1/completions", BODY) and cluster.read("/v1/models/digits")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        cluster.read("/v1/completions", {**BODY, "model": "nobody"})
+
+    endless = {**BODY, "steps": 4000, "stream": True}
+    with ExitStack() as open_streams:
+        for _ in range(4):
+            open_streams.enter_context(cluster.request("/v1/completions", endless))
+        took = wait_until(lambda: len(replica_processes()) == 2, 60)
+        print(f"a second replica {took:.1f} s after the work")
+    assert len(replica_processes("digits")) == 1
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="needs Prometheus")
+def test_every_panel_of_the_dashboard_shows_the_cluster(cluster, tmp_path):
+    for route, body in KINDS:
+        try:
+            cluster.read(route, body)
+        except urllib.error.HTTPError as error:
+            assert error.code == 400, route
+    with scraped(cluster.port, tmp_path, KEY) as prometheus:
+        for name, (text, shown) in EXPRESSIONS.items():
+            assert not shown or asked(prometheus, text), f"{name}: {text}"
+        (replicas,) = asked(prometheus, "count(count by (replica) (xdlm_requests_running))")
+    assert int(replicas["value"][1]) == len(cluster.replicas())
 
 
 def texts(stream: Stream) -> list[Any]:

@@ -42,17 +42,13 @@ def test_ray_serve_takes_the_config(name):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_manifest_fits_itself():
-    """Version, grace and size agree with what they depend on."""
+    """Version and size agree with what they depend on."""
     import ray
 
     spec = yaml.safe_load((FOLDER / "kuberay.yaml").read_text())["spec"]["rayClusterConfig"]
     assert spec["rayVersion"] == ray.__version__
     (workers,) = spec["workerGroupSpecs"]
     pod = workers["template"]["spec"]
-    assert (
-        pod["terminationGracePeriodSeconds"] > ClusterSettings.model_fields["drain_seconds"].default
-    )
-    assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
     cpus = float(pod["containers"][0]["resources"]["requests"]["cpu"])
     args = configs()["kuberay"]["applications"][0]["args"]
     assert workers["maxReplicas"] * cpus >= args["max_replicas"] * args["replica_cpus"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -182,3 +184,13 @@ def test_a_random_model_must_hold_its_tokenizer(tmp_path):
     shape = parse_shape("tiny,vocab_size=4455,mask_token_id=4454")
     write_random(tmp_path / "r", shape, tokenizer=BUNDLED / "stories")
     assert checkpoints.load(tmp_path / "r").tokenizer.vocab_size == 4454
+
+
+def test_loading_does_not_import_the_compiler(folder):
+    """Which takes longer than to load a small model."""
+    program = (
+        "import sys; from pathlib import Path; from models import checkpoint; "
+        "checkpoint.load(Path(sys.argv[1])); checkpoint.load(checkpoint.find('digits')); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, folder]).returncode == 0

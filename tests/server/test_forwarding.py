@@ -79,3 +79,8 @@ def test_settings_of_a_cluster_are_those_of_a_server_and_more():
     assert (settings.replicas, settings.max_waiting) == (3, 5)
     with pytest.raises(ConfigError, match="replicas"):
         ClusterSettings.read({"replicas": 0})
+    ranks = {"device": "cuda", "tensor_parallel": 2}
+    with pytest.raises(ConfigError, match="replica_gpus: must be 2"):
+        ClusterSettings.read(ranks)
+    assert ClusterSettings.read({**ranks, "replica_gpus": 2}).replica_gpus == 2
+    assert ClusterSettings.read({"tensor_parallel": 2}).replica_gpus == 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from models.chat import ChatError, ChatTemplate
+from models.chat import ChatError, ChatTemplate, Pieces
 
 LONG = 4096  # characters of a text that is worth another thread
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -109,11 +110,27 @@ class TextTokenizer:
             ChatError: no template, or one that refuses the messages.
             UnicodeEncodeError: a message holds lone surrogates.
         """
+        return self.encode_pieces(self.submit_chat(messages).result())
+
+    def submit_chat(self, messages: Sequence[Mapping[str, str]]) -> Future[Pieces]:
+        """A conversation to the checkpoint's template, on its thread; for ``encode_pieces``.
+
+        Raises:
+            ChatError: no template. The future raises as ``ChatTemplate.render``.
+        """
         if self.chat is None:
             raise ChatError("this checkpoint has no chat template")
+        return self.chat.submit(messages, list(self._special.values()))
+
+    def encode_pieces(self, pieces: Pieces) -> list[int]:
+        """Ids of what a chat template wrote.
+
+        Raises:
+            UnicodeEncodeError: lone surrogates.
+        """
         special_ids = {text: id_ for id_, text in self._special.items()}
         ids: list[int] = []
-        for text, special in self.chat.render(messages, list(special_ids)):
+        for text, special in pieces:
             if special:
                 ids.append(special_ids[text])
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -132,16 +133,20 @@ def _entry(text: str, log_p: float) -> dict[str, Any]:
     }
 
 
-def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
-    """Ids of a conversation by the checkpoint's template.
+async def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation by the checkpoint's template. Others are answered meanwhile.
 
     Raises:
         ApiError: 400.
     """
+    tokenizer = state.checkpoint.tokenizer
     try:
-        return state.checkpoint.tokenizer.encode_chat([m.plain() for m in messages])
+        submitted = tokenizer.submit_chat([m.plain() for m in messages])
+        pieces = await asyncio.wrap_future(submitted)
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
+    size = sum(len(text.encode()) for text, _ in pieces)
+    return await aside(size, tokenizer.encode_pieces, pieces)
 
 
 @router.post(
@@ -158,7 +163,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    ids = await aside(len(await request.body()), ids_of_chat, state, body.messages)
+    ids = await ids_of_chat(state, body.messages)
     return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
         request, bool(body.stream)
     )

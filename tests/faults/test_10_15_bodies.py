@@ -7,11 +7,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from models import checkpoint as checkpoints
 from server.routes.aside import aside
-from tests.faults.conftest import CANARY
+from tests.faults.conftest import CANARY, watched
+from tests.server.conftest import write_tiny
 from tests.server.test_http import call
 
 BIG = (2**31, 2**63, 10**30, -1, -(2**63), True, 1.5, 1e308, "1", [], {})
@@ -148,3 +151,24 @@ def test_rows_14_15_templates_and_grammars_of_a_request_are_refused(server, fiel
         status, answer = post(server, body, path)
         assert status == 400 and answer["error"]["param"] == field
         assert time.monotonic() - began < 1
+
+
+def test_row_14_a_stored_template_without_an_end_costs_its_own_request(tmp_path):
+    """Others are answered meanwhile, and the same as ever."""
+    folder = write_tiny(tmp_path / "tiny")
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(endless)
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "steps": 2}
+    with watched(checkpoints.load(folder)) as server, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(post, server, body, "/v1/chat/completions") for _ in range(3)]
+        asked.append(pool.submit(post, server, {"messages": body["messages"]}, "/tokenize"))
+        meanwhile = 0
+        while not all(request.done() for request in asked):
+            assert server.ask() == server.canary
+            assert post(server, {"prompt": "the king " * 4000}, "/tokenize")[0] == 200
+            meanwhile += 1
+        assert meanwhile >= 4  # four seconds at least
+        for request in asked:
+            status, answer = request.result()
+            assert status == 400 and answer["error"]["code"] == "chat_template"
+            assert "more than 1 s of CPU time" in answer["error"]["message"]

@@ -19,7 +19,7 @@ from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation
 from server.routes.models import text_model
-from server.routes.prompts import Prompt
+from server.routes.prompts import Prompt, check_bytes
 from server.routes.schema import TextFields
 from server.state import State
 
@@ -133,8 +133,12 @@ def _entry(text: str, log_p: float) -> dict[str, Any]:
     }
 
 
-async def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
+async def ids_of_chat(
+    state: State, messages: Sequence[Message], to_fill: bool = False
+) -> list[int]:
     """Ids of a conversation by the checkpoint's template. Others are answered meanwhile.
+
+    With ``to_fill`` they must leave room on the canvas.
 
     Raises:
         ApiError: 400.
@@ -145,7 +149,10 @@ async def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
         pieces = await asyncio.wrap_future(submitted)
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
-    size = sum(len(text.encode()) for text, _ in pieces)
+    texts = [text for text, _ in pieces]
+    if to_fill:
+        check_bytes(state, texts, "messages")
+    size = sum(len(text.encode()) for text in texts)
     return await aside(size, tokenizer.encode_pieces, pieces)
 
 
@@ -163,7 +170,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    ids = await ids_of_chat(state, body.messages)
+    ids = await ids_of_chat(state, body.messages, to_fill=True)
     return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
         request, bool(body.stream)
     )

@@ -57,14 +57,17 @@ def test_row_10_a_nul_is_text(server):
 
 @pytest.mark.parametrize("field", ["n", "max_tokens", "steps", "logprobs", "top_logprobs", "seed"])
 def test_row_11_extremes(server, field):
-    """Refused by name, at once."""
+    """Refused by name, within 50 ms: the best of some, on a machine that does other things too."""
     for value in BIG:
         if field == "seed" and value in (2**31, -1, -(2**63)):
             continue  # seeds like any other
-        began = time.monotonic()
-        error = refused(server, {**CANARY, field: value})
-        assert field in (error["param"], error["message"].split()[0].strip("'"))
-        assert time.monotonic() - began < 1  # 50 ms on a machine with nothing else to do
+        took: list[float] = []
+        while not took or (min(took) > 0.05 and len(took) < 10):
+            began = time.monotonic()
+            error = refused(server, {**CANARY, field: value})
+            took.append(time.monotonic() - began)
+            assert field in (error["param"], error["message"].split()[0].strip("'"))
+        assert min(took) <= 0.05
 
 
 def test_row_11_work_is_bounded(server):

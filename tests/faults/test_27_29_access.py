@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import statistics
@@ -105,7 +106,7 @@ def test_row_27_hosts_that_are_ours(tiny):
 def test_row_27_keys_are_compared_as_digests_of_one_length():
     keys = Keys.of([KEY, "short"])
     assert {len(digest) for digest in keys.digests} == {32} and KEY not in repr(keys)
-    assert "compare_digest" in Keys.accept.__code__.co_names
+    assert "hmac.compare_digest(given, digest)" in inspect.getsource(Keys.accept)
 
 
 def slower(accept: Callable[[str], object], pairs: int = 20_000) -> float:

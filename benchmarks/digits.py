@@ -3,9 +3,13 @@
 The judge is a support vector machine of scikit-learn's, trained on the real digits as the model saw
 them (12 x 12 pixels, 8 grey levels), and never on a drawn one.
 
-    python -m benchmarks.digits --save digits.jsonl
-    python -m benchmarks.digits --checkpoint controls/digits-k0 --save digits-k0.jsonl
+    python -m benchmarks.digits --save digits.jsonl                        # half an hour of a core
+    python -m benchmarks.digits --device cuda --checkpoint controls/k0-s0 --save digits-k0-s0.jsonl
     python -m benchmarks.digits --steps 8 --guidance 2 --count 100           # a short look
+
+What the records of results/ say, as a picture:
+
+    python -m benchmarks.digits --plot docs/digits-accuracy.png
 
 The same real digits, for a judge of images that were asked for over HTTP:
 
@@ -16,14 +20,16 @@ The same real digits, for a judge of images that were asked for over HTTP:
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.svm import SVC
 
-from benchmarks.isolated import save
+from benchmarks.isolated import RESULTS, save
 from models import checkpoint as checkpoints
 from models.bundled.digits.recipe.data import LEVELS, load
 from models.memory import keep_freed_memory
@@ -33,7 +39,7 @@ from sampler.step import take_step
 from server.choices import sampling_params
 
 TRAINED_ON = 20_000
-TOGETHER = 50
+TOGETHER = 250
 
 
 def judge() -> tuple[SVC, float]:
@@ -53,6 +59,36 @@ def write_examples(path: Path, names: tuple[str, ...]) -> None:
     np.savez_compressed(path, images=grey.round().astype(np.uint8), labels=labels, names=names)
 
 
+def plot(path: Path) -> None:
+    """Accuracy by steps of all records, a line for each k and guidance; runs of other seeds are
+    further points of its line.
+    """
+    import matplotlib.pyplot as plt
+
+    found: dict[tuple[float, float], dict[int, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for file in RESULTS.glob("digits*.jsonl"):
+        for r in map(json.loads, file.read_text().splitlines()[1:]):
+            of = found[r["mixing_ratio"], r["guidance_scale"]]
+            of[r["steps"]].append(100 * r["accuracy"])
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    ticks = sorted({s for by_steps in found.values() for s in by_steps})
+    for (k, guidance), by_steps in sorted(found.items()):
+        colour, style = ("tab:blue", "-") if k else ("tab:orange", "--")
+        steps = sorted(by_steps)
+        means = [np.mean(by_steps[s]) for s in steps]
+        fill = "full" if guidance > 1 else "none"
+        label = f"k = {k:g}, guidance {guidance:g}"
+        axes.plot(steps, means, style, color=colour, marker="o", fillstyle=fill, label=label)
+    axes.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps", ylim=(0, 102))
+    axes.minorticks_off()
+    axes.set_ylabel("digits that are what was asked for, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
 def draw(loaded: checkpoints.Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
     """Canvases [n, 144] of some labels."""
     params = sampling_params(loaded.defaults, {**chosen, "seed": 0})
@@ -69,10 +105,10 @@ def draw(loaded: checkpoints.Checkpoint, labels: list[int], chosen: dict) -> np.
             )
             for i, label in enumerate(labels[first : first + TOGETHER])
         ]
-        batch = sampler.begin(CanvasBatch.of(canvases))
+        batch = sampler.begin(CanvasBatch.of(canvases, loaded.device))
         for _ in range(params.calls):
             batch = take_step(sampler, loaded.model, batch).batch
-        drawn.append(batch.tokens.view(-1, length).numpy())
+        drawn.append(batch.tokens.view(-1, length).cpu().numpy())
     return np.concatenate(drawn)
 
 
@@ -82,10 +118,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--sampler", default=None)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, there in fp32 as well")
     parser.add_argument("--count", type=int, default=1000, help="digits for each setting")
     parser.add_argument("--save", help="write this file of results/")
     parser.add_argument("--write-examples", type=Path, help="write the real digits, and no more")
+    parser.add_argument("--plot", type=Path, help="draw what results/ holds, and no more")
     args = parser.parse_args()
+    if args.plot:
+        plot(args.plot)
+        return
     if args.write_examples:
         loaded = checkpoints.load(checkpoints.find(args.checkpoint))
         write_examples(args.write_examples, loaded.info.class_names)
@@ -93,7 +134,7 @@ def main() -> None:
     keep_freed_memory()
     svm, real = judge()
     print(f"the judge is right about {100 * real:.1f} % of 10 000 real digits")
-    loaded = checkpoints.load(checkpoints.find(args.checkpoint))
+    loaded = checkpoints.load(checkpoints.find(args.checkpoint), args.device, "float32")
     labels = [i % loaded.info.classes for i in range(args.count)]
     records = []
     for steps in args.steps:
@@ -110,6 +151,7 @@ def main() -> None:
             records.append(
                 {
                     "checkpoint": Path(args.checkpoint).name,
+                    "device": args.device,
                     "mixing_ratio": loaded.defaults["mixing_ratio"],
                     "sampler": args.sampler or loaded.defaults["sampler"],
                     "steps": steps,

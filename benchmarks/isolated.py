@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from models.denoiser import Denoiser
 from models.llada import LLaDA, LLaDAConfig
 from models.memory import keep_freed_memory
 
@@ -45,12 +46,12 @@ def random_model(vocab_size: int) -> LLaDA:
     return LLaDA(config).eval().requires_grad_(False)
 
 
-def logits_of(model: LLaDA) -> Callable[[torch.Tensor], torch.Tensor]:
+def logits_of(model: Denoiser) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model as reference loops call it: ids [B, L] -> logits [B, L, V]."""
 
     @torch.inference_mode()
     def call(z: torch.Tensor) -> torch.Tensor:
-        offsets = torch.arange(z.shape[0] + 1) * z.shape[1]
+        offsets = torch.arange(z.shape[0] + 1, device=z.device) * z.shape[1]
         return model.head(model.trunk(z.flatten(), offsets)).view(*z.shape, -1)
 
     return call
@@ -105,14 +106,19 @@ def compare(module: str, settings: list[str], repeats: int) -> list[Record]:
 
 def machine() -> dict[str, str]:
     """What a figure needs to be read with."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    commit = os.environ.get("COMMIT", "")  # where the sources have come without their history
+    if not commit:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        commit = git.stdout.strip()
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     cpu = Path("/proc/cpuinfo")
     names = [x for x in cpu.read_text().splitlines() if "model name" in x] if cpu.exists() else []
     return {
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "torch": torch.__version__,
         "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
         "cores": str(os.cpu_count()),
+        **gpu,
     }
 
 

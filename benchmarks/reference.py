@@ -23,19 +23,22 @@ def explicit_posterior_loop(
     mask_id: int,
     mixing_ratio: float,
     seed: int,
+    device: str = "cpu",
 ) -> Tensor:
     """Sample [batch, length] ids in steps + 1 network calls.
 
     Args:
         logits_of: ids [B, L] -> logits [B, L, V].
         batch, length, steps, vocab_size, mask_id, mixing_ratio, seed: as their names say.
+        device: where everything happens.
     """
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator(device).manual_seed(seed)
     n, k = vocab_size, mixing_ratio
-    rate = torch.full((n,), k / n)
+    rate = torch.full((n,), k / n, device=device)
     rate[mask_id] += 1.0 - k
-    masked = torch.rand(batch, length, generator=g) < 1.0 - k
-    z = torch.where(masked, mask_id, torch.randint(n, (batch, length), generator=g))
+    shape = (batch, length)
+    masked = torch.rand(shape, generator=g, device=device) < 1.0 - k
+    z = torch.where(masked, mask_id, torch.randint(n, shape, generator=g, device=device))
     dt = (1.0 - 1e-5) / steps
     for i in range(steps + 1):
         t = 1.0 - i * dt
@@ -50,7 +53,7 @@ def explicit_posterior_loop(
         f_ts = a_ts * at_z + (1.0 - a_ts) * rate[z][..., None]
         f_t = a_t * p.gather(-1, z[..., None]) + (1.0 - a_t) * rate[z][..., None]
         q = f_s * f_ts / f_t
-        gumbel = 1e-10 - (torch.rand(q.shape, generator=g) + 1e-10).log()
+        gumbel = 1e-10 - (torch.rand(q.shape, generator=g, device=device) + 1e-10).log()
         z = (q / gumbel).argmax(-1)
     return z
 
@@ -67,27 +70,33 @@ def llada_loop(
     mixing_ratio: float,
     temperature: float,
     seed: int,
+    prompt: Tensor | None = None,
+    device: str = "cpu",
 ) -> Tensor:
     """How LLaDA and LLaDA-XDLM decode: all logits, a Gumbel number for each, a softmax of them all.
 
-    Blocks must divide the length, and their number the steps. Returns [batch, length] ids.
+    Blocks must divide the length, and their number the steps. Canvases may begin with a prompt of
+    ids [batch, P]. Returns [batch, P + length] ids.
     """
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator(device).manual_seed(seed)
     k = mixing_ratio
-    x = torch.full((batch, length), mask_id)
+    x = torch.full((batch, length), mask_id, device=device)
+    given = 0 if prompt is None else prompt.shape[1]
+    if prompt is not None:
+        x = torch.cat((prompt, x), 1)
     steps_here = steps // (length // block)
     share, rest = divmod(block, steps_here)
     fill = torch.tensor([share + (i < rest) for i in range(steps_here)])
     edits = (fill.cumsum(0).float() * k / (1.0 - k)).long()
     edits[0] = 0
     edits = edits.diff(prepend=edits[:1])
-    for end in range(block, length + 1, block):
+    for end in range(given + block, given + length + 1, block):
         carry = torch.zeros(batch, dtype=torch.long)
         for i in range(steps_here):
             logits = logits_of(x)
             noisy = logits
             if temperature > 0:
-                u = torch.rand(logits.shape, generator=g, dtype=torch.float64)
+                u = torch.rand(logits.shape, generator=g, dtype=torch.float64, device=device)
                 noisy = logits.double().exp() / (-u.log()) ** temperature
             guess = noisy.argmax(-1)
             p = logits.softmax(-1)

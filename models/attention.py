@@ -2,8 +2,8 @@
 
 Sequences of different lengths lie end to end in one [T, H, d] tensor; ``offsets`` says where each
 starts. The layout is worked out once per forward pass and serves every layer. On CUDA in half
-precision the variable-length kernel of flash-attn runs where that package is installed; PyTorch's
-SDPA runs everywhere else.
+precision a variable-length FlashAttention kernel runs: that of the package flash-attn where it is
+installed, PyTorch's own build of it elsewhere. SDPA runs everywhere else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALLEST_BUCKET = 64
+WIDEST_FLASH_HEAD = 256  # and a multiple of 8
 
 
 class Attention(Protocol):
@@ -128,20 +129,40 @@ class PackedAttention:
 
 
 @cache
-def flash_kernel() -> Callable[..., Any] | None:
-    """flash-attn's variable-length kernel, if the package is installed."""
+def flash_kernel() -> Callable[..., Any]:
+    """A variable-length FlashAttention kernel, called like ``flash_attn_varlen_func``."""
     try:
         from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
     except ImportError:
-        return None
+        return _torch_flash
     return flash_attn_varlen_func
 
 
-def attention_over(offsets: Tensor, rows: int, dtype: torch.dtype) -> Attention:
-    """The fastest attention that there is for tensors of ``dtype`` where ``offsets`` are."""
-    kernel = flash_kernel() if offsets.is_cuda and dtype != torch.float32 else None
-    if kernel is not None:
-        return PackedAttention(offsets, rows, kernel)
+def _torch_flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool,
+) -> Any:
+    """PyTorch's build of the kernel, under the names of the package's."""
+    from torch.nn.attention.varlen import varlen_attn  # takes a while, and no CPU needs it
+
+    assert not causal
+    if shared := q.shape[1] // k.shape[1] - 1:  # not every version groups heads itself
+        k, v = (x.repeat_interleave(shared + 1, 1) for x in (k, v))
+    return varlen_attn(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+
+
+def attention_over(offsets: Tensor, rows: int, dtype: torch.dtype, head_dim: int) -> Attention:
+    """The fastest attention that there is for heads of ``dtype`` where ``offsets`` are."""
+    fits = head_dim % 8 == 0 and head_dim <= WIDEST_FLASH_HEAD
+    if offsets.is_cuda and dtype != torch.float32 and fits:
+        return PackedAttention(offsets, rows, flash_kernel())
     return BucketedAttention(offsets, rows)
 
 

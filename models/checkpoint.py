@@ -325,6 +325,8 @@ def _device(name: str) -> torch.device:
         raise CheckpointError(f"unknown device {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("no CUDA device is available")
+    if device.type == "cuda":  # fp32 means fp32, in convolutions too
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

@@ -151,6 +151,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] -> same."""
+        if x.is_cuda:  # the same in one kernel
+            return F.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * scale).to(x.dtype) * self.weight

@@ -34,7 +34,7 @@ class Rope(NamedTuple):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding, half-split pairs. x [T, H, d]; cos and sin [T, 1, d/2] in fp32."""
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = x.chunk(2, dim=-1)  # times fp32 is fp32
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.to(x.dtype)
 
@@ -151,7 +151,8 @@ class Transformer(Network):
         very short batches are padded: a canvas gets the same bits alone and in company.
         """
         kind = next(self.parameters()).dtype
-        attention = attention_over(offsets, max(tokens.numel(), MIN_ROWS), kind)
+        padded = max(tokens.numel(), MIN_ROWS)
+        attention = attention_over(offsets, padded, kind, self.rope.width)
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         of_tokens = None

@@ -30,7 +30,7 @@ class Ancestral(BranchFirst):
 
     def begin(self, batch: CanvasBatch) -> CanvasBatch:
         """Draw the editable positions from the prior; the others are clamped."""
-        canvas, position = batch.owner()
+        canvas, position = batch.owner
         seed = batch.seed[canvas]
         u, v = uniforms(seed, torch.zeros_like(seed), position, Role.PRIOR)
         prior = self._kernel(batch, canvas).prior(u, self.uniform_id(v))
@@ -38,7 +38,7 @@ class Ancestral(BranchFirst):
 
     def moves(self, batch: CanvasBatch) -> Moves:
         """The mixture of eq. 11."""
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         alphas = grids(
             batch.noise_schedule, batch.step, batch.steps, batch.from_step, batch.from_time
         )

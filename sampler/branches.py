@@ -78,16 +78,15 @@ class BranchFirst(ABC):
 
     def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
         """Any token may change until the end."""
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         return batch.leading(~batch.editable | batch.finished[canvas])
 
     def propose(self, batch: CanvasBatch) -> BranchProposal:
         """Throw the coins of the next step and say which rows it needs. Reads no logits."""
-        canvas, position = batch.owner()
+        canvas, position = batch.owner
         step, seed = batch.step[canvas], batch.seed[canvas]
         moves = self.moves(batch)
-        u1, u2 = uniforms(seed, step, position, Role.BRANCH)
-        u3, u4 = uniforms(seed, step, position, Role.TOKEN)
+        u1, u2, u3, u4 = uniforms(seed, step, position, Role.BRANCH, Role.TOKEN)
         greedy = (batch.step >= batch.steps) & (batch.noise_removal == GREEDY)
 
         can_leave = batch.editable & (moves.rate > 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -168,6 +169,7 @@ class CanvasBatch:
         """B, the number of canvases."""
         return self.lengths.numel()
 
+    @cached_property
     def owner(self) -> tuple[Tensor, Tensor]:
         """(canvas, position within it) of each packed token, both [T]."""
         total = self.tokens.numel()
@@ -180,7 +182,7 @@ class CanvasBatch:
         """How many editable positions lie before each; blocks count these. A clamped position has
         the rank of the editable one before it, -1 in front of them all.
         """
-        canvas, _ = self.owner()
+        canvas, _ = self.owner
         written = self.editable.cumsum(0)
         earlier = written[self.lengths.cumsum(0) - 1]
         return written - F.pad(earlier[:-1], (1, 0))[canvas] - 1
@@ -205,7 +207,7 @@ class CanvasBatch:
 
     def leading(self, final: Bool[Tensor, " T"]) -> Int[Tensor, " B"]:
         """Positions of each canvas before the first that is not final."""
-        canvas, position = self.owner()
+        canvas, position = self.owner
         ends = torch.where(final, self.lengths[canvas], position)
         return self.lengths.scatter_reduce(0, canvas, ends, "amin")
 

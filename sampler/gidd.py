@@ -130,7 +130,7 @@ class Gidd(BranchFirst):
 
     def moves(self, batch: CanvasBatch) -> Moves:
         """The mixture of GIDD's posterior, on the official grid of times."""
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         t, s = times(batch.step, batch.steps, batch.from_step, batch.from_time)
         s = torch.where(batch.step >= batch.steps, LAST_TIME, s)
         noise = GiddNoise(batch.p_uniform[canvas], self.vocab_size, self.mask_id)

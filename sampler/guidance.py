@@ -21,7 +21,7 @@ def unconditional(batch: CanvasBatch, mask_id: int | None) -> tuple[Tensor, Tens
     """Tokens [T] and labels [B] of the unconditional copies of all canvases."""
     tokens = batch.tokens
     if mask_id is not None:
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         kept = batch.editable | (batch.label >= 0)[canvas]
         tokens = torch.where(kept, tokens, mask_id)
     return tokens, torch.full_like(batch.label, -1)

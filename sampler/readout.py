@@ -20,7 +20,10 @@ from sampler.draw import block_sums, in_blocks, inverse_cdf, nucleus, peak
 from sampler.guidance import guided
 from sampler.packing import joined
 
-CHUNK_ELEMENTS = 1 << 21  # logits held at once (8 MiB in fp32: they stay in a CPU's cache)
+CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
+"""Logits held at once: 8 MiB in fp32 stay in a CPU's cache; a GPU wants few and large pieces of
+work, and has 512 MiB.
+"""
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
 MIN_ROWS = 16  # short chunks are padded: a row meets the same arithmetic alone as in company
 
@@ -91,11 +94,67 @@ class RowQuery:
         """The query for some of the rows."""
         return RowQuery(*(getattr(self, name)[rows] for name in RowQuery.__dataclass_fields__))
 
+    def chunks(self, vocab_size: int) -> list[Chunk]:
+        """The query in pieces whose logits fit. Made before the network runs: it is not clear what
+        a piece asks for until the GPU has said so, and later that would mean to wait for it.
+        """
+        count = self.u.numel()
+        under_guidance = self.guidance_scale != 1.0
+        second = count - 1 + under_guidance.cumsum(0)
+        size = rows_at_once(vocab_size, self.u.device)
+        parts = [slice(at, min(at + size, count)) for at in range(0, max(1, count), size)]
+        return [Chunk.of(rows, self.part(rows), second[rows]) for rows in parts]
+
     @staticmethod
     def joined(queries: Sequence[RowQuery]) -> RowQuery:
         """Several queries, one after the other."""
         names = RowQuery.__dataclass_fields__
         return RowQuery(*(joined([getattr(q, name) for q in queries]) for name in names))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a query, and which of them want more than a draw.
+
+    Attributes:
+        rows: which of the query's.
+        query: what is asked of them.
+        pairs, second: rows under guidance, and where their other hidden states are.
+        reheated: the model's own distribution is asked for, and temperature changes it.
+        tempered, narrow: temperature, or top-p, is at work.
+        entropies, telling, endless: those that ask for the entropy, for log-probabilities, or for
+            what is told to leave out the ends.
+    """
+
+    rows: slice
+    query: RowQuery
+    pairs: Tensor
+    second: Tensor
+    reheated: Tensor
+    tempered: Tensor
+    narrow: Tensor
+    entropies: Tensor
+    telling: Tensor
+    endless: Tensor
+
+    @classmethod
+    def of(cls, rows: slice, query: RowQuery, second: Tensor) -> Chunk:
+        """``second``: of each row [R], where its other hidden states would be."""
+        drawn = query.temperature != 0
+        tempered = drawn & (query.temperature != 1)
+        pairs, *others = (
+            torch.nonzero(flags)[:, 0]
+            for flags in (
+                query.guidance_scale != 1.0,
+                query.as_model & tempered,
+                tempered,
+                drawn & (query.top_p < 1.0),
+                query.entropy,
+                query.tell,
+                query.eos_last | query.eot_last,
+            )
+        )
+        return cls(rows, query, pairs, second[pairs], *others)
 
 
 @dataclass(frozen=True)
@@ -130,7 +189,7 @@ class RowStats:
 def readout(
     head: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "H D"],
-    query: RowQuery,
+    chunks: Sequence[Chunk],
     vocab_size: int,
     mask_id: int | None,
     ends: tuple[int, ...] = (),
@@ -141,45 +200,46 @@ def readout(
     Args:
         head: the network's.
         hidden: the R rows asked about, then once more those under guidance, unconditionally.
-        query: what is asked.
+        chunks: what is asked.
         vocab_size: N.
         mask_id: m, if there is one.
         ends: ids of the end token and the end of a turn, as far as there are such.
     """
-    count, under_guidance = query.u.numel(), query.guidance_scale != 1.0
-    second = count - 1 + under_guidance.cumsum(0)
-    chunk = max(MIN_ROWS, CHUNK_ELEMENTS // vocab_size)
     parts = []
-    for start in range(0, count, chunk):
-        rows = slice(start, min(start + chunk, count))
-        logits = _logits(head, hidden[rows])
-        pairs = torch.nonzero(under_guidance[rows])[:, 0]
-        if pairs.numel():
-            bare = _logits(head, hidden[second[rows][pairs]])
-            both = guided(logits[pairs], bare, query.guidance_scale[rows][pairs])
-            logits = logits.float().index_copy(0, pairs, both)
-        parts.append(row_stats(logits, query.part(rows), mask_id, ends))
-    if not parts:
-        return row_stats(hidden.new_zeros(0, vocab_size), query, mask_id, ends)
+    for chunk in chunks:
+        query = chunk.query
+        logits = _logits(head, hidden[chunk.rows], vocab_size)
+        if chunk.pairs.numel():
+            bare = _logits(head, hidden[chunk.second], vocab_size)
+            both = guided(logits[chunk.pairs], bare, query.guidance_scale[chunk.pairs])
+            logits = logits.float().index_copy(0, chunk.pairs, both)
+        parts.append(row_stats(logits, chunk, mask_id, ends))
     return RowStats(
         *(joined([getattr(p, name) for p in parts]) for name in RowStats.__dataclass_fields__)
     )
 
 
-def _logits(head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+def rows_at_once(vocab_size: int, device: torch.device) -> int:
+    """How many rows of logits a chunk has."""
+    return max(MIN_ROWS, CHUNK_ELEMENTS[device.type] // vocab_size)
+
+
+def _logits(head: Callable[[Tensor], Tensor], hidden: Tensor, vocab_size: int) -> Tensor:
     """Logits of some rows, with zero rows behind them where they are few."""
     count = hidden.shape[0]
+    if not count:
+        return hidden.new_zeros(0, vocab_size)
     return head(F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - count))))[:count]
 
 
 def row_stats(
     logits: Float[Tensor, "R V"],
-    query: RowQuery,
+    chunk: Chunk,
     mask_id: int | None,
     ends: tuple[int, ...] = (),
 ) -> RowStats:
     """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them."""
-    vocab = logits.shape[-1]
+    vocab, query = logits.shape[-1], chunk.query
     logits = in_blocks(logits).scatter_add_(1, query.bias_ids, query.bias.float())
     if mask_id is not None:
         _suppress(logits, mask_id, ~query.may_be_mask)
@@ -188,24 +248,20 @@ def row_stats(
     highest, mode = peak(logits)
     logits -= highest[:, None]
     greedy = query.temperature == 0
-    tempered = ~greedy & (query.temperature != 1)
     # what is asked of the model's own distribution is copied before the temperature changes it
-    reheated = torch.nonzero(query.as_model & tempered)[:, 0]
+    reheated, telling, endless = chunk.reheated, chunk.telling, chunk.endless
     own = logits[reheated].exp_()
-    wanted = torch.nonzero(query.entropy)[:, 0]
     entropy = torch.zeros_like(query.u)
-    if wanted.numel():
-        log_p = logits[wanted].double().log_softmax(-1)
-        entropy[wanted] = torch.special.entr(log_p.exp()).sum(-1)
-    telling = torch.nonzero(query.tell)[:, 0]
+    if chunk.entropies.numel():
+        log_p = logits[chunk.entropies].double().log_softmax(-1)
+        entropy[chunk.entropies] = torch.special.entr(log_p.exp()).sum(-1)
     log_p_told = logits[telling].double().log_softmax(-1)
-    endless = torch.nonzero(query.eos_last | query.eot_last)[:, 0]
     log_p_endless = logits[endless].double()
     for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
         _suppress(log_p_endless, end, last[endless])
     log_p_endless = log_p_endless.log_softmax(-1)
 
-    hot = torch.nonzero(tempered)[:, 0]
+    hot, narrow = chunk.tempered, chunk.narrow
     if hot.numel():
         sharpness = (1.0 / query.temperature[hot]).clamp(max=1e30).float()
         logits[hot] *= sharpness[:, None]
@@ -216,7 +272,6 @@ def row_stats(
     model_total = total.clone()
     model_total[reheated] = block_sums(own).sum(-1)
 
-    narrow = torch.nonzero((query.top_p < 1.0) & ~greedy)[:, 0]
     if narrow.numel():
         ids, kept = nucleus(weights[narrow], query.top_p[narrow], vocab)
         pick, at_pick, mass = inverse_cdf(kept, query.u[narrow])

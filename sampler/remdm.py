@@ -116,7 +116,7 @@ class Remdm(BranchFirst):
         """What is filled stays where no step ahead masks again: behind a loop's window, before the
         noise removal, and with eta = 0.
         """
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         _, _, late = _times(batch)
         stays = (batch.remdm_eta == 0) | (batch.step >= batch.steps)
         stays |= (batch.remdm_schedule == LOOP) & late
@@ -125,7 +125,7 @@ class Remdm(BranchFirst):
 
     def moves(self, batch: CanvasBatch) -> Moves:
         """A mask is filled, a token masked, each with its probability."""
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         step = remasking(batch)
         masked = batch.tokens == self.mask_id
         nothing = torch.zeros_like(step.fill)[canvas]

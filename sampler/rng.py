@@ -7,6 +7,7 @@ depend on its neighbours in the batch, on the order of evaluation or on the devi
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,33 +22,35 @@ class Role(IntEnum):
     """What a random number is for. Each role has two independent uniforms."""
 
     BRANCH = 0  # leave or stay; where to
-    TOKEN = 1  # the categorical draw; the uniform token
+    TOKEN = 1  # the categorical draw; the uniform token, or which masks are filled first
     PRIOR = 2  # mask or token; the uniform token
-    ORDER = 3  # which masks are filled first
     NOISE = 4  # scores: keep, mask or noise; the uniform token
     TIME = 5  # scores: where the times of a set of samples begin
 
 
-def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low halves of the 64-bit product of 32-bit numbers held in int64."""
-    product = a * b  # wraps as two's complement; the bits are right
-    return (product >> 32) & _MASK32, product & _MASK32
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The multipliers [2] and what each round's key has grown by [ROUNDS, 2]."""
+    rounds = torch.arange(ROUNDS, device=device)[:, None]
+    return torch.tensor(_MULTIPLIERS, device=device), rounds * torch.tensor(_WEYL, device=device)
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Philox 4x32-10: four counter words and two key words, each 32 bits in int64, broadcastable.
 
+    The two halves of a round are one array: what a short canvas costs is the number of operations.
+
     Returns:
         four words of 32 random bits, in int64.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(ROUNDS):
-        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
-        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK32, (k1 + _WEYL[1]) & _MASK32
-    return c0, c1, c2, c3
+    c0, c1, c2, c3, k0, k1 = torch.broadcast_tensors(*counter, *key)
+    multipliers, growth = (x.view(*x.shape, *[1] * c0.dim()) for x in _constants(c0.device))
+    multiplied, kept = torch.stack((c0, c2)), torch.stack((c1, c3))
+    for round_key in (torch.stack((k0, k1)) + growth) & _MASK32:
+        product = multiplied * multipliers  # wraps as two's complement; the bits are right
+        multiplied = ((product >> 32) & _MASK32).flip(0) ^ kept ^ round_key
+        kept = (product & _MASK32).flip(0)
+    return multiplied[0], kept[0], multiplied[1], kept[1]
 
 
 def _unit(high: Tensor, low: Tensor) -> Tensor:
@@ -55,20 +58,23 @@ def _unit(high: Tensor, low: Tensor) -> Tensor:
     return ((high << 21) | (low >> 11)).double() * 2.0**-53
 
 
-def uniforms(seed: Tensor, step: Tensor, position: Tensor, role: Role) -> tuple[Tensor, Tensor]:
-    """Two independent uniforms in [0, 1), float64.
+def uniforms(seed: Tensor, step: Tensor, position: Tensor, *roles: Role) -> tuple[Tensor, ...]:
+    """Two independent uniforms in [0, 1) for each role, float64.
 
     Args:
         seed: int64, all 64 bits count.
         step: denoising step, >= 0.
         position: position in the request's own canvas.
-            The three broadcast together; the result has their common shape.
+            The three broadcast together; each result has their common shape.
+        roles: what they are for.
     """
+    role = torch.stack([torch.full_like(position, int(role)) for role in roles])
     words = philox(
-        (position & _MASK32, step & _MASK32, torch.full_like(position, int(role)), position >> 32),
+        (position & _MASK32, step & _MASK32, role, position >> 32),
         (seed & _MASK32, (seed >> 32) & _MASK32),
     )
-    return _unit(words[0], words[1]), _unit(words[2], words[3])
+    pairs = (_unit(words[0], words[1]), _unit(words[2], words[3]))
+    return tuple(u for of_role in zip(*pairs, strict=True) for u in of_role)
 
 
 def integers(u: Tensor, n: int) -> Tensor:

@@ -34,7 +34,7 @@ from sampler.params import (
     check_integer,
     check_number,
 )
-from sampler.readout import CHUNK_ELEMENTS, MIN_ROWS
+from sampler.readout import MIN_ROWS, rows_at_once
 from sampler.rng import Role, integers, uniforms
 from sampler.schedule import SCHEDULES, T_MIN
 from sampler.step import Network
@@ -157,7 +157,7 @@ def sample_nats(
     hidden = network.trunk(draw.tokens.flatten(), offsets, rows)
     x, z = tokens[scored[place]], draw.tokens.flatten()[rows]
     alpha, weight = draw.alpha[sample], draw.weight[sample]
-    chunk = max(MIN_ROWS, CHUNK_ELEMENTS // kernel.vocab_size)
+    chunk = rows_at_once(kernel.vocab_size, tokens.device)
     for start in range(0, len(rows), chunk):
         part = slice(start, min(start + chunk, len(rows)))
         log_p = _log_p(network.head, hidden[part], kernel)

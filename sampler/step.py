@@ -134,10 +134,10 @@ def take_steps(network: Network, parts: Sequence[tuple[Sampler, CanvasBatch]]) -
     """
     asked = [_Asked(sampler, batch, sampler.propose(batch)) for sampler, batch in parts]
     inputs = [a.canvases() for a in asked] + [a.copies() for a in asked]
-    hidden = _run(network, inputs)
-    query = RowQuery.joined([a.proposal.query for a in asked])
     sampler = parts[0][0]
-    stats = readout(network.head, hidden, query, sampler.vocab_size, sampler.mask_id, sampler.ends)
+    chunks = RowQuery.joined([a.proposal.query for a in asked]).chunks(sampler.vocab_size)
+    hidden = _run(network, inputs)
+    stats = readout(network.head, hidden, chunks, sampler.vocab_size, sampler.mask_id, sampler.ends)
 
     results, at = [], 0
     for a in asked:
@@ -177,7 +177,7 @@ class _Asked:
         return self.proposal.rows[self.proposal.query.guidance_scale != 1.0]
 
     def _holding(self, rows: Tensor, tokens: Tensor, labels: Tensor) -> _Inputs:
-        canvas, _ = self.batch.owner()
+        canvas, _ = self.batch.owner
         run = self._flags(rows)
         kept = run[canvas]
         places = (kept.cumsum(0) - 1)[rows]
@@ -185,7 +185,7 @@ class _Asked:
 
     def _flags(self, rows: Tensor) -> Tensor:
         """[B], true for the canvases that hold one of the rows."""
-        canvas, _ = self.batch.owner()
+        canvas, _ = self.batch.owner
         flags = torch.zeros(self.batch.size, dtype=torch.bool, device=rows.device)
         flags[canvas[rows]] = True
         return flags

@@ -69,7 +69,7 @@ class Threshold:
 
     def propose(self, batch: CanvasBatch) -> ThresholdProposal:
         """Find the masks of the first block that has any. Reads no logits."""
-        canvas, position = batch.owner()
+        canvas, position = batch.owner
         masked, rank = self._masked(batch), batch.rank
         block_of = rank // batch.block_length[canvas]
         beyond = batch.lengths  # more blocks than there can be
@@ -95,7 +95,7 @@ class Threshold:
         self, batch: CanvasBatch, proposal: ThresholdProposal, stats: RowStats
     ) -> tuple[CanvasBatch, Transition]:
         """Fill the most certain masks of each canvas, as many as its rule lets through."""
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         rows = proposal.rows
         of = canvas[rows]
         confidence, entropy = stats.p_sample.float().double(), stats.entropy

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.canvas import CanvasBatch
@@ -37,6 +37,7 @@ class TopKProposal:
         rows: packed positions that may change.
         query: what is asked of them.
         masked: the row is a mask to fill; else a token to refine.
+        order: uniforms, for masks that are filled in random order.
         absorb: masks to fill, per canvas.
         refine: tokens to refine at most, per canvas.
         block_ends: this is the last step of the active block.
@@ -45,6 +46,7 @@ class TopKProposal:
     rows: Int[Tensor, " R"]
     query: RowQuery
     masked: Bool[Tensor, " R"]
+    order: Float[Tensor, " R"]
     absorb: Int[Tensor, " B"]
     refine: Int[Tensor, " B"]
     block_ends: Bool[Tensor, " B"]
@@ -72,7 +74,7 @@ class TopK:
         """A filled mask is final where nothing more is refined; under the ``block`` scope, so are
         the blocks behind; the published loop may rewrite anything until the end.
         """
-        canvas, _ = batch.owner()
+        canvas, _ = batch.owner
         finished = batch.finished
         planned = batch.plan_refine.cumsum(0)
         ahead = planned[batch.plan_steps.cumsum(0) - 1] - planned[batch.planned]
@@ -87,7 +89,7 @@ class TopK:
 
     def propose(self, batch: CanvasBatch) -> TopKProposal:
         """Find the masks and tokens that this step may write. Reads no logits."""
-        canvas, position = batch.owner()
+        canvas, position = batch.owner
         official = batch.compat == OFFICIAL
         now, block = batch.planned, batch.block
         last = batch.step + 1 >= batch.plan_steps
@@ -110,7 +112,7 @@ class TopK:
 
         of = canvas[rows]
         seed, step = batch.seed[of], batch.step[of]
-        u, _ = uniforms(seed, step, position[rows], Role.TOKEN)
+        u, order = uniforms(seed, step, position[rows], Role.TOKEN)
         last = batch.ends_last[of]
         query = RowQuery.about(
             batch,
@@ -123,19 +125,18 @@ class TopK:
             eos_last=last & ~(official & (batch.temperature > 0))[of],
             eot_last=last,
         )
-        return TopKProposal(rows, query, fill[rows], absorb, refine, block_ends)
+        return TopKProposal(rows, query, fill[rows], order, absorb, refine, block_ends)
 
     def commit(
         self, batch: CanvasBatch, proposal: TopKProposal, stats: RowStats
     ) -> tuple[CanvasBatch, Transition]:
         """Take the most confident candidates of each canvas, all at once."""
-        canvas, position = batch.owner()
+        canvas, _ = batch.owner
         rows, masked = proposal.rows, proposal.masked
         of, z = canvas[rows], batch.tokens[rows]
         confidence, current = stats.p_sample.float(), stats.p_current.float()
-        order, _ = uniforms(batch.seed[of], batch.step[of], position[rows], Role.ORDER)
         at_random = masked & (batch.remasking == RANDOM)[of]
-        score = torch.where(at_random, order, confidence.double())
+        score = torch.where(at_random, proposal.order, confidence.double())
         better = ~masked & (stats.sample != z) & (confidence >= current)
         filled = best_of_each(score, of, masked, proposal.absorb)
         refined = best_of_each(score, of, better, proposal.refine)

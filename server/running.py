@@ -143,7 +143,7 @@ class Running:
 
     def _settle(self, group: Group, result: StepResult, stepped: Stepped) -> torch.Tensor:
         """Take a step's outcome into the group; returns who is over, [B]."""
-        canvas, position = group.batch.owner()
+        canvas, position = group.batch.owner
         blocks = group.batch.block
         changed = canvas[result.change.rows]
         group.ops.view(-1).index_add_(

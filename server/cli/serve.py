@@ -112,7 +112,7 @@ def _serve(settings: Settings) -> None:
     for info in (loaded.info for loaded in models):
         size = f"{info.parameters / 1e6:.1f} M parameters, {info.dtype}"
         out.print(f"{info.name}: {size}", style="dim")
-    out.print(f"Listening on [bold]{url}[/bold]. Try:\n")
+    out.print(f"Listening on [bold]{url}[/bold]. Open it in a browser to watch, or try:\n")
     for route, body in _examples(models):
         out.print(
             f"  curl {url}{route} -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n",

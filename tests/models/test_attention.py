@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.attention import BucketedAttention, PackedAttention, attention_over, flash_kernel
+from models.attention import BucketedAttention, PackedAttention, attention_over
 
 
 def plain_kernel(
@@ -61,17 +61,25 @@ def test_a_full_bucket_gets_the_bits_that_it_gets_in_company(length):
 def test_a_cpu_takes_sdpa():
     offsets = torch.tensor([0, 20])
     for dtype in (torch.float32, torch.bfloat16):
-        assert isinstance(attention_over(offsets, 20, dtype), BucketedAttention)
+        assert isinstance(attention_over(offsets, 20, dtype, 64), BucketedAttention)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(flash_kernel() is None, reason="flash-attn is not installed")
-def test_flash_attention_agrees():
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_flash_attention_agrees(kv_heads):
     g = torch.Generator(device="cuda").manual_seed(1)
     offsets = torch.tensor([0, 130, 133, 261], device="cuda")
     q, k, v = (
-        torch.randn(261, h, 64, generator=g, device="cuda", dtype=torch.bfloat16) for h in (4, 2, 2)
+        torch.randn(270, h, 64, generator=g, device="cuda", dtype=torch.bfloat16)
+        for h in (4, kv_heads, kv_heads)
     )
-    packed, bucketed = attention_over(offsets, 261, q.dtype), BucketedAttention(offsets, 261)
+    packed, bucketed = attention_over(offsets, 270, q.dtype, 64), BucketedAttention(offsets, 270)
     assert isinstance(packed, PackedAttention)
     torch.testing.assert_close(packed(q, k, v), bucketed(q, k, v), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_odd_heads_and_full_precision_take_sdpa():
+    offsets = torch.tensor([0, 20], device="cuda")
+    for dtype, head in ((torch.float32, 64), (torch.bfloat16, 12), (torch.bfloat16, 512)):
+        assert isinstance(attention_over(offsets, 20, dtype, head), BucketedAttention)

@@ -233,7 +233,7 @@ def test_prompt_is_clamped_and_draws_belong_to_the_request():
             batch = take_step(sampler, network, batch).batch
             finished = batch.step >= batch.calls
             for i in torch.nonzero(finished)[:, 0].tolist():
-                owner, _ = batch.owner()
+                owner, _ = batch.owner
                 done[names[i]] = batch.tokens[owner == i].tolist()
             names = [n for n, f in zip(names, finished.tolist(), strict=True) if not f]
             batch = batch.kept(~finished)

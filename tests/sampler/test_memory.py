@@ -17,7 +17,7 @@ from sampler.readout import CHUNK_ELEMENTS, MIN_ROWS
 from sampler.step import take_steps
 
 VOCAB = 126_464
-CHUNK_BYTES = 4 * max(MIN_ROWS * VOCAB, CHUNK_ELEMENTS)
+CHUNK_BYTES = 4 * max(MIN_ROWS * VOCAB, CHUNK_ELEMENTS["cpu"])
 
 
 class LiveBytes(TorchDispatchMode):

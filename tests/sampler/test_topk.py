@@ -140,7 +140,7 @@ def test_ten_thousand_random_requests():
         before = batch
         result = take_step(sampler, network, batch)
         batch = result.batch
-        canvas, position = batch.owner()
+        canvas, position = batch.owner
         assert torch.equal(batch.tokens[~batch.editable], clamped[~batch.editable])
         assert bool((result.settled >= sampler.settled(before)).all())
         fixed = position < sampler.settled(before)[canvas]
@@ -189,7 +189,7 @@ def test_every_canvas_gets_what_it_gets_alone():
             results = take_steps(model, parts)
             moved = []
             for (sampler, before), result in zip(parts, results, strict=True):
-                canvas, _ = before.owner()
+                canvas, _ = before.owner
                 done = before.finished[canvas]
                 tokens = torch.where(done, before.tokens, result.batch.tokens)
                 moved.append((sampler, result.batch.with_tokens(tokens)))
@@ -266,7 +266,8 @@ def test_probabilities_as_the_model_gave_them():
         guidance_scale=torch.ones(40).double(),
         **untold(40),
     )
-    stats = row_stats(logits, query, mask_id=299)
+    (chunk,) = query.chunks(logits.shape[1])
+    stats = row_stats(logits, chunk, mask_id=299)
     p = logits.double().index_fill(1, torch.tensor([299]), -torch.inf).softmax(-1)
     for told, ids in ((stats.p_sample, stats.sample), (stats.p_current, query.current)):
         torch.testing.assert_close(told, p.gather(1, ids[:, None])[:, 0], rtol=1e-5, atol=0)
@@ -305,7 +306,8 @@ def test_probabilities_without_the_ends():
         eot_last=mark > 1,
         **untold(60),
     )
-    stats = row_stats(logits, query, mask_id=39, ends=(7, 8))
+    (chunk,) = query.chunks(logits.shape[1])
+    stats = row_stats(logits, chunk, mask_id=39, ends=(7, 8))
     p = logits.double().index_fill(1, torch.tensor([39]), -torch.inf)
     assert torch.equal(stats.sample[::2], p[::2].argmax(-1))
     p[mark > 0, 7] = -torch.inf

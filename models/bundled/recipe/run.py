@@ -110,7 +110,8 @@ class Run:
         path = self.folder / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        device = next(self.network.parameters()).device
+        state = torch.load(path, weights_only=True, map_location=device)
         self.step, self.seconds = state["step"], state["seconds"]
         self.network.load_state_dict(state["network"])
         self.ema = state["ema"]

@@ -104,7 +104,7 @@ def loss_of(
     """NELBO in nats per pixel, a scalar; x, z [B, L], labels and t [B]."""
     attention = EqualLengthAttention(*z.shape, device=z.device)
     of_pixels = labels.repeat_interleave(z.shape[1])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(z.device.type, torch.bfloat16):
         logits = student.head(student.hidden(z.flatten(), attention, labels=of_pixels))
     logits = logits.unflatten(0, z.shape)
     log_p = kernel.suppress_mask(logits.float()).log_softmax(-1)
@@ -130,7 +130,7 @@ def draw(digits: Digits, kernel: NoiseKernel, recipe: Recipe, step: int) -> tupl
 def write_checkpoint(ema: dict[str, Tensor], recipe: Recipe, out: Path) -> None:
     """The averaged weights in bf16 with ``config.json``."""
     out.mkdir(parents=True, exist_ok=True)
-    weights = {n: w.to(torch.bfloat16).contiguous() for n, w in ema.items()}
+    weights = {n: w.to(torch.bfloat16).cpu().contiguous() for n, w in ema.items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
     (out / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
@@ -138,18 +138,18 @@ def write_checkpoint(ema: dict[str, Tensor], recipe: Recipe, out: Path) -> None:
     (out / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
-def train(recipe: Recipe, folder: Path) -> Run:
+def train(recipe: Recipe, folder: Path, device: torch.device) -> Run:
     """Train for so many epochs; progress, log and state in ``folder``."""
     digits = load("train")
     torch.manual_seed(recipe.seed)
-    student = student_of(config())
+    student = student_of(config()).to(device)
     kernel = NoiseKernel(recipe.mixing_ratio, LEVELS + 1, LEVELS)
     steps = int(recipe.epochs * len(digits.labels) / recipe.batch)
     run = Run(student, Rates(recipe.muon_lr, recipe.adam_lr, ema=0.999), steps, folder)
     run.resume()
 
     def loss_at(step: int) -> Tensor:
-        x, z, labels, t = draw(digits, kernel, recipe, step)
+        x, z, labels, t = (a.to(device) for a in draw(digits, kernel, recipe, step))
         return loss_of(student, kernel, x, z, labels, t)
 
     run.train(loss_at)
@@ -166,10 +166,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--work", type=Path, help="where the run keeps its state")
     parser.add_argument("--out", type=Path, default=RECIPE.parent, help="checkpoint folder")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    chosen = {n: v for n, v in vars(args).items() if n not in ("work", "out")}
+    chosen = {n: v for n, v in vars(args).items() if n not in ("work", "out", "device")}
     recipe = replace(defaults, **chosen)
-    run = train(recipe, args.work or WORK / f"train-k{recipe.mixing_ratio:g}")
+    work = args.work or WORK / f"train-k{recipe.mixing_ratio:g}"
+    run = train(recipe, work, torch.device(args.device))
     write_checkpoint(run.ema, recipe, args.out)
     print(f"{run.step} steps -> {args.out}/model.safetensors")
 

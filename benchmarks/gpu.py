@@ -1,0 +1,348 @@
+"""What a GPU makes of the samplers: parity, speed against the published loops, and where time goes.
+
+Random weights of published shapes in bf16, seeded; static schedules, so the work is fixed and
+counted. Both sides of a comparison run in turn on the same weights, with 3 warm-ups and timers that
+wait for the GPU.
+
+    python -m benchmarks.gpu parity --save gpu-parity.jsonl        # bundled weights
+    python -m benchmarks.gpu posterior --save gpu-posterior.jsonl  # DiT 12 x 768, 50 258 ids
+    python -m benchmarks.gpu llada --save gpu-llada.jsonl          # the shape of LLaDA-8B
+    python -m benchmarks.gpu profile --save gpu-profile.jsonl      # kernels and waits of a step
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch._C._autograd import DeviceType
+
+from benchmarks.isolated import Record, logits_of, save
+from benchmarks.reference import explicit_posterior_loop, llada_loop
+from models import checkpoint as checkpoints
+from models.dit import DiT
+from models.dit_config import DiTConfig
+from models.llada import LLaDA, LLaDAConfig
+from models.random import DIT_SHAPES, SHAPES
+from sampler import SAMPLERS
+from sampler.canvas import CanvasBatch
+from sampler.params import SamplingParams
+from sampler.step import take_step
+
+DEVICE = "cuda"
+K = 0.1
+PROMPT, GENERATED = 128, 256
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long some work takes, the GPU's share included."""
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def in_turn(
+    sides: dict[str, Callable[[], object]], repeats: int, warm: int, **setting: object
+) -> Iterator[Record]:
+    """Run the sides A B A B ...; one record each, after ``warm`` rounds that do not count."""
+    for i in range(warm + repeats):
+        for side, work in sides.items():
+            torch.cuda.reset_peak_memory_stats()
+            taken = seconds(work)
+            if i >= warm:
+                peak = torch.cuda.max_memory_allocated() / 2**20
+                yield {"side": side, **setting, "seconds": taken, "peak_mib": round(peak)}
+
+
+def told(records: list[Record], tokens: int) -> None:
+    """Print medians, quartiles and the ratio of two sides."""
+    by_side: dict[str, list[float]] = {}
+    for r in records:
+        by_side.setdefault(r["side"], []).append(r["seconds"])
+    for side, found in by_side.items():
+        low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else 3 * found
+        peak = max(r["peak_mib"] for r in records if r["side"] == side)
+        rate = f"{tokens / middle:.0f} tokens/s"
+        print(f"  {side}: {middle:.3f} s ({low:.3f} to {high:.3f}), {rate}, {peak} MiB")
+    if len(by_side) == 2:
+        reference, ours = (statistics.median(found) for found in by_side.values())
+        print(f"  {reference / ours:.2f}x", flush=True)
+
+
+def steps_of(
+    network,
+    sampler,
+    canvases: list[tuple[list[int], list[bool], SamplingParams]],
+    device: str = DEVICE,
+) -> tuple[Tensor, int]:
+    """All steps of some canvases; their tokens, and the rows of logits computed."""
+    batch = sampler.begin(CanvasBatch.of(canvases, device))
+    rows = 0
+    for _ in range(canvases[0][2].calls):
+        result = take_step(sampler, network, batch)
+        batch, rows = result.batch, rows + result.head_rows
+    return batch.tokens, rows
+
+
+def matmul_rate() -> float:
+    """FLOP/s of a large bf16 product on random data: what the card gives at best."""
+    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    seconds(lambda: [a @ b for _ in range(3)])
+    return 10 * 2 * 8192**3 / seconds(lambda: [a @ b for _ in range(10)])
+
+
+# Parity -------------------------------------------------------------------------------------------
+
+
+def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Record]:
+    """``stories`` at temperature 0 against the published loop on the same device, token by token;
+    and the first guesses of all positions in bf16 against those in fp32.
+    """
+    length, steps, given = 64, 16, 8
+    g = torch.Generator().manual_seed(0)
+    full = checkpoints.load(checkpoints.find("stories"), device, "float32")
+    half = checkpoints.load(checkpoints.find("stories"), device, "bfloat16")
+    vocab, mask = full.info.vocab_size, full.info.mask_id
+    assert mask is not None
+    chosen = torch.randint(3, mask, (prompts, given), generator=g)
+    params = SamplingParams(
+        steps=steps, sampler="topk", mixing_ratio=K, temperature=0.0, compat="official"
+    )
+    sampler = SAMPLERS["topk"](vocab, mask, full.ends)
+    for loaded in (full, half):
+        same = 0
+        for prompt in chosen.split(together):
+            canvases = [
+                (p + [0] * length, [False] * given + [True] * length, params)
+                for p in prompt.tolist()
+            ]
+            ours, _ = steps_of(loaded.model, sampler, canvases, device)
+            theirs = llada_loop(
+                logits_of(loaded.model),
+                batch=len(prompt),
+                length=length,
+                block=length,
+                steps=steps,
+                mask_id=mask,
+                mixing_ratio=K,
+                temperature=0.0,
+                seed=0,
+                prompt=prompt.to(device),
+                device=device,
+            )
+            same += int((ours.view(theirs.shape) == theirs)[:, given:].sum())
+        share = same / (prompts * length)
+        print(f"{loaded.info.dtype}: {100 * share:.3f} % of tokens as the published loop has them")
+        yield {"kind": "tokens", "dtype": loaded.info.dtype, "prompts": prompts, "same": share}
+    z = torch.cat((chosen, torch.full((prompts, length), mask)), 1).to(device)
+    exact, rounded = (
+        torch.cat([logits_of(x.model)(part)[..., :mask].float() for part in z.split(together)])
+        for x in (full, half)
+    )
+    best = rounded.topk(2).values
+    ulp = torch.exp2(torch.floor(torch.log2(best[..., 0].abs())) - 7)
+    differs = exact.argmax(-1) != rounded.argmax(-1)
+    near = (best[..., 0] - best[..., 1]) < 2 * ulp
+    record = {
+        "kind": "guesses",
+        "positions": differs.numel(),
+        "differ": int(differs.sum()),
+        "differ_beyond_2_ulp": int((differs & ~near).sum()),
+        "logit_error": float((exact - rounded).abs().max() / exact.abs().max()),
+    }
+    print(record)
+    yield record
+
+
+# Speed --------------------------------------------------------------------------------------------
+
+
+def random_dit(shape: str) -> DiT:
+    """Seeded random weights in bf16; the modulation folded, as when loaded."""
+    torch.manual_seed(0)
+    with torch.device(DEVICE):
+        model = DiT(DiTConfig.from_dict({"model_type": "dit", **DIT_SHAPES[shape]}, None))
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p, std=0.02)
+        if not any(part in name for part in model.wide):
+            p.data = p.data.bfloat16()
+    model.eval().requires_grad_(False).ready(torch.device(DEVICE))
+    return model
+
+
+def random_llada() -> LLaDA:
+    """LLaDA-8B's shape, seeded random weights in bf16."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(DEVICE):
+        model = LLaDA(LLaDAConfig(**SHAPES["llada-8b"]))
+    torch.set_default_dtype(torch.float32)
+    model.eval().requires_grad_(False).ready(torch.device(DEVICE))
+    return model
+
+
+def posterior(repeats: int, batches: Iterable[int], length: int, steps: int) -> Iterator[Record]:
+    """Branch first against the explicit posterior: DiT 12 x 768, 50 258 ids (paper, App. K)."""
+    model, rate = random_dit("small-owt"), matmul_rate()
+    vocab = DIT_SHAPES["small-owt"]["vocab_size"]
+    sampler = SAMPLERS["ancestral"](vocab, vocab - 1, ())
+    yield {"kind": "matmul", "flops": rate}
+    for batch in batches:
+        canvases = [
+            ([0] * length, [True] * length, SamplingParams(steps=steps, mixing_ratio=K, seed=i))
+            for i in range(batch)
+        ]
+
+        def reference(batch: int = batch) -> object:
+            return explicit_posterior_loop(
+                logits_of(model),
+                batch=batch,
+                length=length,
+                steps=steps,
+                vocab_size=vocab,
+                mask_id=vocab - 1,
+                mixing_ratio=K,
+                seed=0,
+                device=DEVICE,
+            )
+
+        sides = {"reference": reference, "ours": lambda c=canvases: steps_of(model, sampler, c)}
+        setting = {"batch": batch, "length": length, "steps": steps}
+        records = list(in_turn(sides, repeats, 1, **setting))
+        print(f"DiT, batch {batch}, {length} positions, {steps} steps")
+        told(records, batch * length)
+        yield from records
+
+
+def llada(
+    repeats: int, steps: Iterable[int], batches: Iterable[int], temperatures: Iterable[float]
+) -> Iterator[Record]:
+    """The hybrid sampler against LLaDA's loop in the shape of LLaDA-8B: 256 tokens behind 128."""
+    model, rate = random_llada(), matmul_rate()
+    yield {"kind": "matmul", "flops": rate}
+    vocab, mask = SHAPES["llada-8b"]["vocab_size"], SHAPES["llada-8b"]["mask_token_id"]
+    weights = sum(p.numel() for n, p in model.named_parameters() if "wte" not in n)
+    head = SHAPES["llada-8b"]["d_model"] * vocab
+    sampler = SAMPLERS["topk"](vocab, mask, ())
+    g = torch.Generator().manual_seed(0)
+    for count, batch, temperature in (
+        (s, b, t) for s in steps for b in batches for t in temperatures
+    ):
+        prompt = torch.randint(3, 1000, (batch, PROMPT), generator=g)
+        params = SamplingParams(
+            steps=count, sampler="topk", mixing_ratio=K, temperature=temperature
+        )
+        canvases = [
+            (p + [0] * GENERATED, [False] * PROMPT + [True] * GENERATED, params)
+            for p in prompt.tolist()
+        ]
+        rows = 0
+
+        def ours(canvases: list = canvases) -> None:
+            nonlocal rows
+            _, rows = steps_of(model, sampler, canvases)
+
+        def reference(batch: int = batch, count: int = count, t: float = temperature, p=prompt):
+            return llada_loop(
+                logits_of(model),
+                batch=batch,
+                length=GENERATED,
+                block=GENERATED,
+                steps=count,
+                mask_id=mask,
+                mixing_ratio=K,
+                temperature=t,
+                seed=0,
+                prompt=p.to(DEVICE),
+                device=DEVICE,
+            )
+
+        setting = {"batch": batch, "steps": count, "temperature": temperature}
+        sides = {"reference": reference, "ours": ours}
+        records = list(in_turn(sides, repeats, 1, **setting))
+        print(f"LLaDA-8B, batch {batch}, {count} steps, temperature {temperature:g}")
+        told(records, batch * GENERATED)
+        taken = statistics.median(r["seconds"] for r in records if r["side"] == "ours")
+        positions = batch * (PROMPT + GENERATED) * count
+        flops = 2 * (weights - head) * positions + 2 * head * rows
+        print(f"  {100 * flops / taken / rate:.0f} % of the card's matrix rate, {rows} head rows")
+        yield from records
+        yield {"kind": "mfu", **setting, "flops": flops, "head_rows": rows, "seconds": taken}
+
+
+# Where time goes ----------------------------------------------------------------------------------
+
+
+def profile() -> Iterator[Record]:
+    """Kernels, copies to the host and the GPU's busy share of a step, by PyTorch's profiler."""
+    dit_vocab = DIT_SHAPES["small-owt"]["vocab_size"]
+    cases = {
+        "llada-8b topk": (random_llada, "topk", SHAPES["llada-8b"], 1, PROMPT + GENERATED),
+        "dit ancestral": (lambda: random_dit("small-owt"), "ancestral", {}, 32, 1024),
+    }
+    for name, (make, sampler_name, shape, batch_size, length) in cases.items():
+        model = make()
+        vocab = shape.get("vocab_size", dit_vocab)
+        mask = shape.get("mask_token_id", vocab - 1)
+        sampler = SAMPLERS[sampler_name](vocab, mask, ())
+        params = SamplingParams(steps=32, sampler=sampler_name, mixing_ratio=K, temperature=0.0)
+        canvases = [([0] * length, [True] * length, params)] * batch_size
+        batch = sampler.begin(CanvasBatch.of(canvases, DEVICE))
+        for _ in range(8):
+            batch = take_step(sampler, model, batch).batch
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        with torch.profiler.profile() as p:
+            for _ in range(4):
+                batch = take_step(sampler, model, batch).batch
+            torch.cuda.synchronize()
+        wall = (time.perf_counter() - began) / 4
+        events = p.key_averages()
+        on_gpu = [e for e in events if e.device_type == DeviceType.CUDA]
+        calls = {e.key: e.count / 4 for e in events if e.key.startswith(("cuda", "cu"))}
+        busy = sum(e.self_device_time_total for e in on_gpu) / 4e6
+        top = sorted(on_gpu, key=lambda e: -e.self_device_time_total)[:12]
+        record = {
+            "case": name,
+            "kernels": sum(e.count for e in on_gpu) / 4,
+            "gpu_ms": 1e3 * busy,
+            "profiled_ms": 1e3 * wall,
+            "calls": calls,
+            "top": {e.key[:80]: round(e.self_device_time_total / 4e3, 3) for e in top},
+        }
+        print(record, flush=True)
+        yield record
+        del model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["parity", "posterior", "llada", "profile"])
+    parser.add_argument("--device", default=DEVICE, help="parity also runs on a cpu")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batch", type=int, nargs="+")
+    parser.add_argument("--steps", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--save", help="name of a file in benchmarks/results")
+    args = parser.parse_args()
+    with torch.inference_mode():
+        if args.part == "parity":
+            records = list(parity(args.device))
+        elif args.part == "posterior":
+            records = list(posterior(args.repeats, args.batch or [32], 1024, args.steps[0]))
+        elif args.part == "llada":
+            records = list(llada(args.repeats, args.steps, args.batch or [1], args.temperature))
+        else:
+            records = list(profile())
+    if args.save:
+        save(args.save, records)
+
+
+if __name__ == "__main__":
+    main()

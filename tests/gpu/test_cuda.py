@@ -1,0 +1,226 @@
+"""The same code on a GPU: official vectors, the CPU's own tokens, and memory that runs out."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import urllib.request
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import checkpoint as checkpoints
+from models.attention import PackedAttention, attention_over
+from sampler import SAMPLERS
+from sampler.canvas import CanvasBatch
+from sampler.params import SamplingParams
+from sampler.score import ScoreParams
+from sampler.step import take_step
+from server.config import Settings
+from server.events import Done, Failed, GenerationRequest
+from server.score import ScoreRequest
+from tests.models import test_dit, test_dit_image, test_vq
+from tests.models.test_llada import official as official_llada  # noqa: F401
+from tests.models.test_unet import official as official_unet  # noqa: F401
+from tests.server.conftest import make_engine, run_server, settings_of, write_tiny
+from tests.server.test_engine import request, result
+
+pytestmark = pytest.mark.gpu
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> None:
+    """As ``checkpoint.load`` has it: convolutions are not rounded to TF32."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def logits(model, x, labels=None):
+    """[B, L] on the CPU -> [B, L, V] on the CPU, by a copy of the model on the GPU."""
+    there = copy.deepcopy(model).to(CUDA)
+    offsets = torch.arange(len(x) + 1, device=CUDA) * x.shape[1]
+    labels = None if labels is None else labels.to(CUDA)
+    hidden = there.trunk(x.flatten().to(CUDA), offsets, None, labels)
+    return there.head(hidden).unflatten(0, x.shape).cpu()
+
+
+def test_official_logits(golden, official_llada, official_unet):  # noqa: F811
+    """fp32, at the tolerances that the CPU holds."""
+    model, t = official_llada
+    torch.testing.assert_close(logits(model, t["input_ids"]), t["logits"], rtol=0, atol=5e-5)
+    text = golden("dit_text_tiny")
+    model = test_dit.official(text)
+    model.fold()
+    theirs = text.tensors["logits.sigma0"]
+    torch.testing.assert_close(logits(model, text.tensors["x"]), theirs, rtol=0, atol=5e-5)
+    image = golden("dit_image_tiny")
+    model = test_dit_image.official(image, 40)
+    model.fold()
+    for kind in ("cond", "null"):
+        ours = logits(model, image.tensors["x"], image.tensors[f"cond.{kind}"])
+        theirs = image.tensors[f"logits.sigma0.{kind}"]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
+    t = golden("unet_tiny").tensors
+    ours = logits(official_unet, t["x"], t["cond.cond"])
+    theirs = t["logits.t0.cond"]
+    torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=0, atol=2e-5)
+
+
+def test_official_pictures(golden):
+    file = golden("vq_decoder_tiny")
+    decoder = test_vq.official(file, True).to(CUDA)
+    decoder.ready(CUDA)
+    ids = file.tensors["codes"].view(2, 4, 4).to(CUDA)
+    theirs = file.tensors["img_rawcodebook"]
+    torch.testing.assert_close(decoder.image(ids).cpu(), theirs, rtol=0, atol=1e-4)
+
+
+def test_bfloat16_stays_close(official_llada):  # noqa: F811
+    """By FlashAttention, where the heads' width fits the kernel."""
+    model, t = official_llada
+    half = copy.deepcopy(model).bfloat16()
+    error = (logits(half, t["input_ids"]).float() - t["logits"]).norm() / t["logits"].norm()
+    assert error < 2e-2
+
+
+KINDS = [
+    {"sampler": "ancestral", "top_p": 0.9},
+    {"sampler": "ancestral", "noise_removal": "greedy", "guidance_scale": 1.5},
+    {"sampler": "topk", "block_length": 16, "refine_scope": "block"},
+    {"sampler": "topk", "temperature": 0.0, "logits_eos_inf": True},
+    {"sampler": "threshold", "block_length": 16, "confidence_threshold": 0.7},
+    {"sampler": "gidd", "p_uniform": 0.2},
+    {"sampler": "remdm", "remdm_schedule": "loop"},
+]
+
+
+@pytest.fixture(scope="module")
+def stories():
+    path = checkpoints.find("stories")
+    return checkpoints.load(path, "cpu", "float32"), checkpoints.load(path, "cuda", "float32")
+
+
+@pytest.mark.parametrize("chosen", KINDS, ids=lambda c: c["sampler"])
+def test_samplers_give_the_tokens_of_a_cpu(stories, chosen):
+    """The random numbers are the same bits on both; in fp32 the logits differ in the last ones,
+    which may tip a draw now and then, and what follows from it.
+    """
+    runs = []
+    for loaded in stories:
+        sampler = SAMPLERS[chosen["sampler"]](
+            loaded.info.vocab_size, loaded.info.mask_id, loaded.ends
+        )
+        canvases = [
+            (
+                [0, 300 + i] + [0] * 48,
+                [False] * 2 + [True] * 48,
+                SamplingParams(**({"steps": 8, "seed": i, "mixing_ratio": 0.0} | chosen)),
+            )
+            for i in range(32)
+        ]
+        batch = sampler.begin(CanvasBatch.of(canvases, loaded.device))
+        for _ in range(canvases[0][2].calls):
+            batch = take_step(sampler, loaded.model, batch).batch
+        assert batch.tokens.device.type == loaded.device.type
+        runs.append(batch.tokens.cpu())
+    assert (runs[0] == runs[1]).double().mean() > 0.98
+
+
+def tokens_of(outcome: Done | Failed) -> tuple[int, ...]:
+    assert isinstance(outcome, Done)
+    return outcome.tokens
+
+
+async def test_the_engine_takes_a_mixture(stories):
+    engine = make_engine(stories[1])
+    engine.start()
+    try:
+        requests = [
+            request(i, 20 + 5 * i, wants_steps=True, steps=16, **KINDS[i % 7]) for i in range(21)
+        ]
+        outcomes = await asyncio.gather(*(result(engine.submit(r)) for r in requests))
+        assert all(isinstance(o, Done) for o in outcomes)
+        again = [tokens_of(await result(engine.submit(requests[3]))) for _ in range(2)]
+        assert again[0] == again[1]
+        scored = ScoreRequest([0, *range(300, 340)], list(range(1, 41)), ScoreParams(samples=8))
+        nats = await engine.score(scored)
+        assert 0 < sum(nats.nats) < 1000
+    finally:
+        engine.stop()
+
+
+async def test_memory_that_runs_out_hurts_the_largest_alone(tmp_path):
+    """The process may have little of the GPU; one request needs more, and its neighbours do not."""
+    folder = write_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["max_sequence_length"] = 65536
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = checkpoints.load(folder, "cuda", "float32")
+    engine = make_engine(loaded, max_positions=2**20, max_steps=64)
+    engine.start()
+    small = [request(i, 30, steps=40) for i in range(6)]
+    large = GenerationRequest.continuing([0, 305], 60000, SamplingParams(steps=4))
+    total = torch.cuda.get_device_properties(0).total_memory
+    try:
+        alone = [await result(engine.submit(r)) for r in small]
+        torch.cuda.empty_cache()
+        allowed = torch.cuda.memory_reserved() + 2**26
+        torch.cuda.set_per_process_memory_fraction(allowed / total)
+        together = [engine.submit(r) for r in (*small, large)]
+        *beside, failed = await asyncio.gather(*(result(s) for s in together))
+        assert isinstance(failed, Failed) and failed.code == "out_of_memory"
+        assert [tokens_of(o) for o in beside] == [tokens_of(o) for o in alone]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        engine.stop()
+
+
+def post(url: str, body: dict) -> dict:
+    data = json.dumps(body).encode()
+    asked = urllib.request.Request(url, data, {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def test_a_server_in_bfloat16():
+    loaded = [checkpoints.load(checkpoints.find(n), "cuda") for n in ("stories", "digits")]
+    assert {x.info.dtype for x in loaded} == {"bfloat16"}
+    assert isinstance(
+        attention_over(torch.tensor([0, 9], device=CUDA), 9, torch.bfloat16, 48), PackedAttention
+    )
+    settings = settings_of(checkpoints=["stories", "digits"])
+    assert isinstance(settings, Settings)
+    engines = [make_engine(x) for x in loaded]
+    running = run_server(engines[0], settings, engines[1])
+    served = next(running)
+    try:
+        body = {"model": "stories", "prompt": "Once upon a time", "max_tokens": 100, "seed": 1}
+        text = post(f"{served.url}/v1/completions", body)["choices"][0]["text"]
+        assert len(text.split()) > 20
+        again = post(f"{served.url}/v1/completions", body)["choices"][0]["text"]
+        assert again == text
+        asked = {"model": "digits", "prompt": "7", "n": 2}
+        pictures = post(f"{served.url}/v1/images/generations", asked)["data"]
+        assert len(pictures) == 2 and all(p["b64_json"].startswith("iVBOR") for p in pictures)
+    finally:
+        next(running, None)
+
+
+def test_classes_and_guidance():
+    path = checkpoints.find("digits")
+    runs = []
+    for device in ("cpu", "cuda"):
+        loaded = checkpoints.load(path, device, "float32")
+        sampler = SAMPLERS["ancestral"](loaded.info.vocab_size, loaded.info.mask_id, ())
+        params = SamplingParams(steps=8, mixing_ratio=0.1, guidance_scale=2.0)
+        canvases = [
+            ([0] * 144, [True] * 144, replace(params, class_label=i, seed=i)) for i in range(10)
+        ]
+        batch = sampler.begin(CanvasBatch.of(canvases, loaded.device))
+        for _ in range(params.calls):
+            batch = take_step(sampler, loaded.model, batch).batch
+        runs.append(batch.tokens.cpu())
+    assert (runs[0] == runs[1]).double().mean() > 0.98

@@ -30,7 +30,7 @@ test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ##
 	$(BIN)/pytest -m clients
 
 soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
-	$(BIN)/pytest -m slow tests/faults
+	$(BIN)/pytest -m slow --timeout 3600 tests/faults
 
 test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
 	.venv-cluster/bin/pytest -m cluster tests/cluster

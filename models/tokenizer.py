@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from models.chat import ChatError, ChatTemplate
+from models.chat import ChatError, ChatTemplate, Pieces
+from models.spelling import longest_piece
 
 LONG = 4096  # characters of a text that is worth another thread
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -39,6 +41,7 @@ class TextTokenizer:
         self.start = list(takewhile(lambda id_: id_ in self._special, opened))
         names = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._bytes = {id_ for id_ in names if id_ is not None}
+        self._longest = longest_piece(tokenizer)
         self.piece = lru_cache(maxsize=1 << 16)(self._piece)
 
     @classmethod
@@ -77,6 +80,15 @@ class TextTokenizer:
         """
         return len(self._encoded(text, start))
 
+    def at_least(self, text: str) -> int:
+        """How many ids a text has at the very least, by its bytes alone; 0 where the tokenizer's
+        file proves nothing. Takes a millisecond for a mebibyte, where ``count`` takes a second.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        return -(-len(text.encode()) // self._longest) if self._longest else 0
+
     def _encoded(self, text: str, start: bool) -> Encoding:
         text.encode()
         if len(text) < LONG:
@@ -109,11 +121,27 @@ class TextTokenizer:
             ChatError: no template, or one that refuses the messages.
             UnicodeEncodeError: a message holds lone surrogates.
         """
+        return self.encode_pieces(self.submit_chat(messages).result())
+
+    def submit_chat(self, messages: Sequence[Mapping[str, str]]) -> Future[Pieces]:
+        """A conversation to the checkpoint's template, on its thread; for ``encode_pieces``.
+
+        Raises:
+            ChatError: no template. The future raises as ``ChatTemplate.render``.
+        """
         if self.chat is None:
             raise ChatError("this checkpoint has no chat template")
+        return self.chat.submit(messages, list(self._special.values()))
+
+    def encode_pieces(self, pieces: Pieces) -> list[int]:
+        """Ids of what a chat template wrote.
+
+        Raises:
+            UnicodeEncodeError: lone surrogates.
+        """
         special_ids = {text: id_ for id_, text in self._special.items()}
         ids: list[int] = []
-        for text, special in self.chat.render(messages, list(special_ids)):
+        for text, special in pieces:
             if special:
                 ids.append(special_ids[text])
             else:

@@ -87,6 +87,9 @@ def score_request(
         UnicodeEncodeError: lone surrogates.
     """
     info, tokenizer = checkpoint.info, checkpoint.tokenizer
+    least = sum(tokenizer.at_least(t) for t in (text, prompt) if isinstance(t, str))
+    if least > info.max_length:
+        raise _too_long(f"at least {least}", info.max_length)
     if prompt is None:
         ids = tokenizer.encode(text) if isinstance(text, str) else text
         given = tokenizer.opening(ids)
@@ -99,9 +102,12 @@ def score_request(
     if len(ids) == given:
         raise InvalidParam("text", "holds no tokens to score")
     if len(ids) > info.max_length:
-        canvas = f"and its prompt take {len(ids)} positions; the canvas has {info.max_length}"
-        raise InvalidParam("text", canvas)
+        raise _too_long(str(len(ids)), info.max_length)
     return ScoreRequest(ids, list(range(given, len(ids))), params)
+
+
+def _too_long(count: str, canvas: int) -> InvalidParam:
+    return InvalidParam("text", f"and its prompt take {count} positions; the canvas has {canvas}")
 
 
 def score_record(checkpoint: Checkpoint, request: ScoreRequest, score: Score) -> dict[str, Any]:

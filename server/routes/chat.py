@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,7 @@ from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation
 from server.routes.models import text_model
-from server.routes.prompts import Prompt
+from server.routes.prompts import Prompt, check_bytes
 from server.routes.schema import TextFields
 from server.state import State
 
@@ -132,16 +133,27 @@ def _entry(text: str, log_p: float) -> dict[str, Any]:
     }
 
 
-def ids_of_chat(state: State, messages: Sequence[Message]) -> list[int]:
-    """Ids of a conversation by the checkpoint's template.
+async def ids_of_chat(
+    state: State, messages: Sequence[Message], to_fill: bool = False
+) -> list[int]:
+    """Ids of a conversation by the checkpoint's template. Others are answered meanwhile.
+
+    With ``to_fill`` they must leave room on the canvas.
 
     Raises:
         ApiError: 400.
     """
+    tokenizer = state.checkpoint.tokenizer
     try:
-        return state.checkpoint.tokenizer.encode_chat([m.plain() for m in messages])
+        submitted = tokenizer.submit_chat([m.plain() for m in messages])
+        pieces = await asyncio.wrap_future(submitted)
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
+    texts = [text for text, _ in pieces]
+    if to_fill:
+        check_bytes(state, texts, "messages")
+    size = sum(len(text.encode()) for text in texts)
+    return await aside(size, tokenizer.encode_pieces, pieces)
 
 
 @router.post(
@@ -158,7 +170,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    ids = await aside(len(await request.body()), ids_of_chat, state, body.messages)
+    ids = await ids_of_chat(state, body.messages, to_fill=True)
     return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
         request, bool(body.stream)
     )

@@ -20,7 +20,7 @@ from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation
 from server.routes.models import text_model
-from server.routes.prompts import Prompt, ids_of
+from server.routes.prompts import Prompt, check_bytes, ids_of
 from server.routes.reader import View
 from server.routes.schema import TextFields
 from server.state import State
@@ -132,6 +132,7 @@ def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
     Raises:
         ApiError: 400 naming the field.
     """
+    check_bytes(state, [body.suffix or ""], "suffix")
     suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     hole = state.checkpoint.info.mask_id if body.infill else None
     if body.echo and (body.suffix or body.infill):

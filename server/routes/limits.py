@@ -57,8 +57,10 @@ def check_work(settings: Settings, steps: int, canvases: Sequence[int]) -> None:
         raise exceeded("steps", "steps × positions", work, settings.max_work)
 
 
-def check_prompt(param: str, size: int, least: int, canvas: int) -> None:
+def check_prompt(param: str, size: int, least: int, canvas: int, about: str = "") -> None:
     """A prompt of ``size`` positions, and at least so many to fill, lie on the canvas.
+
+    ``about`` says how well the size is known.
 
     Raises:
         ApiError: they do not.
@@ -66,7 +68,7 @@ def check_prompt(param: str, size: int, least: int, canvas: int) -> None:
     if size + least > canvas:
         raise ApiError(
             400,
-            f"the prompt takes {size} positions and at least {least} must be left to fill; "
+            f"the prompt takes {about}{size} positions and at least {least} must be left to fill; "
             f"the canvas has {canvas}",
             param=param,
             code="context_length_exceeded",

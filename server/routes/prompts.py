@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from server.errors import ApiError
@@ -55,6 +55,16 @@ def checked_ids(state: State, ids: list[int], field: str, masks: str | None = ""
     return ids
 
 
+def check_bytes(state: State, texts: Iterable[str], field: str) -> None:
+    """Texts that are too long for the canvas whatever their ids are, before time is spent on ids.
+
+    Raises:
+        ApiError: 400.
+    """
+    least = sum(map(state.checkpoint.tokenizer.at_least, texts))
+    limits.check_prompt(field, least, 1, state.checkpoint.info.max_length, "at least ")
+
+
 def ids_of(state: State, given: str | list[int], field: str, masks: str | None = "") -> list[int]:
     """Ids of a text that opens a canvas; characters get the start token in front.
 
@@ -64,6 +74,7 @@ def ids_of(state: State, given: str | list[int], field: str, masks: str | None =
     if isinstance(given, list):
         return checked_ids(state, given, field, masks)
     tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
+    check_bytes(state, [given], field)
     if len(given) > canvas and (count := tokenizer.count(given)) > canvas:
         limits.check_prompt(field, count, 1, canvas)
     return tokenizer.encode(given)

@@ -46,12 +46,13 @@ class DetokenizeBody(StrictBody):
 async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     """Ids of a prompt, or of a conversation by the checkpoint's template."""
     state = text_model(State.of(request), body.model)
+    tokenizer = state.checkpoint.tokenizer
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "give a prompt or messages", param="prompt")
-    tokenizer, size = state.checkpoint.tokenizer, len(await request.body())
     if body.messages is not None:
-        ids = await aside(size, ids_of_chat, state, body.messages)
+        ids = await ids_of_chat(state, body.messages)
     else:
+        size = len(await request.body())
         ids = await aside(size, tokenizer.encode, body.prompt or "", body.add_special_tokens)
     answer = {
         "count": len(ids),

@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ CANARY = {"prompt": "Once upon a time", "max_tokens": 30, "steps": 6, "seed": 11
 LONG = {**CANARY, "steps": 4000}
 """Runs for seconds, on whatever machine."""
 POOL = re.compile(
-    r"xdlm-aside_\d+|asyncio_\d+|AnyIO worker thread"
+    r"xdlm-(aside|template)_\d+|asyncio_\d+|AnyIO worker thread"
 )  # bounded, and made when first needed
 
 
@@ -52,17 +53,20 @@ class Watched:
         self.served, self.port, self.engine = served, served.port, served.engine
         self.canary = self.ask()
         # what a thread's first long text takes stays its own: both threads have one, at once
-        long = "the king " * 50_000
-        asked = [("/tokenize", {"prompt": long}), ("/v1/score", {"text": long})] * 4
         with ThreadPoolExecutor(4) as pool:
-            for response, _ in pool.map(lambda a: call(served, "POST", *a), asked):
-                assert response.status in (200, 400)
+            list(pool.map(self.tokenize, ["the king " * 50_000] * 8))
         self.threads, self.descriptors, self.rss = threads(), descriptors(), rss()
 
     def ask(self) -> list:
         response, text = call(self.served, "POST", "/v1/completions", CANARY)
         assert response.status == 200, text
         return json.loads(text)["choices"]
+
+    def tokenize(self, text: str) -> None:
+        # where deadlines are short, a busy machine may not read the answer in time: nobody needs it
+        with suppress(IncompleteRead):
+            response, _ = call(self.served, "POST", "/tokenize", {"prompt": text})
+            assert response.status == 200
 
     @property
     def busy(self) -> int:

@@ -7,11 +7,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from models import checkpoint as checkpoints
+from models.tokenizer import TextTokenizer
 from server.routes.aside import aside
-from tests.faults.conftest import CANARY
+from tests.faults.conftest import CANARY, watched
+from tests.server.conftest import write_tiny
 from tests.server.test_http import call
 
 BIG = (2**31, 2**63, 10**30, -1, -(2**63), True, 1.5, 1e308, "1", [], {})
@@ -53,14 +57,17 @@ def test_row_10_a_nul_is_text(server):
 
 @pytest.mark.parametrize("field", ["n", "max_tokens", "steps", "logprobs", "top_logprobs", "seed"])
 def test_row_11_extremes(server, field):
-    """Refused by name, at once."""
+    """Refused by name, within 50 ms: the best of some, on a machine that does other things too."""
     for value in BIG:
         if field == "seed" and value in (2**31, -1, -(2**63)):
             continue  # seeds like any other
-        began = time.monotonic()
-        error = refused(server, {**CANARY, field: value})
-        assert field in (error["param"], error["message"].split()[0].strip("'"))
-        assert time.monotonic() - began < 1  # 50 ms on a machine with nothing else to do
+        took: list[float] = []
+        while not took or (min(took) > 0.05 and len(took) < 10):
+            began = time.monotonic()
+            error = refused(server, {**CANARY, field: value})
+            took.append(time.monotonic() - began)
+            assert field in (error["param"], error["message"].split()[0].strip("'"))
+        assert min(took) <= 0.05
 
 
 def test_row_11_work_is_bounded(server):
@@ -77,9 +84,19 @@ PATHOLOGICAL = ["a", " ", "the king ", "é", "x\n", "🙂", "<|mdm_mask|>", "a\u
 
 @pytest.mark.parametrize("text", PATHOLOGICAL)
 async def test_row_12_a_long_prompt_does_not_hold_the_loop(tiny, text):
-    """A mebibyte of it is tokenised aside, and refused with both counts."""
+    """A mebibyte of it is tokenised aside. A busy machine stalls by itself: the best of some."""
     tokenizer = tiny.tokenizer
     prompt = text * ((1 << 20) // len(text.encode()))
+    found: list[float] = []
+    while not found or (min(found) > 0.05 and len(found) < 5):
+        worst, count = await stall(tokenizer, prompt)
+        assert count > 256
+        found.append(worst)
+    assert min(found) <= 0.05
+
+
+async def stall(tokenizer: TextTokenizer, prompt: str) -> tuple[float, int]:
+    """The longest that the event loop stands still meanwhile, in seconds; and how many ids."""
     worst, last, over = 0.0, time.perf_counter(), False
 
     async def tick() -> None:
@@ -92,27 +109,52 @@ async def test_row_12_a_long_prompt_does_not_hold_the_loop(tiny, text):
 
     ticking = asyncio.create_task(tick())
     await asyncio.sleep(0.01)
-    began = time.perf_counter()
     count = await aside(len(prompt.encode()), tokenizer.count, prompt)
-    took = time.perf_counter() - began
     over = True
     await ticking
-    assert count > 256
-    assert worst < max(0.05, took / 2)  # a busy machine stalls by itself
+    return worst, count
+
+
+@pytest.mark.parametrize("text", PATHOLOGICAL)
+def test_row_12_what_cannot_fit_is_refused_by_its_bytes(server, tiny, text):
+    """Before it is tokenised: no piece is longer than 17 bytes, so that 4,352 are certain to be too
+    many. CPU time of the thread: a busy machine does not count.
+    """
+    took, large = [], text * ((1 << 20) // len(text.encode()))
+    for _ in range(5):
+        began = time.thread_time()
+        assert tiny.tokenizer.at_least(large) == -(-len(large.encode()) // 17)
+        took.append(time.thread_time() - began)
+    assert min(took) < 0.01
+    prompt = large[: len(large) // 7]  # JSON may write six characters for a byte
+    least = tiny.tokenizer.at_least(prompt)
+    error = refused(server, {**CANARY, "prompt": prompt})
+    assert error["code"] == "context_length_exceeded"
+    assert f"the prompt takes at least {least} positions" in error["message"]
+    assert "the canvas has 256" in error["message"]
+    for field, path, body in (
+        ("suffix", "/v1/completions", {"prompt": "a", "suffix": prompt}),
+        ("text", "/v1/score", {"text": prompt}),
+        ("text", "/v1/score", {"text": "a", "prompt": prompt}),
+        ("prompt", "/v1/diffusion/trajectories", {"prompt": prompt}),
+    ):
+        status, answer = post(server, body, path)
+        assert status == 400 and answer["error"]["param"] == field
+        assert "at least" in answer["error"]["message"]
 
 
 def test_row_12_both_counts_are_told(server):
-    error = refused(server, {**CANARY, "prompt": "the king " * 50_000})
+    error = refused(server, {**CANARY, "prompt": "the king " * 400})
     assert error["code"] == "context_length_exceeded"
-    assert "the prompt takes 100002 positions" in error["message"]
+    assert "the prompt takes 802 positions" in error["message"]
     assert "the canvas has 256" in error["message"]
     for path, body in (
-        ("/v1/score", {"text": "the king " * 50_000}),
-        ("/v1/diffusion/trajectories", {"prompt": "the king " * 50_000}),
+        ("/v1/score", {"text": "the king " * 400}),
+        ("/v1/diffusion/trajectories", {"prompt": "the king " * 400}),
     ):
         status, answer = post(server, body, path)
         assert status == 400 and "256" in answer["error"]["message"]
-    assert post(server, {"prompt": "the king " * 50_000}, "/tokenize")[1]["count"] == 100002
+    assert post(server, {"prompt": "the king " * 5_000}, "/tokenize")[1]["count"] == 10002
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "<|endoftext|>", "<|mdm_mask|>" * 3, "\x00"])
@@ -148,3 +190,24 @@ def test_rows_14_15_templates_and_grammars_of_a_request_are_refused(server, fiel
         status, answer = post(server, body, path)
         assert status == 400 and answer["error"]["param"] == field
         assert time.monotonic() - began < 1
+
+
+def test_row_14_a_stored_template_without_an_end_costs_its_own_request(tmp_path):
+    """Others are answered meanwhile, and the same as ever."""
+    folder = write_tiny(tmp_path / "tiny")
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(endless)
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "steps": 2}
+    with watched(checkpoints.load(folder)) as server, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(post, server, body, "/v1/chat/completions") for _ in range(3)]
+        asked.append(pool.submit(post, server, {"messages": body["messages"]}, "/tokenize"))
+        meanwhile = 0
+        while not all(request.done() for request in asked):
+            assert server.ask() == server.canary
+            assert post(server, {"prompt": "the king " * 4000}, "/tokenize")[0] == 200
+            meanwhile += 1
+        assert meanwhile >= 4  # four seconds at least
+        for request in asked:
+            status, answer = request.result()
+            assert status == 400 and answer["error"]["code"] == "chat_template"
+            assert "more than 1 s of CPU time" in answer["error"]["message"]

@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from http.client import HTTPConnection
 
 import pytest
 import torch
 
-from models import checkpoint as checkpoints
-from models.denoiser import Denoiser
-from models.llada import LLaDA
-from sampler.params import SamplingParams
+from benchmarks.poisoned import BAD, MARK, Stumbling, broken, no_memory, sick, stumbling
 from server.build import engine_of
-from server.events import Done, Failed, GenerationRequest
+from server.events import Done, Failed
 from server.watchdog import Watchdog
 from tests.faults.conftest import CANARY, LONG, read_all, send, watched
 from tests.server.conftest import make_engine, settings_of
 from tests.server.test_engine import request, result, until_idle
-from tests.server.test_http import call
+from tests.server.test_http import call, metric, wait_for
 from tests.server.test_operations import serving
-
-MARK = 305
-"""Id that a test's network stumbles over."""
-BAD = GenerationRequest.continuing([0, MARK], 10, SamplingParams(steps=4, top_p=0.9))
-
-
-class Stumbling:
-    """A network that calls something whenever it reads the mark."""
-
-    def __init__(self, network: Denoiser, stumble: Callable[[], None]) -> None:
-        self.network, self.stumble, self.classes = network, stumble, network.classes
-
-    def trunk(self, tokens, offsets, rows=None, labels=None):
-        if bool((tokens == MARK).any()):
-            self.stumble()
-        return self.network.trunk(tokens, offsets, rows, labels)
-
-    def head(self, hidden):
-        return self.network.head(hidden)
-
-
-def stumbling(checkpoint, stumble: Callable[[], None]):
-    return replace(checkpoint, model=Stumbling(checkpoint.model, stumble))
-
-
-def no_memory() -> None:
-    raise torch.OutOfMemoryError("no memory for the marked one")
 
 
 def no_host_memory() -> None:
@@ -59,10 +32,6 @@ def no_host_memory() -> None:
 
 def no_python_memory() -> None:
     raise MemoryError
-
-
-def broken() -> None:
-    raise ZeroDivisionError("a bug")
 
 
 async def hurts_only(engine, code: str, times: int) -> None:
@@ -141,11 +110,7 @@ async def test_row_19_exception_in_a_step(tiny, times):
 @pytest.mark.parametrize("times", [3, pytest.param(200, marks=pytest.mark.slow)])
 async def test_row_19_numbers_that_are_none_for_one_row(tiny_folder, times):
     """A checkpoint whose embedding of one id is not a number."""
-    sick = checkpoints.load(tiny_folder)
-    assert isinstance(sick.model, LLaDA)
-    with torch.no_grad():
-        sick.model.get_parameter("model.transformer.wte.weight")[MARK] = torch.nan
-    engine = make_engine(sick, max_positions=1024)
+    engine = make_engine(sick(str(tiny_folder)), max_positions=1024)
     engine.start()
     try:
         await hurts_only(engine, "not_finite", times)
@@ -278,6 +243,29 @@ def test_row_20_killed_and_started_again(tiny_folder):
         first.popen.wait(10)
     with serving(str(tiny_folder), port=first.port) as second:
         assert call(second, "POST", "/v1/completions", CANARY)[0].status == 200
+
+
+def test_row_20_stopped_and_continued(tiny_folder):
+    """No part of a stopped process can tell of it: who asks for ``/health`` gets no answer. It goes
+    on where it was, and nobody's text has changed.
+    """
+    slow = {**CANARY, "steps": 2000}
+    with serving(str(tiny_folder)) as process, ThreadPoolExecutor(1) as pool:
+        response, alone = call(process, "POST", "/v1/completions", slow)
+        assert response.status == 200
+        asked = pool.submit(call, process, "POST", "/v1/completions", slow)
+        wait_for(lambda: metric(process, "xdlm_requests_running") == 1)
+        process.popen.send_signal(signal.SIGSTOP)
+        connection = HTTPConnection("127.0.0.1", process.port, timeout=1)
+        with closing(connection), pytest.raises(TimeoutError):
+            connection.request("GET", "/health")
+            connection.getresponse()
+        assert not asked.done()
+        process.popen.send_signal(signal.SIGCONT)
+        response, text = asked.result()
+        assert response.status == 200
+        assert json.loads(text)["choices"] == json.loads(alone)["choices"]
+        assert call(process, "GET", "/ready")[0].status == 200
 
 
 def test_row_20_readiness_says_why(tiny):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import random
+import statistics
+import time
+from collections.abc import Callable
 
 import pytest
 
 from server.config import Settings
+from server.keys import Keys
 from server.middleware import NEEDS_NO_KEY
 from server.routes import page
 from tests.faults.conftest import CANARY, connect, read_all, watched
@@ -15,6 +21,7 @@ from tests.server.test_http import call
 from tests.server.test_operations import serving
 
 KEY = "sk-0123456789abcdef"
+TIMED = "sk-" + "0123456789abcdef" * 8
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +104,41 @@ def test_row_27_hosts_that_are_ours(tiny):
 
 
 def test_row_27_keys_are_compared_as_digests_of_one_length():
-    from server.keys import Keys
-
     keys = Keys.of([KEY, "short"])
     assert {len(digest) for digest in keys.digests} == {32} and KEY not in repr(keys)
+    assert "hmac.compare_digest(given, digest)" in inspect.getsource(Keys.accept)
+
+
+def slower(accept: Callable[[str], object], pairs: int = 20_000) -> float:
+    """Student's t of the time that a header with all but the last letter of the key takes, against
+    one of its length that shares nothing with it: in pairs, in random order, each header new.
+
+    What interrupts a measurement has nothing to do with keys and would drown a difference, so the
+    pairs with the tenth of longest times are left out.
+    """
+    chance, differences, longest = random.Random(27), [], []
+    for _ in range(pairs):
+        near, far = TIMED[:-1] + "z", "".join(chance.choices("uvwxyz", k=len(TIMED)))
+        took = {}
+        for key in chance.sample([near, far], 2):
+            header = f"Bearer {key}"
+            began = time.perf_counter_ns()
+            accept(header)
+            took[key] = time.perf_counter_ns() - began
+        differences.append(took[near] - took[far])
+        longest.append(max(took.values()))
+    limit = statistics.quantiles(longest, n=10)[8]
+    kept = [d for d, most in zip(differences, longest, strict=True) if most <= limit]
+    return statistics.mean(kept) / (statistics.stdev(kept) / len(kept) ** 0.5)
+
+
+@pytest.mark.slow
+def test_row_27_a_near_key_takes_as_long_as_a_far_one():
+    """Equal times have |t| >= 4.5 once in 150,000 runs (7e-6, the normal distribution's two tails);
+    a plain comparison of texts is found out.
+    """
+    assert abs(slower(Keys.of([TIMED]).accept)) < 4.5
+    assert abs(slower(f"Bearer {TIMED}".__eq__)) > 4.5
 
 
 def test_row_28_nothing_is_open_by_default(tiny):

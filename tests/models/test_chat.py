@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import resource
+import signal
+import time
+from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
+from models import rendering
 from models.chat import ChatError, ChatTemplate
 from models.tokenizer import TextTokenizer
 from models.weights import CheckpointError
@@ -34,7 +42,7 @@ def folder(tmp_path):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {letter: i for i, letter in enumerate(alphabet)}
     vocab |= {"ĠĠ": 256, "ĊĊ": 257}
-    tokenizer = Tokenizer(models.BPE(vocab, [("Ġ", "Ġ"), ("Ċ", "Ċ")]))
+    tokenizer = Tokenizer(kinds.BPE(vocab, [("Ġ", "Ġ"), ("Ċ", "Ċ")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(SPECIAL)
@@ -93,6 +101,84 @@ def test_templates_refuse_and_fail_in_a_line():
             ChatTemplate(source, {}).render(TALK, SPECIAL)
     with pytest.raises(ValueError, match="chat template"):
         ChatTemplate("{% for %}", {})
+    with pytest.raises(ValueError, match="longer than"):
+        ChatTemplate(" " * 200_000, {})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n-1) ~ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{{ 9 ** (9 ** 9) }}",  # one operation, done before the template runs
+        "{% set ns = namespace(x=9) %}{% for i in 'abcd' %}{% set ns.x = ns.x ** 99 %}{% endfor %}",
+    ],
+)
+def test_templates_without_an_end_are_ended(source):
+    endless = ChatTemplate(source, {})
+    before = time.process_time(), children()
+    with pytest.raises(ChatError, match="more than 1 s of CPU time"):
+        endless.render(TALK, SPECIAL)
+    ours, theirs = time.process_time() - before[0], children() - before[1]
+    assert ours < rendering.CPU_SECONDS / 2 < theirs < rendering.CPU_SECONDS + 2  # Python starts
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10 ** 9 }}",
+        "{{ 'a' | center(10 ** 10) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ (range(99999) | list) * 99999 }}",
+        "{% set ns = namespace(x='aa') %}"
+        "{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}aaaa{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+    ],
+)
+def test_templates_that_want_too_much_get_none_of_it(source):
+    """Memory, text, depth; the process lives on, and this one has not grown."""
+    huge = ChatTemplate(source, {})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        with pytest.raises(ChatError, match="cannot take these messages"):
+            huge.render(TALK, SPECIAL)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_a_template_s_process_goes_with_it_and_is_started_again():
+    template, live = ChatTemplate("{{ messages[0].content }}", {}), [{"content": "live"}]
+    assert template.render(live, []) == [("live", False)]
+    assert template._process is not None
+    first = template._process.pid
+    os.kill(first, signal.SIGTERM)  # as a whole group gets it when the server is to drain
+    assert template.render(live, []) == [("live", False)]
+    assert template._process.pid == first
+    os.kill(first, signal.SIGKILL)
+    template._process.wait()
+    assert template.render(live, []) == [("live", False)]
+    second = template._process.pid
+    assert second != first and Path(f"/proc/{second}").exists()
+    del template
+    gc.collect()
+    assert not Path(f"/proc/{second}").exists()
+
+
+def test_a_process_that_is_killed_over_its_work_is_an_error():
+    endless = ChatTemplate("{{ 9 ** (9 ** 9) }}", {})
+    asked = endless.submit(TALK, [])
+    while endless._process is None:
+        time.sleep(0.01)
+    os.kill(endless._process.pid, signal.SIGKILL)
+    with pytest.raises(ChatError, match="ended over these messages"):
+        asked.result()
+
+
+def children() -> float:
+    """Seconds of CPU time of processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_where_templates_are_found(folder):

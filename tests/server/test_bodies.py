@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -86,20 +87,23 @@ written = (
 
 @dataclass
 class Sender:
-    """One connection, kept alive; counts what came back."""
+    """One connection, kept alive; counts what came back, and how long the longest took."""
 
     port: int
     statuses: Counter[int] = field(default_factory=Counter)
+    longest: float = 0.0
 
     def __post_init__(self) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
     def post(self, path: str, body: bytes) -> None:
+        began = time.monotonic()
         try:
             response, text = self._answer(path, body)
         except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
             self.connection.close()  # it was silent for longer than the server keeps one open
             response, text = self._answer(path, body)
+        self.longest = max(self.longest, time.monotonic() - began)
         self.statuses[response.status] += 1
         assert response.status < 500, (body[:500], text)
         if response.status != 200:

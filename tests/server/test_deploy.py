@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
+import sysconfig
 from pathlib import Path
 
 import kubernetes_validate
@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from server.config import Settings
-from tests.server.test_http import call
+from tests.server.test_http import call, wait_for
 from tests.server.test_operations import Process
 from tests.test_layout import ROOT
 
@@ -82,11 +82,21 @@ def test_the_health_check_tells_a_server_from_none(served):
         assert ended.returncode == status
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_image_s_commands_install_and_serve_what_is_copied(tmp_path):
-    """``RUN``, ``ENTRYPOINT`` and ``CMD`` of the Dockerfile, in a folder instead of a container."""
+@pytest.mark.parametrize("packages", ["at hand", pytest.param("fetched", marks=pytest.mark.slow)])
+def test_the_image_s_commands_install_and_serve_what_is_copied(tmp_path, packages):
+    """``RUN``, ``ENTRYPOINT`` and ``CMD`` of the Dockerfile, in a folder instead of a container.
+
+    Where the locked packages are at hand, pip finds them in this test's own environment, which was
+    installed from the same list, and installs the project alone.
+    """
     source, prefix = tmp_path / "src", tmp_path / "opt"
+    if packages == "at hand":
+        ours = Path(sysconfig.get_path("purelib"))
+        subprocess.run(
+            [Path(sys.base_prefix) / "bin" / "python3", "-m", "venv", prefix], check=True
+        )
+        (prefix / ours.relative_to(sys.prefix) / "at_hand.pth").write_text(f"{ours}\n")
     for rest in (rest for name, rest in instructions() if name == "COPY"):
         *names, target = rest.split()
         if names[0].startswith("--from"):
@@ -103,26 +113,26 @@ def test_the_image_s_commands_install_and_serve_what_is_copied(tmp_path):
     shutil.rmtree(source)
     nowhere = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "all")}
     env = {**environment(), "PATH": f"{prefix}/bin:{path}", **nowhere, "XDLM_PORT": "0"}
-    started = subprocess.Popen(
+    with subprocess.Popen(
         [prefix / "bin" / command("ENTRYPOINT")[0], *command("CMD")],
         env={**env, "HOME": str(tmp_path), "XDLM_HOST": "127.0.0.1"},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert started.stdout is not None
-    told = ""
-    while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", told)):
-        line = started.stdout.readline()
-        assert line, told
-        told += line
-    server = Process(int(found[1]), started)
-    time.sleep(1)
-    body = {"prompt": "Once upon a time", "max_tokens": 20, "steps": 8}
-    response, text = call(server, "POST", "/v1/completions", body)
-    assert response.status == 200 and json.loads(text)["choices"][0]["text"]
-    started.terminate()
-    started.wait(60)
+    ) as started:
+        assert started.stdout is not None
+        told = ""
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", told)):
+            line = started.stdout.readline()
+            assert line, told
+            told += line
+        server = Process(int(found[1]), started)
+        wait_for(lambda: call(server, "GET", "/ready")[0].status == 200)
+        body = {"prompt": "Once upon a time", "max_tokens": 20, "steps": 8}
+        response, text = call(server, "POST", "/v1/completions", body)
+        assert response.status == 200 and json.loads(text)["choices"][0]["text"]
+        started.terminate()
+    assert started.returncode == 0
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.33"])

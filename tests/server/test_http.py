@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import time
+from contextlib import closing
 
 import openai
 import pytest
@@ -23,13 +24,11 @@ def client(served):
 
 
 def call(served, method, path, body=None, headers=None):
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     payload = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    connection.request(method, path, payload, headers or {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    text = response.read()
-    connection.close()
-    return response, text
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)) as connection:
+        connection.request(method, path, payload, headers or {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            return response, response.read()
 
 
 def post(served, **body):

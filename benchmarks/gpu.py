@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._C._autograd import DeviceType
 
@@ -102,45 +103,20 @@ def matmul_rate() -> float:
 
 def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Record]:
     """``stories`` at temperature 0 against the published loop on the same device, token by token;
-    and the first guesses of all positions in bf16 against those in fp32.
+    on a GPU also the first guesses of all positions in bf16 against those in fp32.
     """
-    length, steps, given = 64, 16, 8
-    g = torch.Generator().manual_seed(0)
+    length, given = 64, 8
     full = checkpoints.load(checkpoints.find("stories"), device, "float32")
-    half = checkpoints.load(checkpoints.find("stories"), device, "bfloat16")
     vocab, mask = full.info.vocab_size, full.info.mask_id
     assert mask is not None
-    chosen = torch.randint(3, mask, (prompts, given), generator=g)
-    params = SamplingParams(
-        steps=steps, sampler="topk", mixing_ratio=K, temperature=0.0, compat="official"
-    )
-    sampler = SAMPLERS["topk"](vocab, mask, full.ends)
-    for loaded in (full, half):
-        same = 0
-        for prompt in chosen.split(together):
-            canvases = [
-                (p + [0] * length, [False] * given + [True] * length, params)
-                for p in prompt.tolist()
-            ]
-            ours, _ = steps_of(loaded.model, sampler, canvases, device)
-            theirs = llada_loop(
-                logits_of(loaded.model),
-                batch=len(prompt),
-                length=length,
-                block=length,
-                steps=steps,
-                mask_id=mask,
-                mixing_ratio=K,
-                temperature=0.0,
-                seed=0,
-                prompt=prompt.to(device),
-                device=device,
-            )
-            same += int((ours.view(theirs.shape) == theirs)[:, given:].sum())
-        share = same / (prompts * length)
-        print(f"{loaded.info.dtype}: {100 * share:.3f} % of tokens as the published loop has them")
-        yield {"kind": "tokens", "dtype": loaded.info.dtype, "prompts": prompts, "same": share}
-    z = torch.cat((chosen, torch.full((prompts, length), mask)), 1).to(device)
+    g = torch.Generator().manual_seed(0)
+    prompt = torch.randint(3, mask, (prompts, given), generator=g).to(device)
+    yield same_tokens(full, prompt, length, together)
+    if device == "cpu":
+        return
+    half = checkpoints.load(checkpoints.find("stories"), device, "bfloat16")
+    yield same_tokens(half, prompt, length, together)
+    z = F.pad(prompt, (0, length), value=mask)
     exact, rounded = (
         torch.cat([logits_of(x.model)(part)[..., :mask].float() for part in z.split(together)])
         for x in (full, half)
@@ -158,6 +134,43 @@ def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Re
     }
     print(record)
     yield record
+
+
+def same_tokens(
+    loaded: checkpoints.Checkpoint, prompts: Tensor, length: int, together: int, steps: int = 16
+) -> Record:
+    """The share of tokens behind prompts [n, P] that are those of the published loop."""
+    vocab, mask, device = loaded.info.vocab_size, loaded.info.mask_id, str(loaded.device)
+    assert mask is not None
+    given = prompts.shape[1]
+    params = SamplingParams(
+        steps=steps, sampler="topk", mixing_ratio=K, temperature=0.0, compat="official"
+    )
+    sampler = SAMPLERS["topk"](vocab, mask, loaded.ends)
+    same = 0
+    for some in prompts.split(together):
+        canvases = [
+            (p + [0] * length, [False] * given + [True] * length, params) for p in some.tolist()
+        ]
+        ours, _ = steps_of(loaded.model, sampler, canvases, device)
+        theirs = llada_loop(
+            logits_of(loaded.model),
+            batch=len(some),
+            length=length,
+            block=length,
+            steps=steps,
+            mask_id=mask,
+            mixing_ratio=K,
+            temperature=0.0,
+            seed=0,
+            prompt=some,
+            device=device,
+        )
+        same += int((ours.view(theirs.shape) == theirs)[:, given:].sum())
+    share = same / (len(prompts) * length)
+    kind = loaded.info.dtype
+    print(f"{kind}: {100 * share:.3f} % of tokens as the published loop has them", flush=True)
+    return {"kind": "tokens", "dtype": kind, "prompts": len(prompts), "same": share}
 
 
 # Speed --------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Re
     """
     length, given = 64, 8
     full = checkpoints.load(checkpoints.find("stories"), device, "float32")
-    vocab, mask = full.info.vocab_size, full.info.mask_id
+    mask = full.info.mask_id
     assert mask is not None
     g = torch.Generator().manual_seed(0)
     prompt = torch.randint(3, mask, (prompts, given), generator=g).to(device)

@@ -1,11 +1,12 @@
 """Who waits for whom: the scheduler's policy against first come, first served.
 
-A seeded simulation of the real ``Scheduler``. Requests arrive at random, short and long ones; a
-step takes ``BASE`` seconds and ``PER_POSITION`` for each position that the scheduler puts into it,
-as a CPU does. What is told of each kind is the slowdown: time from arrival to end, over the time
-that the request takes alone. Patience 0 is first come, first served.
+A seeded simulation of the real ``Scheduler``; a step takes ``BASE`` seconds and ``PER_POSITION``
+for each position that the scheduler puts into it, as a CPU does. Two kinds of load: short and long
+requests that arrive at random, and sixteen clients that ask for much the same, each again as soon
+as it is answered. What is told is the slowdown: time from arrival to end, over the time that the
+request takes alone.
 
-    python -m benchmarks.fairness --save fairness.jsonl                                # seconds
+    python -m benchmarks.fairness --save fairness.jsonl                            # two minutes
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import math
 import random
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,9 +25,20 @@ from server.scheduler import Scheduler, Work
 BASE, PER_POSITION = 9.8e-3, 1.5e-4  # seconds: ``benchmarks/step_positions.py``, one thread
 KINDS = {"short": (Work(64, 16), 0.90), "long": (Work(256, 512), 0.10)}
 """Canvas and steps, and the share of requests."""
-PATIENCE = (0.0, 2.0, 4.0, 8.0, 16.0, math.inf)
-POSITIONS = (128, 512, 2048, 16384)
+POLICIES = {
+    "first come, first served": (0.0, math.inf),
+    "least work left": (math.inf, math.inf),
+    "least work left, patience 16": (16.0, math.inf),
+    "and 4 times its steps halve it": (16.0, 4.0),
+    "and 1 time its steps halves it": (16.0, 1.0),
+    "and a quarter of its steps halves it": (16.0, 0.25),
+}
+"""Patience and halving of each."""
+POSITIONS = (128, 512, 16384)
 LOADS = (0.5, 0.8, 0.95)
+CLIENTS = 16
+ALIKE = (100, 200), 16
+"""Canvases of so many positions, and steps, of what the clients ask for."""
 
 
 @dataclass
@@ -33,6 +46,7 @@ class Request:
     """One that is under way."""
 
     kind: str
+    work: Work
     arrived: float
     left: int
 
@@ -42,36 +56,47 @@ def alone(work: Work) -> float:
     return work.steps * (BASE + PER_POSITION * work.positions)
 
 
-def arrivals(load: float, count: int, seed: int) -> list[tuple[float, str]]:
-    """Times and kinds; at load 1 the engine would never be idle if it took them one by one."""
+def arrivals(load: float, count: int, seed: int) -> list[tuple[float, str, Work]]:
+    """When who comes; at load 1 the engine would never be idle if it took them one by one."""
     chance = random.Random(seed)
     mean = sum(share * alone(work) for work, share in KINDS.values())
     now, found = 0.0, []
     for _ in range(count):
         now += chance.expovariate(load / mean)
         kind = "short" if chance.random() < KINDS["short"][1] else "long"
-        found.append((now, kind))
+        found.append((now, kind, KINDS[kind][0]))
     return found
 
 
+def closed_loop(count: int, seed: int) -> list[tuple[float, str, Work]]:
+    """What the clients ask for; all but the first are asked for when another is answered."""
+    chance = random.Random(seed)
+    (least, most), steps = ALIKE
+    works = [Work(chance.randint(least, most), steps) for _ in range(count)]
+    return [(0.0 if i < CLIENTS else math.inf, "alike", work) for i, work in enumerate(works)]
+
+
 def simulate(
-    incoming: Sequence[tuple[float, str]], patience: float, max_positions: int
+    incoming: Sequence[tuple[float, str, Work]], policy: tuple[float, float], max_positions: int
 ) -> dict[str, list[float]]:
-    """Slowdowns by kind."""
+    """Slowdowns by kind. One that comes at no time of its own comes when another ends."""
     count = len(incoming)
-    scheduler: Scheduler[int] = Scheduler(count, 64, max_positions, 2**60, patience)
+    scheduler: Scheduler[int] = Scheduler(count, 64, max_positions, 2**60, *policy)
     requests: dict[int, Request] = {}
     running: set[int] = set()
-    slowdowns: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    now, arrived = 0.0, 0
+    slowdowns: dict[str, list[float]] = defaultdict(list)
+    now, arrived, ended = 0.0, 0, 0
     while arrived < count or requests:
-        if not requests:
+        if not requests and incoming[arrived][0] < math.inf:
             now = max(now, incoming[arrived][0])
-        while arrived < count and incoming[arrived][0] <= now:
-            came, kind = incoming[arrived]
-            work = KINDS[kind][0]
+        while arrived < count:
+            at, kind, work = incoming[arrived]
+            if at == math.inf and arrived < ended + CLIENTS:
+                at = now
+            if at > now:
+                break
             scheduler.submit(arrived, work)
-            requests[arrived] = Request(kind, came, work.steps)
+            requests[arrived] = Request(kind, work, at, work.steps)
             arrived += 1
         change = scheduler.next_step()
         running.difference_update(change.pause)
@@ -84,8 +109,8 @@ def simulate(
                 scheduler.remove(key)
                 running.discard(key)
                 del requests[key]
-                took = now - request.arrived
-                slowdowns[request.kind].append(took / alone(KINDS[request.kind][0]))
+                ended += 1
+                slowdowns[request.kind].append((now - request.arrived) / alone(request.work))
     return slowdowns
 
 
@@ -102,33 +127,25 @@ def main() -> None:
     parser.add_argument("--save", help="file name in benchmarks/results")
     args = parser.parse_args()
     records: list[Record] = []
-    print("load positions patience | short: mean p95 max | long: mean p95 max   (slowdown)")
-    for load in LOADS:
-        incoming = arrivals(load, args.requests, args.seed)
+    loads = {f"random, {load:g}": arrivals(load, args.requests, args.seed) for load in LOADS}
+    loads["closed loop"] = closed_loop(args.requests, args.seed)
+    print("slowdown: mean, 95 %, longest")
+    for load, incoming in loads.items():
         for positions in POSITIONS:
-            for patience in PATIENCE:
-                slowdowns = simulate(incoming, patience, positions)
+            for name, policy in POLICIES.items():
+                slowdowns = simulate(incoming, policy, positions)
                 told = {
-                    f"{kind}_{name}": round(value, 2)
-                    for kind, values in slowdowns.items()
-                    for name, value in (
-                        ("mean", statistics.fmean(values)),
-                        ("p95", quantile(values, 0.95)),
-                        ("max", max(values)),
-                    )
+                    kind: {
+                        "mean": round(statistics.fmean(values), 2),
+                        "p95": round(quantile(values, 0.95), 2),
+                        "max": round(max(values), 2),
+                    }
+                    for kind, values in sorted(slowdowns.items(), reverse=True)
                 }
-                record: Record = {
-                    "load": load,
-                    "max_positions": positions,
-                    "patience": str(patience),
-                    **told,
-                }
-                records.append(record)
-                short, long = (
-                    " ".join(f"{told[f'{kind}_{n}']:8.2f}" for n in ("mean", "p95", "max"))
-                    for kind in KINDS
-                )
-                print(f"{load:4} {positions:9} {patience:8} | {short} | {long}", flush=True)
+                setting = {"load": load, "max_positions": positions, "policy": name}
+                records.append({**setting, **told})
+                cells = (f"{k}: {m['mean']}, {m['p95']}, {m['max']}" for k, m in told.items())
+                print(f"{load}, {positions}, {name} | {' | '.join(cells)}", flush=True)
     if args.save:
         save(args.save, records)
 

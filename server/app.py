@@ -9,19 +9,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from server import errors
+from server import guards
 from server.config import Settings
 from server.engine import Engine
-from server.middleware import (
-    AllowedHosts,
-    ApiKeys,
-    BodyLimit,
-    RateLimit,
-    RequestId,
-    RequestLog,
-)
 from server.openapi import document
-from server.rates import Rates
 from server.routes import (
     chat,
     completions,
@@ -72,18 +63,10 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
     )
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
     app.state.xdlm = State.around(engines, settings, kept, mark)
-    app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
-    rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
-    metrics = engines[0].metrics
-    app.add_middleware(RateLimit, rates=rates, rejected=lambda: metrics.rejected("rate_limited"))
-    files = page.assets()
-    app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
-    app.add_middleware(AllowedHosts, hosts=settings.hosts)
-    app.add_middleware(RequestLog)
-    app.add_middleware(RequestId)
+    files, metrics = page.assets(), engines[0].metrics
+    guards.install(app, settings, files.keys(), lambda: metrics.rejected("rate_limited"))
     if traces is not None:
         app.add_middleware(Tracing, tracer=traces.get_tracer("xdlm"))
-    errors.install(app)
     for routes in (
         status,
         models,

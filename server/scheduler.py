@@ -6,6 +6,7 @@ at no cost, and its output does not depend on when it runs. That is what makes f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,7 +15,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 PATIENCE = 16
 """A request that has been here for so many times its own steps goes before all that came after it.
-``benchmarks/fairness.py`` compares values."""
+"""
+HALVING = 4.0
+"""One that has been here for so many times its own steps counts as half the work; so requests that
+are about alike go about in order of arrival. ``benchmarks/fairness.py`` compares values of both."""
 TURN = 8
 """Steps after which the choice is made anew, where nobody came or went."""
 
@@ -69,8 +73,8 @@ class Change(Generic[Key]):
 
 
 class Scheduler(Generic[Key]):
-    """Least work left first, and patience: those who have waited long enough go in order of
-    arrival.
+    """Least work left first, which counts for less and less the longer a request is here; and
+    patience: those who have waited long enough go in order of arrival.
 
     Each step has room for some requests and some positions. It is filled anew whenever somebody
     comes or goes: first with those whose patience is over, in order, and none may overtake the one
@@ -86,13 +90,14 @@ class Scheduler(Generic[Key]):
         max_positions: int,
         max_backlog: int,
         patience: float = PATIENCE,
+        halving: float = HALVING,
     ) -> None:
         """Limits: requests waiting; requests and positions in one step; positions × steps that
         wait.
         """
         self.max_waiting, self.max_running = max_waiting, max_running
         self.max_positions, self.max_backlog = max_positions, max_backlog
-        self.patience = patience
+        self.patience, self.halving = patience, halving
         self._entries: dict[Key, _Entry] = {}  # in order of arrival
         self._running: dict[Key, _Entry] = {}
         self._unbegun: dict[Key, _Entry] = {}  # in order of arrival
@@ -190,13 +195,18 @@ class Scheduler(Generic[Key]):
             used += entry.work.positions
         return chosen
 
-    def _rank(self, entry: _Entry) -> tuple[int, int, int]:
+    def _rank(self, entry: _Entry) -> tuple[int, float, int]:
         if self._impatient(entry):
-            return 0, 0, entry.order
-        return 1, self._left(entry), entry.order
+            return 0, 0.0, entry.order
+        halvings = self._waited(entry) / self.halving
+        return 1, math.log2(self._left(entry)) - halvings, entry.order
 
     def _impatient(self, entry: _Entry) -> bool:
-        return self._step - entry.came >= self.patience * entry.work.steps
+        return self._waited(entry) >= self.patience
+
+    def _waited(self, entry: _Entry) -> float:
+        """How long it has been here, in its own steps."""
+        return (self._step - entry.came) / entry.work.steps
 
     def _done(self, entry: _Entry) -> int:
         return entry.done + (self._step - entry.since if entry.running else 0)

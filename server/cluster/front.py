@@ -16,20 +16,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import errors, logs
+from server import guards, logs
 from server.cluster.forward import Forward
 from server.cluster.metrics import merged
 from server.config import Settings
 from server.errors import ApiError
-from server.middleware import (
-    AllowedHosts,
-    ApiKeys,
-    BodyLimit,
-    RateLimit,
-    RequestId,
-    RequestLog,
-)
-from server.rates import Rates
 from server.routes import page
 
 ALL_SECONDS = 5.0  # in which all replicas have to answer what is asked of all
@@ -64,14 +55,7 @@ def create_front(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settin
     """The application that clients speak to; see ``Front``."""
     app = FastAPI(title="xdlm-serve", docs_url=None, redoc_url=None, openapi_url=None)
     files = page.assets()
-    app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
-    rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
-    app.add_middleware(RateLimit, rates=rates, rejected=_not_counted)
-    app.add_middleware(ApiKeys, keys=settings.keys, free=files.keys())
-    app.add_middleware(AllowedHosts, hosts=settings.hosts)
-    app.add_middleware(RequestLog)
-    app.add_middleware(RequestId)
-    errors.install(app)
+    guards.install(app, settings, files.keys(), _not_counted)
 
     @app.get("/health")
     async def health() -> dict[str, str]:

@@ -68,6 +68,23 @@ def test_equal_requests_are_not_set_aside_for_each_other():
     assert order == list("abcdefgh")
 
 
+def test_requests_that_are_about_alike_go_about_in_order():
+    """Sixteen clients ask again and again; nobody waits for many who came later."""
+    s: Scheduler[int] = make(patience=16, max_waiting=99, max_running=1)
+    count, overtaken = 16, []
+    for key in range(count):
+        s.submit(key, Work(50 + key, 10))
+    for _ in range(200):
+        first, *_ = s.next_step().begin
+        for _ in range(9):
+            assert not s.next_step().pause
+        s.remove(first)
+        overtaken.append(max(0, count - 16 - first))
+        s.submit(count, Work(50 + 7 * count % 16, 10))
+        count += 1
+    assert max(overtaken) < 5
+
+
 def test_a_canvas_above_the_budget_runs_alone():
     s = make()
     s.submit("huge", Work(500, 1))

@@ -26,14 +26,14 @@ BASE, PER_POSITION = 9.8e-3, 1.5e-4  # seconds: ``benchmarks/step_positions.py``
 KINDS = {"short": (Work(64, 16), 0.90), "long": (Work(256, 512), 0.10)}
 """Canvas and steps, and the share of requests."""
 POLICIES = {
-    "first come, first served": (0.0, math.inf),
-    "least work left": (math.inf, math.inf),
-    "least work left, patience 16": (16.0, math.inf),
-    "and 4 times its steps halve it": (16.0, 4.0),
-    "and 1 time its steps halves it": (16.0, 1.0),
-    "and a quarter of its steps halves it": (16.0, 0.25),
+    "first come, first served": (0.0, math.inf, math.inf),
+    "least work left": (math.inf, math.inf, math.inf),
+    "and patience": (16.0, math.inf, math.inf),
+    "and 4 times its steps halve it": (16.0, 4.0, math.inf),
+    "and a quarter of its steps halves it": (16.0, 0.25, math.inf),
+    "and company of 8 times the work": (16.0, 4.0, 8.0),
 }
-"""Patience and halving of each."""
+"""Patience, halving and company of each; the last is what a CPU gets."""
 POSITIONS = (128, 512, 16384)
 LOADS = (0.5, 0.8, 0.95)
 CLIENTS = 16
@@ -77,7 +77,9 @@ def closed_loop(count: int, seed: int) -> list[tuple[float, str, Work]]:
 
 
 def simulate(
-    incoming: Sequence[tuple[float, str, Work]], policy: tuple[float, float], max_positions: int
+    incoming: Sequence[tuple[float, str, Work]],
+    policy: tuple[float, float, float],
+    max_positions: int,
 ) -> dict[str, list[float]]:
     """Slowdowns by kind. One that comes at no time of its own comes when another ends."""
     count = len(incoming)

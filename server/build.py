@@ -17,6 +17,11 @@ POSITIONS = {"cpu": 512, "cuda": 16384}
 in it, but up to some hundreds each of them costs less (``benchmarks/step_positions.py``); a GPU is
 idle below thousands.
 """
+COMPANY = {"cpu": 8.0, "cuda": math.inf}
+"""So many times the work of the first may others in its step ask for. For the same reason: on a CPU
+a short request would pay for each position of a long one that rides along
+(``benchmarks/fairness.py``).
+"""
 
 
 def engine_of(
@@ -28,7 +33,11 @@ def engine_of(
     """An engine for a checkpoint, not started yet. Engines of one server share their metrics."""
     positions = settings.max_positions or POSITIONS[checkpoint.device.type]
     scheduler = Scheduler(
-        settings.max_waiting, settings.max_running, positions, settings.max_backlog
+        settings.max_waiting,
+        settings.max_running,
+        positions,
+        settings.max_backlog,
+        company=COMPANY[checkpoint.device.type],
     )
     scorer = Scorer(
         checkpoint,

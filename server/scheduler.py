@@ -78,7 +78,9 @@ class Scheduler(Generic[Key]):
 
     Each step has room for some requests and some positions. It is filled anew whenever somebody
     comes or goes: first with those whose patience is over, in order, and none may overtake the one
-    that does not fit; then with the others, those with the least work left before the rest.
+    that does not fit; then with the others, those with the least work left before the rest. Who
+    asks for far more than the first stays away though there is room: positions lengthen a step for
+    all that are in it.
     Requests that lose their place keep their canvas and go on later. With no patience this is first
     come, first served.
     """
@@ -91,13 +93,14 @@ class Scheduler(Generic[Key]):
         max_backlog: int,
         patience: float = PATIENCE,
         halving: float = HALVING,
+        company: float = math.inf,
     ) -> None:
         """Limits: requests waiting; requests and positions in one step; positions × steps that
-        wait.
+        wait. ``company``: others in a step ask for at most so many times the work of the first.
         """
         self.max_waiting, self.max_running = max_waiting, max_running
         self.max_positions, self.max_backlog = max_positions, max_backlog
-        self.patience, self.halving = patience, halving
+        self.patience, self.halving, self.company = patience, halving, company
         self._entries: dict[Key, _Entry] = {}  # in order of arrival
         self._running: dict[Key, _Entry] = {}
         self._unbegun: dict[Key, _Entry] = {}  # in order of arrival
@@ -183,10 +186,14 @@ class Scheduler(Generic[Key]):
     def _fill(self) -> set[Key]:
         """Those for whom the step has room."""
         chosen: set[Key] = set()
-        used = 0
+        used, most = 0, math.inf
         for key, entry in sorted(self._entries.items(), key=lambda item: self._rank(item[1])):
             if len(chosen) == self.max_running:
                 break
+            if entry.work.total > most and not self._impatient(entry):
+                continue
+            if not chosen:
+                most = self.company * entry.work.total
             if chosen and used + entry.work.positions > self.max_positions:
                 if self._impatient(entry):
                     break

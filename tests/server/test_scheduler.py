@@ -53,6 +53,22 @@ def test_what_fits_beside_the_first_runs_too():
     assert set(begun(s)) == {"a", "c"}
 
 
+def test_far_longer_ones_stay_away_though_there_is_room():
+    s = make(company=8.0, patience=2)
+    s.submit("short", Work(10, 4))
+    s.submit("longer", Work(10, 32))
+    s.submit("long", Work(10, 33))
+    assert set(begun(s)) == {"short", "longer"}
+    s.remove("short")
+    assert begun(s) == ["long"]
+    s.submit("short", Work(10, 4))
+    change = s.next_step()
+    assert change.begin == ["short"] and change.pause == ["long"]
+    for _ in range(66):  # but not for ever
+        change = s.next_step()
+    assert s.running == 3
+
+
 def test_equal_requests_are_not_set_aside_for_each_other():
     s = make(max_waiting=9)
     for key in "abcdefgh":

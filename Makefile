@@ -33,7 +33,7 @@ soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
 	$(BIN)/pytest -m slow --timeout 3600 tests/faults
 
 test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
-	.venv-cluster/bin/pytest -m cluster tests/cluster
+	.venv-cluster/bin/python -m pytest -m cluster tests/cluster
 
 fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
@@ -92,10 +92,12 @@ CLIENTS := tests/clients
 	.venv-clients/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
-# Ray lives apart too: the single server is tested without it.
-.venv-cluster/ready: pyproject.toml constraints.txt
-	@echo "Installing everything and Ray into .venv-cluster (once; some minutes) ..."
+# Ray lives apart too: the single server is tested without it. What .venv has is used from there.
+.venv-cluster/ready: .venv/dev
+	@echo "Installing Ray into .venv-cluster (once) ..."
 	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	    $$(.venv-cluster/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
 	.venv-cluster/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,ray]"
 	touch $@
 

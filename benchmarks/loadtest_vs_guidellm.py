@@ -1,8 +1,8 @@
 """Our closed loop beside guidellm's, on one server: whether both report the same.
 
 One ``xdlm serve stories`` in a process of its own; the clients take turns, A B A B. Both ask for
-the same: 64 tokens, ends ignored, the same steps, so many at a time. Their prompts differ (guidellm
-makes its own), which changes the work by little: the canvas is as long.
+the same: 64 tokens behind a prompt of 5, ends ignored, the same steps, so many at a time. Only the
+prompts' words differ, since guidellm makes its own.
 
 guidellm lives in ``.venv-clients`` (``make .venv-clients/ready``).
 
@@ -21,19 +21,33 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from benchmarks.http_overhead import serving
 from benchmarks.isolated import Record, save
 from models.bundled import BUNDLED
 
-TOKENS, STEPS, WARM = 64, 8, 2.0
+PROMPT, TOKENS, STEPS, WARM = 5, 64, 8, 2.0
+WORDS = ("cat", "dog", "bird", "fish", "boy", "girl", "bear", "tree", "car", "ball", "king")
 GUIDELLM = Path(__file__).parent.parent / ".venv-clients" / "bin" / "guidellm"
+
+
+def prompts() -> list[str]:
+    """Openings of ``PROMPT`` tokens each."""
+    tokenizer = Tokenizer.from_file(str(BUNDLED / "stories" / "tokenizer.json"))
+    openings = [f"{a} {b} and {c}" for a in ("A", "The") for b in WORDS for c in WORDS]
+    lengths = [len(e.ids) for e in tokenizer.encode_batch(openings)]
+    return [text for text, length in zip(openings, lengths, strict=True) if length == PROMPT]
 
 
 def ours(url: str, width: int, seconds: float, folder: Path) -> Record:
     """``xdlm-loadtest sweep``, read from what it leaves behind."""
     command = [sys.executable, "-m", "loadtest.cli", "sweep", "--url", url, "--out", str(folder)]
     command += ["--steps", str(STEPS), "--max-tokens", str(TOKENS), "--field", "ignore_eos=true"]
-    command += ["--concurrency", str(width), "--duration", f"{seconds}s", "--warmup", f"{WARM}s"]
+    file = folder.with_suffix(".txt")
+    file.write_text("\n".join(prompts()))
+    command += ["--prompts", str(file), "--concurrency", str(width)]
+    command += ["--duration", f"{seconds}s", "--warmup", f"{WARM}s"]
     subprocess.run([*command, "--answers", "0"], check=True, stdout=subprocess.DEVNULL)
     (cell,) = (folder / "cells").iterdir()
     *lines, last = (json.loads(line) for line in cell.read_text().splitlines())
@@ -52,7 +66,7 @@ def guidellms(url: str, width: int, seconds: float, folder: Path) -> Record:
         *("--profile", f"kind=concurrent,streams={width}"),
         *("--constraint", f"kind=max_duration,seconds={WARM + seconds}"),
         *("--tokenizer", f"kind=hf_auto,model={BUNDLED / 'stories'}"),
-        *("--data", f"kind=synthetic_text,prompt_tokens=5,output_tokens={TOKENS}"),
+        *("--data", f"kind=synthetic_text,prompt_tokens={PROMPT},output_tokens={TOKENS}"),
         *("--output", "kind=json,path=report.json"),
     ]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OTEL_SDK_DISABLED": "true"}

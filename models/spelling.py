@@ -19,6 +19,9 @@ def longest_piece(tokenizer: Tokenizer) -> int | None:
     nothing is dropped or taken together as unknown, behind steps that make no text shorter. A text
     of n bytes then has at least n / ``longest_piece`` ids.
     """
+    ids = tokenizer.get_vocab().values()
+    if max(ids, default=0) > 2 * len(ids):
+        return None  # to be refused; writing it out would walk through the gaps
     file = json.loads(tokenizer.to_str())
     model, added, before = file["model"], file["added_tokens"], file["pre_tokenizer"]
     if model["type"] != "BPE" or file["truncation"] is not None:

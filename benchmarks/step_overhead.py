@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from models.attention import BucketedAttention
+from models.memory import keep_freed_memory
 from sampler import SAMPLERS
 from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=25)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the server does
     for name in SAMPLERS:
         found: dict[int, list[float]] = {1: [], 64: []}
         for _ in range(args.repeats):

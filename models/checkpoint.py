@@ -8,34 +8,27 @@ when they do not choose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models import vq, weights
+from models.architectures import Network, build
 from models.bundled import BUNDLED, bundled_names
 from models.denoiser import Denoiser, ModelInfo
-from models.dit import DiT
-from models.dit_config import DiTConfig, stored_sizes
+from models.devices import DType, device_named, dtype_named
 from models.image import ImageShape
-from models.llada import LLaDA, LLaDAConfig
 from models.meta import without_values
 from models.network import UnsupportedConfig
 from models.pixels import pixels
 from models.tokenizer import TEXT_FILES, TextTokenizer
-from models.unet import UNet
-from models.unet_config import UNetConfig
 from models.vq import VQConfig, VQDecoder
 from models.weights import CheckpointError, Header, read_json
-
-DType = Literal["auto", "float32", "bfloat16"]
-DIT_TYPES = ("dit", "xdlm", "mdlm", "udlm")
-"""Values of ``model_type`` that name a DiT; third parties have published under their own."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +127,8 @@ def load(
     Raises:
         CheckpointError: anything missing, malformed or not supported, in one line.
     """
-    where = _device(device)
-    kind = _dtype(dtype, where)
+    where = device_named(device)
+    kind = dtype_named(dtype, where)
     found, network, text, info, defaults = _described(path)
     weights.fill(network, found, where, kind)
     network.ready(where)
@@ -161,8 +154,8 @@ def load_divided(
     """
     from models.ranks import started  # takes a second, and few need it
 
-    where = _device(device)
-    kind = _dtype(dtype, where)
+    where = device_named(device)
+    kind = dtype_named(dtype, where)
     found, network, text, info, defaults = _described(path)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
     try:
@@ -182,46 +175,9 @@ def inspect(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
     return replace(info, dtype=weights.stored_dtype(found)), defaults
 
 
-def build(
-    config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None
-) -> LLaDA | DiT | UNet:
-    """The network that a ``config.json`` asks for, on the meta device.
-
-    Args:
-        config: its fields.
-        shapes: of the weights by plain name, where there are any; a DiT must agree with them.
-
-    Raises:
-        UnsupportedConfig: no architecture of ours, or one that cannot be built. The message names
-            the field.
-    """
-    kind = config.get("model_type")
-    with without_values():
-        if kind == "llada":
-            sizes = LLaDAConfig.from_dict(config)
-            if shapes is not None and sizes.n_layers > len(shapes):
-                raise UnsupportedConfig(
-                    f"n_layers is {sizes.n_layers}: more than there are weights"
-                )
-            return LLaDA(sizes)
-        if asks_for_dit(config):
-            sizes = None if shapes is None else stored_sizes(shapes)
-            return DiT(DiTConfig.from_dict(config, sizes))
-        if kind == "unet":
-            return UNet(UNetConfig.from_dict(config))
-    raise UnsupportedConfig(
-        f"model_type is {kind!r}: neither 'llada' nor 'unet' nor a DiT (hidden_dim, n_blocks)"
-    )
-
-
-def asks_for_dit(config: Mapping[str, Any]) -> bool:
-    """Whether a ``config.json`` is a DiT's."""
-    return config.get("model_type") in DIT_TYPES or {"hidden_dim", "n_blocks"} <= config.keys()
-
-
 def _described(
     path: Path,
-) -> tuple[dict[str, Header], LLaDA | DiT | UNet, TextTokenizer | None, ModelInfo, dict[str, Any]]:
+) -> tuple[dict[str, Header], Network, TextTokenizer | None, ModelInfo, dict[str, Any]]:
     """Everything but the weights and their type; the network is on the meta device."""
     config = read_json(path / "config.json")
     found = weights.headers(path)
@@ -317,29 +273,3 @@ def described_decoder(place: Path, shape: ImageShape) -> tuple[VQDecoder, dict[s
             f"config.json says {shape.levels} of {shape.scale}"
         )
     return decoder, found
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CheckpointError(f"unknown device {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("no CUDA device is available")
-    if device.type == "cuda":  # fp32 means fp32, in convolutions too
-        torch.backends.cudnn.allow_tf32 = False
-    return device
-
-
-def _dtype(name: DType, device: torch.device) -> torch.dtype:
-    if name == "float32" or (name == "auto" and device.type == "cpu"):
-        return torch.float32
-    if device.type == "cpu" and not cpu_has_fast_bfloat16():
-        raise CheckpointError("this CPU has no bfloat16 arithmetic; float32 is faster on it")
-    return torch.bfloat16
-
-
-def cpu_has_fast_bfloat16() -> bool:
-    """Whether matrix products in bfloat16 run on instructions of their own."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models import checkpoint, sources, vq, weights
+from models import architectures, checkpoint, sources, vq, weights
 from models.denoiser import ModelInfo
 from models.dit import INV_FREQ, DiT
 from models.dit_config import VOCABULARIES, stored_sizes
@@ -64,9 +64,9 @@ def convert(
         shapes = {name: stored.shape for name, stored in found.tensors.items()}
         fields = {**found.config, **(config or {})}
         try:
-            if checkpoint.asks_for_dit(fields):
+            if architectures.asks_for_dit(fields):
                 fields = {**_guesses(shapes), **fields}
-            network = checkpoint.build(fields, shapes)
+            network = architectures.build(fields, shapes)
         except UnsupportedConfig as error:
             raise CheckpointError(f"{source}: {error}") from None
         weights.compare(source, shapes, network)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import checkpoint, weights
+from models import architectures, checkpoint, weights
 from models.network import UnsupportedConfig
 from models.weights import CheckpointError
 
@@ -153,7 +153,7 @@ def write_random(
     rest = {"rope_theta": 500_000.0, "rms_norm_eps": 1e-5} if family == "llada" else {}
     config = {"model_type": family, **rest, **shape}
     try:
-        model = checkpoint.build(config, None)
+        model = architectures.build(config, None)
     except UnsupportedConfig as error:
         raise CheckpointError(f"shape: {error}") from None
     if tokenizer is not None:

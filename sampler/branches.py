@@ -18,7 +18,8 @@ from torch import Tensor
 from sampler.canvas import CanvasBatch
 from sampler.moves import Moves
 from sampler.params import NOISE_REMOVALS
-from sampler.readout import RowQuery, RowStats
+from sampler.query import RowQuery
+from sampler.readout import RowStats
 from sampler.rng import Role, integers, uniforms
 from sampler.transition import Transition
 

@@ -34,7 +34,7 @@ from sampler.params import (
     check_integer,
     check_number,
 )
-from sampler.readout import MIN_ROWS, rows_at_once
+from sampler.query import MIN_ROWS, rows_at_once
 from sampler.rng import Role, integers, uniforms
 from sampler.schedule import SCHEDULES, T_MIN
 from sampler.step import Network

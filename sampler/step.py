@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sampler.canvas import CanvasBatch
 from sampler.guidance import unconditional
-from sampler.readout import RowQuery, RowStats, readout
+from sampler.query import RowQuery
+from sampler.readout import RowStats, readout
 from sampler.transition import Transition
 
 

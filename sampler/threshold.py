@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sampler.canvas import CanvasBatch
-from sampler.readout import RowQuery, RowStats
+from sampler.query import RowQuery
+from sampler.readout import RowStats
 from sampler.rng import Role, uniforms
 from sampler.select import ranked
 from sampler.transition import Transition

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sampler.canvas import CanvasBatch
 from sampler.params import COMPATS, REFINE_SCOPES, REMASKINGS
-from sampler.readout import RowQuery, RowStats
+from sampler.query import RowQuery
+from sampler.readout import RowStats
 from sampler.rng import Role, uniforms
 from sampler.select import best_of_each
 from sampler.transition import Transition

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models import checkpoint as checkpoints
+from models import devices
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoint import CheckpointError
 from models.llada import LLaDA, LLaDAConfig
@@ -48,7 +49,7 @@ def test_facts(folder):
 
 
 def test_bfloat16_where_it_is_fast(folder):
-    if not checkpoints.cpu_has_fast_bfloat16():
+    if not devices.cpu_has_fast_bfloat16():
         with pytest.raises(CheckpointError, match="bfloat16"):
             checkpoints.load(folder, dtype="bfloat16")
         return

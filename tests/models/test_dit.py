@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models import architectures, devices
 from models import checkpoint as checkpoints
 from models.checkpoint import CheckpointError
 from models.dit import INV_FREQ, DiT, parameter_names
@@ -73,7 +74,7 @@ def test_published_sizes_fit(shape):
     tokenizer = {"owt": "gpt2", "lm1b": "bert"}[shape.split("-")[1]]
     path = GOLDEN / "manifests" / f"dit_{shape.replace('-', '_')}_{tokenizer}.json"
     manifest = json.loads(path.read_text())
-    model = checkpoints.build({"model_type": "dit", **DIT_SHAPES[shape]}, None)
+    model = architectures.build({"model_type": "dit", **DIT_SHAPES[shape]}, None)
     ours = model.state_dict() | model.derived()
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in ours.items()} == expected
@@ -160,7 +161,7 @@ def test_facts(folder):
 
 
 def test_bfloat16_stays_close(folder):
-    if not checkpoints.cpu_has_fast_bfloat16():
+    if not devices.cpu_has_fast_bfloat16():
         pytest.skip("no bfloat16 arithmetic")
     exact, half = (checkpoints.load(folder, dtype=kind) for kind in ("float32", "bfloat16"))
     tokens, offsets = torch.arange(30), torch.tensor([0, 30])

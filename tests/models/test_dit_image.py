@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import architectures
 from models import checkpoint as checkpoints
 from models.dit import INV_FREQ, DiT, parameter_names
 from models.dit_config import DiTConfig, stored_sizes
@@ -103,7 +104,7 @@ def test_the_published_size_fits():
     """Names, shapes, count and the order of unnamed averages, on the meta device."""
     path = GOLDEN / "manifests" / "dit_small_imagenet_llamagen.json"
     manifest = json.loads(path.read_text())
-    model = checkpoints.build({"model_type": "dit", **DIT_SHAPES["small-imagenet"]}, None)
+    model = architectures.build({"model_type": "dit", **DIT_SHAPES["small-imagenet"]}, None)
     ours = model.state_dict() | model.derived()
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in ours.items()} == expected

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models import architectures
 from models import checkpoint as checkpoints
 from models.checkpoint import CheckpointError
 from models.convert import convert
@@ -96,7 +97,7 @@ def test_canvases_that_are_no_images_are_refused(official):
 def test_the_published_size_fits():
     """Names, shapes, count and the order of unnamed averages, on the meta device."""
     manifest = json.loads((GOLDEN / "manifests" / "unet_cifar10_cond.json").read_text())
-    model = checkpoints.build({"model_type": "unet"}, None)
+    model = architectures.build({"model_type": "unet"}, None)
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in model.state_dict().items()} == expected
     assert sum(p.numel() for p in model.parameters()) == manifest["n_params"]

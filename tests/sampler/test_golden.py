@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sampler.draw import inverse_cdf, nucleus
 from sampler.kernel import NoiseKernel
 from sampler.likelihood import nelbo_integrand, step_kl
-from sampler.readout import inverse_cdf, nucleus
 from sampler.schedule import LogLinearSchedule
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from sampler import SAMPLERS
 from sampler.canvas import CanvasBatch
 from sampler.params import SamplingParams
-from sampler.readout import CHUNK_ELEMENTS, MIN_ROWS
+from sampler.query import CHUNK_ELEMENTS, MIN_ROWS
 from sampler.step import take_steps
 
 VOCAB = 126_464

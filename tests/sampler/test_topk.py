@@ -14,7 +14,8 @@ from models.llada import LLaDA, LLaDAConfig
 from sampler import SAMPLERS
 from sampler.canvas import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
-from sampler.readout import RowQuery, row_stats
+from sampler.query import RowQuery
+from sampler.readout import row_stats
 from sampler.schedule import absorb_budget, refine_budget, step_plan
 from sampler.select import best_of_each
 from sampler.step import take_step, take_steps

@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from server.middleware import NEEDS_NO_KEY
-from server.routes import answers, fields
+from server.routes import fields
+from server.routes.answers.responses import STREAMED
 from server.state import State
 
 ABOUT = (
@@ -38,7 +39,7 @@ def document(app: FastAPI, state: State) -> dict[str, Any]:
         separate_input_output_schemas=False,
     )
     _, streamed = models_json_schema(
-        [(model, "validation") for model in answers.STREAMED],
+        [(model, "validation") for model in STREAMED],
         ref_template="#/components/schemas/{model}",
     )
     schemas = spec["components"]["schemas"]

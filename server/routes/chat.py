@@ -14,7 +14,8 @@ from models.chat import ChatError
 from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite
-from server.routes.answers import GENERATING, ChatCompletion, ChatCompletionChunk, says
+from server.routes.answers.responses import GENERATING, says
+from server.routes.answers.text import ChatCompletion, ChatCompletionChunk
 from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation

@@ -15,7 +15,8 @@ from sampler.readout import MOST_LIKELY
 from server.errors import ApiError
 from server.logprobs import TokenLogProb, finite, with_itself
 from server.routes import limits
-from server.routes.answers import GENERATING, Completion, CompletionChunk, says
+from server.routes.answers.responses import GENERATING, says
+from server.routes.answers.text import Completion, CompletionChunk
 from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.generation import Generation

@@ -9,7 +9,8 @@ from pydantic import Field, StrictInt, StrictStr
 
 from server.errors import ApiError
 from server.images import Format
-from server.routes.answers import GENERATING, Images, ImageStreamEvent, says
+from server.routes.answers.images import Images, ImageStreamEvent
+from server.routes.answers.responses import GENERATING, says
 from server.routes.body import JsonRoute
 from server.routes.drawing import Drawing, label_of, native_size
 from server.routes.models import image_model

@@ -12,7 +12,8 @@ from sampler.params import OWNERS, SamplingParams
 from server.choices import default_length
 from server.engine import Engine
 from server.errors import ApiError
-from server.routes.answers import Model, Models, says
+from server.routes.answers.models import Model, Models
+from server.routes.answers.responses import says
 from server.routes.schema import DiffusionFields
 from server.state import State
 

@@ -17,7 +17,8 @@ from server.errors import ApiError
 from server.film import Film, Frame
 from server.images import sheet_of
 from server.pictures import moving, size_of, still
-from server.routes.answers import ASKING, Error, says
+from server.routes.answers.parts import Error
+from server.routes.answers.responses import ASKING, says
 from server.routes.body import JsonRoute
 from server.routes.limits import exceeded
 from server.routes.schema import StrictBody

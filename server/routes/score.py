@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from sampler.params import SEED_LIMIT, InvalidParam
-from server.routes.answers import GENERATING, Score, says
+from server.routes.answers.responses import GENERATING, says
+from server.routes.answers.score import Score
 from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.echo import granted_samples

@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.errors import ApiError
-from server.routes.answers import Health, Ready, Version, says
+from server.routes.answers.responses import says
+from server.routes.answers.status import Health, Ready, Version
 from server.state import State
 
 METRICS: dict[int | str, dict[str, Any]] = {

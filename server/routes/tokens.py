@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from server.errors import ApiError
-from server.routes.answers import ASKING, Detokenized, TokenizerInfo, Tokens, says
+from server.routes.answers.models import Detokenized, TokenizerInfo, Tokens
+from server.routes.answers.responses import ASKING, says
 from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.chat import Message, ids_of_chat

@@ -15,7 +15,8 @@ from sampler import SAMPLERS
 from sampler.params import OWNERS, param_names
 from server.errors import ApiError
 from server.recording import Recording
-from server.routes.answers import GENERATING, says
+from server.routes.answers.responses import GENERATING, says
+from server.routes.answers.trajectories import HEADERS, Deleted, recorded
 from server.routes.aside import aside
 from server.routes.body import JsonRoute
 from server.routes.completions import CompletionBody, CompletionForm, Prompts, prompts_of
@@ -25,7 +26,6 @@ from server.routes.generation import Generation
 from server.routes.models import any_model, grid_of, makes_images
 from server.routes.reader import View
 from server.routes.recorder import KIND, Recorder
-from server.routes.trajectory_answers import HEADERS, Deleted, recorded
 from server.state import State
 
 router = APIRouter(prefix="/v1/diffusion/trajectories", tags=["text"], route_class=JsonRoute)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.routes.answers import Error
+from server.routes.answers.parts import Error
 from server.routes.chat import ChatBody
 from server.routes.completions import CompletionBody
 from server.routes.tokens import DetokenizeBody, TokenizeBody

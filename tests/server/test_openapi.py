@@ -14,7 +14,12 @@ from pydantic import ValidationError
 
 from server.app import create_app
 from server.openapi import document
-from server.routes import answers
+from server.routes.answers.text import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+)
 from server.routes.body import JsonRoute
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import BODY, call, events
@@ -182,10 +187,10 @@ def test_chunks_of_streams_are_what_is_said(chatty, chat, more):
     if chat:
         body["messages"] = [{"role": "user", "content": "Tom"}]
         body |= {"logprobs": True, "top_logprobs": 2} if "logprobs" in more else {}
-        path, model = "/v1/chat/completions", answers.ChatCompletionChunk
+        path, model = "/v1/chat/completions", ChatCompletionChunk
     else:
         body["prompt"] = "Tom"
-        path, model = "/v1/completions", answers.CompletionChunk
+        path, model = "/v1/completions", CompletionChunk
     response, text = call(chatty, "POST", path, body)
     assert response.status == 200, text
     *chunks, end = events(text.decode())
@@ -196,7 +201,7 @@ def test_chunks_of_streams_are_what_is_said(chatty, chat, more):
     whole |= {"stream": False}
     whole.pop("stream_options", None)
     response, text = call(chatty, "POST", path, whole)
-    said = answers.ChatCompletion if chat else answers.Completion
+    said = ChatCompletion if chat else Completion
     said.model_validate_json(text, strict=True)
     with pytest.raises(ValidationError):
         said.model_validate({**json.loads(text), "more": 1})

@@ -1,4 +1,4 @@
-"""What the trajectory routes answer, for the specification alone."""
+"""What the trajectory routes answer, and their responses."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from server.routes.answers import (
-    ERRORS,
+from server.routes.answers.images import ImageUsage
+from server.routes.answers.parts import (
     Answer,
     Error,
     FinishReason,
     Generated,
     ImageGrid,
-    ImageUsage,
     MaskToken,
     Problem,
     StepRecord,
-    TextChoice,
     Usage,
 )
+from server.routes.answers.responses import ERRORS
+from server.routes.answers.text import TextChoice
 
 
 class RecordedChoice(Answer):

@@ -1,0 +1,1 @@
+"""What the routes answer, for the specification alone: nothing is built or checked with these."""

@@ -11,7 +11,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -19,6 +19,8 @@ import structlog
 from models.checkpoint import Checkpoint
 from server.events import Failed, GenerationRequest
 from server.metrics import Metrics
+from server.outbox import Outbox
+from server.pace import Pace
 from server.running import Running, Told
 from server.scheduler import QueueFull, Scheduler
 from server.score import Score, ScoreRequest
@@ -28,8 +30,6 @@ from server.watchdog import Watchdog
 
 log = structlog.get_logger()
 
-PACE_MEMORY = 0.8  # how much of the pace seen so far stays when a step has been timed
-LONGEST_WAIT = 600  # seconds that a client is told to stay away at most
 STOP_SECONDS = 5.0  # that a step in progress is waited for
 
 SHUTTING_DOWN = Failed("shutting_down", "the server is shutting down")
@@ -75,21 +75,20 @@ class Engine:
         self.watchdog = watchdog
         self._deadlines = deadlines
         self._running = Running(checkpoint)
-        self._pace = 1e-3  # seconds per step, as seen of late
-        self._position_pace = 1e-5  # seconds per position, as seen of late
+        self._pace = Pace()
+        self._outbox = Outbox(metrics)
         self._cancelled: set[Subscription] = set()
         self._finishing: set[Subscription] = set()
         self._wake = threading.Condition()
         self._draining = False
         self._stopping = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="xdlm-engine", daemon=True)
         watchdog.on_hang = self._abandon
         metrics.watch(lambda: self.scheduler.running, lambda: self.scheduler.waiting)
 
     def start(self) -> None:
         """Start the engine's thread; events go to the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._outbox.open()
         self._thread.start()
 
     def drain(self) -> None:
@@ -135,14 +134,11 @@ class Engine:
     @property
     def backlog_seconds(self) -> float:
         """About how long that takes, at the pace seen of late."""
-        return self.backlog * self._position_pace
+        return self.backlog * self._pace.position
 
     def retry_after(self) -> int:
-        """Whole seconds until about half of what is here will be done, at the pace seen of late:
-        there will be room then, and the engine will not have run dry.
-        """
-        seconds = math.ceil(self.backlog_seconds / 2)
-        return max(1, min(seconds, LONGEST_WAIT))
+        """Whole seconds after which a client that found no room may come again."""
+        return self._pace.retry_after(self.backlog)
 
     def submit(self, request: GenerationRequest) -> Subscription:
         """Queue a request.
@@ -176,8 +172,7 @@ class Engine:
         Raises:
             QueueFull: at once; nothing was queued.
         """
-        assert self._loop is not None
-        scoring = Scoring(request, self._loop.create_future())
+        scoring = Scoring(request, self._outbox.promise())
         with self._wake:
             if not self.ready or not self.scorer.takes(request):
                 raise QueueFull
@@ -230,7 +225,7 @@ class Engine:
             late, overdue = self.scheduler.late(now - limits.queued, now - limits.whole)
             change = self.scheduler.next_step()
             positions = self.scheduler.positions
-        self._tell([(s, QUEUE_TIMEOUT) for s in late] + [(s, DEADLINE) for s in overdue])
+        self._outbox.end([(s, QUEUE_TIMEOUT) for s in late] + [(s, DEADLINE) for s in overdue])
         self.watchdog.began()
         self._running.drop(cancelled | set(late) | set(overdue))
         self._end(self._running.finish(finishing, now))
@@ -240,7 +235,7 @@ class Engine:
         if self._running:
             self._step(positions)
         if over := self.scorer.advance():
-            self._scored(*over)
+            self._outbox.scored(*over)
         self.watchdog.ended()
 
     def _begin(self, begin: Sequence[Subscription], now: float) -> None:
@@ -249,16 +244,15 @@ class Engine:
             self.metrics.queued(now - subscription.submitted)
         told = self._running.begin(begin)
         self._end([(o, event) for o, event in told if isinstance(event, Failed)])
-        self._send([(o, event) for o, event in told if not isinstance(event, Failed)])
+        self._outbox.send([(o, event) for o, event in told if not isinstance(event, Failed)])
 
     def _step(self, positions: int) -> None:
         began = time.monotonic()
-        stepped = self._running.step(began, self._pace)
+        stepped = self._running.step(began, self._pace.step)
         for record in stepped.records:
-            self._on_loop(record.deliver)
+            self._outbox.call(record.deliver)
         seconds = time.monotonic() - began
-        self._pace = max(seconds, _smoothed(self._pace, seconds))
-        self._position_pace = _smoothed(self._position_pace, seconds / max(1, positions))
+        self._pace.saw(seconds, positions)
         self.metrics.stepped(
             seconds=seconds,
             requests=stepped.requests,
@@ -278,38 +272,12 @@ class Engine:
         with self._wake:
             left, unscored = self.scheduler.drain(), self.scorer.drain()
             self._cancelled.update(left)
-        self._tell([(s, failed) for s in left])
+        self._outbox.end([(s, failed) for s in left])
         for scoring in unscored:
-            self._scored(scoring, ScoreFailed(failed))
-
-    def _scored(self, scoring: Scoring, outcome: Score | ScoreFailed) -> None:
-        self.metrics.scored(outcome.failed.code if isinstance(outcome, ScoreFailed) else None)
-        self._on_loop(lambda: scoring.settle(outcome))
+            self._outbox.scored(scoring, ScoreFailed(failed))
 
     def _end(self, ended: Sequence[Told]) -> None:
         """Tell those who are still here, once."""
         with self._wake:
             here = [(owner, event) for owner, event in ended if self.scheduler.remove(owner)]
-        self._tell(here)
-
-    def _tell(self, ended: Sequence[Told]) -> None:
-        for owner, event in ended:
-            self.metrics.ended(owner.request, event, time.monotonic() - owner.submitted)
-        self._send(ended)
-
-    def _send(self, events: Sequence[Told]) -> None:
-        def deliver() -> None:
-            for owner, event in events:
-                owner.push(event)
-
-        if events:
-            self._on_loop(deliver)
-
-    def _on_loop(self, deliver: Callable[[], None]) -> None:
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(deliver)
-
-
-def _smoothed(before: float, now: float) -> float:
-    return PACE_MEMORY * before + (1 - PACE_MEMORY) * now
+        self._outbox.end(here)

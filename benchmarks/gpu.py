@@ -1,10 +1,9 @@
-"""What a GPU makes of the samplers: parity, speed against the published loops, and where time goes.
+"""What a GPU makes of the samplers: speed against the published loops, and where time goes.
 
 Random weights of published shapes in bf16, seeded; static schedules, so the work is fixed and
-counted. Both sides of a comparison run in turn on the same weights, with 3 warm-ups and timers that
-wait for the GPU.
+counted. Both sides of a comparison run in turn on the same weights, with a round that does not
+count and timers that wait for the GPU.
 
-    python -m benchmarks.gpu parity --save gpu-parity.jsonl        # bundled weights
     python -m benchmarks.gpu posterior --save gpu-posterior.jsonl  # DiT 12 x 768, 50 258 ids
     python -m benchmarks.gpu llada --save gpu-llada.jsonl          # the shape of LLaDA-8B
     python -m benchmarks.gpu profile --save gpu-profile.jsonl      # kernels and waits of a step
@@ -18,13 +17,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch._C._autograd import DeviceType
 
-from benchmarks.isolated import Record, logits_of, save
+from benchmarks.isolated import Record, logits_of, save, steps_of
 from benchmarks.reference import explicit_posterior_loop, llada_loop
-from models import checkpoint as checkpoints
 from models.dit import DiT
 from models.dit_config import DiTConfig
 from models.llada import LLaDA, LLaDAConfig
@@ -76,101 +72,11 @@ def told(records: list[Record], tokens: int) -> None:
         print(f"  {reference / ours:.2f}x", flush=True)
 
 
-def steps_of(
-    network,
-    sampler,
-    canvases: list[tuple[list[int], list[bool], SamplingParams]],
-    device: str = DEVICE,
-) -> tuple[Tensor, int]:
-    """All steps of some canvases; their tokens, and the rows of logits computed."""
-    batch = sampler.begin(CanvasBatch.of(canvases, device))
-    rows = 0
-    for _ in range(canvases[0][2].calls):
-        result = take_step(sampler, network, batch)
-        batch, rows = result.batch, rows + result.head_rows
-    return batch.tokens, rows
-
-
 def matmul_rate() -> float:
     """FLOP/s of a large bf16 product on random data: what the card gives at best."""
     a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     seconds(lambda: [a @ b for _ in range(3)])
     return 10 * 2 * 8192**3 / seconds(lambda: [a @ b for _ in range(10)])
-
-
-# Parity -------------------------------------------------------------------------------------------
-
-
-def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Record]:
-    """``stories`` at temperature 0 against the published loop on the same device, token by token;
-    on a GPU also the first guesses of all positions in bf16 against those in fp32.
-    """
-    length, given = 64, 8
-    full = checkpoints.load(checkpoints.find("stories"), device, "float32")
-    mask = full.info.mask_id
-    assert mask is not None
-    g = torch.Generator().manual_seed(0)
-    prompt = torch.randint(3, mask, (prompts, given), generator=g).to(device)
-    yield same_tokens(full, prompt, length, together)
-    if device == "cpu":
-        return
-    half = checkpoints.load(checkpoints.find("stories"), device, "bfloat16")
-    yield same_tokens(half, prompt, length, together)
-    z = F.pad(prompt, (0, length), value=mask)
-    exact, rounded = (
-        torch.cat([logits_of(x.model)(part)[..., :mask].float() for part in z.split(together)])
-        for x in (full, half)
-    )
-    best = rounded.topk(2).values
-    ulp = torch.exp2(torch.floor(torch.log2(best[..., 0].abs())) - 7)
-    differs = exact.argmax(-1) != rounded.argmax(-1)
-    near = (best[..., 0] - best[..., 1]) < 2 * ulp
-    record = {
-        "kind": "guesses",
-        "positions": differs.numel(),
-        "differ": int(differs.sum()),
-        "differ_beyond_2_ulp": int((differs & ~near).sum()),
-        "logit_error": float((exact - rounded).abs().max() / exact.abs().max()),
-    }
-    print(record)
-    yield record
-
-
-def same_tokens(
-    loaded: checkpoints.Checkpoint, prompts: Tensor, length: int, together: int, steps: int = 16
-) -> Record:
-    """The share of tokens behind prompts [n, P] that are those of the published loop."""
-    vocab, mask, device = loaded.info.vocab_size, loaded.info.mask_id, str(loaded.device)
-    assert mask is not None
-    given = prompts.shape[1]
-    params = SamplingParams(
-        steps=steps, sampler="topk", mixing_ratio=K, temperature=0.0, compat="official"
-    )
-    sampler = SAMPLERS["topk"](vocab, mask, loaded.ends)
-    same = 0
-    for some in prompts.split(together):
-        canvases = [
-            (p + [0] * length, [False] * given + [True] * length, params) for p in some.tolist()
-        ]
-        ours, _ = steps_of(loaded.model, sampler, canvases, device)
-        theirs = llada_loop(
-            logits_of(loaded.model),
-            batch=len(some),
-            length=length,
-            block=length,
-            steps=steps,
-            mask_id=mask,
-            mixing_ratio=K,
-            temperature=0.0,
-            seed=0,
-            prompt=some,
-            device=device,
-        )
-        same += int((ours.view(theirs.shape) == theirs)[:, given:].sum())
-    share = same / (len(prompts) * length)
-    kind = loaded.info.dtype
-    print(f"{kind}: {100 * share:.3f} % of tokens as the published loop has them", flush=True)
-    return {"kind": "tokens", "dtype": kind, "prompts": len(prompts), "same": share}
 
 
 # Speed --------------------------------------------------------------------------------------------
@@ -225,7 +131,10 @@ def posterior(repeats: int, batches: Iterable[int], length: int, steps: int) -> 
                 device=DEVICE,
             )
 
-        sides = {"reference": reference, "ours": lambda c=canvases: steps_of(model, sampler, c)}
+        sides = {
+            "reference": reference,
+            "ours": lambda c=canvases: steps_of(model, sampler, c, DEVICE),
+        }
         setting = {"batch": batch, "length": length, "steps": steps}
         records = list(in_turn(sides, repeats, 1, **setting))
         print(f"DiT, batch {batch}, {length} positions, {steps} steps")
@@ -259,7 +168,7 @@ def llada(
 
         def ours(canvases: list = canvases) -> None:
             nonlocal rows
-            _, rows = steps_of(model, sampler, canvases)
+            _, rows = steps_of(model, sampler, canvases, DEVICE)
 
         def reference(batch: int = batch, count: int = count, t: float = temperature, p=prompt):
             return llada_loop(
@@ -336,8 +245,7 @@ def profile() -> Iterator[Record]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["parity", "posterior", "llada", "profile"])
-    parser.add_argument("--device", default=DEVICE, help="parity also runs on a cpu")
+    parser.add_argument("part", choices=["posterior", "llada", "profile"])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, nargs="+")
     parser.add_argument("--steps", type=int, nargs="+", default=[32, 64, 128, 256])
@@ -345,9 +253,7 @@ def main() -> None:
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     with torch.inference_mode():
-        if args.part == "parity":
-            records = list(parity(args.device))
-        elif args.part == "posterior":
+        if args.part == "posterior":
             records = list(posterior(args.repeats, args.batch or [32], 1024, args.steps[0]))
         elif args.part == "llada":
             records = list(llada(args.repeats, args.steps, args.batch or [1], args.temperature))

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ import torch
 from models.denoiser import Denoiser
 from models.llada import LLaDA, LLaDAConfig
 from models.memory import keep_freed_memory
+from sampler.canvas import CanvasBatch
+from sampler.params import SamplingParams
+from sampler.step import Sampler, take_step
 
 BATCH, LENGTH, STEPS = 8, 128, 32
 RESULTS = Path(__file__).parent / "results"
@@ -55,6 +58,21 @@ def logits_of(model: Denoiser) -> Callable[[torch.Tensor], torch.Tensor]:
         return model.head(model.trunk(z.flatten(), offsets)).view(*z.shape, -1)
 
     return call
+
+
+def steps_of(
+    network: Denoiser,
+    sampler: Sampler,
+    canvases: Sequence[tuple[list[int], list[bool], SamplingParams]],
+    device: str,
+) -> tuple[torch.Tensor, int]:
+    """All steps of some canvases; their tokens [positions], and the rows of logits computed."""
+    batch = sampler.begin(CanvasBatch.of(canvases, device))
+    rows = 0
+    for _ in range(canvases[0][2].calls):
+        result = take_step(sampler, network, batch)
+        batch, rows = result.batch, rows + result.head_rows
+    return batch.tokens, rows
 
 
 def measure_here(side: str, setting: str, work: Callable[[], Record]) -> None:

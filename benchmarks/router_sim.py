@@ -19,219 +19,25 @@ import heapq
 import itertools
 import math
 import statistics
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
+from benchmarks.router_fleet import Fleet, Replica
+from benchmarks.router_policies import (
+    Policy,
+    Reports,
+    Router,
+    asked_for_work,
+    least_requests,
+    least_work,
+    power_of_two,
+    round_robin,
+)
+
 OBJECTIVE = 3.0  # a request is served well if it takes at most so many times what it takes alone
 WARM_UP = 0.2  # share of the requests, the first, that are not counted
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """Replicas and what reaches them.
-
-    Attributes:
-        replicas: how many.
-        load: share of the replicas' capacity that is asked for.
-        requests: how many arrive.
-        seed: fixes everything that is random.
-        weights_seconds: the least that a step takes.
-        position_seconds: what each position in it takes.
-        steps: of a request, from and to.
-        positions: of a request, likewise.
-        early: share of the texts that end before their last step.
-        report_seconds: between two reports of a replica.
-        per_router: replicas to a router; each request comes to one of the routers by chance.
-        limits: of a replica: requests waiting, requests running, positions in a step.
-    """
-
-    replicas: int
-    load: float = 0.8
-    requests: int = 20_000
-    seed: int = 0
-    weights_seconds: float = 16e9 / 4.08e12
-    position_seconds: float = 256 / 1083 / 32 / 384
-    steps: tuple[int, int] = (8, 256)
-    positions: tuple[int, int] = (128, 640)
-    early: float = 0.3
-    report_seconds: float = 1.0
-    per_router: int = 8
-    limits: tuple[int, int, int] = (256, 64, 16384)
-
-    @property
-    def routers(self) -> int:
-        """How many."""
-        return math.ceil(self.replicas / self.per_router)
-
-    def step_seconds(self, positions: int) -> float:
-        """How long a step of so many positions takes."""
-        return max(self.weights_seconds, positions * self.position_seconds)
-
-    @cached_property
-    def arrivals(self) -> Arrivals:
-        """The requests."""
-        random = np.random.default_rng(self.seed)
-        count = self.requests
-        steps = random.integers(*self.steps, count, endpoint=True)
-        positions = random.integers(*self.positions, count, endpoint=True)
-        ends = random.random(count) < self.early
-        lasts = np.where(ends, np.ceil(steps * random.random(count)), steps).astype(int)
-        seconds = float((lasts * positions).mean()) * self.position_seconds
-        rate = self.load * self.replicas / seconds
-        at = random.exponential(1 / rate, count).cumsum()
-        routers = random.integers(self.routers, size=count)
-        return Arrivals(at, steps, np.maximum(lasts, 1), positions, routers)
-
-
-@dataclass(frozen=True)
-class Arrivals:
-    """When requests come, the steps they ask for and take, their positions, and to which router."""
-
-    at: np.ndarray
-    steps: np.ndarray
-    lasts: np.ndarray
-    positions: np.ndarray
-    router: np.ndarray
-
-
-@dataclass
-class Replica:
-    """One engine. Between two changes of its batch all steps are alike, and are taken at once."""
-
-    fleet: Fleet
-    waiting: deque[int] = field(default_factory=deque)
-    left: dict[int, int] = field(default_factory=dict)  # steps to take, of those that run
-    asked: dict[int, int] = field(default_factory=dict)  # work not done, as far as is known
-    began: float = 0.0
-    step: float = 0.0
-    change: int = 0  # the change that is planned, after how many steps
-    planned: int = 0
-
-    @property
-    def requests(self) -> int:
-        """Those in it."""
-        return len(self.left) + len(self.waiting)
-
-    def take(self, i: int) -> bool:
-        """Queue a request, if there is a place."""
-        if len(self.waiting) >= self.fleet.limits[0]:
-            return False
-        self.waiting.append(i)
-        self.asked[i] = int(self.fleet.arrivals.steps[i] * self.fleet.arrivals.positions[i])
-        return True
-
-    def work(self, now: float) -> int:
-        """Steps times positions left, as far as is known."""
-        taken = int((now - self.began) / self.step) if self.left else 0
-        done = taken * sum(int(self.fleet.arrivals.positions[i]) for i in self.left)
-        return sum(self.asked.values()) - done
-
-    def advance(self, now: float, steps: int) -> list[int]:
-        """Take steps, let requests leave and join; returns those that ended."""
-        a = self.fleet.arrivals
-        ended = []
-        for i in list(self.left):
-            self.left[i] -= steps
-            self.asked[i] -= steps * int(a.positions[i])
-            if not self.left[i]:
-                ended.append(i)
-                del self.left[i], self.asked[i]
-        _, most, room = self.fleet.limits
-        used = sum(int(a.positions[i]) for i in self.left)
-        while self.waiting and len(self.left) < most:
-            i = self.waiting[0]
-            if self.left and used + a.positions[i] > room:
-                break
-            self.left[self.waiting.popleft()] = int(a.lasts[i])
-            used += int(a.positions[i])
-        self.began, self.step = now, self.fleet.step_seconds(used)
-        return ended
-
-
-class Router:
-    """What one router knows: what it has sent to each replica since that one's last report."""
-
-    def __init__(self, number: int, reports: Reports, random: np.random.Generator) -> None:
-        self.reports, self.random = reports, random
-        self.turn = number * 7919
-        self.sent = np.zeros((2, reports.count))
-        self.since = np.full(reports.count, -1.0)
-        self.now = 0.0
-
-    def known(self, kind: int, who: np.ndarray) -> np.ndarray:
-        """Requests (kind 0) or work (1) at some replicas."""
-        fresh = self.since[who] == self.reports.at[who]
-        return self.reports.told[kind][who] + np.where(fresh, self.sent[kind][who], 0.0)
-
-    def send(self, to: int, work: float) -> None:
-        """Remember a request."""
-        if self.since[to] != self.reports.at[to]:
-            self.since[to] = self.reports.at[to]
-            self.sent[:, to] = 0.0
-        self.sent[:, to] += (1.0, work)
-
-    def some(self, count: int) -> np.ndarray:
-        """Replicas by chance, all of them if there are no more; in random order."""
-        everyone = self.reports.count
-        if count >= everyone:
-            return self.random.permutation(everyone)
-        if 2 * count >= everyone:
-            return self.random.permutation(everyone)[:count]
-        found: dict[int, None] = {}
-        while len(found) < count:
-            found[int(self.random.integers(everyone))] = None
-        return np.fromiter(found, int)
-
-
-class Reports:
-    """The last report of each replica, seen by all routers."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.at = np.zeros(count)
-        self.told = np.zeros((2, count))
-
-
-Policy = Callable[[Router, list[Replica]], int]
-
-
-def round_robin(router: Router, replicas: list[Replica]) -> int:
-    router.turn += 1
-    return router.turn % len(replicas)
-
-
-def least_requests(router: Router, replicas: list[Replica]) -> int:
-    who = router.some(len(replicas))
-    return int(who[router.known(0, who).argmin()])
-
-
-def power_of_two(router: Router, replicas: list[Replica]) -> int:
-    """Two by chance are asked for their requests at this moment, as Ray Serve does by itself."""
-    return min((int(i) for i in router.some(2)), key=lambda i: replicas[i].requests)
-
-
-def least_work(candidates: int) -> Policy:
-    """The least remaining work among some replicas, as far as the router knows."""
-
-    def choose(router: Router, replicas: list[Replica]) -> int:
-        who = router.some(candidates)
-        return int(who[router.known(1, who).argmin()])
-
-    return choose
-
-
-def asked_for_work(candidates: int) -> Policy:
-    """The least remaining work among some replicas that are asked at this moment."""
-
-    def choose(router: Router, replicas: list[Replica]) -> int:
-        who = [int(i) for i in router.some(candidates)]
-        return min(who, key=lambda i: replicas[i].work(router.now))
-
-    return choose
 
 
 @dataclass

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.router_sim import (
-    Fleet,
+from benchmarks.router_fleet import Fleet
+from benchmarks.router_policies import (
     asked_for_work,
     least_requests,
     least_work,
     power_of_two,
     round_robin,
-    simulate,
 )
+from benchmarks.router_sim import simulate
 
 POLICIES = [round_robin, least_requests, power_of_two, least_work(8), asked_for_work(3)]
 MANY = (100_000, 100_000, 10**9)  # limits that nobody meets

@@ -74,6 +74,7 @@ def llada_loop(
     device: str = "cpu",
 ) -> Tensor:
     """How LLaDA and LLaDA-XDLM decode: all logits, a Gumbel number for each, a softmax of them all.
+    Of equals the first wins (the published code leaves it to ``topk``, which does not say).
 
     Blocks must divide the length, and their number the steps. Canvases may begin with a prompt of
     ids [batch, P]. Returns [batch, P + length] ids.
@@ -106,13 +107,13 @@ def llada_loop(
             masked = x == mask_id
             change = torch.zeros_like(masked)
             for b in range(batch):
-                best = sure[b].where(masked[b], -torch.inf).topk(int(fill[i])).indices
-                change[b, best] = True
+                best = sure[b].where(masked[b], -torch.inf).sort(descending=True, stable=True)
+                change[b, best.indices[: int(fill[i])]] = True
                 if k > 0:
                     may = ~masked[b] & (guess[b] != x[b]) & (sure[b] >= now[b])
                     count = min(int(may.sum()), int(edits[i] + carry[b]))
                     carry[b] += edits[i] - count
-                    best = sure[b].where(may, -torch.inf).topk(count).indices
-                    change[b, best] = True
+                    best = sure[b].where(may, -torch.inf).sort(descending=True, stable=True)
+                    change[b, best.indices[:count]] = True
             x = torch.where(change, guess, x)
     return x

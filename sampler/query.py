@@ -30,6 +30,7 @@ class RowQuery:
         top_p: mass of the nucleus.
         as_model: probabilities are told as the model gave them, and not as the token was drawn,
             after temperature and top-p.
+        rounded: what is told is a softmax in the network's own type, with its rounding.
         may_be_mask: the mask is a token like any other.
         entropy: the entropy of the model's distribution is wanted.
         no_eos: the end token is never drawn.
@@ -46,6 +47,7 @@ class RowQuery:
     temperature: Float[Tensor, " R"]
     top_p: Float[Tensor, " R"]
     as_model: Bool[Tensor, " R"]
+    rounded: Bool[Tensor, " R"]
     may_be_mask: Bool[Tensor, " R"]
     entropy: Bool[Tensor, " R"]
     no_eos: Bool[Tensor, " R"]
@@ -66,7 +68,7 @@ class RowQuery:
         ``other`` fields replace these; marks that are not given are off.
         """
         off = torch.zeros_like(rows, dtype=torch.bool)
-        marks = ("as_model", "may_be_mask", "entropy", "eos_last", "eot_last")
+        marks = ("as_model", "rounded", "may_be_mask", "entropy", "eos_last", "eot_last")
         asked: dict[str, Tensor] = dict.fromkeys(marks, off) | {
             "current": batch.tokens[rows],
             "u": u,
@@ -113,8 +115,8 @@ class Chunk:
         pairs, second: rows under guidance, and where their other hidden states are.
         reheated: the model's own distribution is asked for, and temperature changes it.
         tempered, narrow: temperature, or top-p, is at work.
-        entropies, telling, endless: those that ask for the entropy, for log-probabilities, or for
-            what is told to leave out the ends.
+        entropies, telling, endless, rounded: those that ask for the entropy, for
+            log-probabilities, for what is told to leave out the ends, or to be rounded.
     """
 
     rows: slice
@@ -127,6 +129,7 @@ class Chunk:
     entropies: Tensor
     telling: Tensor
     endless: Tensor
+    rounded: Tensor
 
     @classmethod
     def of(cls, rows: slice, query: RowQuery, second: Tensor) -> Chunk:
@@ -143,6 +146,7 @@ class Chunk:
                 query.entropy,
                 query.tell,
                 query.eos_last | query.eot_last,
+                query.rounded,
             )
         )
         return cls(rows, query, pairs, second[pairs], *others)

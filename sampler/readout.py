@@ -75,11 +75,12 @@ def readout(
     for chunk in chunks:
         query = chunk.query
         logits = _logits(head, hidden[chunk.rows], vocab_size)
+        own_type = logits.dtype
         if chunk.pairs.numel():
             bare = _logits(head, hidden[chunk.second], vocab_size)
             both = guided(logits[chunk.pairs], bare, query.guidance_scale[chunk.pairs])
             logits = logits.float().index_copy(0, chunk.pairs, both)
-        parts.append(row_stats(logits, chunk, mask_id, ends))
+        parts.append(row_stats(logits, chunk, mask_id, ends, own_type))
     return RowStats(
         *(joined([getattr(p, name) for p in parts]) for name in RowStats.__dataclass_fields__)
     )
@@ -98,6 +99,7 @@ def row_stats(
     chunk: Chunk,
     mask_id: int | None,
     ends: tuple[int, ...] = (),
+    network_dtype: torch.dtype = torch.float32,
 ) -> RowStats:
     """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them."""
     vocab, query = logits.shape[-1], chunk.query
@@ -106,6 +108,13 @@ def row_stats(
         _suppress(logits, mask_id, ~query.may_be_mask)
     if ends:
         _suppress(logits, ends[0], query.no_eos)
+    rounded, lasts = chunk.rounded, (query.eos_last, query.eot_last)
+    softmax = logits.new_empty(0, vocab)
+    if rounded.numel():
+        softmax = logits[rounded, :vocab].to(network_dtype)
+        for end, last in zip(ends, lasts, strict=False):
+            _suppress(softmax, end, last[rounded])
+        softmax = softmax.softmax(-1)
     highest, mode = peak(logits)
     logits -= highest[:, None]
     greedy = query.temperature == 0
@@ -118,7 +127,7 @@ def row_stats(
         entropy[chunk.entropies] = torch.special.entr(log_p.exp()).sum(-1)
     log_p_told = logits[telling].double().log_softmax(-1)
     log_p_endless = logits[endless].double()
-    for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
+    for end, last in zip(ends, lasts, strict=False):
         _suppress(log_p_endless, end, last[endless])
     log_p_endless = log_p_endless.log_softmax(-1)
 
@@ -150,6 +159,8 @@ def row_stats(
         p = torch.where(query.as_model, at_ids.double() / model_total, as_drawn)
         if endless.numel():
             p[endless] = log_p_endless.gather(1, ids[endless, None])[:, 0].exp()
+        if rounded.numel():
+            p[rounded] = softmax.gather(1, ids[rounded, None])[:, 0].double()
         return p
 
     log_p = torch.zeros_like(total)

@@ -15,7 +15,7 @@ from sampler import SAMPLERS
 from sampler.canvas import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
 from sampler.query import RowQuery
-from sampler.readout import row_stats
+from sampler.readout import readout, row_stats
 from sampler.schedule import absorb_budget, refine_budget, step_plan
 from sampler.select import best_of_each
 from sampler.step import take_step, take_steps
@@ -259,6 +259,7 @@ def test_probabilities_as_the_model_gave_them():
         temperature=temperature,
         top_p=torch.tensor([1.0, 0.8]).double().repeat_interleave(20),
         as_model=torch.ones(40, dtype=torch.bool),
+        rounded=torch.zeros(40, dtype=torch.bool),
         may_be_mask=torch.zeros(40, dtype=torch.bool),
         entropy=torch.ones(40, dtype=torch.bool),
         no_eos=torch.zeros(40, dtype=torch.bool),
@@ -276,6 +277,39 @@ def test_probabilities_as_the_model_gave_them():
     torch.testing.assert_close(stats.entropy, entropy, rtol=1e-5, atol=1e-6)
     greedy = temperature == 0
     assert torch.equal(stats.sample[greedy], p[greedy].argmax(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_published_loop_sees_a_softmax_in_the_type_of_the_logits(dtype):
+    """To the last bit, ties included: they decide what is filled first."""
+    g = torch.Generator().manual_seed(11)
+    logits = (8 * torch.randn(40, 300, generator=g)).to(dtype)
+    off = torch.zeros(40, dtype=torch.bool)
+    query = RowQuery(
+        current=torch.randint(300, (40,), generator=g),
+        u=torch.rand(40, generator=g).double(),
+        temperature=torch.tensor([0.0, 0.7]).double().repeat(20),
+        top_p=torch.ones(40).double(),
+        as_model=~off,
+        rounded=torch.arange(40) < 30,
+        may_be_mask=~off,
+        entropy=off,
+        no_eos=off,
+        eos_last=torch.arange(40) % 3 == 0,
+        eot_last=off,
+        guidance_scale=torch.ones(40).double(),
+        **untold(40),
+    )
+    hidden = torch.eye(40, dtype=dtype)
+    stats = readout(lambda h: h @ logits, hidden, query.chunks(300), 300, 299, ENDS)
+    p = logits.clone()
+    p[query.eos_last, ENDS[0]] = -torch.inf
+    p = p.softmax(-1)
+    for told, ids in ((stats.p_sample, stats.sample), (stats.p_current, query.current)):
+        expected = p.gather(1, ids[:, None])[:, 0].double()
+        assert torch.equal(told[:30], expected[:30])
+        torch.testing.assert_close(told[30:], expected[30:], rtol=0.02, atol=1e-6)
+    assert dtype == torch.float32 or not torch.equal(stats.p_sample[30:], expected[30:])
 
 
 def test_the_end_is_never_written_where_it_is_forbidden():
@@ -300,6 +334,7 @@ def test_probabilities_without_the_ends():
         top_p=torch.ones(60).double(),
         guidance_scale=torch.ones(60).double(),
         as_model=~off,
+        rounded=off,
         may_be_mask=off,
         entropy=off,
         no_eos=off,

@@ -94,6 +94,80 @@ def _logits(head: Callable[[Tensor], Tensor], hidden: Tensor, vocab_size: int) -
     return head(F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - count))))[:count]
 
 
+@dataclass(frozen=True)
+class Own:
+    """The model's own distribution in the rows of a chunk that ask for it, copied before their
+    temperature changes the logits; each tensor has the rows of the ``Chunk``'s field in brackets.
+
+    Attributes:
+        chunk: the rows.
+        entropy: in nats; 0 where it was not asked for, [R].
+        weights: unnormalised [reheated, W].
+        log_p: [telling, W].
+        log_p_endless: without the ends that count as impossible, [endless, W].
+        softmax: in the network's own type, likewise without them, [rounded, V].
+    """
+
+    chunk: Chunk
+    entropy: Tensor
+    weights: Tensor
+    log_p: Tensor
+    log_p_endless: Tensor
+    softmax: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, chunk: Chunk, ends: tuple[int, ...], softmax: Tensor) -> Own:
+        """``logits`` [R, W] of highest value 0; ``softmax`` as ``_rounded`` has it."""
+        entropy = torch.zeros_like(chunk.query.u)
+        if chunk.entropies.numel():
+            log_p = logits[chunk.entropies].double().log_softmax(-1)
+            entropy[chunk.entropies] = torch.special.entr(log_p.exp()).sum(-1)
+        endless = _without_ends(logits[chunk.endless].double(), chunk, chunk.endless, ends)
+        return cls(
+            chunk,
+            entropy,
+            logits[chunk.reheated].exp_(),
+            logits[chunk.telling].double().log_softmax(-1),
+            endless.log_softmax(-1),
+            softmax,
+        )
+
+    def total(self, total: Tensor) -> Tensor:
+        """Of each row, what unnormalised probabilities add up to; as drawn in the others [R]."""
+        own = total.clone()
+        own[self.chunk.reheated] = block_sums(self.weights).sum(-1)
+        return own
+
+    def p(self, ids: Tensor, weights: Tensor, total: Tensor, as_drawn: Tensor) -> Tensor:
+        """What is told of the probability of an id in each row [R]: the model's, or the one that it
+        was drawn with. ``weights`` [R, W] and ``as_drawn`` [R] are those of the draw.
+        """
+        chunk = self.chunk
+        at_ids = weights.gather(1, ids[:, None])[:, 0]
+        at_ids[chunk.reheated] = self.weights.gather(1, ids[chunk.reheated, None])[:, 0]
+        p = torch.where(chunk.query.as_model, at_ids.double() / total, as_drawn)
+        if (rows := chunk.endless).numel():
+            p[rows] = self.log_p_endless.gather(1, ids[rows, None])[:, 0].exp()
+        if (rows := chunk.rounded).numel():
+            p[rows] = self.softmax.gather(1, ids[rows, None])[:, 0].double()
+        return p
+
+    def told(self, sample: Tensor, vocab: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The last three of ``RowStats``."""
+        rows, query = self.chunk.telling, self.chunk.query
+        log_p = query.u.new_zeros(len(sample))
+        count = min(MOST_LIKELY, vocab) if rows.numel() else 0
+        top_ids, top_log_p = (
+            sample.new_zeros(len(sample), count),
+            log_p.new_zeros(len(sample), count),
+        )
+        if count:
+            written = torch.where(query.written < 0, sample, query.written)[rows]
+            log_p[rows] = self.log_p.gather(1, written[:, None])[:, 0]
+            top_log_p[rows], top_ids[rows] = self.log_p.topk(count)
+        return log_p, top_ids, top_log_p
+
+
 def row_stats(
     logits: Float[Tensor, "R V"],
     chunk: Chunk,
@@ -101,48 +175,34 @@ def row_stats(
     ends: tuple[int, ...] = (),
     network_dtype: torch.dtype = torch.float32,
 ) -> RowStats:
-    """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them."""
+    """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them.
+
+    Args:
+        logits: of the rows.
+        chunk: what is asked of them.
+        mask_id, ends: see ``readout``.
+        network_dtype: which the network gave its logits in.
+    """
     vocab, query = logits.shape[-1], chunk.query
     logits = in_blocks(logits).scatter_add_(1, query.bias_ids, query.bias.float())
     if mask_id is not None:
         _suppress(logits, mask_id, ~query.may_be_mask)
     if ends:
         _suppress(logits, ends[0], query.no_eos)
-    rounded, lasts = chunk.rounded, (query.eos_last, query.eot_last)
-    softmax = logits.new_empty(0, vocab)
-    if rounded.numel():
-        softmax = logits[rounded, :vocab].to(network_dtype)
-        for end, last in zip(ends, lasts, strict=False):
-            _suppress(softmax, end, last[rounded])
-        softmax = softmax.softmax(-1)
+    softmax = _rounded(logits[:, :vocab], chunk, ends, network_dtype)
     highest, mode = peak(logits)
     logits -= highest[:, None]
-    greedy = query.temperature == 0
-    # what is asked of the model's own distribution is copied before the temperature changes it
-    reheated, telling, endless = chunk.reheated, chunk.telling, chunk.endless
-    own = logits[reheated].exp_()
-    entropy = torch.zeros_like(query.u)
-    if chunk.entropies.numel():
-        log_p = logits[chunk.entropies].double().log_softmax(-1)
-        entropy[chunk.entropies] = torch.special.entr(log_p.exp()).sum(-1)
-    log_p_told = logits[telling].double().log_softmax(-1)
-    log_p_endless = logits[endless].double()
-    for end, last in zip(ends, lasts, strict=False):
-        _suppress(log_p_endless, end, last[endless])
-    log_p_endless = log_p_endless.log_softmax(-1)
+    own = Own.of(logits, chunk, ends, softmax)
 
-    hot, narrow = chunk.tempered, chunk.narrow
-    if hot.numel():
+    if (hot := chunk.tempered).numel():
         sharpness = (1.0 / query.temperature[hot]).clamp(max=1e30).float()
         logits[hot] *= sharpness[:, None]
     weights = logits.exp_()  # unnormalised probabilities
     here = weights.gather(1, query.current[:, None])[:, 0].double()
     sample, at_sample, total = inverse_cdf(weights, query.u)
     finite = total.isfinite()
-    model_total = total.clone()
-    model_total[reheated] = block_sums(own).sum(-1)
-
-    if narrow.numel():
+    own_total = own.total(total)
+    if (narrow := chunk.narrow).numel():
         ids, kept = nucleus(weights[narrow], query.top_p[narrow], vocab)
         pick, at_pick, mass = inverse_cdf(kept, query.u[narrow])
         sample[narrow] = ids.gather(1, pick[:, None])[:, 0]
@@ -150,42 +210,39 @@ def row_stats(
         is_here = ids == query.current[narrow, None]
         here[narrow] = torch.where(is_here, kept, 0.0).sum(-1, dtype=torch.float64)
 
+    greedy, current = query.temperature == 0, query.current
     sample = torch.where(greedy, mode, sample)
-
-    def told(ids: Tensor, as_drawn: Tensor) -> Tensor:
-        """The model's probability of the ids, or the one that they were drawn with."""
-        at_ids = weights.gather(1, ids[:, None])[:, 0]
-        at_ids[reheated] = own.gather(1, ids[reheated, None])[:, 0]
-        p = torch.where(query.as_model, at_ids.double() / model_total, as_drawn)
-        if endless.numel():
-            p[endless] = log_p_endless.gather(1, ids[endless, None])[:, 0].exp()
-        if rounded.numel():
-            p[rounded] = softmax.gather(1, ids[rounded, None])[:, 0].double()
-        return p
-
-    log_p = torch.zeros_like(total)
-    top_ids, top_log_p = (t.new_zeros(len(sample), 0) for t in (sample, total))
-    if telling.numel():
-        written = torch.where(query.written < 0, sample, query.written)[telling]
-        log_p[telling] = log_p_told.gather(1, written[:, None])[:, 0]
-        best = log_p_told.topk(min(MOST_LIKELY, vocab))
-        top_ids, top_log_p = (
-            t.new_zeros(len(sample), best.indices.shape[1]) for t in (sample, total)
-        )
-        top_ids[telling], top_log_p[telling] = best.indices, best.values
-
+    p_sample = torch.where(greedy, 1.0, at_sample / total)
+    p_current = torch.where(greedy, (current == mode).double(), here / total)
+    log_p, top_ids, top_log_p = own.told(sample, vocab)
     return RowStats(
         sample=sample,
-        p_sample=told(sample, torch.where(greedy, 1.0, at_sample / total)),
-        p_current=told(
-            query.current, torch.where(greedy, (query.current == mode).double(), here / total)
-        ),
-        entropy=entropy,
+        p_sample=own.p(sample, weights, own_total, p_sample),
+        p_current=own.p(current, weights, own_total, p_current),
+        entropy=own.entropy,
         finite=finite,
         log_p=log_p,
         top_ids=top_ids,
         top_log_p=top_log_p,
     )
+
+
+def _rounded(
+    logits: Tensor, chunk: Chunk, ends: tuple[int, ...], network_dtype: torch.dtype
+) -> Tensor:
+    """A softmax in the network's own type of the rows that ask for one [rounded, V]."""
+    rows = chunk.rounded
+    if not rows.numel():
+        return logits[:0]
+    return _without_ends(logits[rows].to(network_dtype), chunk, rows, ends).softmax(-1)
+
+
+def _without_ends(logits: Tensor, chunk: Chunk, rows: Tensor, ends: tuple[int, ...]) -> Tensor:
+    """Logits of some rows of a chunk, changed in place: the ends impossible where that is asked."""
+    query = chunk.query
+    for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
+        _suppress(logits, end, last[rows])
+    return logits
 
 
 def _suppress(logits: Tensor, id_: int, where: Tensor) -> None:

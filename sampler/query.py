@@ -30,8 +30,8 @@ class RowQuery:
         top_p: mass of the nucleus.
         as_model: probabilities are told as the model gave them, and not as the token was drawn,
             after temperature and top-p.
-        rounded: what is told is a softmax in the network's own type, with its rounding.
-        may_be_mask: the mask is a token like any other.
+        official: as LLaDA-XDLM's published loop has it: the mask is a token like any other, and
+            what is told is a softmax in the network's own type, with its rounding.
         entropy: the entropy of the model's distribution is wanted.
         no_eos: the end token is never drawn.
         eos_last, eot_last: in what is told, the end token, or the end of a turn, has probability 0
@@ -47,8 +47,7 @@ class RowQuery:
     temperature: Float[Tensor, " R"]
     top_p: Float[Tensor, " R"]
     as_model: Bool[Tensor, " R"]
-    rounded: Bool[Tensor, " R"]
-    may_be_mask: Bool[Tensor, " R"]
+    official: Bool[Tensor, " R"]
     entropy: Bool[Tensor, " R"]
     no_eos: Bool[Tensor, " R"]
     eos_last: Bool[Tensor, " R"]
@@ -68,7 +67,7 @@ class RowQuery:
         ``other`` fields replace these; marks that are not given are off.
         """
         off = torch.zeros_like(rows, dtype=torch.bool)
-        marks = ("as_model", "rounded", "may_be_mask", "entropy", "eos_last", "eot_last")
+        marks = ("as_model", "official", "entropy", "eos_last", "eot_last")
         asked: dict[str, Tensor] = dict.fromkeys(marks, off) | {
             "current": batch.tokens[rows],
             "u": u,
@@ -115,8 +114,9 @@ class Chunk:
         pairs, second: rows under guidance, and where their other hidden states are.
         reheated: the model's own distribution is asked for, and temperature changes it.
         tempered, narrow: temperature, or top-p, is at work.
-        entropies, telling, endless, rounded: those that ask for the entropy, for
-            log-probabilities, for what is told to leave out the ends, or to be rounded.
+        entropies, telling, endless, official: those that ask for the entropy, for
+            log-probabilities, for what is told to leave out the ends, or as the published loop has
+            it.
     """
 
     rows: slice
@@ -129,7 +129,7 @@ class Chunk:
     entropies: Tensor
     telling: Tensor
     endless: Tensor
-    rounded: Tensor
+    official: Tensor
 
     @classmethod
     def of(cls, rows: slice, query: RowQuery, second: Tensor) -> Chunk:
@@ -146,7 +146,7 @@ class Chunk:
                 query.entropy,
                 query.tell,
                 query.eos_last | query.eot_last,
-                query.rounded,
+                query.official,
             )
         )
         return cls(rows, query, pairs, second[pairs], *others)

@@ -105,7 +105,7 @@ class Own:
         weights: unnormalised [reheated, W].
         log_p: [telling, W].
         log_p_endless: without the ends that count as impossible, [endless, W].
-        softmax: in the network's own type, likewise without them, [rounded, V].
+        softmax: in the network's own type, likewise without them, [official, V].
     """
 
     chunk: Chunk
@@ -148,7 +148,7 @@ class Own:
         p = torch.where(chunk.query.as_model, at_ids.double() / total, as_drawn)
         if (rows := chunk.endless).numel():
             p[rows] = self.log_p_endless.gather(1, ids[rows, None])[:, 0].exp()
-        if (rows := chunk.rounded).numel():
+        if (rows := chunk.official).numel():
             p[rows] = self.softmax.gather(1, ids[rows, None])[:, 0].double()
         return p
 
@@ -186,7 +186,7 @@ def row_stats(
     vocab, query = logits.shape[-1], chunk.query
     logits = in_blocks(logits).scatter_add_(1, query.bias_ids, query.bias.float())
     if mask_id is not None:
-        _suppress(logits, mask_id, ~query.may_be_mask)
+        _suppress(logits, mask_id, ~query.official)
     if ends:
         _suppress(logits, ends[0], query.no_eos)
     softmax = _rounded(logits[:, :vocab], chunk, ends, network_dtype)
@@ -230,8 +230,8 @@ def row_stats(
 def _rounded(
     logits: Tensor, chunk: Chunk, ends: tuple[int, ...], network_dtype: torch.dtype
 ) -> Tensor:
-    """A softmax in the network's own type of the rows that ask for one [rounded, V]."""
-    rows = chunk.rounded
+    """A softmax in the network's own type of the rows that ask for one [official, V]."""
+    rows = chunk.official
     if not rows.numel():
         return logits[:0]
     return _without_ends(logits[rows].to(network_dtype), chunk, rows, ends).softmax(-1)

@@ -121,8 +121,7 @@ class TopK:
             of,
             u,
             as_model=torch.ones_like(last),
-            rounded=official[of],
-            may_be_mask=official[of],
+            official=official[of],
             # at a temperature the published loop forgets the end token here
             eos_last=last & ~(official & (batch.temperature > 0))[of],
             eot_last=last,

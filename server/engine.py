@@ -134,7 +134,7 @@ class Engine:
     @property
     def backlog_seconds(self) -> float:
         """About how long that takes, at the pace seen of late."""
-        return self.backlog * self._pace.position
+        return self._pace.seconds(self.backlog)
 
     def retry_after(self) -> int:
         """Whole seconds after which a client that found no room may come again."""

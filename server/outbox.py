@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from server.metrics import Metrics
 from server.running import Told
+from server.score import Score
 from server.scoring import Outcome, ScoreFailed, Scoring
 
 
@@ -23,8 +24,8 @@ class Outbox:
         """Deliver to the running event loop."""
         self._loop = asyncio.get_running_loop()
 
-    def promise(self) -> asyncio.Future:
-        """A future of that loop."""
+    def promise(self) -> asyncio.Future[Score]:
+        """A future of that loop, for a score."""
         assert self._loop is not None
         return self._loop.create_future()
 

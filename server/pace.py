@@ -26,11 +26,15 @@ class Pace:
         self.step = max(seconds, _smoothed(self.step, seconds))
         self.position = _smoothed(self.position, seconds / max(1, positions))
 
+    def seconds(self, backlog: int) -> float:
+        """About how long a backlog (positions × steps) takes."""
+        return backlog * self.position
+
     def retry_after(self, backlog: int) -> int:
-        """Whole seconds until about half of a backlog (positions × steps) will be done: there will
-        be room then, and the engine will not have run dry.
+        """Whole seconds until about half of a backlog will be done: there will be room then, and
+        the engine will not have run dry.
         """
-        return max(1, min(math.ceil(backlog * self.position / 2), LONGEST_WAIT))
+        return max(1, min(math.ceil(self.seconds(backlog) / 2), LONGEST_WAIT))
 
 
 def _smoothed(before: float, now: float) -> float:

@@ -259,8 +259,7 @@ def test_probabilities_as_the_model_gave_them():
         temperature=temperature,
         top_p=torch.tensor([1.0, 0.8]).double().repeat_interleave(20),
         as_model=torch.ones(40, dtype=torch.bool),
-        rounded=torch.zeros(40, dtype=torch.bool),
-        may_be_mask=torch.zeros(40, dtype=torch.bool),
+        official=torch.zeros(40, dtype=torch.bool),
         entropy=torch.ones(40, dtype=torch.bool),
         no_eos=torch.zeros(40, dtype=torch.bool),
         eos_last=torch.zeros(40, dtype=torch.bool),
@@ -291,8 +290,7 @@ def test_the_published_loop_sees_a_softmax_in_the_type_of_the_logits(dtype):
         temperature=torch.tensor([0.0, 0.7]).double().repeat(20),
         top_p=torch.ones(40).double(),
         as_model=~off,
-        rounded=torch.arange(40) < 30,
-        may_be_mask=~off,
+        official=torch.arange(40) < 30,
         entropy=off,
         no_eos=off,
         eos_last=torch.arange(40) % 3 == 0,
@@ -304,6 +302,7 @@ def test_the_published_loop_sees_a_softmax_in_the_type_of_the_logits(dtype):
     stats = readout(lambda h: h @ logits, hidden, query.chunks(300), 300, 299, ENDS)
     p = logits.clone()
     p[query.eos_last, ENDS[0]] = -torch.inf
+    p[~query.official, 299] = -torch.inf
     p = p.softmax(-1)
     for told, ids in ((stats.p_sample, stats.sample), (stats.p_current, query.current)):
         expected = p.gather(1, ids[:, None])[:, 0].double()
@@ -334,8 +333,7 @@ def test_probabilities_without_the_ends():
         top_p=torch.ones(60).double(),
         guidance_scale=torch.ones(60).double(),
         as_model=~off,
-        rounded=off,
-        may_be_mask=off,
+        official=off,
         entropy=off,
         no_eos=off,
         eos_last=mark > 0,

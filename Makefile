@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 BROWSER := tests/browser
-SOURCES := server sampler models loadtest tests benchmarks
+SOURCES := server sampler models loadtest recipes tests benchmarks
 
 .PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster soak fuzz \
     image check format lock clean

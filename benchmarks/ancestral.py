@@ -27,14 +27,14 @@ from benchmarks.isolated import (
     save,
 )
 from benchmarks.reference import explicit_posterior_loop
-from models import checkpoint as checkpoints
-from models.llada import LLaDA
-from models.memory import keep_freed_memory
-from sampler.ancestral import Ancestral
-from sampler.canvas import CanvasBatch
+from models.checkpoints.load import find_checkpoint, load_checkpoint
+from models.checkpoints.malloc import keep_freed_memory
+from models.families.llada import LLaDA
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
+from sampler.samplers.ancestral import Ancestral
 from sampler.step import take_step
-from server.choices import sampling_params
+from server.engine.request_params import sampling_params
 
 MIXING_RATIO = 0.1
 
@@ -73,7 +73,7 @@ def reference(model: LLaDA, vocab_size: int) -> Record:
 def bundled(repeats: int) -> list[Record]:
     """32 steps of 128 tokens of the bundled checkpoint, alone, with its own defaults."""
     keep_freed_memory()  # as the server does
-    loaded = checkpoints.load(checkpoints.find("stories"))
+    loaded = load_checkpoint(find_checkpoint("stories"))
     sampler = Ancestral(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     prompt = loaded.tokenizer.encode("Once upon a time")
     records = []

@@ -30,13 +30,13 @@ import torch
 from sklearn.svm import SVC
 
 from benchmarks.isolated import RESULTS, save
-from models import checkpoint as checkpoints
-from models.bundled.digits.recipe.data import LEVELS, load
-from models.memory import keep_freed_memory
+from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
+from models.checkpoints.malloc import keep_freed_memory
+from recipes.digits.data import LEVELS, load
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.step import take_step
-from server.choices import sampling_params
+from server.engine.request_params import sampling_params
 
 TRAINED_ON = 20_000
 TOGETHER = 250
@@ -89,7 +89,7 @@ def plot(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw(loaded: checkpoints.Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
+def draw(loaded: Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
     """Canvases [n, 144] of some labels."""
     params = sampling_params(loaded.defaults, {**chosen, "seed": 0})
     sampler = SAMPLERS[params.sampler](loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
@@ -128,13 +128,13 @@ def main() -> None:
         plot(args.plot)
         return
     if args.write_examples:
-        loaded = checkpoints.load(checkpoints.find(args.checkpoint))
+        loaded = load_checkpoint(find_checkpoint(args.checkpoint))
         write_examples(args.write_examples, loaded.info.class_names)
         return
     keep_freed_memory()
     svm, real = judge()
     print(f"the judge is right about {100 * real:.1f} % of 10 000 real digits")
-    loaded = checkpoints.load(checkpoints.find(args.checkpoint), args.device, "float32")
+    loaded = load_checkpoint(find_checkpoint(args.checkpoint), args.device, "float32")
     labels = [i % loaded.info.classes for i in range(args.count)]
     records = []
     for steps in args.steps:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.isolated import Record, save
-from server.scheduler import Scheduler, Work
+from server.engine.scheduler import Scheduler, Work
 
 BASE, PER_POSITION = 9.8e-3, 1.5e-4  # seconds: ``benchmarks/step_positions.py``, one thread
 KINDS = {"short": (Work(64, 16), 0.90), "long": (Work(256, 512), 0.10)}

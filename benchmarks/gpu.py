@@ -21,12 +21,12 @@ from torch._C._autograd import DeviceType
 
 from benchmarks.isolated import Record, logits_of, save, steps_of
 from benchmarks.reference import explicit_posterior_loop, llada_loop
-from models.dit import DiT
-from models.dit_config import DiTConfig
-from models.llada import LLaDA, LLaDAConfig
-from models.random import DIT_SHAPES, SHAPES
+from models.checkpoints.random_init import DIT_SHAPES, SHAPES
+from models.families.dit import DiT
+from models.families.dit_config import DiTConfig
+from models.families.llada import LLaDA, LLaDAConfig
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
 

@@ -28,13 +28,13 @@ from contextlib import contextmanager
 import torch
 
 from benchmarks.isolated import Record, save
-from models import checkpoint as checkpoints
-from models.memory import keep_freed_memory
-from server.build import engine_of
-from server.choices import sampling_params
+from models.checkpoints.load import find_checkpoint, load_checkpoint
+from models.checkpoints.malloc import keep_freed_memory
 from server.config import Settings
-from server.events import Done, GenerationRequest
-from server.stream import text_of
+from server.engine.events import Done, GenerationRequest
+from server.engine.factory import engine_of
+from server.engine.request_params import sampling_params
+from server.output.text import text_of
 
 PROMPT, POSITIONS, STEPS, WARM = "Once upon a time", 64, 16, 5
 SETTINGS = Settings.model_validate({"threads": 1, "port": 0})
@@ -46,7 +46,7 @@ class InProcess:
     def __init__(self) -> None:
         keep_freed_memory()
         torch.set_num_threads(SETTINGS.threads)
-        self.loaded = checkpoints.load(checkpoints.find("stories"))
+        self.loaded = load_checkpoint(find_checkpoint("stories"))
         self.engine = engine_of(self.loaded, SETTINGS)
         self.prompt = self.loaded.tokenizer.encode(PROMPT)
 

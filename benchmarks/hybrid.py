@@ -22,11 +22,11 @@ from benchmarks.isolated import (
     save,
 )
 from benchmarks.reference import llada_loop
-from models.llada import LLaDA
-from sampler.canvas import CanvasBatch
+from models.families.llada import LLaDA
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
+from sampler.samplers.topk import TopK
 from sampler.step import take_step
-from sampler.topk import TopK
 
 
 def ours(model: LLaDA, vocab_size: int, temperature: float, k: float, block: int) -> Record:

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from models.denoiser import Denoiser
-from models.llada import LLaDA, LLaDAConfig
-from models.memory import keep_freed_memory
-from sampler.canvas import CanvasBatch
+from models.checkpoints.malloc import keep_freed_memory
+from models.families.llada import LLaDA, LLaDAConfig
+from models.interface import Denoiser
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import Sampler, take_step
 

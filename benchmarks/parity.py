@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.isolated import Record, logits_of, save, steps_of
 from benchmarks.reference import llada_loop
-from models import checkpoint as checkpoints
+from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
 from sampler import SAMPLERS
 from sampler.params import SamplingParams
 
@@ -27,7 +27,7 @@ def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Re
     on a GPU also the first guesses of all positions in bf16 against those in fp32.
     """
     length, given = 64, 8
-    full = checkpoints.load(checkpoints.find("stories"), device, "float32")
+    full = load_checkpoint(find_checkpoint("stories"), device, "float32")
     mask = full.info.mask_id
     assert mask is not None
     g = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Re
     yield same_tokens(full, prompt, length, together)
     if device == "cpu":
         return
-    half = checkpoints.load(checkpoints.find("stories"), device, "bfloat16")
+    half = load_checkpoint(find_checkpoint("stories"), device, "bfloat16")
     yield same_tokens(half, prompt, length, together)
     z = F.pad(prompt, (0, length), value=mask)
     exact, rounded = (
@@ -58,7 +58,7 @@ def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Re
 
 
 def same_tokens(
-    loaded: checkpoints.Checkpoint, prompts: Tensor, length: int, together: int, steps: int = 16
+    loaded: Checkpoint, prompts: Tensor, length: int, together: int, steps: int = 16
 ) -> Record:
     """The share of tokens behind prompts [n, P] that are those of the published loop."""
     vocab, mask, device = loaded.info.vocab_size, loaded.info.mask_id, str(loaded.device)

@@ -20,15 +20,14 @@ import torch
 
 from benchmarks.client import collect
 from benchmarks.isolated import Record
-from models import checkpoint as checkpoints
-from models.checkpoint import Checkpoint
-from models.denoiser import Denoiser
-from models.llada import LLaDA
+from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
+from models.families.llada import LLaDA
+from models.interface import Denoiser
 from sampler.params import SamplingParams
-from server.build import engine_of
 from server.config import Settings
-from server.engine import Engine
-from server.events import Done, Failed, GenerationRequest
+from server.engine.engine import Engine
+from server.engine.events import Done, Failed, GenerationRequest
+from server.engine.factory import engine_of
 
 MARK = 305
 """Id that the network stumbles over."""
@@ -59,7 +58,7 @@ def stumbling(checkpoint: Checkpoint, stumble: Callable[[], None]) -> Checkpoint
 
 def sick(name: str) -> Checkpoint:
     """A checkpoint, loaded, whose embedding of the mark is not a number."""
-    loaded = checkpoints.load(checkpoints.find(name))
+    loaded = load_checkpoint(find_checkpoint(name))
     assert isinstance(loaded.model, LLaDA)
     with torch.no_grad():
         loaded.model.get_parameter("model.transformer.wte.weight")[MARK] = torch.nan
@@ -119,7 +118,7 @@ async def among(checkpoint: Checkpoint, code: str, count: int) -> Record:
 
 async def all_kinds(name: str, count: int) -> AsyncIterator[Record]:
     """Each kind of poison in turn."""
-    whole = checkpoints.load(checkpoints.find(name))
+    whole = load_checkpoint(find_checkpoint(name))
     yield await among(stumbling(whole, no_memory), "out_of_memory", count)
     yield await among(stumbling(whole, broken), "internal", count)
     yield await among(sick(name), "not_finite", count)

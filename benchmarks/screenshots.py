@@ -19,11 +19,11 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
-from server.app import create_app
-from server.build import engine_of
+from models.checkpoints.load import load_checkpoint
+from server.api.app import create_app
 from server.config import Settings
+from server.engine.factory import engine_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 MOST = 300_000  # bytes of a picture
@@ -34,7 +34,7 @@ WAIT = 120_000  # milliseconds
 def served() -> Iterator[str]:
     """The address of a server of both bundled checkpoints."""
     settings = Settings.model_validate({"checkpoints": ["stories", "digits"], "port": 0})
-    engines = [engine_of(checkpoints.load(BUNDLED / n), settings) for n in settings.checkpoints]
+    engines = [engine_of(load_checkpoint(BUNDLED / n), settings) for n in settings.checkpoints]
     config = uvicorn.Config(create_app(engines, settings), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

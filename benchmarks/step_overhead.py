@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from models.attention import BucketedAttention
-from models.memory import keep_freed_memory
+from models.checkpoints.malloc import keep_freed_memory
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
 

@@ -16,18 +16,18 @@ import time
 import torch
 
 from benchmarks.isolated import Record, save
-from models import checkpoint as checkpoints
-from models.memory import keep_freed_memory
+from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
+from models.checkpoints.malloc import keep_freed_memory
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.step import take_step
-from server.choices import sampling_params
+from server.engine.request_params import sampling_params
 
 LENGTHS, MOST = (64, 128), 4096  # positions of a canvas, and of a step
 STEPS, TIMED, REPEATS = 16, 8, 3
 
 
-def step_seconds(loaded: checkpoints.Checkpoint, length: int, canvases: int) -> float:
+def step_seconds(loaded: Checkpoint, length: int, canvases: int) -> float:
     """CPU seconds of a step in the first half of a run, the first step aside."""
     sampler = SAMPLERS["ancestral"](loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     params = [
@@ -47,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
-    loaded = checkpoints.load(checkpoints.find("stories"))
+    loaded = load_checkpoint(find_checkpoint("stories"))
     records: list[Record] = []
     for length in LENGTHS:
         canvases = 1

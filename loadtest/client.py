@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from loadtest.records import GAVE_UP, Record
-from loadtest.stream import Reading, failure_of_status
+from loadtest.sse import Reading, failure_of_status
 
 IDLE_SECONDS = 2.0  # servers close idle connections after 5; ours must not meet that
 

@@ -14,16 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest import cli_types
 from loadtest import prompts as prompt_files
 from loadtest import report as reports
-from loadtest import values
-from loadtest.black_box import Unsuitable, own_server
 from loadtest.errors import Refusal
-from loadtest.ledger import against_counters, against_log
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
+from loadtest.reconcile import against_counters, against_log
 from loadtest.records import Folder
-from loadtest.stream import KINDS, Kind
+from loadtest.server_probe import Unsuitable, own_server
+from loadtest.sse import KINDS, Kind
 from loadtest.summary import Run, read
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ def server_of(url: str | None, serve: str | None) -> Iterator[str]:
     if (url is None) == (serve is None):
         raise Unsuitable("give one of --url ADDRESS and --serve CHECKPOINT")
     if url is not None:
-        yield values.address(url)
+        yield cli_types.address(url)
         return
     with own_server((serve or "").split(",")) as found:
         yield found
@@ -106,22 +106,22 @@ def sweep(
     with told_plainly():
         if kind not in KINDS:
             raise Unsuitable(f"--kind {kind}: choose from {', '.join(KINDS)}")
-        chosen = values.fields(field or []) | ({"sampler": sampler} if sampler else {})
-        ratios = values.numbers(mixing_ratio, 0, 1) if mixing_ratio else [None]
-        counts = [int(s) for s in values.numbers(steps, 1, 4096, True)] if steps else [None]
+        chosen = cli_types.fields(field or []) | ({"sampler": sampler} if sampler else {})
+        ratios = cli_types.numbers(mixing_ratio, 0, 1) if mixing_ratio else [None]
+        counts = [int(s) for s in cli_types.numbers(steps, 1, 4096, True)] if steps else [None]
         read_prompts = prompt_files.read(prompts) if prompts else ()
         plan = Plan(
             workload=Workload(cast(Kind, kind), model, read_prompts, max_tokens, chosen, seed),
             settings=tuple(Setting(s, k) for k in ratios for s in counts),
-            loads=values.loads(concurrency, rate),
+            loads=cli_types.loads(concurrency, rate),
             repeats=repeats,
-            warmup=values.duration(warmup),
-            duration=values.duration(duration),
-            drain=values.duration(drain),
-            timeout=values.duration(timeout),
+            warmup=cli_types.duration(warmup),
+            duration=cli_types.duration(duration),
+            drain=cli_types.duration(drain),
+            timeout=cli_types.duration(timeout),
             max_requests=max_requests,
         )
-        objective = values.objective(slo)
+        objective = cli_types.objective(slo)
         quality = Quality(answers, samples, scorer, examples)
         key = api_key_file.read_text().split()[0] if api_key_file else None
         least, most = plan.seconds
@@ -146,7 +146,7 @@ def report(
 ) -> None:
     """Write the report of a run anew, if need be with another objective."""
     with told_plainly():
-        finish(read(Folder(directory), values.objective(slo)), directory, pictures)
+        finish(read(Folder(directory), cli_types.objective(slo)), directory, pictures)
 
 
 @app.command()
@@ -158,7 +158,7 @@ def compare(
 ) -> None:
     """Set two runs side by side."""
     with told_plainly():
-        objective = values.objective(slo)
+        objective = cli_types.objective(slo)
         runs = [read(Folder(path), objective) for path in (first, second)]
         if runs[0].name == runs[1].name:
             runs = [replace(run, name=str(p)) for run, p in zip(runs, (first, second), strict=True)]
@@ -203,7 +203,7 @@ def smoke(
     plan = Plan(
         workload=Workload("completions", None, (), 64, {}),
         settings=(Setting(4, None), Setting(16, None)),
-        loads=values.loads("1,4", None),
+        loads=cli_types.loads("1,4", None),
         repeats=1,
         warmup=seconds / 16,
         duration=seconds * 3 / 16,
@@ -217,7 +217,7 @@ def smoke(
             raise Refusal(f"{path} holds a run already; a smoke test is always a new one")
         with server_of(url, None if url else "stories") as base:
             asyncio.run(measure(base, plan, Folder(path), Quality(12, 16), None, None, 300, out))
-        finish(read(Folder(path), values.objective(slo)), path, written=directory is not None)
+        finish(read(Folder(path), cli_types.objective(slo)), path, written=directory is not None)
         ended = [r.failure is None for cell in Folder(path).cells() for r in cell.records]
     ok, failed = ended.count(True), ended.count(False)
     print(f"{ok} ok, {failed} failed")

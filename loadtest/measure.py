@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 
-from loadtest import black_box
+from loadtest import server_probe
 from loadtest.client import open_session
 from loadtest.plan import Plan
 from loadtest.prompts import OPENINGS
@@ -60,13 +60,13 @@ async def measure(
     judge = _judge(quality)
     async with open_session(url, key) as session:
         try:
-            model = await black_box.choose_model(session, plan.workload.model, images)
+            model = await server_probe.choose_model(session, plan.workload.model, images)
         except aiohttp.ClientConnectorError as error:
             raise OSError(f"no server at {url}: {error.os_error.strerror}") from None
         known = model.get("diffusion") or {}
         prompts = plan.workload.prompts or tuple(known.get("class_names") or ()) or OPENINGS
         plan = replace(plan, workload=replace(plan.workload, model=model["id"], prompts=prompts))
-        run = resume(folder, plan, await black_box.environment(session, model, weights))
+        run = resume(folder, plan, await server_probe.environment(session, model, weights))
         with display(console) as bars:
             left = await run_cells(session, plan, run, folder, bars, until)
             if quality.answers and not left:
@@ -86,11 +86,11 @@ async def measure(
 def _judge(quality: Quality) -> Judge | None:
     """The judges take seconds to import or to train, so only who is wanted is."""
     if quality.examples is not None:
-        from loadtest.judge import Classifier
+        from loadtest.image_classifier import Classifier
 
         return Classifier(quality.examples)
     if quality.scorer is not None:
-        from loadtest.scorer import Scorer
+        from loadtest.lm_scorer import Scorer
 
         return Scorer(quality.scorer)
     return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from loadtest.stream import Kind
+from loadtest.sse import Kind
 
 ROUTES: dict[Kind, str] = {
     "completions": "/v1/completions",

@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from loadtest.charts import Chart
-from loadtest.page import Table, page
-from loadtest.pictures import save
+from loadtest.chart_model import Chart
+from loadtest.charts_plotly import all_views, meets
+from loadtest.charts_png import save
+from loadtest.html_report import Table, page
 from loadtest.plan import Load
+from loadtest.quality_stats import Estimate, measures
 from loadtest.summary import Figures, Run
-from loadtest.views import all_views, meets
-from loadtest.worth import Estimate, measures
 
 HEAD = (
     "load",

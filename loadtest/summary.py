@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from loadtest.errors import Refusal
-from loadtest.ledger import against_counters
 from loadtest.plan import Load, Plan, Setting
+from loadtest.quality_stats import Estimate, Worth, half_width, worth_of_settings
+from loadtest.reconcile import against_counters
 from loadtest.records import GAVE_UP, Cell, Folder, Record
-from loadtest.worth import Estimate, Worth, half_width, worth_of_settings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import aiohttp
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtest import black_box
+from loadtest import server_probe
 from loadtest.client import Ask, Clock, perform
 from loadtest.errors import Refusal
 from loadtest.loops import Traffic, watching
@@ -87,7 +87,7 @@ async def run_cell(
 ) -> Cell:
     """One cell: the warm-up, the measured window, and what was still under way behind it."""
     load, workload = planned.load, plan.workload
-    before = await black_box.idle_counters(session)
+    before = await server_probe.idle_counters(session)
     clock = Clock(time.perf_counter() + plan.warmup)
 
     async def send(number: int, at: float) -> Record:
@@ -113,7 +113,7 @@ async def run_cell(
             seconds = plan.duration if sent < plan.max_requests else max(last, 1e-3)
             await asyncio.sleep(max(0.0, seconds - clock.now()))
             await traffic.drain(plan.drain)
-    after = await black_box.idle_counters(session)
+    after = await server_probe.idle_counters(session)
     grown = {name: count - before.get(name, 0) for name, count in after.items()}
     records = sorted(traffic.records, key=lambda r: r.number)
     summary = CellSummary(seconds, strain.lag_p99_ms, strain.cpu_share, grown)

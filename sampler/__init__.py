@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from sampler.ancestral import Ancestral
-from sampler.gidd import Gidd
-from sampler.remdm import Remdm
+from sampler.samplers.ancestral import Ancestral
+from sampler.samplers.gidd import Gidd
+from sampler.samplers.remdm import Remdm
+from sampler.samplers.threshold import Threshold
+from sampler.samplers.topk import TopK
 from sampler.step import Sampler
-from sampler.threshold import Threshold
-from sampler.topk import TopK
 
 SAMPLERS: dict[str, Callable[[int, int, tuple[int, ...]], Sampler]] = {
     "ancestral": Ancestral,

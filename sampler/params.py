@@ -66,7 +66,7 @@ class SamplingParams:
         mixing_ratio: k, the share of uniform noise.
         temperature: divides the logits; 0 takes the likeliest token.
         top_p: mass of the nucleus; 1 keeps all tokens.
-        guidance_scale: w of classifier-free guidance (``sampler.guidance``); 1 is off.
+        guidance_scale: w of classifier-free guidance (``sampler.logits.guidance``); 1 is off.
         class_label: what kind of image; None of no kind. Only for networks that take labels.
         seed: fixes every random number of the request.
         noise_removal: (ancestral, gidd, remdm) the last call: draw the clean guess, take its mode,
@@ -89,7 +89,7 @@ class SamplingParams:
         entropy_bound: (threshold) fill masks while their entropies sum to this, in nats.
         confidence_factor: (threshold) f of Fast-dLLM's rule.
         p_uniform: (gidd) p_u, the share of uniform noise halfway through.
-        remdm_schedule: (remdm) how much is masked again (``sampler.remdm``).
+        remdm_schedule: (remdm) how much is masked again (``sampler.samplers.remdm``).
         remdm_eta: (remdm) its eta; None is the published one.
         remdm_t_on, remdm_t_off, remdm_alpha_on: (remdm, ``loop``) the window of times, which run
             from 1 down to 0, and the signal held in it.

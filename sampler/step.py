@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sampler.canvas import CanvasBatch
-from sampler.guidance import unconditional
-from sampler.query import RowQuery
-from sampler.readout import RowStats, readout
+from sampler.batch import CanvasBatch
+from sampler.logits.guidance import unconditional
+from sampler.logits.row_reader import RowStats, readout
+from sampler.logits.row_requests import RowQuery
 from sampler.transition import Transition
 
 
 @runtime_checkable
 class Network(Protocol):
-    """What a step needs of a model; ``models.denoiser.Denoiser`` fulfils it."""
+    """What a step needs of a model; ``models.interface.Denoiser`` fulfils it."""
 
     @property
     def classes(self) -> int:

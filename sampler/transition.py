@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sampler.readout import RowStats
+from sampler.logits.row_reader import RowStats
 
 UNMASK, REFINE, REMASK = 0, 1, 2
 OPS = ("unmask", "refine", "remask")  # names of the change kinds, by code

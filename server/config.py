@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from sampler.params import MAX_STEPS
-from server.keys import Keys
+from server.http.api_keys import Keys
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

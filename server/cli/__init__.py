@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from models.memory import keep_freed_memory
+from models.checkpoints.malloc import keep_freed_memory
 from server.cli.checkpoints import convert, info, make_random
 from server.cli.cluster import cluster
 from server.cli.draw import draw

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models import checkpoint as checkpoints
+from models.checkpoints.load import CheckpointError, find_checkpoint, inspect_checkpoint
 from server.cli.common import stop
 
 
@@ -25,8 +25,8 @@ def info(
     from sampler import SAMPLERS
 
     try:
-        facts_of, defaults = checkpoints.inspect(checkpoints.find(checkpoint))
-    except checkpoints.CheckpointError as error:
+        facts_of, defaults = inspect_checkpoint(find_checkpoint(checkpoint))
+    except CheckpointError as error:
         stop(str(error))
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
     facts = {**asdict(facts_of), **noise, "samplers": list(SAMPLERS), "defaults": defaults}
@@ -59,14 +59,14 @@ def make_random(
     """Write a seeded random checkpoint of any shape."""
     import torch
 
-    from models.random import FAMILIES, parse_shape, write_random
+    from models.checkpoints.random_init import FAMILIES, parse_shape, write_random
 
     if family not in FAMILIES:
         stop(f"--family must be {' or '.join(FAMILIES)}, not {family!r}", 2)
     if dtype not in ("float32", "bfloat16"):
         stop(f"--dtype must be float32 or bfloat16, not {dtype!r}", 2)
     try:
-        source = checkpoints.find(tokenizer) if tokenizer else None
+        source = find_checkpoint(tokenizer) if tokenizer else None
         write_random(
             folder,
             parse_shape(shape, family),
@@ -75,7 +75,7 @@ def make_random(
             dtype=getattr(torch, dtype),
             tokenizer=source,
         )
-    except checkpoints.CheckpointError as error:
+    except CheckpointError as error:
         stop(str(error))
 
 
@@ -94,14 +94,14 @@ def convert(
     ] = None,
 ) -> None:
     """Make a folder to serve from a published checkpoint. Pickles are read as data, never run."""
-    from models.convert import convert as write
-    from models.random import parse_fields
+    from models.checkpoints.convert import convert as write
+    from models.checkpoints.random_init import parse_fields
 
     try:
         fields = parse_fields(config, {}, "--config") if config else {}
         written = write(
             source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
         )
-    except checkpoints.CheckpointError as error:
+    except CheckpointError as error:
         stop(str(error))
     print(f"{folder}: {written.family}, {written.parameters:,} parameters, {written.dtype}")

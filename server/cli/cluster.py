@@ -58,13 +58,13 @@ def cluster(
         import ray
         from ray import serve
 
-        from server.cluster.build import NAME, application
+        from server.cluster.application import NAME, application
         from server.cluster.settings import ClusterSettings
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         stop("xdlm cluster needs Ray: pip install 'xdlm-serve[ray]'")
-    from models.checkpoint import CheckpointError
+    from models.checkpoints.load import CheckpointError
 
     if detach and address is None:
         stop("--detach needs --address", 2)

@@ -8,9 +8,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from models import checkpoint as checkpoints
+from models.checkpoints.load import (
+    Checkpoint,
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    load_divided_checkpoint,
+)
 from sampler.params import InvalidParam, SamplingParams
-from server.choices import sampling_params
+from server.engine.request_params import sampling_params
 
 errors = Console(stderr=True, highlight=False)
 
@@ -31,7 +37,7 @@ def load(
     threads: int = 0,
     ranks: int = 1,
     lost: Callable[[int], None] = lambda rank: None,
-) -> checkpoints.Checkpoint:
+) -> Checkpoint:
     """A checkpoint by a bundled name or a folder, ready to run; on several ranks, if asked for:
     ``lost`` is told, on a thread of its own, which of them ended by itself.
     """
@@ -42,15 +48,15 @@ def load(
     if threads:
         torch.set_num_threads(threads)
     try:
-        place = checkpoints.find(name)
+        place = find_checkpoint(name)
         if ranks > 1:
-            return checkpoints.load_divided(place, ranks, lost, device, dtype)  # type: ignore[arg-type]
-        return checkpoints.load(place, device, dtype)  # type: ignore[arg-type]
-    except checkpoints.CheckpointError as error:
+            return load_divided_checkpoint(place, ranks, lost, device, dtype)  # type: ignore[arg-type]
+        return load_checkpoint(place, device, dtype)  # type: ignore[arg-type]
+    except CheckpointError as error:
         stop(str(error))
 
 
-def params_of(loaded: checkpoints.Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
+def params_of(loaded: Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
     """What the checkpoint does by itself, but for what was chosen."""
     try:
         return sampling_params(loaded.defaults, chosen)

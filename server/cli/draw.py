@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from models import checkpoint as checkpoints
+from models.checkpoints.load import CheckpointError
 from sampler.params import InvalidParam
 from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop
 from server.config import Settings
@@ -34,10 +34,10 @@ def draw(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Draw images of a class into one picture, or show how one comes about."""
-    from server.build import engine_of
-    from server.choices import class_named
-    from server.draw import drawn, spread, tiled
-    from server.generate import GenerationFailed
+    from server.cli.drawing import drawn, spread, tiled
+    from server.cli.generation import GenerationFailed
+    from server.engine.factory import engine_of
+    from server.engine.request_params import class_named
 
     chosen = {k: v for k, v in locals().items() if v is not None}
     loaded = load(checkpoint, device, dtype)
@@ -52,7 +52,7 @@ def draw(
         ]
         engine = engine_of(loaded, Settings.model_validate({}))
         states = asyncio.run(drawn(engine, shape.length, wanted[:1] if film else wanted))
-    except (InvalidParam, GenerationFailed, checkpoints.CheckpointError) as error:
+    except (InvalidParam, GenerationFailed, CheckpointError) as error:
         stop(str(error), 2)
     canvases = spread(states[0], film) if film else [of_one[-1] for of_one in states]
     columns = len(canvases) if film else count

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from models import checkpoint as checkpoints
+from models.checkpoints.load import Checkpoint
 from sampler.params import InvalidParam
-from server.choices import default_length
 from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop
 from server.config import Settings
-from server.events import GenerationRequest
+from server.engine.events import GenerationRequest
+from server.engine.request_params import default_length
 
 
 def generate(
@@ -74,9 +74,9 @@ def generate(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Generate one text, without a server."""
-    from server.build import engine_of
-    from server.generate import GenerationFailed, show_ids, show_text
-    from server.terminal import Viewer
+    from server.cli.generation import GenerationFailed, show_ids, show_text
+    from server.cli.terminal import Viewer
+    from server.engine.factory import engine_of
 
     flags = {k: v for k, v in locals().items() if v is not None}
     loaded = load(checkpoint, device, dtype)
@@ -105,7 +105,7 @@ def generate(
         stop(str(error))
 
 
-def _prompt(loaded: checkpoints.Checkpoint, prompt: str, prompt_ids: str | None) -> list[int]:
+def _prompt(loaded: Checkpoint, prompt: str, prompt_ids: str | None) -> list[int]:
     """Ids of the prompt, given as text or as ids."""
     if prompt_ids is None:
         if loaded.text is None:

@@ -26,9 +26,9 @@ def score(
     dtype: DTypeOption = "auto",
 ) -> None:
     """Say how likely a text is: an upper bound of its negative log-likelihood."""
-    from server.build import engine_of
-    from server.generate import GenerationFailed, show_score
-    from server.score import score_params, score_request
+    from server.cli.generation import GenerationFailed, show_score
+    from server.engine.factory import engine_of
+    from server.engine.score import score_params, score_request
 
     chosen = {"estimator": estimator, "samples": samples, "seed": seed}
     loaded = load(checkpoint, device, dtype)

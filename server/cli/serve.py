@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from models import checkpoint as checkpoints
+from models.checkpoints.load import Checkpoint, CheckpointError
 from sampler.params import InvalidParam
 from server.cli.common import errors, load, stop
 from server.config import ConfigError, Settings
-from server.preparing import check_servable, warm_up
+from server.engine.preparing import check_servable, warm_up
 
 
 def serve(
@@ -83,10 +83,10 @@ def listening(host: str, port: int) -> socket.socket:
 
 def _serve(settings: Settings) -> None:
     from server import logs
-    from server.app import create_app
-    from server.build import engine_of
-    from server.metrics import Metrics
-    from server.serving import Server
+    from server.api.app import create_app
+    from server.api.lifecycle import Server
+    from server.engine.factory import engine_of
+    from server.engine.metrics import Metrics
 
     logs.configure()
     try:
@@ -127,9 +127,7 @@ def _serve(settings: Settings) -> None:
         raise typer.Exit(1)
 
 
-def _loaded_for_serving(
-    name: str, settings: Settings, lost: Callable[[int], None]
-) -> checkpoints.Checkpoint:
+def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], None]) -> Checkpoint:
     """A checkpoint that can answer its first request at once. Defaults that make no sense are
     refused before the port is announced.
     """
@@ -137,7 +135,7 @@ def _loaded_for_serving(
     loaded = load(name, *how, lost)
     try:
         check_servable(loaded)
-    except checkpoints.CheckpointError as error:
+    except CheckpointError as error:
         stop(str(error))
     except InvalidParam as error:
         stop(f"{name}: generation_config.json: {error}", 2)
@@ -145,7 +143,7 @@ def _loaded_for_serving(
     return loaded
 
 
-def _examples(models: list[checkpoints.Checkpoint]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _examples(models: list[Checkpoint]) -> Iterator[tuple[str, dict[str, Any]]]:
     """A route and a body for each kind of model."""
     if any(loaded.info.image is None for loaded in models):
         yield "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 120}

@@ -20,6 +20,6 @@ def app(args: ClusterSettings) -> Any:
     Raises:
         CheckpointError: a checkpoint is missing, or two have one name.
     """
-    from server.cluster.build import application
+    from server.cluster.application import application
 
     return application(args)

@@ -11,21 +11,20 @@ from pathlib import Path
 import torch
 from ray import serve
 
-from models import checkpoint as checkpoints
-from models.memory import keep_freed_memory
-from server import logs
-from server.app import create_app
-from server.build import engine_of
-from server.cluster.forwarding import (
-    Forwarded,
-    Start,
-    answered,
-    mark_of_model,
-    mark_of_replica,
+from models.checkpoints.load import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    load_divided_checkpoint,
 )
+from models.checkpoints.malloc import keep_freed_memory
+from server import logs
+from server.api.app import create_app
+from server.cluster.messages import Forwarded, Start, answered, mark_of_model, mark_of_replica
 from server.config import Settings
-from server.metrics import Metrics
-from server.preparing import check_servable, warm_up
+from server.engine.factory import engine_of
+from server.engine.metrics import Metrics
+from server.engine.preparing import check_servable, warm_up
 
 
 class Replica:
@@ -46,7 +45,7 @@ class Replica:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._lost: int | None = None
-        loaded = check_servable(self._loaded(checkpoints.find(checkpoint), settings))
+        loaded = check_servable(self._loaded(find_checkpoint(checkpoint), settings))
         warm_up(loaded)
         self._mark = mark_of_replica(serve.get_replica_context().replica_id.unique_id)
         self._metrics = Metrics()
@@ -56,16 +55,16 @@ class Replica:
         self._running = AsyncExitStack()
         await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
 
-    def _loaded(self, place: Path, settings: Settings) -> checkpoints.Checkpoint:
+    def _loaded(self, place: Path, settings: Settings) -> Checkpoint:
         """On several ranks, if asked for: this process is the first, and starts the others."""
         how = (settings.device, settings.dtype)
         if settings.tensor_parallel == 1:
-            return checkpoints.load(place, *how)
+            return load_checkpoint(place, *how)
 
         def lost(rank: int) -> None:
             self._lost = rank
 
-        return checkpoints.load_divided(place, settings.tensor_parallel, lost, *how)
+        return load_divided_checkpoint(place, settings.tensor_parallel, lost, *how)
 
     async def answer(self, request: Forwarded) -> AsyncGenerator[str | Start | bytes]:
         """The replica's mark, the start of the answer, then its body as it comes."""

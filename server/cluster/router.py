@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from server.cluster.forwarding import Forwarded, mark_of_replica
+from server.cluster.messages import Forwarded, mark_of_replica
 
 ASKED = 3
 """Replicas that are asked for their work, of all that there are; ``benchmarks/router_sim.py``

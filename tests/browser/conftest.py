@@ -17,8 +17,8 @@ import structlog
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
+from models.checkpoints.load import Checkpoint, load_checkpoint
 from tests.server.conftest import Served, make_engine, run_server, settings_of, write_tiny
 
 HERE = Path(__file__).parent
@@ -38,8 +38,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def loaded() -> dict[str, checkpoints.Checkpoint]:
-    return {name: checkpoints.load(BUNDLED / name) for name in ("stories", "digits")}
+def loaded() -> dict[str, Checkpoint]:
+    return {name: load_checkpoint(BUNDLED / name) for name in ("stories", "digits")}
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def nasty(tmp_path_factory) -> Iterator[Served]:
     tokenizer = Tokenizer(words)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
-    yield from run_server(make_engine(checkpoints.load(folder)), settings_of())
+    yield from run_server(make_engine(load_checkpoint(folder)), settings_of())
 
 
 class Watched:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
+from models.checkpoints.load import load_checkpoint
 from tests.server.conftest import Served, make_engine, run_server, settings_of, write_tiny
 
 HERE = Path(__file__).parent
@@ -26,13 +26,13 @@ def tiny_chat(tmp_path_factory) -> Iterator[Served]:
     """A tiny random model, named ``tiny``, with the chat template of ``stories``."""
     folder = write_tiny(tmp_path_factory.mktemp("clients") / "tiny")
     shutil.copy(BUNDLED / "stories" / "tokenizer_config.json", folder)
-    yield from run_server(make_engine(checkpoints.load(folder)), settings_of())
+    yield from run_server(make_engine(load_checkpoint(folder)), settings_of())
 
 
 @pytest.fixture(scope="session")
 def stories() -> Iterator[Served]:
     """The checkpoint that ships."""
-    checkpoint = checkpoints.load(BUNDLED / "stories")
+    checkpoint = load_checkpoint(BUNDLED / "stories")
     yield from run_server(make_engine(checkpoint), settings_of(checkpoints=["stories"]))
 
 

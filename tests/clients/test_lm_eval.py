@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.bundled import BUNDLED
-from models.tokenizer import TextTokenizer
+from models.tokenization.tokenizer import TextTokenizer
 from tests.clients.conftest import HERE, PYTHON, Program
 from tests.server.conftest import Served
 from tests.server.test_http import post

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models import checkpoint as checkpoints
+from models.checkpoints.load import find_checkpoint, inspect_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 WATCHED = ("open", "import", "exec", "socket.", "subprocess.", "os.", "shutil.", "urllib.")
@@ -130,10 +130,16 @@ def _in_child(case: dict[str, Any]) -> int:
 
 
 def _main() -> None:
-    for name in ("server.cli", "server.app", "models.convert", "uvicorn", "uvicorn.loops.auto"):
+    for name in (
+        "server.cli",
+        "server.api.app",
+        "models.checkpoints.convert",
+        "uvicorn",
+        "uvicorn.loops.auto",
+    ):
         import_module(name)
     # PyTorch imports more, and makes its cache, when the first network is built
-    checkpoints.inspect(checkpoints.find("stories"))
+    inspect_checkpoint(find_checkpoint("stories"))
     first, *rest = sys.argv[1:]
     if first != "--cases":
         watch(Path(first))

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from models.checkpoint import Checkpoint
-from server.protocol import GuardedProtocol
+from models.checkpoints.load import Checkpoint
+from server.http.protocol import GuardedProtocol
 from tests.server.conftest import (  # noqa: F401 (fixtures)
     Served,
     make_engine,

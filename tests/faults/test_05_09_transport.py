@@ -82,7 +82,7 @@ def test_row_06_a_connection_that_says_nothing(server):
 
 
 def test_row_06_deadlines_that_are_shipped():
-    from server.protocol import GuardedProtocol
+    from server.http.protocol import GuardedProtocol
 
     assert GuardedProtocol.head_seconds <= 10
     assert GuardedProtocol.body_seconds <= 30 and GuardedProtocol.stall_seconds <= 30

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from models import checkpoint as checkpoints
-from models.tokenizer import TextTokenizer
-from server.routes.aside import aside
+from models.checkpoints.load import load_checkpoint
+from models.tokenization.tokenizer import TextTokenizer
+from server.http.offload import aside
 from tests.faults.conftest import CANARY, watched
 from tests.server.conftest import write_tiny
 from tests.server.test_http import call
@@ -198,7 +198,7 @@ def test_row_14_a_stored_template_without_an_end_costs_its_own_request(tmp_path)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     (folder / "chat_template.jinja").write_text(endless)
     body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "steps": 2}
-    with watched(checkpoints.load(folder)) as server, ThreadPoolExecutor(4) as pool:
+    with watched(load_checkpoint(folder)) as server, ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(post, server, body, "/v1/chat/completions") for _ in range(3)]
         asked.append(pool.submit(post, server, {"messages": body["messages"]}, "/tokenize"))
         meanwhile = 0

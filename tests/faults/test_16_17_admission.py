@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from server.events import Done, Failed
+from server.engine.events import Done, Failed
 from tests.faults.conftest import CANARY, LONG, events_of, read_all, send, watched
 from tests.server.conftest import make_engine, settings_of
 from tests.server.test_engine import request, result

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from benchmarks.poisoned import BAD, MARK, Stumbling, broken, no_memory, sick, stumbling
-from server.build import engine_of
-from server.events import Done, Failed
-from server.watchdog import Watchdog
+from server.engine.events import Done, Failed
+from server.engine.factory import engine_of
+from server.engine.watchdog import Watchdog
 from tests.faults.conftest import CANARY, LONG, read_all, send, watched
 from tests.server.conftest import make_engine, settings_of
 from tests.server.test_engine import request, result, until_idle
@@ -228,7 +228,7 @@ def test_row_20_the_process_ends_when_a_step_hangs(tiny_folder):
     told = {line["event"] for line in process.lines()}
     assert {"a step hangs", "giving up"} <= told
     stacks = [x["stack"] for x in process.lines() if x["event"] == "a step hangs"]
-    assert any("server/engine.py" in stack for stack in stacks)
+    assert any("server/engine/engine.py" in stack for stack in stacks)
 
 
 def test_row_20_killed_and_started_again(tiny_folder):

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import pytest
 
-from models import checkpoint as checkpoints
-from models.weights import CheckpointError
+from models.checkpoints.load import inspect_checkpoint
+from models.checkpoints.weights import CheckpointError
 from tests.faults import audited
 from tests.faults.corpus import (
     INDEX,
@@ -259,7 +259,7 @@ def test_row_23_bytes_of_a_header_changed_at_random(tmp_path, count):
     path = folder / WEIGHTS
     good = path.read_bytes()
     (length,) = struct.unpack("<Q", good[:8])
-    before = checkpoints.inspect(folder)[0]
+    before = inspect_checkpoint(folder)[0]
     draw, refused = random.Random(5), 0
     for _ in range(count):
         bad = bytearray(good)
@@ -267,7 +267,7 @@ def test_row_23_bytes_of_a_header_changed_at_random(tmp_path, count):
             bad[draw.randrange(8 + length)] = draw.choice(b'0123456789{}[],:"eE-\\ntru\xff\x00 ')
         path.write_bytes(bad[: draw.choice((len(bad), len(bad), draw.randrange(len(bad))))])
         try:
-            assert checkpoints.inspect(folder)[0] == before
+            assert inspect_checkpoint(folder)[0] == before
         except CheckpointError as error:
             refused += 1
             assert "\n" not in str(error)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
+from server.api.routes import page
 from server.config import Settings
-from server.keys import Keys
-from server.middleware import NEEDS_NO_KEY
-from server.routes import page
+from server.http.api_keys import Keys
+from server.http.middleware import NEEDS_NO_KEY
 from tests.faults.conftest import CANARY, connect, read_all, watched
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call

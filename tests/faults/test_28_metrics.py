@@ -11,11 +11,11 @@ from tests.server.test_http import BODY, call
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    from models import checkpoint as checkpoints
+    from models.checkpoints.load import load_checkpoint
     from tests.server.conftest import write_tiny
 
     folder = write_tiny(tmp_path_factory.mktemp("metrics") / "tiny")
-    yield from run_server(make_engine(checkpoints.load(folder)), settings_of())
+    yield from run_server(make_engine(load_checkpoint(folder)), settings_of())
 
 
 def series(server) -> set[tuple[str, tuple[tuple[str, str], ...]]]:

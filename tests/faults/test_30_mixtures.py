@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from server.events import Done
+from server.engine.events import Done
 from tests.server.conftest import make_engine
 from tests.server.test_engine import request, result, until_idle
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from server.rates import Rates
+from server.http.rate_limit import Rates
 from tests.faults.conftest import CANARY, read_all, send
 from tests.server.test_cli import XDLM
 from tests.server.test_http import call
@@ -83,7 +83,7 @@ def test_row_31_a_clock_that_jumps(tiny_folder):
     """No timer reads the wall clock: modules of the server name it for dates alone."""
     root = Path(__file__).parents[2] / "server"
     users = {p.name for p in root.rglob("*.py") if "time.time()" in p.read_text()}
-    assert users <= {"run.py", "score.py", "state.py", "models.py", "drawing.py"}
+    assert users <= {"base.py", "score.py", "context.py", "models.py", "image.py"}
     now = [1000.0]
     rates = Rates(60, 0, clock=lambda: now[0])
     for _ in range(60):

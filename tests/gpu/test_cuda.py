@@ -11,16 +11,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models import checkpoint as checkpoints
 from models.attention import PackedAttention, attention_over
+from models.checkpoints.load import find_checkpoint, load_checkpoint
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
+from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.params import SamplingParams
-from sampler.score import ScoreParams
 from sampler.step import take_step
 from server.config import Settings
-from server.events import Done, Failed, GenerationRequest
-from server.score import ScoreRequest
+from server.engine.events import Done, Failed, GenerationRequest
+from server.engine.score import ScoreRequest
 from tests.models import test_dit, test_dit_image, test_vq
 from tests.models.test_llada import official as official_llada  # noqa: F401
 from tests.models.test_unet import official as official_unet  # noqa: F401
@@ -99,8 +99,8 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def stories():
-    path = checkpoints.find("stories")
-    return checkpoints.load(path, "cpu", "float32"), checkpoints.load(path, "cuda", "float32")
+    path = find_checkpoint("stories")
+    return load_checkpoint(path, "cpu", "float32"), load_checkpoint(path, "cuda", "float32")
 
 
 @pytest.mark.parametrize("chosen", KINDS, ids=lambda c: c["sampler"])
@@ -158,7 +158,7 @@ async def test_memory_that_runs_out_hurts_the_largest_alone(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["max_sequence_length"] = 65536
     (folder / "config.json").write_text(json.dumps(config))
-    loaded = checkpoints.load(folder, "cuda", "float32")
+    loaded = load_checkpoint(folder, "cuda", "float32")
     engine = make_engine(loaded, max_positions=2**20, max_steps=64)
     engine.start()
     small = [request(i, 30, steps=40) for i in range(6)]
@@ -186,7 +186,7 @@ def post(url: str, body: dict) -> dict:
 
 
 def test_a_server_in_bfloat16():
-    loaded = [checkpoints.load(checkpoints.find(n), "cuda") for n in ("stories", "digits")]
+    loaded = [load_checkpoint(find_checkpoint(n), "cuda") for n in ("stories", "digits")]
     assert {x.info.dtype for x in loaded} == {"bfloat16"}
     assert isinstance(
         attention_over(torch.tensor([0, 9], device=CUDA), 9, torch.bfloat16, 48), PackedAttention
@@ -210,10 +210,10 @@ def test_a_server_in_bfloat16():
 
 
 def test_classes_and_guidance():
-    path = checkpoints.find("digits")
+    path = find_checkpoint("digits")
     runs = []
     for device in ("cpu", "cuda"):
-        loaded = checkpoints.load(path, device, "float32")
+        loaded = load_checkpoint(path, device, "float32")
         sampler = SAMPLERS["ancestral"](loaded.info.vocab_size, loaded.info.mask_id, ())
         params = SamplingParams(steps=8, mixing_ratio=0.1, guidance_scale=2.0)
         canvases = [

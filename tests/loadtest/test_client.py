@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from loadtest.cli_types import loads
 from loadtest.client import open_session
 from loadtest.plan import Plan, Planned, Setting, Workload
 from loadtest.records import GAVE_UP, Cell
 from loadtest.sweep import display, run_cell
-from loadtest.values import loads
 from tests.loadtest.conftest import Stubbed, stub_server
 
 TRIES = 3

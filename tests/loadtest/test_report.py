@@ -6,16 +6,16 @@ import math
 
 import pytest
 
+from loadtest.charts_plotly import all_views, front, knee, meets
+from loadtest.cli_types import duration, fields, loads, numbers, objective
 from loadtest.errors import Refusal
 from loadtest.plan import Load, Planned
 from loadtest.quality import entropy, repetition
+from loadtest.quality_stats import half_width, measures
 from loadtest.records import Folder, Record
 from loadtest.report import answer, load_table, warnings
-from loadtest.stream import KINDS
+from loadtest.sse import KINDS
 from loadtest.summary import Objective, Run, read
-from loadtest.values import duration, fields, loads, numbers, objective
-from loadtest.views import all_views, front, knee, meets
-from loadtest.worth import half_width, measures
 from tests.loadtest.made_up import judged, plan_of, queueing, record, write
 
 ONE, FOUR = Load("closed", 1), Load("closed", 4)

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 from loadtest.plan import ROUTES, Setting, Workload
-from loadtest.stream import Reading, failure_of_status
+from loadtest.sse import Reading, failure_of_status
 from tests.loadtest.conftest import Server
 
 KINDS = {

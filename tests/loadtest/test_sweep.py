@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from loadtest.cli_types import loads
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.records import GAVE_UP, Folder
-from loadtest.stream import Kind
+from loadtest.sse import Kind
 from loadtest.sweep import Stale
-from loadtest.values import loads
 from tests.loadtest.conftest import ROOT, Command, Server
 
 

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
-from models import rendering
-from models.chat import ChatError, ChatTemplate
-from models.tokenizer import TextTokenizer
-from models.weights import CheckpointError
+from models.checkpoints.weights import CheckpointError
+from models.tokenization import template_worker
+from models.tokenization.chat_template import ChatError, ChatTemplate
+from models.tokenization.tokenizer import TextTokenizer
 
 SPECIAL = [
     "<|startoftext|>",
@@ -120,7 +120,9 @@ def test_templates_without_an_end_are_ended(source):
     with pytest.raises(ChatError, match="more than 1 s of CPU time"):
         endless.render(TALK, SPECIAL)
     ours, theirs = time.process_time() - before[0], children() - before[1]
-    assert ours < rendering.CPU_SECONDS / 2 < theirs < rendering.CPU_SECONDS + 2  # Python starts
+    assert (
+        ours < template_worker.CPU_SECONDS / 2 < theirs < template_worker.CPU_SECONDS + 2
+    )  # Python starts
 
 
 @pytest.mark.parametrize(

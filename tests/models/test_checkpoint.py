@@ -11,12 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import checkpoint as checkpoints
-from models import devices
 from models.bundled import BUNDLED, bundled_names
-from models.checkpoint import CheckpointError
-from models.llada import LLaDA, LLaDAConfig
-from models.random import SHAPES, parse_shape, write_random
+from models.checkpoints import devices
+from models.checkpoints.load import (
+    CheckpointError,
+    find_checkpoint,
+    inspect_checkpoint,
+    load_checkpoint,
+)
+from models.checkpoints.random_init import SHAPES, parse_shape, write_random
+from models.families.llada import LLaDA, LLaDAConfig
 from tests.conftest import GOLDEN
 from tests.server.conftest import write_tiny
 
@@ -28,13 +32,13 @@ def folder(tmp_path):
 
 def refuse(folder, words: str) -> None:
     with pytest.raises(CheckpointError, match=words) as caught:
-        checkpoints.load(folder)
+        load_checkpoint(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_the_bundled_checkpoint_loads():
     assert "stories" in bundled_names()
-    loaded = checkpoints.load(checkpoints.find("stories"))
+    loaded = load_checkpoint(find_checkpoint("stories"))
     assert loaded.info.family == "llada" and loaded.info.mask_id == loaded.info.vocab_size - 1
     assert loaded.defaults["mixing_ratio"] == 0.1
     size = sum(p.stat().st_size for p in (BUNDLED / "stories").glob("*.*"))
@@ -42,7 +46,7 @@ def test_the_bundled_checkpoint_loads():
 
 
 def test_facts(folder):
-    info = checkpoints.load(folder).info
+    info = load_checkpoint(folder).info
     assert (info.name, info.dtype, info.max_length) == ("tiny", "float32", 256)
     state = load_file(folder / "model.safetensors")
     assert info.parameters == sum(t.numel() for t in state.values())
@@ -51,20 +55,20 @@ def test_facts(folder):
 def test_bfloat16_where_it_is_fast(folder):
     if not devices.cpu_has_fast_bfloat16():
         with pytest.raises(CheckpointError, match="bfloat16"):
-            checkpoints.load(folder, dtype="bfloat16")
+            load_checkpoint(folder, dtype="bfloat16")
         return
-    loaded = checkpoints.load(folder, dtype="bfloat16")
+    loaded = load_checkpoint(folder, dtype="bfloat16")
     hidden = loaded.model.trunk(torch.arange(30), torch.tensor([0, 30]))
-    exact = checkpoints.load(folder).model.trunk(torch.arange(30), torch.tensor([0, 30]))
+    exact = load_checkpoint(folder).model.trunk(torch.arange(30), torch.tensor([0, 30]))
     assert hidden.dtype == torch.bfloat16
     assert (hidden.float() - exact).abs().max() < 0.25
 
 
 def test_names_that_are_nothing():
     with pytest.raises(CheckpointError, match=r"bundled ones: .*stories"):
-        checkpoints.find("no/such/place")
+        find_checkpoint("no/such/place")
     with pytest.raises(CheckpointError, match="unknown device"):
-        checkpoints.load(BUNDLED / "stories", device="abacus")
+        load_checkpoint(BUNDLED / "stories", device="abacus")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -123,7 +127,7 @@ def sharded(tmp_path):
 
 
 def test_shards_are_one_checkpoint(sharded):
-    whole, parts = (checkpoints.load(folder) for folder in sharded)
+    whole, parts = (load_checkpoint(folder) for folder in sharded)
     assert isinstance(whole.model, LLaDA) and isinstance(parts.model, LLaDA)
     assert len(list(sharded[1].glob("*.safetensors"))) > 3
     assert not (sharded[1] / "model.safetensors").exists()
@@ -131,7 +135,7 @@ def test_shards_are_one_checkpoint(sharded):
         whole.model.state_dict().items(), parts.model.state_dict().items(), strict=True
     ):
         assert torch.equal(a, b), name
-    info, _ = checkpoints.inspect(sharded[1])
+    info, _ = inspect_checkpoint(sharded[1])
     assert (info.parameters, info.dtype) == (parts.info.parameters, "F32")
 
 
@@ -145,7 +149,7 @@ def test_an_index_that_lies(sharded):
         path.write_text(json.dumps({"weight_map": weight_map}))
         refuse(folder, words)
         with pytest.raises(CheckpointError, match=words):
-            checkpoints.inspect(folder)
+            inspect_checkpoint(folder)
 
     good = index["weight_map"]
     claim({**good, names[0]: good[names[-1]]}, "the index says so")
@@ -184,7 +188,7 @@ def test_a_random_model_must_hold_its_tokenizer(tmp_path):
     assert not (tmp_path / "r").exists()
     shape = parse_shape("tiny,vocab_size=4455,mask_token_id=4454")
     write_random(tmp_path / "r", shape, tokenizer=BUNDLED / "stories")
-    assert checkpoints.load(tmp_path / "r").tokenizer.vocab_size == 4454
+    assert load_checkpoint(tmp_path / "r").tokenizer.vocab_size == 4454
 
 
 def test_loading_does_not_import_the_compiler(folder):

@@ -20,13 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from models import checkpoint as checkpoints
-from models.checkpoint import CheckpointError
-from models.convert import convert
-from models.dit import INV_FREQ, DiT, parameter_names
-from models.dit_config import DiTConfig
-from models.random import SHAPES, parse_fields, write_random
-from models.torchfile import Inert, opened
+from models.checkpoints.convert import convert
+from models.checkpoints.load import CheckpointError, inspect_checkpoint, load_checkpoint
+from models.checkpoints.random_init import SHAPES, parse_fields, write_random
+from models.checkpoints.safe_unpickler import Inert, opened
+from models.families.dit import INV_FREQ, DiT, parameter_names
+from models.families.dit_config import DiTConfig
 from sampler import SAMPLERS
 from server.cli import app
 
@@ -147,7 +146,7 @@ def test_folders_and_flat_files(tmp_path, trained):
     for i, (source, told) in enumerate(sources):
         made = tmp_path / f"made-{i}"
         info = convert(source, made, mixing_ratio=0.5, config=told)
-        loaded = checkpoints.load(made)
+        loaded = load_checkpoint(made)
         assert torch.equal(logits(loaded.model), expected(trained))
         assert loaded.defaults == {"sampler": "ancestral", "mixing_ratio": 0.5}
         assert (info.name, info.family, info.mask_id, info.max_length) == (made.name, "dit", 40, 64)
@@ -162,13 +161,13 @@ def test_a_training_checkpoint(tmp_path, trained, average):
     for raw, state in ((False, average), (True, trained)):
         made = tmp_path / f"made-{raw}"
         convert(source, made, raw=raw, config=IDS)
-        loaded = checkpoints.load(made)
+        loaded = load_checkpoint(made)
         assert torch.equal(logits(loaded.model), expected(state))
         assert loaded.defaults["mixing_ratio"] == 0.1 and loaded.info.max_length == 64
     content = lightning(trained, average) | {"ema": None, "hyper_parameters": {}}
     torch.save(content, source)
     convert(source, tmp_path / "no-average", mixing_ratio=0.2, config={"model_length": 64, **IDS})
-    assert torch.equal(logits(checkpoints.load(tmp_path / "no-average").model), expected(trained))
+    assert torch.equal(logits(load_checkpoint(tmp_path / "no-average").model), expected(trained))
 
 
 @pytest.mark.parametrize(
@@ -184,9 +183,9 @@ def test_the_noise_a_model_was_trained_with(tmp_path, trained, average, name, de
     source = tmp_path / "last.ckpt"
     torch.save(lightning(trained, average, name=name), source)
     convert(source, tmp_path / "made", config=IDS)
-    assert checkpoints.inspect(tmp_path / "made")[1] == defaults
+    assert inspect_checkpoint(tmp_path / "made")[1] == defaults
     convert(source, tmp_path / "told", mixing_ratio=0.5, config=IDS)
-    assert checkpoints.inspect(tmp_path / "told")[1]["mixing_ratio"] == 0.5
+    assert inspect_checkpoint(tmp_path / "told")[1]["mixing_ratio"] == 0.5
 
 
 def test_an_average_alone(tmp_path, average):
@@ -195,7 +194,7 @@ def test_an_average_alone(tmp_path, average):
     torch.save({"ema": listed(average)}, source)
     made = tmp_path / "made"
     convert(source, made, mixing_ratio=0.1, config=TOLD)
-    assert torch.equal(logits(checkpoints.load(made).model), expected(average))
+    assert torch.equal(logits(load_checkpoint(made).model), expected(average))
     with pytest.raises(CheckpointError, match="no state_dict in it"):
         convert(source, tmp_path / "raw", raw=True)
 
@@ -215,7 +214,7 @@ def test_a_llada_folder(tmp_path):
     shape = SHAPES["tiny"] | {"max_sequence_length": 64}
     write_random(tmp_path / "llada", shape, dtype=torch.float32, shard_bytes=100_000)
     info = convert(tmp_path / "llada", tmp_path / "made")
-    before, after = (checkpoints.load(tmp_path / name) for name in ("llada", "made"))
+    before, after = (load_checkpoint(tmp_path / name) for name in ("llada", "made"))
     assert info.family == "llada" and before.defaults == after.defaults
     assert torch.equal(logits(before.model), logits(after.model))
     path = tmp_path / "llada" / "config.json"
@@ -506,7 +505,7 @@ def test_readers_keep_their_names_after_an_attack(tmp_path, average):
         refuse(write_program(tmp_path / f"{i}.ckpt", program), "ckpt")
     torch.save({"ema": listed(average)}, tmp_path / "ema.pt")
     convert(tmp_path / "ema.pt", tmp_path / "made", mixing_ratio=0.1, config=TOLD)
-    assert torch.equal(logits(checkpoints.load(tmp_path / "made").model), expected(average))
+    assert torch.equal(logits(load_checkpoint(tmp_path / "made").model), expected(average))
 
 
 def test_unknown_objects_are_data(tmp_path):

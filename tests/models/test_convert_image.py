@@ -10,12 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from models import checkpoint as checkpoints
-from models.checkpoint import CheckpointError
-from models.convert import convert
-from models.dit import DiT, parameter_names
-from models.dit_config import DiTConfig
-from models.image import ImageShape
+from models.checkpoints.convert import convert
+from models.checkpoints.load import CheckpointError, load_checkpoint
+from models.families.dit import DiT, parameter_names
+from models.families.dit_config import DiTConfig
+from models.images.layout import ImageShape
 from server.cli import app
 from tests.models.test_vq import CODEC, stored
 
@@ -60,7 +59,7 @@ def test_averages_without_names_and_a_decoder_make_a_folder(tmp_path, state, tok
     options: dict[str, Any] = {"mixing_ratio": 0.1, "config": TOLD}
     info = convert(tmp_path / "ema.ckpt", tmp_path / "out", decoder=tokenizer, **options)
     assert (info.classes, info.image) == (5, ImageShape(4, 4, 3, "vq", 64, 2))
-    loaded = checkpoints.load(tmp_path / "out")
+    loaded = load_checkpoint(tmp_path / "out")
     model = DiT(DiTConfig.from_dict(SIZES)).requires_grad_(False)
     model.load_state_dict(state)
     model.fold()
@@ -74,10 +73,10 @@ def test_averages_without_names_and_a_decoder_make_a_folder(tmp_path, state, tok
     assert images.shape == (1, 8, 8, 3)
     # the folder is a source like any other, and its decoder comes along
     convert(tmp_path / "out", tmp_path / "again")
-    assert torch.equal(checkpoints.load(tmp_path / "again").pixels(ids), images)
+    assert torch.equal(load_checkpoint(tmp_path / "again").pixels(ids), images)
     options["config"] = TOLD | {"raw_codebook": True}
     convert(tmp_path / "ema.ckpt", tmp_path / "raw", decoder=tokenizer, **options)
-    assert not torch.equal(checkpoints.load(tmp_path / "raw").pixels(ids), images)
+    assert not torch.equal(load_checkpoint(tmp_path / "raw").pixels(ids), images)
 
 
 def test_a_training_checkpoint_with_the_tokenizer_inside(tmp_path, state):
@@ -124,6 +123,6 @@ def test_on_the_command_line(tmp_path, state, tokenizer):
     told = ["--vq", str(tokenizer), "--config", f"{image},{grid},image.scale=2"]
     run = CliRunner().invoke(app, ["convert", *arguments, *told])
     assert run.exit_code == 0, run.output
-    assert checkpoints.load(tmp_path / "out").pixels(torch.zeros(1, 16).long()).shape[1:3] == (8, 8)
+    assert load_checkpoint(tmp_path / "out").pixels(torch.zeros(1, 16).long()).shape[1:3] == (8, 8)
     run = CliRunner().invoke(app, ["info", str(tmp_path / "out")])
     assert run.exit_code == 0 and "vq" in run.output and "classes  5" in run.output

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models import checkpoint as checkpoints
+from models.checkpoints.load import find_checkpoint, load_checkpoint
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.step import take_step
-from server.choices import sampling_params
+from server.engine.request_params import sampling_params
 
 
 def test_digits_of_one_class_look_alike_and_of_two_do_not():
     """Without a judge: each drawn digit is nearest to the mean of its own class's others."""
-    loaded = checkpoints.load(checkpoints.find("digits"))
+    loaded = load_checkpoint(find_checkpoint("digits"))
     labels, chosen = [0, 1, 3, 6, 7] * 6, {"steps": 8, "guidance_scale": 2.0}
     canvases = []
     for seed, label in enumerate(labels):

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import architectures, devices
-from models import checkpoint as checkpoints
-from models.checkpoint import CheckpointError
-from models.dit import INV_FREQ, DiT, parameter_names
-from models.dit_config import DiTConfig, stored_sizes
-from models.network import UnsupportedConfig
-from models.random import DIT_SHAPES, parse_shape, write_random
+from models import registry
+from models.base import UnsupportedConfig
+from models.checkpoints import devices
+from models.checkpoints.load import CheckpointError, inspect_checkpoint, load_checkpoint
+from models.checkpoints.random_init import DIT_SHAPES, parse_shape, write_random
+from models.families.dit import INV_FREQ, DiT, parameter_names
+from models.families.dit_config import DiTConfig, stored_sizes
 from tests.conftest import GOLDEN
 
 PREFIX = "weights.backbone."
@@ -74,7 +74,7 @@ def test_published_sizes_fit(shape):
     tokenizer = {"owt": "gpt2", "lm1b": "bert"}[shape.split("-")[1]]
     path = GOLDEN / "manifests" / f"dit_{shape.replace('-', '_')}_{tokenizer}.json"
     manifest = json.loads(path.read_text())
-    model = architectures.build({"model_type": "dit", **DIT_SHAPES[shape]}, None)
+    model = registry.build({"model_type": "dit", **DIT_SHAPES[shape]}, None)
     ours = model.state_dict() | model.derived()
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in ours.items()} == expected
@@ -138,7 +138,7 @@ def folder(tmp_path):
 
 
 def refuse(folder, words: str) -> None:
-    for opened in (checkpoints.load, checkpoints.inspect):
+    for opened in (load_checkpoint, inspect_checkpoint):
         with pytest.raises(CheckpointError, match=words) as caught:
             opened(folder)
         assert "\n" not in str(caught.value)
@@ -152,8 +152,8 @@ def rewrite(folder, **changes) -> None:
 
 
 def test_facts(folder):
-    loaded = checkpoints.load(folder)
-    info, defaults = checkpoints.inspect(folder)
+    loaded = load_checkpoint(folder)
+    info, defaults = inspect_checkpoint(folder)
     assert (info.family, info.mask_id, info.eos_id, info.max_length) == ("dit", 500, 1, 512)
     state = load_file(folder / "model.safetensors")
     assert loaded.info.parameters == info.parameters == sum(t.numel() for t in state.values())
@@ -163,7 +163,7 @@ def test_facts(folder):
 def test_bfloat16_stays_close(folder):
     if not devices.cpu_has_fast_bfloat16():
         pytest.skip("no bfloat16 arithmetic")
-    exact, half = (checkpoints.load(folder, dtype=kind) for kind in ("float32", "bfloat16"))
+    exact, half = (load_checkpoint(folder, dtype=kind) for kind in ("float32", "bfloat16"))
     tokens, offsets = torch.arange(30), torch.tensor([0, 30])
     hidden = half.model.trunk(tokens, offsets)
     assert hidden.dtype == torch.bfloat16
@@ -173,13 +173,13 @@ def test_bfloat16_stays_close(folder):
 @pytest.mark.parametrize("prefix", ["backbone.", "model.backbone.", "_forward_module.", "module."])
 def test_a_third_partys_folder(folder, prefix):
     """Their names, their ``model_type``, their wrong ``cond_dim``, their stored frequencies."""
-    expected = checkpoints.load(folder)
+    expected = load_checkpoint(folder)
     path = folder / "model.safetensors"
     frequencies = 10_000.0 ** -(torch.arange(0, 16, 2) / 16)
     state = load_file(path) | {INV_FREQ: frequencies}
     save_file({prefix + name: t for name, t in state.items()}, path)
     rewrite(folder, model_type="mdlm", cond_dim=129, dropout=0.1, time_conditioning=False)
-    loaded = checkpoints.load(folder)
+    loaded = load_checkpoint(folder)
     assert loaded.info == expected.info
     tokens, offsets = torch.arange(30), torch.tensor([0, 30])
     ours, theirs = (c.model.trunk(tokens, offsets) for c in (loaded, expected))
@@ -190,7 +190,7 @@ def test_a_third_partys_folder(folder, prefix):
     refuse(folder, r"inv_freq is \[4\], expected \[8\]")
     save_file(state | {INV_FREQ: 2 * frequencies}, path)
     with pytest.raises(CheckpointError, match="inv_freq is not what the config gives"):
-        checkpoints.load(folder)
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +227,10 @@ def test_weights_of_something_else_are_refused(folder):
     refuse(folder, r"blocks.0.mlp.0.bias is \[255\], expected \[256\]")
     save_file(good | {"blocks.1.norm1.weight": torch.full((64,), torch.inf)}, path)
     with pytest.raises(CheckpointError, match="not finite"):
-        checkpoints.load(folder)
+        load_checkpoint(folder)
     save_file(good | {"blocks.1.norm1.weight": torch.ones(64, dtype=torch.int32)}, path)
     with pytest.raises(CheckpointError, match="no floats"):
-        checkpoints.load(folder)
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import architectures
-from models import checkpoint as checkpoints
-from models.dit import INV_FREQ, DiT, parameter_names
-from models.dit_config import DiTConfig, stored_sizes
-from models.image import ImageShape
-from models.network import UnsupportedConfig
-from models.random import DIT_SHAPES, write_random
+from models import registry
+from models.base import UnsupportedConfig
+from models.checkpoints.load import inspect_checkpoint, load_checkpoint
+from models.checkpoints.random_init import DIT_SHAPES, write_random
+from models.families.dit import INV_FREQ, DiT, parameter_names
+from models.families.dit_config import DiTConfig, stored_sizes
+from models.images.layout import ImageShape
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
 from tests.conftest import GOLDEN
@@ -104,7 +104,7 @@ def test_the_published_size_fits():
     """Names, shapes, count and the order of unnamed averages, on the meta device."""
     path = GOLDEN / "manifests" / "dit_small_imagenet_llamagen.json"
     manifest = json.loads(path.read_text())
-    model = architectures.build({"model_type": "dit", **DIT_SHAPES["small-imagenet"]}, None)
+    model = registry.build({"model_type": "dit", **DIT_SHAPES["small-imagenet"]}, None)
     ours = model.state_dict() | model.derived()
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in ours.items()} == expected
@@ -155,13 +155,13 @@ def test_a_text_network_takes_no_labels():
 def test_facts(tmp_path):
     shape = DIT_SHAPES["tiny-image"]
     write_random(tmp_path / "digits", shape, family="dit", dtype=torch.float32)
-    loaded = checkpoints.load(tmp_path / "digits")
+    loaded = load_checkpoint(tmp_path / "digits")
     info = loaded.info
-    assert info == checkpoints.load(tmp_path / "digits").info
+    assert info == load_checkpoint(tmp_path / "digits").info
     assert (info.classes, info.eos_id, info.mask_id, loaded.ends) == (10, None, 8, ())
     assert info.image == ImageShape(12, 12, 1, "grey levels", 8)
     assert info.max_length == 144
-    before = checkpoints.inspect(tmp_path / "digits")[0]
+    before = inspect_checkpoint(tmp_path / "digits")[0]
     assert before.parameters == info.parameters and before.image == info.image
 
 

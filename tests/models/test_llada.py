@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.attention import bucket_length
-from models.llada import LLaDA, LLaDAConfig, UnsupportedConfig
+from models.families.llada import LLaDA, LLaDAConfig, UnsupportedConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoint import CheckpointError, load, load_divided
-from models.llada import LLaDA, LLaDAConfig
-from models.random import DIT_SHAPES, SHAPES, write_random
-from models.ranks import Leader
+from models.checkpoints.load import CheckpointError, load_checkpoint, load_divided_checkpoint
+from models.checkpoints.random_init import DIT_SHAPES, SHAPES, write_random
+from models.families.llada import LLaDA, LLaDAConfig
+from models.parallel.workers import Leader
 
 GROUPED = {"n_heads": 8, "n_kv_heads": 2}
 TIED = {"weight_tying": True}
@@ -37,7 +37,7 @@ def written(folder: Path, **changes) -> Path:
 @pytest.mark.parametrize("changes", [{}, GROUPED | TIED], ids=["plain", "grouped, tied"])
 def test_two_processes_give_the_logits_of_one(tmp_path, changes):
     folder = written(tmp_path / "random", **changes)
-    whole, divided = load(folder), load_divided(folder, 2, unexpected)
+    whole, divided = load_checkpoint(folder), load_divided_checkpoint(folder, 2, unexpected)
     assert divided.info == whole.info
     assert isinstance(divided.model, Leader)
     try:
@@ -61,7 +61,7 @@ def test_two_processes_give_the_logits_of_one(tmp_path, changes):
 def test_a_rank_that_dies_is_told_of_and_passes_fail(tmp_path):
     folder = written(tmp_path / "random")
     lost: queue.Queue[int] = queue.Queue()
-    divided = load_divided(folder, 2, lost.put)
+    divided = load_divided_checkpoint(folder, 2, lost.put)
     assert isinstance(divided.model, Leader)
     try:
         (other,) = divided.model.ranks
@@ -85,10 +85,10 @@ def test_a_rank_that_dies_is_told_of_and_passes_fail(tmp_path):
 def test_what_cannot_be_divided_is_refused_by_name(tmp_path, family, shape, ranks, named):
     write_random(tmp_path / "random", shape, family=family)
     with pytest.raises(CheckpointError, match=named):
-        load_divided(tmp_path / "random", ranks, unexpected)
+        load_divided_checkpoint(tmp_path / "random", ranks, unexpected)
 
 
 def test_a_numbered_device_is_refused(tmp_path):
     write_random(tmp_path / "random", SHAPES["tiny"])
     with pytest.raises(CheckpointError, match="cpu:1"):
-        load_divided(tmp_path / "random", 2, unexpected, device="cpu:1")
+        load_divided_checkpoint(tmp_path / "random", 2, unexpected, device="cpu:1")

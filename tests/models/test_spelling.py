@@ -9,8 +9,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 
 from models.bundled import BUNDLED
-from models.spelling import BYTES, longest_piece
-from models.tokenizer import TextTokenizer
+from models.tokenization.token_bounds import BYTES, longest_piece
+from models.tokenization.tokenizer import TextTokenizer
 
 
 def by_byte(**more) -> Tokenizer:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer
 
-from models import checkpoint as checkpoints
-from models.bundled.stories.recipe.batches import encode
-from models.bundled.stories.recipe.corpus import RECIPE, read_corpus, split
-from models.bundled.stories.recipe.evaluate import sample, words
-from models.bundled.stories.recipe.validation import nelbo
-from sampler.kernel import NoiseKernel
-from server.choices import sampling_params
+from models.checkpoints.load import find_checkpoint, load_checkpoint
+from recipes.stories.batches import encode
+from recipes.stories.corpus import RECIPE, read_corpus, split
+from recipes.stories.evaluate import sample, words
+from recipes.stories.validation import nelbo
+from sampler.noise_kernel import NoiseKernel
+from server.engine.request_params import sampling_params
 
 
 @pytest.fixture(scope="module")
 def stories():
-    return checkpoints.load(checkpoints.find("stories"))
+    return load_checkpoint(find_checkpoint("stories"))
 
 
 def test_readable_stories_that_end_with_the_shipped_defaults(stories):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.bundled import BUNDLED
-from models.tokenizer import TextTokenizer
+from models.tokenization.tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models import architectures
-from models import checkpoint as checkpoints
-from models.checkpoint import CheckpointError
-from models.convert import convert
-from models.image import ImageShape
-from models.network import UnsupportedConfig
-from models.random import UNET_SHAPES, write_random
-from models.unet import UNet, parameter_names
-from models.unet_config import UNetConfig
+from models import registry
+from models.base import UnsupportedConfig
+from models.checkpoints.convert import convert
+from models.checkpoints.load import CheckpointError, inspect_checkpoint, load_checkpoint
+from models.checkpoints.random_init import UNET_SHAPES, write_random
+from models.families.unet import UNet, parameter_names
+from models.families.unet_config import UNetConfig
+from models.images.layout import ImageShape
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
 from tests.conftest import GOLDEN
@@ -97,7 +96,7 @@ def test_canvases_that_are_no_images_are_refused(official):
 def test_the_published_size_fits():
     """Names, shapes, count and the order of unnamed averages, on the meta device."""
     manifest = json.loads((GOLDEN / "manifests" / "unet_cifar10_cond.json").read_text())
-    model = architectures.build({"model_type": "unet"}, None)
+    model = registry.build({"model_type": "unet"}, None)
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in model.state_dict().items()} == expected
     assert sum(p.numel() for p in model.parameters()) == manifest["n_params"]
@@ -111,11 +110,11 @@ def folder(tmp_path):
 
 
 def test_a_folder_makes_images(folder):
-    loaded = checkpoints.load(folder)
+    loaded = load_checkpoint(folder)
     info = loaded.info
     assert (info.family, info.vocab_size, info.mask_id, info.classes) == ("unet", 259, 256, 10)
     assert (info.image, info.max_length) == (ImageShape(8, 8, 3, "bytes", 256), 192)
-    assert info.parameters == checkpoints.inspect(folder)[0].parameters
+    assert info.parameters == inspect_checkpoint(folder)[0].parameters
     for name, make in SAMPLERS.items():
         sampler = make(info.vocab_size, info.mask_id, loaded.ends)
         params = [
@@ -139,7 +138,7 @@ def test_published_forms_make_folders(folder, tmp_path):
     info = convert(tmp_path / "last.ckpt", tmp_path / "out", mixing_ratio=0.1, config=shape)
     assert info.family == "unet"
     ids = torch.arange(192) % 259
-    before, after = (checkpoints.load(f).model for f in (folder, tmp_path / "out"))
+    before, after = (load_checkpoint(f).model for f in (folder, tmp_path / "out"))
     offsets = torch.tensor([0, 192])
     assert torch.equal(before.trunk(ids, offsets), after.trunk(ids, offsets))
     with torch.device("meta"):

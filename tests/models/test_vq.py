@@ -10,13 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import checkpoint as checkpoints
-from models.checkpoint import CheckpointError
-from models.image import ImageShape
-from models.network import UnsupportedConfig
-from models.pixels import pixels
-from models.random import DIT_SHAPES, write_random
-from models.vq import PARTS, VQConfig, VQDecoder
+from models.base import UnsupportedConfig
+from models.checkpoints.load import CheckpointError, load_checkpoint
+from models.checkpoints.random_init import DIT_SHAPES, write_random
+from models.images.layout import ImageShape
+from models.images.pixels import pixels
+from models.images.vq_decoder import PARTS, VQConfig, VQDecoder
 from tests.conftest import GOLDEN
 
 CODEC = {"height": 4, "width": 4, "channels": 3, "tokens": "vq", "levels": 64, "scale": 2}
@@ -88,17 +87,17 @@ def folder(tmp_path, golden):
 def test_a_folder_with_its_decoder(folder, golden, caplog):
     file = golden("vq_decoder_tiny")
     with caplog.at_level(logging.WARNING):
-        loaded = checkpoints.load(folder)
+        loaded = load_checkpoint(folder)
     assert "normalised" in caplog.text
     ids = file.tensors["codes"]
     assert torch.equal(loaded.pixels(ids), official(file, False).decode(ids.view(2, 4, 4)))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"raw_codebook": True}))
-    raw = checkpoints.load(folder).pixels(ids)
+    raw = load_checkpoint(folder).pixels(ids)
     assert torch.equal(raw, official(file, True).decode(ids.view(2, 4, 4)))
     (folder / "vq.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"has no vq\.safetensors"):
-        checkpoints.load(folder).pixels(ids)
+        load_checkpoint(folder).pixels(ids)
 
 
 def test_decoders_that_do_not_fit_are_refused(folder):
@@ -108,7 +107,7 @@ def test_decoders_that_do_not_fit_are_refused(folder):
     def refuse(state: dict[str, Tensor], words: str) -> None:
         save_file(state, path)
         with pytest.raises(CheckpointError, match=words):
-            checkpoints.load(folder)
+            load_checkpoint(folder)
 
     refuse({k: t for k, t in good.items() if k != "decoder.conv_in.bias"}, "decoder.conv_in.bias")
     refuse(good | {"encoder.x": torch.zeros(2)}, "1 unknown tensors, first encoder.x")
@@ -134,4 +133,4 @@ def test_grey_levels_and_bytes_as_pixels():
 def test_a_text_has_no_pixels(tmp_path):
     write_random(tmp_path / "t", DIT_SHAPES["tiny"], family="dit", dtype=torch.float32)
     with pytest.raises(CheckpointError, match="makes no images"):
-        checkpoints.load(tmp_path / "t").pixels(torch.zeros(1, 5).long())
+        load_checkpoint(tmp_path / "t").pixels(torch.zeros(1, 5).long())

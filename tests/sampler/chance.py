@@ -9,7 +9,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
 from tests.sampler.toy import Neighbours, Table

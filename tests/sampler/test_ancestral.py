@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from sampler.ancestral import Ancestral
-from sampler.canvas import CanvasBatch
-from sampler.kernel import NoiseKernel
+from sampler.batch import CanvasBatch
+from sampler.noise_kernel import NoiseKernel
 from sampler.params import SamplingParams
-from sampler.schedule import SCHEDULES, grids
+from sampler.samplers.ancestral import Ancestral
+from sampler.schedules import SCHEDULES, grids
 from sampler.step import take_step
 from tests.sampler.toy import Neighbours, Table
 

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler.canvas import CanvasBatch
-from sampler.gidd import Gidd, GiddNoise
+from sampler.batch import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
+from sampler.samplers.gidd import Gidd, GiddNoise
 from sampler.step import take_step
 from tests.sampler.chance import assert_same_chains, chains, explicit_chains, odds, one_step
 from tests.sampler.toy import Neighbours, Table

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sampler.draw import inverse_cdf, nucleus
-from sampler.kernel import NoiseKernel
-from sampler.likelihood import nelbo_integrand, step_kl
-from sampler.schedule import LogLinearSchedule
+from sampler.likelihood.nelbo import nelbo_integrand, step_kl
+from sampler.logits.categorical import inverse_cdf, nucleus
+from sampler.noise_kernel import NoiseKernel
+from sampler.schedules import LogLinearSchedule
 
 
 def kernel_of(case) -> NoiseKernel:

@@ -8,11 +8,11 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from sampler import SAMPLERS
-from sampler.ancestral import Ancestral
-from sampler.canvas import CanvasBatch
-from sampler.kernel import NoiseKernel
+from sampler.batch import CanvasBatch
+from sampler.noise_kernel import NoiseKernel
 from sampler.params import OWNERS, InvalidParam, SamplingParams
-from sampler.schedule import SCHEDULES
+from sampler.samplers.ancestral import Ancestral
+from sampler.schedules import SCHEDULES
 from sampler.step import take_step, take_steps
 
 N, MASK, CLASSES = 9, 6, 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sampler.kernel import NoiseKernel
-from sampler.likelihood import nelbo_integrand, step_kl
-from sampler.schedule import LogLinearSchedule
+from sampler.likelihood.nelbo import nelbo_integrand, step_kl
+from sampler.noise_kernel import NoiseKernel
+from sampler.schedules import LogLinearSchedule
 
 
 def case(k: float, n: int = 12, rows: int = 200):

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
+from sampler.logits.row_requests import CHUNK_ELEMENTS, MIN_ROWS
 from sampler.params import SamplingParams
-from sampler.query import CHUNK_ELEMENTS, MIN_ROWS
 from sampler.step import take_steps
 
 VOCAB = 126_464

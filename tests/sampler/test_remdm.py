@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
-from sampler.remdm import Remasking, Remdm, remasking
+from sampler.samplers.remdm import Remasking, Remdm, remasking
 from sampler.step import take_step
 from sampler.transition import REMASK, UNMASK
 from tests.sampler.chance import assert_same_chains, chains, explicit_chains, odds, one_step

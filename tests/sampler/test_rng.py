@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy.stats import chi2
 
-from sampler.rng import Role, integers, philox, uniforms
+from sampler.philox import Role, integers, philox, uniforms
 
 
 def words(values):

@@ -9,11 +9,11 @@ import statistics
 import pytest
 import torch
 
-from sampler.kernel import NoiseKernel
-from sampler.likelihood import nelbo_integrand
+from sampler.likelihood.monte_carlo import ScoreParams, noised, sample_nats, standard_error
+from sampler.likelihood.nelbo import nelbo_integrand
+from sampler.noise_kernel import NoiseKernel
 from sampler.params import InvalidParam
-from sampler.schedule import SCHEDULES
-from sampler.score import ScoreParams, noised, sample_nats, standard_error
+from sampler.schedules import SCHEDULES
 from tests.sampler.toy import Hashed, Neighbours
 
 N, MASK = 5, 4

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
+from sampler.deadline import shortened
 from sampler.params import SamplingParams
-from sampler.schedule import times
-from sampler.shorten import shortened
+from sampler.schedules import times
 from sampler.step import take_step
 from tests.sampler.toy import MASK, Hashed, N, behind
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
+from sampler.samplers.threshold import Threshold
 from sampler.step import take_step
-from sampler.threshold import Threshold
 from tests.sampler.toy import MASK, Hashed, N, behind, states
 
 GREEDY = SamplingParams(sampler="threshold", temperature=0.0)

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.llada import LLaDA, LLaDAConfig
+from models.families.llada import LLaDA, LLaDAConfig
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
+from sampler.logits.row_reader import readout, row_stats
+from sampler.logits.row_requests import RowQuery
 from sampler.params import InvalidParam, SamplingParams
-from sampler.query import RowQuery
-from sampler.readout import readout, row_stats
-from sampler.schedule import absorb_budget, refine_budget, step_plan
+from sampler.samplers.topk import TopK
+from sampler.schedules import absorb_budget, refine_budget, step_plan
 from sampler.select import best_of_each
 from sampler.step import take_step, take_steps
-from sampler.topk import TopK
 from tests.sampler.toy import MASK, Hashed, N, Table, behind, states
 
 ENDS = (9, 10)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
 

@@ -16,15 +16,15 @@ import structlog
 import torch
 from safetensors.torch import save_file
 
-from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
-from models.llada import LLaDA, LLaDAConfig
-from server.app import create_app
-from server.build import engine_of
+from models.checkpoints.load import Checkpoint, load_checkpoint
+from models.families.llada import LLaDA, LLaDAConfig
+from server.api.app import create_app
+from server.api.lifecycle import Server
 from server.config import Settings
-from server.engine import Engine
-from server.protocol import GuardedProtocol
-from server.serving import Server
+from server.engine.engine import Engine
+from server.engine.factory import engine_of
+from server.http.protocol import GuardedProtocol
 
 
 def write_tiny(folder: Path, layers: int = 1) -> Path:
@@ -58,8 +58,8 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folder) -> checkpoints.Checkpoint:
-    return checkpoints.load(tiny_folder)
+def tiny(tiny_folder) -> Checkpoint:
+    return load_checkpoint(tiny_folder)
 
 
 def make_engine(checkpoint, **limits) -> Engine:
@@ -108,4 +108,4 @@ def chatty(tmp_path_factory) -> Iterator[Served]:
     """A server whose checkpoint has a chat template."""
     folder = write_tiny(tmp_path_factory.mktemp("chat") / "tiny")
     shutil.copy(BUNDLED / "stories" / "tokenizer_config.json", folder)
-    yield from run_server(make_engine(checkpoints.load(folder)), settings_of())
+    yield from run_server(make_engine(load_checkpoint(folder)), settings_of())

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from server.stream import MASK_SIGN
+from server.output.text import MASK_SIGN
 from tests.server.test_http import BODY, call, events, post
 
 TOPK = {"sampler": "topk", "mixing_ratio": 0.2, "block_length": 10, "refine_scope": "block"}

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.routes.answers.parts import Error
-from server.routes.chat import ChatBody
-from server.routes.completions import CompletionBody
-from server.routes.tokens import DetokenizeBody, TokenizeBody
+from server.api.routes.chat_completions import ChatBody
+from server.api.routes.completions import CompletionBody
+from server.api.routes.tokenize import DetokenizeBody, TokenizeBody
+from server.api.schemas.responses.common import Error
 from tests.server.test_fuzz import small  # noqa: F401 (a fixture)
 
 BODIES = {

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sampler import SAMPLERS
-from server.images import MASKED
+from server.output.png import MASKED
 
 XDLM = Path(sys.executable).parent / "xdlm"
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import checkpoint as checkpoints
-from models.llada import LLaDA
+from models.checkpoints.load import load_checkpoint
+from models.families.llada import LLaDA
 from sampler import SAMPLERS
-from sampler.canvas import CanvasBatch
+from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
-from server.events import Change, Done, Failed, GenerationRequest, Step
-from server.scheduler import QueueFull
+from server.engine.events import Change, Done, Failed, GenerationRequest, Step
+from server.engine.scheduler import QueueFull
 from tests.server.conftest import make_engine
 
 
@@ -202,7 +202,7 @@ async def test_a_request_that_cannot_start_fails_and_the_engine_lives(engine):
 
 
 async def test_numbers_that_are_not_fail_the_request_and_not_the_engine(tiny_folder):
-    broken = checkpoints.load(tiny_folder)
+    broken = load_checkpoint(tiny_folder)
     assert isinstance(broken.model, LLaDA)
     embedding = broken.model.get_parameter("model.transformer.wte.weight")
     with torch.no_grad():

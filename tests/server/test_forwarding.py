@@ -9,13 +9,13 @@ from contextlib import aclosing
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.app import create_app
-from server.cluster import forwarding
-from server.cluster.forwarding import Forwarded, answered
+from server.api.app import create_app
+from server.cluster import messages
+from server.cluster.messages import Forwarded, answered
 from server.cluster.metrics import merged
 from server.cluster.settings import ClusterSettings
 from server.config import ConfigError
-from server.metrics import Metrics
+from server.engine.metrics import Metrics
 from tests.server.conftest import make_engine, settings_of
 
 JSON = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
@@ -42,7 +42,7 @@ async def test_an_application_answers_without_a_socket(app):
     assert len(parts) > 3 and b"[DONE]" in parts[-1]
     trajectory = Forwarded("POST", "/v1/diffusion/trajectories", b"", JSON, asked().body)
     text = b"".join([p async for p in answered(app, trajectory) if isinstance(p, bytes)]).decode()
-    found = forwarding.TRAJECTORY.search(text)
+    found = messages.TRAJECTORY.search(text)
     assert found and found.groups() == ("0123", "456789ab")
 
 

@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
+from models.checkpoints.load import load_checkpoint
 from tests.server.conftest import Served, make_engine, run_server, settings_of, write_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # schemathesis
@@ -44,7 +44,7 @@ def small(tmp_path_factory) -> Iterator[Served]:
     shutil.copy(BUNDLED / "stories" / "tokenizer_config.json", folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "max_sequence_length": 64}))
-    loaded = checkpoints.load(folder)
+    loaded = load_checkpoint(folder)
     assert loaded.info.max_length == 64
     yield from run_server(make_engine(loaded), settings_of(**LIMITS))
 

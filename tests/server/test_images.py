@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models import checkpoint as checkpoints
-from models.random import parse_shape, write_random
+from models.checkpoints.load import Checkpoint, load_checkpoint
+from models.checkpoints.random_init import parse_shape, write_random
 from sampler.params import SamplingParams
-from server.build import engine_of
-from server.events import Done, GenerationRequest
-from server.metrics import Metrics
+from server.engine.events import Done, GenerationRequest
+from server.engine.factory import engine_of
+from server.engine.metrics import Metrics
 from tests.server.conftest import run_server, settings_of
 from tests.server.test_http import BODY, call, events
 from tests.server.trajectory_client import records, replayed, steps_of
@@ -29,7 +29,7 @@ PATH = "/v1/images/generations"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> checkpoints.Checkpoint:
+def pictures(tmp_path_factory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("images") / "pictures"
     write_random(
         folder, parse_shape("tiny-image", "dit"), family="dit", seed=1, dtype=torch.float32
@@ -38,7 +38,7 @@ def pictures(tmp_path_factory) -> checkpoints.Checkpoint:
     save_file({name: 8 * tensor for name, tensor in weights.items()}, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "class_names": NAMES}))
-    return checkpoints.load(folder)
+    return load_checkpoint(folder)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_a_stream_that_fails_ends_with_an_error(both, tmp_path, pictures):
     write_random(
         folder, parse_shape("tiny-image", "dit"), family="dit", seed=1, dtype=torch.float32
     )
-    broken = checkpoints.load(folder)
+    broken = load_checkpoint(folder)
     with torch.no_grad():
         next(broken.model.parameters()).fill_(torch.nan)  # type: ignore[union-attr]
     server = run_server(engine_of(broken, settings_of()), settings_of())

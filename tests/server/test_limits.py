@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from models.tokenizer import TextTokenizer
+from models.tokenization.tokenizer import TextTokenizer
 from server.config import Settings
-from server.routes.body import MAX_DEPTH, nesting
+from server.http.json_body import MAX_DEPTH, nesting
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call, raw_post
 

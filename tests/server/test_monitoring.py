@@ -20,9 +20,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from models import checkpoint as checkpoints
-from server.build import engine_of
-from server.metrics import Metrics
+from models.checkpoints.load import find_checkpoint, load_checkpoint
+from server.engine.factory import engine_of
+from server.engine.metrics import Metrics
 from tests.server.conftest import run_server, settings_of
 from tests.server.test_http import call
 from tests.test_layout import ROOT
@@ -63,7 +63,7 @@ EXPRESSIONS = {name: (text, answers) for name, text, answers in expressions()}
 def busy(tiny) -> Iterator[int]:
     """The port of a server of texts and images that has answered every kind of request."""
     metrics, settings = Metrics(), settings_of()
-    digits = checkpoints.load(checkpoints.find("digits"))
+    digits = load_checkpoint(find_checkpoint("digits"))
     engines = [engine_of(loaded, settings, metrics) for loaded in (tiny, digits)]
     for served in run_server(engines[0], settings, engines[1]):
         for route, body in KINDS:

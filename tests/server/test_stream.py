@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from models.bundled import BUNDLED
-from models.tokenizer import TextTokenizer
-from server.stream import SettledText, text_of
+from models.tokenization.tokenizer import TextTokenizer
+from server.output.text import SettledText, text_of
 
 
 def vocab(*tokens: str) -> dict[str, int]:

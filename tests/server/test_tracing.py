@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from server.app import create_app
-from server.tracing import Tracing
+from server.api.app import create_app
+from server.http.tracing import Tracing
 from tests.server.conftest import Served, make_engine, settings_of
 from tests.server.test_http import BODY, call
 from tests.server.test_operations import serving

@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 
-from models import checkpoint as checkpoints
-from models.llada import LLaDA
+from models.checkpoints.load import load_checkpoint
+from models.families.llada import LLaDA
 from sampler.params import SamplingParams
-from server.events import GenerationRequest
-from server.routes.recorder import SettledBlocks, stretches
+from server.api.jobs.recorder import SettledBlocks, stretches
+from server.engine.events import GenerationRequest
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import BODY, call, post, wait_for
 from tests.server.trajectory_client import (
@@ -294,7 +294,7 @@ def test_streams_are_kept_alive_by_comments(hasty):
 
 
 def test_one_failed_choice_ends_the_run_once(tiny_folder):
-    broken = checkpoints.load(tiny_folder)
+    broken = load_checkpoint(tiny_folder)
     assert isinstance(broken.model, LLaDA)
     with torch.no_grad():  # only canvases that hold id 305 are hurt
         broken.model.get_parameter("model.transformer.wte.weight")[305] = torch.nan

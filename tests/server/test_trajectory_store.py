@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from server.recording import OVERHEAD, Record, Recording
-from server.routes.accept import preferred
-from server.trajectories import Trajectories
+from server.http.negotiation import preferred
+from server.trajectories.recording import OVERHEAD, Record, Recording
+from server.trajectories.store import Trajectories
 
 FORMS = ("text/event-stream", "application/x-ndjson", "application/json")
 

@@ -1,1 +1,0 @@
-"""What the recipes of the bundled checkpoints share: downloads and training runs."""

@@ -1,0 +1,171 @@
+"""Published checkpoints in other forms, made into a folder that ``checkpoint.load`` opens.
+
+Weights pass through memory a shard at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models import registry
+from models.base import UnsupportedConfig
+from models.checkpoints import formats, weights
+from models.checkpoints.load import described_decoder, inspect_checkpoint
+from models.checkpoints.meta_init import without_values
+from models.checkpoints.weights import CheckpointError
+from models.families.dit import INV_FREQ, DiT
+from models.families.dit_config import VOCABULARIES, stored_sizes
+from models.families.unet import UNet
+from models.images import vq_decoder
+from models.images.vq_decoder import VQConfig, VQDecoder
+from models.interface import ModelInfo
+
+HEADS = {(256, 8): 8, (768, 12): 12, (1024, 24): 16}
+"""Heads of the published sizes, by (hidden_dim, n_blocks): weights alone do not tell."""
+
+
+def convert(
+    source: Path,
+    folder: Path,
+    *,
+    mixing_ratio: float | None = None,
+    raw: bool = False,
+    config: Mapping[str, Any] | None = None,
+    decoder: Path | None = None,
+) -> ModelInfo:
+    """Write a source as a checkpoint folder, whole or not at all.
+
+    Args:
+        source: a folder or a file, in any form that ``models.checkpoints.formats`` knows.
+        folder: where to; must not be there, or be empty.
+        mixing_ratio: k of the noise that the model was trained with, 0 to 1; needed where the
+            source does not say it.
+        raw: take the trained weights of a Lightning checkpoint, not their average.
+        config: fields of ``config.json`` that the source does not say, or says wrongly.
+        decoder: the published tokenizer of the images that it makes: LlamaGen's.
+
+    Returns:
+        facts of what was written.
+
+    Raises:
+        CheckpointError: in one line: what is damaged, missing, contradictory or not supported.
+    """
+    folder = folder.absolute()
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise CheckpointError(f"{folder} is not a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} is not empty")
+    with formats.opened(source, raw) as found:
+        shapes = {name: stored.shape for name, stored in found.tensors.items()}
+        fields = {**found.config, **(config or {})}
+        try:
+            if registry.asks_for_dit(fields):
+                fields = {**_guesses(shapes), **fields}
+            network = registry.build(fields, shapes)
+        except UnsupportedConfig as error:
+            raise CheckpointError(f"{source}: {error}") from None
+        weights.compare(source, shapes, network)
+        if isinstance(network, DiT | UNet):
+            fields = {
+                "model_type": network.family,
+                **network.config.to_dict(),
+                **{name: fields[name] for name in ("raw_codebook",) if name in fields},
+            }
+        ratio = found.defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio
+        defaults = {"sampler": "ancestral", **found.defaults, "mixing_ratio": _ratio(source, ratio)}
+
+        def read() -> Iterator[tuple[str, Tensor]]:
+            """Every tensor of the network, in its order; those that are derived are only read."""
+            derived = network.derived()
+            for name in (*derived, *network.state_dict()):
+                if name in found.tensors:
+                    tensor = found.tensors[name].read()
+                    tensor = weights.checked(source, name, tensor, network)
+                    if name not in derived:
+                        yield name, tensor
+
+        with _whole(folder, source) as part:
+            weights.write(read(), part)
+            _write_json(part / "config.json", fields)
+            _write_json(part / "generation_config.json", defaults)
+            for path in found.companions:
+                shutil.copyfile(path, part / path.name)
+            if decoder is not None:
+                _write_decoder(decoder, part)
+            info, _ = inspect_checkpoint(part)
+            if (part / vq_decoder.FILE).is_file():
+                _check_decoder(part, info)
+    return inspect_checkpoint(folder)[0]
+
+
+def _write_decoder(source: Path, folder: Path) -> None:
+    """The decoder of a published tokenizer, without what makes tokens of images."""
+    with formats.opened_decoder(source) as found:
+        shapes = {name: stored.shape for name, stored in found.items()}
+        try:
+            with without_values():
+                network = VQDecoder(VQConfig.stored(shapes))
+        except UnsupportedConfig as error:
+            raise CheckpointError(f"{source}: {error}") from None
+        weights.compare(source, shapes, network)
+        read = ((n, weights.checked(source, n, t.read(), network)) for n, t in found.items())
+        weights.write(read, folder, name=vq_decoder.FILE)
+
+
+def _check_decoder(folder: Path, info: ModelInfo) -> None:
+    if info.image is None or info.image.tokens != "vq":
+        raise CheckpointError("a decoder of image tokens, but a model that makes none")
+    described_decoder(folder / vq_decoder.FILE, info.image)
+
+
+@contextmanager
+def _whole(folder: Path, source: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its name when all went well, and goes if not. What
+    is wrong with it is said of the source, which can still be looked at.
+    """
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {error.strerror or error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(part), str(source))) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _ratio(source: Path, value: object) -> float:
+    if value is None:
+        raise CheckpointError(f"{source}: mixing_ratio is not said in it; give --mixing-ratio")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise CheckpointError(f"{source}: mixing_ratio must lie between 0 and 1, got {value!r}")
+    return float(value)
+
+
+def _guesses(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Fields of a DiT's ``config.json`` that its weights and vocabulary tell."""
+    sizes = stored_sizes(shapes)
+    known = dict(sizes)
+    heads = HEADS.get((sizes["hidden_dim"], sizes["n_blocks"]))
+    half = shapes.get(INV_FREQ, ())
+    if len(half) == 1 and half[0]:
+        heads = sizes["hidden_dim"] // (2 * half[0])
+    if heads is not None:
+        known["n_heads"] = heads
+    if sizes["vocab_size"] in VOCABULARIES:
+        known["model_length"] = VOCABULARIES[sizes["vocab_size"]].length
+    return known

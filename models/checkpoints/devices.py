@@ -1,0 +1,47 @@
+"""Where the weights go, and in which type."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from models.checkpoints.weights import CheckpointError
+
+DType = Literal["auto", "float32", "bfloat16"]
+
+
+def device_named(name: str) -> torch.device:
+    """The device ``cpu``, ``cuda`` or ``cuda:N``, made ready to compute as exactly as a CPU.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CheckpointError(f"unknown device {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("no CUDA device is available")
+    if device.type == "cuda":  # fp32 means fp32, in convolutions too
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def dtype_named(name: DType, device: torch.device) -> torch.dtype:
+    """The type of the weights; ``auto`` is float32 on a CPU and bfloat16 on CUDA.
+
+    Raises:
+        CheckpointError: the CPU has no arithmetic for it.
+    """
+    if name == "float32" or (name == "auto" and device.type == "cpu"):
+        return torch.float32
+    if device.type == "cpu" and not cpu_has_fast_bfloat16():
+        raise CheckpointError("this CPU has no bfloat16 arithmetic; float32 is faster on it")
+    return torch.bfloat16
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether matrix products in bfloat16 run on instructions of their own."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))

@@ -1,0 +1,279 @@
+"""Weights in safetensors: one file or several with an index; checked by their headers, then loaded
+tensor by tensor straight to the device. Names lose the prefixes that trainers put before them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.base import Stored
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 4 << 30
+PREFIXES = ("_forward_module.", "module.", "model.backbone.", "backbone.")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be served; the message is one line, whatever names files hold."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
+
+
+class Header(NamedTuple):
+    """Where a stored tensor is and what its file says of it."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def member(folder: Path, name: str) -> Path:
+    """Where a file of a folder is. Links may lead about in the folder, or in the repository of
+    Hugging Face's cache that it is a snapshot of; a checkpoint cannot point at other files.
+
+    Raises:
+        CheckpointError: the name leads out of the folder, or nowhere.
+    """
+    try:
+        root, real = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links; a NUL
+        raise CheckpointError(f"{folder}: {name!r} is not the name of a file") from None
+    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
+        root = root.parent.parent
+    if not real.is_relative_to(root):
+        raise CheckpointError(f"{folder}: {name} is a link that leads out of the folder")
+    return folder / name
+
+
+def read_json(path: Path, required: bool = True) -> dict[str, Any]:
+    """A JSON object from a file; an empty one where an optional file is missing.
+
+    Raises:
+        CheckpointError: missing, or no JSON object.
+    """
+    if not member(path.parent, path.name).is_file():
+        if required:
+            raise CheckpointError(f"{path.parent}: {path.name} is missing")
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # no JSON, no UTF-8, a number of thousands of digits
+        raise CheckpointError(f"{path}: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: nested too deeply") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return value
+
+
+@contextmanager
+def opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
+    """An open safetensors file.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: {path.name} is missing")
+    try:
+        with safe_open(str(path), "pt", device=str(device)) as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def plain_name(key: str) -> str:
+    """A tensor's name without the prefixes of trainers and wrappers."""
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _files(place: Path) -> dict[Path, list[str]]:
+    """The weight files of a folder, or a file itself, and the keys in each."""
+    if not (place / INDEX).is_file():
+        path = place if place.is_file() else member(place, SINGLE)
+        with opened(path) as file:
+            return {path: list(file.keys())}
+    placed = read_json(place / INDEX).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(f"{place / INDEX}: weight_map is missing")
+    found: dict[Path, list[str]] = {}
+    for key, shard in placed.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+            raise CheckpointError(f"{place / INDEX}: {shard!r} is not the name of a file")
+        found.setdefault(member(place, shard), []).append(key)
+    for path, keys in found.items():
+        with opened(path) as file:
+            if absent := sorted(set(keys) - set(file.keys())):
+                raise CheckpointError(f"{path}: {absent[0]} is not in it, though the index says so")
+    return found
+
+
+def headers(place: Path) -> dict[str, Header]:
+    """What is stored in a checkpoint folder or a single file, by plain name; no weights are read.
+
+    Raises:
+        CheckpointError: files missing or unreadable, an index that says other than they hold, or
+            two tensors of one name.
+    """
+    found: dict[str, Header] = {}
+    for path, keys in _files(place).items():
+        with opened(path) as file:
+            for key in keys:
+                name, part = plain_name(key), file.get_slice(key)
+                if name in found:
+                    raise CheckpointError(f"{path}: {key} and {found[name].key} are one name")
+                found[name] = Header(path, key, tuple(part.get_shape()), part.get_dtype())
+    return found
+
+
+def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Stored) -> None:
+    """Hold stored names and shapes against what the architecture has.
+
+    Raises:
+        CheckpointError: anything missing, too much or of another shape.
+    """
+    optional, expected = network.derived(), network.state_dict()
+    if missing := sorted(expected.keys() - shapes.keys()):
+        raise CheckpointError(f"{place}: {len(missing)} tensors missing, first {missing[0]}")
+    if extra := sorted(shapes.keys() - expected.keys() - optional.keys()):
+        raise CheckpointError(f"{place}: {len(extra)} unknown tensors, first {extra[0]}")
+    for name, wanted in (optional | expected).items():
+        if name in shapes and list(shapes[name]) != list(wanted.shape):
+            found, right = list(shapes[name]), list(wanted.shape)
+            raise CheckpointError(f"{place}: {name} is {found}, expected {right}")
+
+
+def checked(
+    place: Path, name: str, tensor: Tensor, network: Stored, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A tensor that was read, cast to ``dtype`` if one is given.
+
+    Raises:
+        CheckpointError: it holds no floats, some that are not finite, or other ones than follow
+            from the config.
+    """
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{place}: {name} holds no floats")
+    computed = network.derived().get(name)
+    if computed is not None:
+        rounding = max(1e-5, torch.finfo(tensor.dtype).eps)
+        if not torch.allclose(tensor.float().cpu(), computed, rtol=rounding, atol=0.0):
+            raise CheckpointError(f"{place}: {name} is not what the config gives")
+    tensor = tensor if dtype is None else tensor.to(dtype)
+    if not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"{place}: {name} holds values that are not finite")
+    return tensor
+
+
+def stored_dtype(found: Mapping[str, Header]) -> str:
+    """Types of stored tensors, as safetensors writes them: ``BF16``."""
+    return "+".join(sorted({header.dtype for header in found.values()}))
+
+
+def whole(file: Any, header: Header) -> Tensor:
+    """All of a stored tensor, from its open file."""
+    return file.get_tensor(header.key)
+
+
+def read(
+    network: Stored,
+    found: Mapping[str, Header],
+    device: torch.device,
+    dtype: torch.dtype,
+    part: Callable[[Any, Header], Tensor] = whole,
+) -> dict[str, Tensor]:
+    """Stored weights of a network, already compared, by plain name.
+
+    Args:
+        network: whose weights they are.
+        found: where they are stored.
+        device: where they go.
+        dtype: of those that the network does not hold wide.
+        part: reads what is wanted of a tensor from its open file.
+
+    Raises:
+        CheckpointError: damaged, or see ``checked``.
+    """
+    state: dict[str, Tensor] = {}
+    derived = network.derived()
+    for path in {header.path: None for header in found.values()}:
+        with opened(path, device) as file:
+            for name, header in found.items():
+                if header.path != path:
+                    continue
+                wide = any(w in name for w in network.wide)
+                kind = torch.float32 if wide else dtype
+                tensor = checked(path, name, part(file, header), network, kind)
+                if name not in derived:
+                    state[name] = tensor
+    return state
+
+
+def put(network: Stored, state: Mapping[str, Tensor]) -> None:
+    """Make tensors the weights of a network that was built on the meta device."""
+    network.load_state_dict(state, assign=True)
+    network.requires_grad_(False)
+
+
+def fill(
+    network: Stored, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Put stored weights, already compared, into a network that was built on the meta device.
+
+    Raises:
+        CheckpointError: damaged, or see ``checked``.
+    """
+    put(network, read(network, found, device, dtype))
+
+
+def write(
+    tensors: Iterable[tuple[str, Tensor]],
+    folder: Path,
+    limit: int = SHARD_BYTES,
+    name: str = SINGLE,
+) -> None:
+    """Write tensors as they come: one file ``name``, or several of about ``limit`` bytes with an
+    index.
+
+    Raises:
+        CheckpointError: the files cannot be written.
+    """
+    placed: dict[str, str] = {}
+    shard: dict[str, Tensor] = {}
+    total = count = 0
+
+    def close(file: str) -> None:
+        try:
+            save_file(shard, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder / file}: {error}") from None
+        placed.update(dict.fromkeys(shard, file))
+        shard.clear()
+
+    for key, tensor in tensors:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > limit:
+            count += 1
+            close(f"model-{count:05d}.safetensors")
+        shard[key] = tensor
+        total += tensor.nbytes
+    if not count:
+        close(name)
+        return
+    close(f"model-{count + 1:05d}.safetensors")
+    index = {"metadata": {"total_size": total}, "weight_map": placed}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,165 @@
+"""Sizes of a DiT: as ``config.json`` says them, and as weights tell them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from models.base import UnsupportedConfig
+from models.families.adaln import TIME_FEATURES
+from models.images.layout import ImageShape
+
+LABELS = "y_embedder.embedding_table.weight"
+COUNTS = ("vocab_size", "model_length", "hidden_dim", "cond_dim", "n_blocks", "n_heads")
+
+
+class Vocabulary(NamedTuple):
+    """What the published training runs did with a vocabulary."""
+
+    mask: int
+    end: int | None
+    length: int
+    image: ImageShape | None = None
+
+
+VOCABULARIES = {
+    50258: Vocabulary(mask=50257, end=50256, length=1024),  # gpt2, the mask behind it
+    30522: Vocabulary(mask=103, end=101, length=128),  # bert-base-uncased; texts end with [CLS]
+    # codes of LlamaGen's tokenizer; mask, an end and one more id behind them, never in images
+    16387: Vocabulary(16384, None, 256, ImageShape(16, 16, 3, "vq", 16384, 16)),
+}
+"""By the number of ids."""
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """The fields of ``config.json`` that shape the network.
+
+    Attributes:
+        vocab_size: N, the mask included.
+        model_length: positions.
+        hidden_dim, cond_dim, n_blocks, n_heads: sizes.
+        mask_token_id: id of the mask.
+        eos_token_id: id that ends a text; None for images.
+        num_classes: labels that the network takes; 0 for text.
+        image: what the tokens make, if that is an image.
+    """
+
+    vocab_size: int
+    model_length: int
+    hidden_dim: int
+    cond_dim: int
+    n_blocks: int
+    n_heads: int
+    mask_token_id: int
+    eos_token_id: int | None = None
+    num_classes: int = 0
+    image: ImageShape | None = None
+
+    @classmethod
+    def from_dict(
+        cls, raw: Mapping[str, Any], stored: Mapping[str, int] | None = None
+    ) -> DiTConfig:
+        """Read a ``config.json``.
+
+        Args:
+            raw: its fields. The ids of the mask and of the end of a text, and the image, may be
+                missing where the vocabulary is a published one.
+            stored: ``stored_sizes`` of the weights, if there are any. ``cond_dim`` is theirs: the
+                published configs have it wrong.
+
+        Raises:
+            UnsupportedConfig: a field missing, not buildable, or other than the weights say. The
+            message names it.
+        """
+        for field in ("time_conditioning", "causal_attention"):
+            if raw.get(field):
+                raise UnsupportedConfig(f"{field} = {raw[field]!r} is not supported, only false")
+        fields = {**raw}
+        if stored is not None:
+            for field in ("vocab_size", "hidden_dim", "n_blocks", "num_classes"):
+                if raw.get(field, stored[field]) != stored[field]:
+                    raise UnsupportedConfig(
+                        f"{field} is {raw[field]!r} in config.json, {stored[field]} in the weights"
+                    )
+            fields |= stored
+        if isinstance(fields.get("image"), Mapping):
+            fields["image"] = ImageShape.from_dict(fields["image"])
+        size = fields.get("vocab_size")
+        if isinstance(size, int) and (known := VOCABULARIES.get(size)):
+            usual = {
+                "mask_token_id": known.mask,
+                "eos_token_id": known.end,
+                "image": known.image,
+            }
+            fields |= {name: value for name, value in usual.items() if raw.get(name) is None}
+        optional = {"num_classes", "image"}
+        if fields.get("image") is not None:
+            optional.add("eos_token_id")
+        for name in cls.__dataclass_fields__:
+            if name not in fields and name not in optional:
+                raise UnsupportedConfig(f"config.json lacks {name!r}")
+        config = cls(**{n: fields[n] for n in cls.__dataclass_fields__ if n in fields})
+        config.check()
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for a ``config.json``; those that only images have, where there is one."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, 0)} | {
+            "mask_token_id": self.mask_token_id,
+            **({} if self.eos_token_id is None else {"eos_token_id": self.eos_token_id}),
+        }
+
+    def check(self) -> None:
+        """Refuse shapes that cannot be built.
+
+        Raises:
+            UnsupportedConfig: naming the field.
+        """
+        if self.image is not None and not isinstance(self.image, ImageShape):
+            raise UnsupportedConfig(f"image must be an object, got {self.image!r}")
+        for field, value in asdict(self).items():
+            if field == "image" or (field == "eos_token_id" and value is None and self.image):
+                continue
+            least = 1 if field in COUNTS else 0
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                kind = "an id" if field.endswith("_id") else "a positive integer"
+                raise UnsupportedConfig(f"{field} must be {kind}, got {value!r}")
+        if self.hidden_dim % self.n_heads or (self.hidden_dim // self.n_heads) % 2:
+            raise UnsupportedConfig("hidden_dim must be an even multiple of n_heads")
+        for field in ("mask_token_id", "eos_token_id"):
+            if (getattr(self, field) or 0) >= self.vocab_size:
+                raise UnsupportedConfig(f"{field} lies outside the vocabulary")
+        if self.image is None:
+            return
+        if self.image.length != self.model_length:
+            raise UnsupportedConfig(
+                f"model_length is {self.model_length}, an image has {self.image.length} tokens"
+            )
+        if self.image.levels > self.mask_token_id:
+            raise UnsupportedConfig("image.levels: the mask must lie behind them")
+
+
+def stored_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Sizes of the network whose weights have these names and shapes.
+
+    Raises:
+        UnsupportedConfig: not a DiT.
+    """
+    table = shapes.get("vocab_embed.embedding", ())
+    times = shapes.get("sigma_map.mlp.0.weight", ())
+    if len(table) != 2 or len(times) != 2 or times[1] != TIME_FEATURES:
+        raise UnsupportedConfig("the weights are not a DiT's (vocab_embed, sigma_map)")
+    labels = shapes.get(LABELS, (1, 0))
+    if len(labels) != 2 or labels[0] < 1:
+        raise UnsupportedConfig(f"{LABELS} is {list(labels)}, no table of labels")
+    blocks = {found[0] for name in shapes if (found := re.match(r"blocks\.\d+\.", name))}
+    return {
+        "vocab_size": table[0],
+        "hidden_dim": table[1],
+        "cond_dim": times[0],
+        "n_blocks": len(blocks),
+        "num_classes": labels[0] - 1,
+    }

@@ -1,0 +1,1 @@
+"""Images as token grids: layout, pixels and the VQ decoder."""

@@ -1,0 +1,74 @@
+"""What the rest of the house may ask of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from models.images.layout import ImageShape
+
+
+class Denoiser(Protocol):
+    """A network that guesses the clean token at every position. It knows nothing of sampling."""
+
+    classes: int
+    """Labels that ``trunk`` takes, 0 to classes - 1, and the null label ``classes``; 0: none."""
+
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
+        packed positions ``rows``, of all if None.
+
+        Args:
+            tokens: ids.
+            offsets: [B + 1].
+            rows: [R].
+            labels: [B], one a sequence; None is the null label for all. Networks without classes
+                take none.
+
+        Raises:
+            ValueError: labels for a network without classes.
+        """
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden rows [R, D] -> logits [R, V]. Any selection of rows, in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts about a loaded checkpoint.
+
+    Attributes:
+        name: what clients call it.
+        family: ``llada``, ``dit`` or ``unet``.
+        parameters: count.
+        vocab_size: N, the mask included.
+        mask_id: id of the mask token.
+        eos_id: id that ends a text; None for images.
+        max_length: positions a canvas may have, prompt included.
+        dtype: of the weights in memory.
+        classes: labels that it takes; 0 for text.
+        class_names: of the labels in order, where ``config.json`` has any.
+        image: what its tokens make, if that is an image.
+    """
+
+    name: str
+    family: str
+    parameters: int
+    vocab_size: int
+    mask_id: int
+    eos_id: int | None
+    max_length: int
+    dtype: str
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+    image: ImageShape | None = None

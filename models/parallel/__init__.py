@@ -1,0 +1,1 @@
+"""Tensor parallelism: sharded layers and the processes that run them."""

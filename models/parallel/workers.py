@@ -1,0 +1,231 @@
+"""One network on several processes. Rank 0 is the process that serves. It tells the others the
+packed input of each pass; they wait for the next one, and end with rank 0.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from models.base import Network, UnsupportedConfig
+from models.checkpoints.malloc import keep_freed_memory
+from models.checkpoints.weights import Header
+from models.families.llada import LLaDA, LLaDAConfig
+from models.parallel.tensor_parallel import check, sharded
+
+PASS_SECONDS = 120  # a rank that does not answer for so long within a pass is lost
+IDLE_DAYS = 365  # between passes they wait for requests
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rank needs to load its part.
+
+    Attributes:
+        config: of the network.
+        found: where the weights are stored.
+        device: ``cpu`` or ``cuda``; rank r takes the r-th CUDA device.
+        dtype: of the weights.
+        ranks: how many.
+        threads: of each rank on a CPU.
+        meeting: a file that all ranks can write.
+    """
+
+    config: LLaDAConfig
+    found: Mapping[str, Header]
+    device: str
+    dtype: torch.dtype
+    ranks: int
+    threads: int
+    meeting: Path
+
+    def place(self, rank: int) -> torch.device:
+        """The device of a rank."""
+        return torch.device(self.device, rank) if self.device == "cuda" else torch.device("cpu")
+
+
+class Leader:
+    """Rank 0's ``Denoiser``; one thread uses it at a time."""
+
+    classes = 0
+
+    def __init__(
+        self, share: Share, ranks: Sequence[BaseProcess], lost: Callable[[int], None]
+    ) -> None:
+        """Meet the other ranks and load this one's share.
+
+        Args:
+            share: what is loaded.
+            ranks: the other processes, rank 1 first.
+            lost: called once, on a thread of its own, with a rank that ended by itself.
+        """
+        self.ranks, self._lost, self._closed = ranks, lost, False
+        threading.Thread(target=self._watch, name="xdlm-ranks", daemon=True).start()
+        atexit.register(
+            self.close
+        )  # before multiprocessing ends them, which would look like a loss
+        self._network, self._passes = joined(share, 0)
+
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Denoiser``. A pass that fails loses the other ranks: nobody knows how far they
+        came.
+        """
+        if labels is not None:
+            raise ValueError("this network takes no labels")
+        if rows is None:
+            rows = torch.arange(tokens.numel(), device=tokens.device)
+        try:
+            self._passes.tell((tokens, offsets, rows))
+            return self._network.trunk(tokens, offsets, rows)
+        except Exception:
+            for rank in self.ranks:
+                rank.kill()
+            raise
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """See ``Denoiser``."""
+        return self._network.head(hidden)
+
+    def close(self) -> None:
+        """End the other ranks."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        for rank in self.ranks:
+            rank.kill()
+        for rank in self.ranks:
+            rank.join()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _watch(self) -> None:
+        sentinels = [rank.sentinel for rank in self.ranks]
+        ended = wait(sentinels)
+        if not self._closed:
+            self._lost(1 + min(i for i, sentinel in enumerate(sentinels) if sentinel in ended))
+
+
+class Passes:
+    """How rank 0 tells the others what to run: sizes, then three packed arrays of integers. They go
+    by gloo, which can wait for a year where a kernel of NCCL would spin.
+    """
+
+    def __init__(self) -> None:
+        """Called by all ranks together."""
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=IDLE_DAYS))
+        assert isinstance(group, dist.ProcessGroup)  # this process is in it
+        self._group = group
+
+    def begin(self) -> None:
+        """Wait until all ranks have loaded their share, however long they take."""
+        dist.barrier(self._group)
+
+    def tell(self, arrays: Sequence[Tensor]) -> None:
+        """Rank 0's side."""
+        dist.broadcast(torch.tensor([a.numel() for a in arrays]), 0, group=self._group)
+        dist.broadcast(torch.cat([a.cpu().long() for a in arrays]), 0, group=self._group)
+
+    def next(self) -> Sequence[Tensor]:
+        """The other ranks' side; waits.
+
+        Raises:
+            RuntimeError: rank 0 is gone.
+        """
+        sizes = torch.zeros(3, dtype=torch.long)
+        dist.broadcast(sizes, 0, group=self._group)
+        packed = torch.zeros(int(sizes.sum()), dtype=torch.long)
+        dist.broadcast(packed, 0, group=self._group)
+        return packed.split(sizes.tolist())
+
+
+def started(
+    network: Network,
+    found: Mapping[str, Header],
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: int,
+    lost: Callable[[int], None],
+) -> Leader:
+    """Load a network on this process and ``ranks - 1`` new ones; it is on the meta device still.
+
+    Args:
+        network: a LLaDA.
+        found: its stored weights, already compared.
+        device: ``cpu`` or ``cuda`` without a number.
+        dtype: of the weights.
+        ranks: processes, this one included.
+        lost: see ``Leader``.
+
+    Raises:
+        UnsupportedConfig: it cannot be divided so, or there are not as many devices.
+        CheckpointError: damaged weights, or see ``weights.checked``.
+    """
+    config = check(network, ranks).config
+    if device.index is not None:
+        raise UnsupportedConfig(f"tensor parallelism takes the first {ranks} devices: no {device}")
+    if device.type == "cuda" and torch.cuda.device_count() < ranks:
+        raise UnsupportedConfig(f"{ranks} ranks need as many CUDA devices")
+    threads = max(1, torch.get_num_threads() // ranks)
+    new = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="xdlm-ranks-") as folder:
+        share = Share(config, found, device.type, dtype, ranks, threads, Path(folder) / "meeting")
+        others = [new.Process(target=follow, args=(share, r), daemon=True) for r in range(1, ranks)]
+        for process in others:
+            process.start()
+        return Leader(share, others, lost)
+
+
+def follow(share: Share, rank: int) -> None:
+    """What another rank does, from its first moment to its last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is rank 0's to answer
+    keep_freed_memory()
+    network, passes = joined(share, rank)
+    while True:
+        try:
+            told = passes.next()
+        except RuntimeError:
+            return
+        with torch.inference_mode():
+            network.trunk(*(array.to(share.place(rank)) for array in told))
+
+
+def joined(share: Share, rank: int) -> tuple[LLaDA, Passes]:
+    """Meet the other ranks, load one's own share, and wait until all have done so."""
+    device = share.place(rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(share.threads)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        init_method=share.meeting.as_uri(),
+        world_size=share.ranks,
+        rank=rank,
+        timeout=timedelta(seconds=PASS_SECONDS),
+    )
+    passes = Passes()
+    mesh = init_device_mesh(device.type, (share.ranks,))
+    network = sharded(share.config, share.found, device, share.dtype, mesh, with_head=rank == 0)
+    passes.begin()
+    return network, passes

@@ -1,0 +1,195 @@
+"""Text to ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import lru_cache
+from itertools import takewhile
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer
+
+from models.tokenization.chat_template import ChatError, ChatTemplate, Pieces
+from models.tokenization.token_bounds import longest_piece
+
+LONG = 4096  # characters of a text that is worth another thread
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""What is read of a folder."""
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
+
+
+class TextTokenizer:
+    """A checkpoint's ``tokenizer.json``, used so that text stays text.
+
+    A prompt that spells out a special token ("<|mdm_mask|>") is encoded as the characters it is
+    made of: special ids come only from the tokenizer's own template (the start token).
+
+    Attributes:
+        start: ids that it puts in front of a text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chat: ChatTemplate | None = None) -> None:
+        self._tokenizer = tokenizer
+        self.chat = chat
+        self._tokenizer.encode_special_tokens = True
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {i: t.content for i, t in added.items() if t.special}
+        self._anchor = tokenizer.encode("a", add_special_tokens=False).ids
+        self._anchor_text = tokenizer.decode(self._anchor)
+        opened = tokenizer.encode("a").ids
+        self.start = list(takewhile(lambda id_: id_ in self._special, opened))
+        names = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        self._bytes = {id_ for id_ in names if id_ is not None}
+        self._longest = longest_piece(tokenizer)
+        self.piece = lru_cache(maxsize=1 << 16)(self._piece)
+
+    @classmethod
+    def load(cls, path: Path) -> TextTokenizer:
+        """Read a ``tokenizer.json``, and the chat template beside it if there is one.
+
+        Raises:
+            ValueError: the file is not a tokenizer, or the template no template.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path.name}: {error}") from None
+        return cls(tokenizer, ChatTemplate.load(path.parent))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included, if none is left out."""
+        largest = max(self._tokenizer.get_vocab().values(), default=-1)
+        return max(self._tokenizer.get_vocab_size(), largest + 1)
+
+    def encode(self, text: str, start: bool = True) -> list[int]:
+        """Ids of a prompt, the start token in front where the checkpoint has one and ``start`` asks
+        for it.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        return self._encoded(text, start).ids
+
+    def count(self, text: str, start: bool = True) -> int:
+        """How many ids ``encode`` gives, without making a list of them.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        return len(self._encoded(text, start))
+
+    def at_least(self, text: str) -> int:
+        """How many ids a text has at the very least, by its bytes alone; 0 where the tokenizer's
+        file proves nothing. Takes a millisecond for a mebibyte, where ``count`` takes a second.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        return -(-len(text.encode()) // self._longest) if self._longest else 0
+
+    def _encoded(self, text: str, start: bool) -> Encoding:
+        text.encode()
+        if len(text) < LONG:
+            return self._tokenizer.encode(text, add_special_tokens=start)
+        # unlike encode, this lets other Python threads run meanwhile
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=start)[0]
+
+    def opening(self, ids: Sequence[int]) -> int:
+        """How many of the first ids are those that open a text: all of ``start``, or none."""
+        count = len(self.start)
+        return count if list(ids[:count]) == self.start else 0
+
+    def encode_behind(self, text: str) -> list[int]:
+        """Ids of a text that stands behind another, no start token and no added blank in front.
+
+        Raises:
+            UnicodeEncodeError: the text holds lone surrogates.
+        """
+        # a line break never merges with what follows it, so it can be taken off again
+        anchor = self.encode("\n", start=False)
+        ids = self.encode("\n" + text, start=False)
+        if ids[: len(anchor)] == anchor:
+            return ids[len(anchor) :]
+        return self.encode(text, start=False)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation by the checkpoint's template, up to where the answer begins.
+
+        Raises:
+            ChatError: no template, or one that refuses the messages.
+            UnicodeEncodeError: a message holds lone surrogates.
+        """
+        return self.encode_pieces(self.submit_chat(messages).result())
+
+    def submit_chat(self, messages: Sequence[Mapping[str, str]]) -> Future[Pieces]:
+        """A conversation to the checkpoint's template, on its thread; for ``encode_pieces``.
+
+        Raises:
+            ChatError: no template. The future raises as ``ChatTemplate.render``.
+        """
+        if self.chat is None:
+            raise ChatError("this checkpoint has no chat template")
+        return self.chat.submit(messages, list(self._special.values()))
+
+    def encode_pieces(self, pieces: Pieces) -> list[int]:
+        """Ids of what a chat template wrote.
+
+        Raises:
+            UnicodeEncodeError: lone surrogates.
+        """
+        special_ids = {text: id_ for id_, text in self._special.items()}
+        ids: list[int] = []
+        for text, special in pieces:
+            if special:
+                ids.append(special_ids[text])
+            else:
+                ids.extend(self.encode(text, start=False))
+        return ids
+
+    @property
+    def end_of_turn(self) -> int | None:
+        """Id of the token that ends a turn of a conversation, if there is one."""
+        ids = {text: id_ for id_, text in self._special.items()}
+        return next((ids[text] for text in END_OF_TURN if text in ids), None)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special tokens leave no trace."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """Text that ids add behind a prompt, the blank between them included."""
+        before = self.decode(prompt)
+        whole = self.decode([*prompt, *ids])  # may read the prompt's last characters anew
+        return whole[len(common_prefix(before, whole)) :]
+
+    def steady(self, ids: Sequence[int]) -> int:
+        """How many of the leading ids read the same whatever follows, an unfinished character at
+        their end aside.
+
+        A run of byte tokens is read as a whole: one that is no UTF-8 spoils them all.
+        """
+        count = len(ids)
+        while count and ids[count - 1] in self._bytes:
+            count -= 1
+        return count
+
+    def text_piece(self, id_: int) -> str:
+        """What one id adds to a text: nothing if it is special."""
+        return "" if id_ in self._special else self.piece(id_)
+
+    def _piece(self, id_: int) -> str:
+        """Text of one id as it stands inside a text (" king", not "king")."""
+        if id_ in self._special:
+            return self._special[id_]
+        text = self._tokenizer.decode([*self._anchor, id_])
+        return text[len(self._anchor_text) :]
+
+
+def common_prefix(one: str, other: str) -> str:
+    """What two texts begin with."""
+    if other.startswith(one):
+        return one
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((i for i, (a, b) in pairs if a != b), len(other))]

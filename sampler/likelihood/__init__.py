@@ -1,0 +1,1 @@
+"""Likelihood bounds: the NELBO and its Monte Carlo estimate."""

@@ -1,0 +1,1 @@
+"""Which rows of logits a step needs, and what is read from them."""

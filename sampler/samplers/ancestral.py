@@ -1,0 +1,46 @@
+"""Exact ancestral sampling, branch first: eq. 11 without ever building a posterior.
+
+The posterior is a mixture (see ``docs/samplers.md``): keep z with probability 1 - L, otherwise draw
+x0 from the model and noise it again with the forward marginal at time s. With k = 0 this is MDLM,
+with k = 1 and no mask UDLM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sampler.batch import CanvasBatch
+from sampler.moves import Moves
+from sampler.noise_kernel import NoiseKernel
+from sampler.philox import Role, uniforms
+from sampler.samplers.mixture import BranchFirst
+from sampler.schedules import grids
+
+
+@dataclass(frozen=True)
+class Ancestral(BranchFirst):
+    """The posterior sampler of XDLM; without a mask id, of UDLM."""
+
+    def _kernel(self, batch: CanvasBatch, canvas: Tensor) -> NoiseKernel:
+        """The kernel with each position's own k."""
+        return NoiseKernel(batch.mixing_ratio[canvas], self.vocab_size, self.mask_id)
+
+    def begin(self, batch: CanvasBatch) -> CanvasBatch:
+        """Draw the editable positions from the prior; the others are clamped."""
+        canvas, position = batch.owner
+        seed = batch.seed[canvas]
+        u, v = uniforms(seed, torch.zeros_like(seed), position, Role.PRIOR)
+        prior = self._kernel(batch, canvas).prior(u, self.uniform_id(v))
+        return batch.with_tokens(torch.where(batch.editable, prior, batch.tokens))
+
+    def moves(self, batch: CanvasBatch) -> Moves:
+        """The mixture of eq. 11."""
+        canvas, _ = batch.owner
+        alphas = grids(
+            batch.noise_schedule, batch.step, batch.steps, batch.from_step, batch.from_time
+        )
+        alpha_s, alpha_t = (a[canvas] for a in alphas)
+        return self._kernel(batch, canvas).moves(batch.tokens, alpha_s, alpha_t)

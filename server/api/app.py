@@ -1,0 +1,85 @@
+"""The HTTP application: middleware, routes, and the map from exceptions to answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from server.api.context import State
+from server.api.openapi import document
+from server.api.routes import (
+    chat_completions,
+    completions,
+    docs,
+    health,
+    image_generations,
+    models,
+    page,
+    score,
+    tokenize,
+    trajectories,
+    trajectory_pictures,
+)
+from server.config import Settings
+from server.engine.engine import Engine
+from server.http import guards
+from server.http.tracing import Tracing, exporting
+from server.trajectories.store import Trajectories
+
+ASIDE_THREADS = 2
+"""For work on long texts; it is not to take the machine from the model."""
+
+
+def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") -> FastAPI:
+    """The application around engines that have not been started yet, each with its own model.
+
+    Args:
+        engines: the first is the one that requests get.
+        settings: of the server.
+        mark: up to 12 hexadecimal digits that begin the ids of its trajectories, by which others
+            know where they are kept.
+    """
+    traces = exporting(settings.trace_endpoint) if settings.trace_endpoint else None
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(ASIDE_THREADS, "xdlm-aside") as pool:
+            asyncio.get_running_loop().set_default_executor(pool)
+            for engine in engines:
+                engine.start()
+                engine.watchdog.start()
+            yield
+            for engine in engines:
+                engine.stop()
+            if traces is not None:
+                await asyncio.to_thread(traces.shutdown)
+
+    app = FastAPI(
+        title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
+    app.state.xdlm = State.around(engines, settings, kept, mark)
+    files, metrics = page.assets(), engines[0].metrics
+    guards.install(app, settings, files.keys(), lambda: metrics.rejected("rate_limited"))
+    if traces is not None:
+        app.add_middleware(Tracing, tracer=traces.get_tracer("xdlm"))
+    for routes in (
+        health,
+        models,
+        completions,
+        chat_completions,
+        image_generations,
+        trajectories,
+        trajectory_pictures,
+        score,
+        tokenize,
+    ):
+        app.include_router(routes.router)
+    app.include_router(page.router_of(files))
+    if settings.docs:
+        app.include_router(docs.router_of(document(app, app.state.xdlm)))
+    return app

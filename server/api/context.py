@@ -1,0 +1,76 @@
+"""What the routes share, kept on the application."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastapi import Request
+
+from models.checkpoints.load import Checkpoint
+from sampler.params import SamplingParams
+from server.config import Settings
+from server.engine.engine import Engine
+from server.trajectories.store import Trajectories
+
+
+@dataclass(frozen=True)
+class State:
+    """One of the engines, what its requests are checked against, and what was recorded.
+
+    Attributes:
+        engine: of the model that a request has chosen; the first until then.
+        settings: of the server.
+        trajectories: recordings, of all models.
+        engines: of all models, by name; the first is the one that requests get.
+        mark: begins the ids of what is kept here.
+        created: seconds since 1970.
+        pictures: held by whoever draws one; drawing takes a core.
+    """
+
+    engine: Engine
+    settings: Settings
+    trajectories: Trajectories
+    engines: Mapping[str, Engine]
+    mark: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+    pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+    @classmethod
+    def around(
+        cls,
+        engines: Sequence[Engine],
+        settings: Settings,
+        trajectories: Trajectories,
+        mark: str = "",
+    ) -> State:
+        """The state of an application with one engine or more."""
+        by_name = {engine.checkpoint.info.name: engine for engine in engines}
+        return cls(engines[0], settings, trajectories, by_name, mark)
+
+    def of_model(self, name: str) -> State:
+        """The same, seen from another model.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        return replace(self, engine=self.engines[name])
+
+    @classmethod
+    def of(cls, request: Request) -> State:
+        """The application's state, typed."""
+        return request.app.state.xdlm
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint of the model."""
+        return self.engine.checkpoint
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What requests get when they do not choose."""
+        steps = self.checkpoint.defaults.get("steps", SamplingParams.steps)
+        return {**self.checkpoint.defaults, "steps": min(steps, self.settings.max_steps)}

@@ -1,0 +1,1 @@
+"""What a route does with a valid request, from submission to the last event."""

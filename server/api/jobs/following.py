@@ -1,0 +1,93 @@
+"""A recording as a response: server-sent events, lines of JSON, or one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import orjson
+from fastapi import Request, Response
+from sse_starlette import EventSourceResponse
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from server.config import Settings
+from server.http.errors import ApiError
+from server.http.negotiation import preferred
+from server.trajectories.recording import Record, Recording
+
+SSE, LINES, DOCUMENT = "text/event-stream", "application/x-ndjson", "application/json"
+HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
+
+
+def wanted_form(request: Request) -> str:
+    """The media type that the client asks for.
+
+    Raises:
+        ApiError: 406 for none that we have.
+    """
+    forms = (SSE, LINES, DOCUMENT)
+    form = preferred(",".join(request.headers.getlist("accept")), forms)
+    if form is None:
+        message = f"Accept must allow one of {', '.join(forms)}"
+        raise ApiError(406, message, param="Accept", code="not_acceptable")
+    return form
+
+
+class Followed(Response):
+    """A recording from its record ``start`` on, in a form; the client counts as a follower until
+    it is gone.
+    """
+
+    def __init__(self, recording: Recording, start: int, form: str, settings: Settings) -> None:
+        """Nothing is sent yet."""
+        super().__init__()
+        self._recording = recording
+        if form == SSE:
+            self._response: Response = EventSourceResponse(
+                _sse(recording, start),
+                ping=settings.ping_seconds,
+                headers=HEADERS,
+                shutdown_grace_period=settings.shutdown_seconds,
+            )
+        else:
+            write = _lines if form == LINES else _document
+            self._response = StreamingResponse(write(recording, start), 200, HEADERS, form)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        with self._recording.followed():
+            await self._response(scope, receive, send)
+        if self._recording.failed is not None:  # for the log
+            scope.setdefault("state", {})["failed"] = self._recording.failed
+
+
+def event_id(recording: Recording, n: int) -> str:
+    """The id of its n-th event: it names the recording too."""
+    return f"{recording.id}:{n}"
+
+
+async def _sse(recording: Recording, start: int) -> AsyncIterator[dict[str, str]]:
+    async for n, record in recording.follow(start):
+        yield {
+            "id": event_id(recording, n),
+            "event": record.name,
+            "data": record.data.decode(),
+        }
+
+
+async def _lines(recording: Recording, start: int) -> AsyncIterator[bytes]:
+    async for n, record in recording.follow(start):
+        yield _object(recording, n, record) + b"\n"
+
+
+async def _document(recording: Recording, start: int) -> AsyncIterator[bytes]:
+    """Written as it comes: memory is not taken twice, and the connection is not idle."""
+    yield b'{"id":' + orjson.dumps(recording.id) + b',"events":['
+    async for n, record in recording.follow(start):
+        yield b"," * (n > start) + _object(recording, n, record)
+    yield b"]}"
+
+
+def _object(recording: Recording, n: int, record: Record) -> bytes:
+    data = orjson.Fragment(record.data)
+    return orjson.dumps({"event": record.name, "id": event_id(recording, n), "data": data})

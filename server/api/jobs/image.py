@@ -1,0 +1,236 @@
+"""Images by denoising: checked requests, what a reader makes of each, and the wire objects."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import torch
+
+from models.images.layout import ImageShape
+from models.interface import ModelInfo
+from sampler.params import InvalidParam
+from server.api.context import State
+from server.api.jobs.base import Run, child_seeds
+from server.api.jobs.limits import exceeded
+from server.api.schemas.requests import DiffusionFields, refused
+from server.engine.events import Done, Failed, GenerationRequest, Step, Tally
+from server.engine.request_params import class_named
+from server.engine.stream import Subscription, merged
+from server.http.errors import ApiError, error_body
+from server.output.png import Format, encoded
+from server.output.text import Trajectory
+
+PARTIAL = "image_generation.partial_image"
+COMPLETED = "image_generation.completed"
+
+
+class ImageReader:
+    """Follows the canvas of one image."""
+
+    trajectory: Trajectory
+    canvas: Sequence[int]
+    tally: Tally
+
+    def __init__(self, state: State, index: int, subscription: Subscription, form: Format) -> None:
+        """Nothing has happened yet."""
+        self._state, self._index = state, index
+        self._form: Format = form
+        self._subscription = subscription
+        self.trajectory = Trajectory(state.checkpoint)
+
+    def take(self, event: Step | Done) -> None:
+        """Any event."""
+        if isinstance(event, Step):
+            self.follow(event)
+        else:
+            self.end(event)
+
+    def follow(self, step: Step) -> None:
+        """Bring the canvas up to date."""
+        self.trajectory.follow(step)
+
+    def end(self, done: Done) -> None:
+        """Sets ``tally`` and ``canvas``."""
+        self.tally, self.canvas = done.tally, done.tokens
+
+    def choice(self) -> dict[str, Any]:
+        """The whole choice, after the end."""
+        return {
+            "index": self._index,
+            "b64_json": self.drawn(self.canvas),
+            "finish_reason": "stop",
+        }
+
+    def drawn(self, canvas: Sequence[int]) -> str:
+        """A canvas as an image file, in base64; what is masked is grey."""
+        (pixels,) = self._state.checkpoint.pixels(torch.tensor([canvas]))
+        return base64.b64encode(encoded(pixels, self._form)).decode()
+
+
+class Drawing(Run):
+    """A body's images, one for each choice."""
+
+    def __init__(
+        self,
+        state: State,
+        body: DiffusionFields,
+        prefix: str,
+        *,
+        label: int,
+        count: int,
+        form: Format = "png",
+        budget: float | None = None,
+        partial: int = 0,
+        wants_steps: bool = False,
+    ) -> None:
+        """Check a body.
+
+        ``partial``: images on the way to each, for a stream.
+
+        Raises:
+            ApiError: naming the field.
+        """
+        params = replace(body.sampling_params(state.defaults), class_label=label)
+        super().__init__(state, prefix, params, budget)
+        self.form: Format = form
+        self.partial = partial
+        self.check_choices(count, 1)
+        try:
+            self.requests = [
+                GenerationRequest.continuing(
+                    [],
+                    shape_of(state).length,
+                    replace(params, seed=seed),
+                    wants_steps or partial > 0,
+                    budget=self.budget_seconds,
+                )
+                for seed in child_seeds(params.seed, count)
+            ]
+        except InvalidParam as error:
+            raise refused(error) from None
+        self.check_work()
+
+    async def readers(self, subscriptions: Sequence[Subscription]) -> list[ImageReader]:
+        """A reader for each image; ``subscriptions`` are those of ``requests``."""
+        return [
+            ImageReader(self.state, i, subscription, self.form)
+            for i, subscription in enumerate(subscriptions)
+        ]
+
+    async def choices(self, readers: Sequence[ImageReader]) -> list[dict[str, Any]]:
+        """See ``Run``. Drawn beside the event loop: a decoder of image tokens takes its time."""
+        return await asyncio.to_thread(lambda: [reader.choice() for reader in readers])
+
+    async def whole(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
+        """See ``Run``."""
+        choices = await self.choices(readers)
+        return {
+            "created": self.created,
+            "data": [{"b64_json": choice["b64_json"]} for choice in choices],
+            **self._described(),
+            "usage": self.usage(readers),
+            "model": self.model,
+            "seed": self.params.seed,
+        }
+
+    async def stream(
+        self, readers: Sequence[ImageReader], subscriptions: Sequence[Subscription]
+    ) -> AsyncGenerator[dict[str, str]]:
+        """Named events as OpenAI has them: so many partial images for each, spread evenly over its
+        steps, and the finished one.
+        """
+        parts = self.partial + 1
+        due = [[i * self.params.steps // parts for i in range(1, parts)] for _ in readers]
+        async with aclosing(merged(subscriptions)) as events:
+            async for i, event in events:
+                if isinstance(event, Failed):
+                    self.failed = event
+                    data = error_body(500, event.message, None, event.code)
+                    yield {"event": "error", "data": orjson.dumps(data).decode()}
+                    return
+                reader = readers[i]
+                reader.take(event)
+                if isinstance(event, Done):
+                    yield await self._event(
+                        COMPLETED, i, reader.canvas, reader, usage=self.usage([reader])
+                    )
+                    continue
+                while due[i] and event.step >= due[i][0]:
+                    due[i].pop(0)
+                    number = self.partial - len(due[i]) - 1
+                    canvas = reader.trajectory.canvas
+                    yield await self._event(PARTIAL, i, canvas, reader, partial_image_index=number)
+
+    def _described(self) -> dict[str, Any]:
+        """What an answer, or an event, says of the images."""
+        size = native_size(self.state)
+        return {"size": size, "background": "opaque", "output_format": self.form}
+
+    async def _event(
+        self, kind: str, i: int, canvas: Sequence[int], reader: ImageReader, **more: Any
+    ) -> dict[str, str]:
+        data = {
+            "type": kind,
+            "b64_json": await asyncio.to_thread(reader.drawn, list(canvas)),
+            "created_at": self.created,
+            "quality": "auto",
+            **self._described(),
+            "index": i,
+            "seed": self.requests[i].params.seed,
+            **more,
+        }
+        return {"event": kind, "data": orjson.dumps(data).decode()}
+
+    def usage(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
+        """What some of the images cost; they have ended."""
+        tokens = sum(len(reader.canvas) for reader in readers)
+        return {
+            "input_tokens": 0,
+            "output_tokens": tokens,
+            "total_tokens": tokens,
+            "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+            "diffusion": self.cost([reader.tally for reader in readers]),
+        }
+
+
+def shape_of(state: State) -> ImageShape:
+    """The images of the model, which makes some."""
+    shape = state.checkpoint.info.image
+    assert shape is not None
+    return shape
+
+
+def native_size(state: State) -> str:
+    """Width and height of the model's images, as OpenAI writes them."""
+    height, width = shape_of(state).size
+    return f"{width}x{height}"
+
+
+def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> int:
+    """The class that a request asks for, by its number or by a prompt that names it.
+
+    Raises:
+        ApiError: 400 for none, for two that differ, or for one that is not there.
+    """
+    try:
+        named = None if prompt is None else class_named(info, prompt)
+    except InvalidParam as error:
+        raise refused(error) from None
+    if class_label is None and named is None:
+        raise ApiError(400, "class_label is required by this model", param="class_label")
+    if class_label is None:
+        assert named is not None
+        return named
+    if not 0 <= class_label < info.classes:
+        if class_label >= info.classes:
+            raise exceeded("class_label", "class_label", class_label, info.classes - 1)
+        raise ApiError(400, f"class_label is {class_label}, below 0", param="class_label")
+    if named not in (None, class_label):
+        raise ApiError(400, "prompt and class_label name different classes", param="prompt")
+    return class_label

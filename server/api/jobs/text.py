@@ -1,0 +1,175 @@
+"""What the text routes share: checked requests, their answer, and their stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from sampler.likelihood.monte_carlo import ScoreParams
+from sampler.params import InvalidParam
+from server.api.context import State
+from server.api.jobs import limits
+from server.api.jobs.base import Run, child_seeds
+from server.api.jobs.choices import Form, Reader
+from server.api.jobs.echo import echo_of, granted_samples
+from server.api.jobs.prompts import Prompt
+from server.api.schemas.requests import StreamOptions, TextFields, refused
+from server.engine.events import Failed, GenerationRequest
+from server.engine.request_params import default_length
+from server.engine.stream import Subscription, merged
+from server.http.errors import ApiError, error_body
+
+
+class Generation(Run):
+    """A body's texts, one for each choice, and the wire objects they turn into."""
+
+    def __init__(
+        self, state: State, body: TextFields, form: type[Form], prompts: Sequence[Prompt]
+    ) -> None:
+        """Check a body.
+
+        Raises:
+            ApiError: naming the field.
+        """
+        self.form, self.view = form, body.view()
+        params = replace(
+            body.sampling_params(state.defaults),
+            logprobs=self.view.alternatives is not None,
+            logit_bias=body.biases(state.checkpoint.info.vocab_size),
+        )
+        super().__init__(state, form.prefix, params, body.latency_budget_ms)
+        self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
+        self.stream_options = body.stream_options or StreamOptions()
+        self.samples = granted_samples(state, self.view.samples)
+        self.count = count = body.n or 1
+        self.check_choices(count, len(prompts))
+        limits.check_stops(state.settings, self.view.stops)
+        self.prompts = [prompt for prompt in prompts for _ in range(count)]
+        self.prompt_tokens = sum(prompt.size for prompt in prompts)
+        self.requests = [
+            self._request(body, prompt, seed)
+            for prompt in prompts
+            for seed in child_seeds(self.params.seed, count)
+        ]
+        self.check_work()
+
+    def _request(self, body: TextFields, prompt: Prompt, seed: int) -> GenerationRequest:
+        view, settles_early = self.view, self.params.sampler not in ("ancestral", "gidd")
+        wants_steps = view.trajectory or view.diffusing or view.alternatives is not None
+        wants_steps |= settles_early and bool(body.stream or view.stops)
+        try:
+            return GenerationRequest.continuing(
+                prompt.ids,
+                self._length(body.max_tokens, prompt),
+                replace(self.params, seed=seed),
+                wants_steps,
+                prompt.hole,
+                prompt.suffix,
+                self.budget_seconds,
+                body.ignore_eos,
+            )
+        except InvalidParam as error:
+            raise refused(error) from None
+
+    def _score_params(self) -> ScoreParams:
+        """How the log-probabilities of prompts are estimated."""
+        return ScoreParams(
+            samples=self.samples,
+            mixing_ratio=self.params.mixing_ratio,
+            noise_schedule=self.params.noise_schedule,
+            seed=self.params.seed,
+        )
+
+    def _length(self, asked: int | None, prompt: Prompt) -> int:
+        """Positions to fill behind a prompt; by default the checkpoint's number, as far as the
+        canvas has room, or none where the prompt has holes. An echoed prompt may stand alone.
+        """
+        limit = self.state.checkpoint.info.max_length
+        room = limit - prompt.size
+        has_holes = prompt.hole in prompt.ids
+        if asked is None:
+            asked = 0 if has_holes else default_length(self.state.defaults, room)
+        least = 0 if has_holes or prompt.echo is not None else 1
+        limits.check_prompt(self.prompt_field, prompt.size, least, limit)
+        if asked < least:
+            raise ApiError(400, f"max_tokens must be at least {least}", param="max_tokens")
+        if asked > room:
+            raise ApiError(
+                400,
+                f"the canvas has {limit} positions; the prompt takes {prompt.size} and "
+                f"max_tokens {asked}",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        return asked
+
+    async def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
+        """A reader for each choice; ``subscriptions`` are those of ``requests``. Waits for the
+        log-probabilities of the prompts, where they are to be told.
+
+        Raises:
+            ApiError: they came to nothing.
+        """
+        tells = self.view.alternatives is not None
+        score = self._score_params() if tells else None
+        own = self.prompts[:: self.count]
+        echoes = await asyncio.gather(*(echo_of(self.state, prompt, score) for prompt in own))
+        return [
+            Reader(self.state, self.form, self.view, i, subscription, echoes[i // self.count])
+            for i, subscription in enumerate(subscriptions)
+        ]
+
+    async def whole(self, readers: Sequence[Reader]) -> dict[str, Any]:
+        """See ``Run``."""
+        choices = await self.choices(readers)
+        return self.object(self.form.whole, choices, usage=self.usage(readers))
+
+    async def stream(
+        self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
+    ) -> AsyncGenerator[dict[str, str]]:
+        """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
+
+        def chunk(choice: dict[str, Any], **more: Any) -> dict[str, str]:
+            if self.stream_options.continuous_usage_stats:
+                more["usage"] = self.counts(readers)
+            return _event(self.object(self.form.chunk, [choice], **more))
+
+        for reader in readers:
+            for choice in reader.opening():
+                yield chunk(choice)
+        async with aclosing(merged(subscriptions)) as events:
+            async for i, event in events:
+                if isinstance(event, Failed):
+                    self.failed = event
+                    yield _event(error_body(500, event.message, None, event.code))
+                    break
+                for choice, more in readers[i].take(event):
+                    yield chunk(choice, **more)
+            else:
+                if self.stream_options.include_usage:
+                    usage = self.usage(readers)
+                    yield _event(self.object(self.form.chunk, [], usage=usage))
+        yield {"data": "[DONE]"}
+
+    def counts(self, readers: Sequence[Reader]) -> dict[str, int]:
+        """Tokens read, and written so far."""
+        tokens = sum(reader.tokens for reader in readers)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt_tokens + tokens,
+        }
+
+    def usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
+        """What the choices cost; all of them have ended."""
+        cost = self.cost([reader.tally for reader in readers])
+        return {**self.counts(readers), "diffusion": cost}
+
+
+def _event(data: dict[str, Any]) -> dict[str, str]:
+    return {"data": orjson.dumps(data).decode()}

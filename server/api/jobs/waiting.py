@@ -1,0 +1,72 @@
+"""Waiting for the engine on behalf of a client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from server.engine.engine import Engine
+from server.engine.events import Failed
+from server.engine.scheduler import QueueFull
+from server.engine.score import Score, ScoreRequest
+from server.engine.scoring import ScoreFailed
+from server.http.errors import ApiError
+
+Answer = TypeVar("Answer")
+
+
+RETRY_READY = 5  # seconds after which a server that takes no requests may take some again
+NOT_NOW = frozenset({"shutting_down", "engine_hung", "queue_timeout", "deadline", "out_of_memory"})
+"""Codes of failures that the same request may not meet again: 503."""
+
+
+def no_place(engine: Engine) -> ApiError:
+    """The answer when the engine takes no request: 429, or 503 when it takes none at all."""
+    if (reason := engine.unready) is not None:
+        return ApiError(503, reason, code="not_ready", retry_after=RETRY_READY)
+    engine.metrics.rejected()
+    return ApiError(429, "the queue is full", code="queue_full", retry_after=engine.retry_after())
+
+
+def failure(engine: Engine, failed: Failed) -> ApiError:
+    """The answer when a request came to nothing."""
+    if failed.code in NOT_NOW:
+        wait = engine.retry_after() if engine.ready else RETRY_READY
+        return ApiError(503, failed.message, code=failed.code, retry_after=wait)
+    return ApiError(500, failed.message, code=failed.code)
+
+
+async def scored(engine: Engine, request: ScoreRequest) -> Score:
+    """Wait for a score.
+
+    Raises:
+        ApiError: 429 when there is no place for it; 500 or 503 when it came to nothing.
+    """
+    try:
+        return await engine.score(request)
+    except QueueFull:
+        raise no_place(engine) from None
+    except ScoreFailed as error:
+        raise failure(engine, error.failed) from None
+
+
+async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Answer]) -> Answer:
+    """Wait for an answer; a client that hangs up cancels the wait."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    result = asyncio.ensure_future(waiting)
+    gone = asyncio.ensure_future(hung_up())
+    try:
+        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise ApiError(499, "client closed the request", code="cancelled")
+        return result.result()
+    finally:
+        gone.cancel()
+        result.cancel()

@@ -1,0 +1,111 @@
+"""The HTTP server around an application, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from server.engine.engine import Engine
+from server.http.protocol import GuardedProtocol
+
+log = structlog.get_logger()
+
+TICK = 0.05
+FAREWELL = 5.0  # seconds for the last events to be read
+
+
+class LoopErrors:
+    """Logs what goes wrong in the event loop itself, of each kind one line a second: where no file
+    can be opened any more, asyncio tells of every connection that it cannot accept, thousands of
+    times.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The event loop's exception handler."""
+        kind = context["message"].partition("(")[0]
+        if loop.time() >= self._told.get(kind, 0.0):
+            self._told[kind] = loop.time() + 1
+            log.error("event loop", what=kind, exc_info=context.get("exception"))
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but the first SIGTERM or SIGINT drains and the second ends at once.
+
+    While it drains it listens: new work gets its 503, and health checks their answer. Requests
+    under way go on for ``seconds``; what is left then ends with an error, streams with an error
+    event. The process ends with code 0, after a second signal with 128 and the signal's number.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        engines: Sequence[Engine],
+        seconds: float,
+        http: type[GuardedProtocol] = GuardedProtocol,
+    ) -> None:
+        """``engines`` are those of the application; ``http`` speaks with its clients."""
+        config = uvicorn.Config(
+            app,
+            port=0,  # where no socket is given
+            http=http,
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(FAREWELL),
+        )
+        super().__init__(config)
+        self._engines, self._seconds = engines, seconds
+        self._drain: asyncio.Task[None] | None = None
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signal handler."""
+        if self._draining:
+            log.warning("second signal", signal=signal.Signals(sig).name)
+            os._exit(128 + sig)
+        self._draining = True
+        for engine in self._engines:
+            engine.drain()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn; errors of the event loop become log lines of ours."""
+        asyncio.get_running_loop().set_exception_handler(LoopErrors())
+        await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """See uvicorn; begins to drain once it is asked for."""
+        if self._draining and self._drain is None:
+            self._drain = asyncio.create_task(self.drain())
+        return await super().on_tick(counter)
+
+    async def drain(self) -> None:
+        """Wait for what is under way, end what is left, and have the server end."""
+        for engine in self._engines:
+            engine.drain()
+        log.info("draining", seconds=self._seconds)
+        await self._until_idle(self._seconds)
+        left = sum(e.scheduler.running + e.scheduler.waiting for e in self._engines)
+        await asyncio.gather(*(asyncio.to_thread(engine.stop) for engine in self._engines))
+        await self._until_idle(FAREWELL)
+        log.info("drained", cut_short=left)
+        self.should_exit = True
+
+    async def _until_idle(self, seconds: float) -> None:
+        """Wait until no answer is under way, for so long at most."""
+        end = time.monotonic() + seconds
+        while self.server_state.tasks and time.monotonic() < end:
+            await asyncio.sleep(TICK)

@@ -1,0 +1,177 @@
+"""POST /v1/chat/completions: a conversation by the checkpoint's own template."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+from models.tokenization.chat_template import ChatError
+from sampler.logits.row_reader import MOST_LIKELY
+from server.api.context import State
+from server.api.jobs.prompts import Prompt, check_bytes
+from server.api.jobs.text import Generation
+from server.api.routes.models import text_model
+from server.api.schemas.requests import TextFields
+from server.api.schemas.responses.openapi import GENERATING, says
+from server.api.schemas.responses.text import ChatCompletion, ChatCompletionChunk
+from server.http.errors import ApiError
+from server.http.json_body import JsonRoute
+from server.http.offload import aside
+from server.output.logprobs import TokenLogProb, finite
+
+router = APIRouter(prefix="/v1/chat/completions", tags=["text"], route_class=JsonRoute)
+
+
+class TextPart(BaseModel):
+    """A piece of a message's content."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: StrictStr
+
+
+class Message(BaseModel):
+    """One message. The fields that can only be null are those of an answer that is sent back."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Literal["system", "developer", "user", "assistant"]
+    content: StrictStr | list[TextPart]
+    name: StrictStr | None = None
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
+    provider_specific_fields: dict[str, None] | None = None  # where LiteLLM keeps such nulls
+
+    def plain(self) -> dict[str, str]:
+        """What templates understand: a role and a text."""
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatBody(TextFields):
+    """The body of POST /v1/chat/completions."""
+
+    neutral: ClassVar = {
+        **TextFields.neutral,
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+        "store": (False,),
+        "metadata": ({},),
+    }
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: StrictInt | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)
+
+    def alternatives(self) -> int | None:
+        """See ``TextFields``."""
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class ChatForm:
+    """OpenAI's chat completion objects."""
+
+    prefix: ClassVar = "chatcmpl"
+    whole: ClassVar = "chat.completion"
+    chunk: ClassVar = "chat.completion.chunk"
+    tells_end: ClassVar = False
+
+    @staticmethod
+    def choice(
+        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """See ``Form``."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+    @staticmethod
+    def delta(
+        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """See ``Form``."""
+        delta = {"content": text} if text else {}
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+    @staticmethod
+    def opening(index: int) -> dict[str, Any] | None:
+        """See ``Form``."""
+        delta = {"role": "assistant", "content": ""}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    @staticmethod
+    def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
+        """See ``Form``."""
+        entries = []
+        for token in tokens:
+            entry = _entry(token.text, token.told.log_p if token.told else -math.inf)
+            top = [_entry(text, log_p) for text, log_p in token.top]
+            step = token.told.step if token.told else None
+            entries.append({**entry, "top_logprobs": top, "step": step})
+        return {"content": entries, "refusal": None}
+
+
+def _entry(text: str, log_p: float) -> dict[str, Any]:
+    """OpenAI's object for a token; part of a character has no bytes of its own."""
+    whole = "\N{REPLACEMENT CHARACTER}" not in text
+    return {
+        "token": text,
+        "logprob": finite(log_p),
+        "bytes": list(text.encode()) if whole else None,
+    }
+
+
+async def ids_of_chat(
+    state: State, messages: Sequence[Message], to_fill: bool = False
+) -> list[int]:
+    """Ids of a conversation by the checkpoint's template. Others are answered meanwhile.
+
+    With ``to_fill`` they must leave room on the canvas.
+
+    Raises:
+        ApiError: 400.
+    """
+    tokenizer = state.checkpoint.tokenizer
+    try:
+        submitted = tokenizer.submit_chat([m.plain() for m in messages])
+        pieces = await asyncio.wrap_future(submitted)
+    except ChatError as error:
+        raise ApiError(400, str(error), param="messages", code="chat_template") from None
+    texts = [text for text, _ in pieces]
+    if to_fill:
+        check_bytes(state, texts, "messages")
+    size = sum(len(text.encode()) for text in texts)
+    return await aside(size, tokenizer.encode_pieces, pieces)
+
+
+@router.post(
+    "",
+    summary="Answer a conversation",
+    responses=says(ChatCompletion, *GENERATING, stream=ChatCompletionChunk),
+)
+async def chat(body: ChatBody, request: Request) -> Response:
+    """Write the next message, by the checkpoint's chat template."""
+    state = text_model(State.of(request), body.model)
+    if body.max_completion_tokens is not None:
+        if body.max_tokens not in (None, body.max_completion_tokens):
+            raise ApiError(
+                400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
+            )
+        body.max_tokens = body.max_completion_tokens
+    ids = await ids_of_chat(state, body.messages, to_fill=True)
+    return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
+        request, bool(body.stream)
+    )

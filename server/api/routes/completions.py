@@ -1,0 +1,162 @@
+"""POST /v1/completions: text behind a prompt, at once or as a stream, with its trajectory on
+request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+
+from sampler.logits.row_reader import MOST_LIKELY
+from server.api.context import State
+from server.api.jobs import limits
+from server.api.jobs.choices import View
+from server.api.jobs.prompts import Prompt, check_bytes, ids_of
+from server.api.jobs.text import Generation
+from server.api.routes.models import text_model
+from server.api.schemas.requests import TextFields
+from server.api.schemas.responses.openapi import GENERATING, says
+from server.api.schemas.responses.text import Completion, CompletionChunk
+from server.http.errors import ApiError
+from server.http.json_body import JsonRoute
+from server.http.offload import aside
+from server.output.logprobs import TokenLogProb, finite, with_itself
+
+router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
+
+
+Prompts = StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
+
+
+class CompletionBody(TextFields):
+    """The body of POST /v1/completions."""
+
+    neutral: ClassVar = {
+        **TextFields.neutral,
+        "best_of": (1,),
+    }
+
+    prompt: Prompts
+    suffix: StrictStr | None = None
+    infill: StrictBool = False
+    echo: StrictBool = False
+    logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)
+    samples: StrictInt | None = Field(default=None, ge=1)
+
+    def alternatives(self) -> int | None:
+        """See ``TextFields``."""
+        return self.logprobs
+
+    def view(self) -> View:
+        """See ``TextFields``."""
+        return replace(super().view(), samples=self.prompt_samples())
+
+    def prompt_samples(self) -> int | None:
+        """Monte Carlo samples for the prompt's log-probabilities, where they are chosen.
+
+        Raises:
+            ApiError: 400 where none are told.
+        """
+        if self.samples is not None and (not self.echo or self.logprobs is None):
+            raise ApiError(400, "samples needs echo: true and logprobs", param="samples")
+        return self.samples
+
+    def prompts(self) -> Sequence[str | list[int]]:
+        """The prompts, each as text or as ids.
+
+        Raises:
+            ApiError: 400 for none.
+        """
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            raise ApiError(400, "prompt is an empty list", param="prompt")
+        ids = [part for part in self.prompt if isinstance(part, int)]
+        return [ids] if ids else [part for part in self.prompt if not isinstance(part, int)]
+
+
+class CompletionForm:
+    """OpenAI's text completion objects."""
+
+    prefix: ClassVar = "cmpl"
+    whole: ClassVar = "text_completion"
+    chunk: ClassVar = "text_completion"
+    tells_end: ClassVar = True
+
+    @staticmethod
+    def choice(
+        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """See ``Form``."""
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    delta = choice
+
+    @staticmethod
+    def opening(index: int) -> dict[str, Any] | None:
+        """See ``Form``."""
+        return None
+
+    @staticmethod
+    def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
+        """See ``Form``."""
+        told = [token.told for token in tokens]
+        return {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [None if t is None else finite(t.log_p) for t in told],
+            "top_logprobs": [dict(with_itself(token)) or None for token in tokens],
+            "text_offset": [token.offset for token in tokens],
+            "steps": [None if t is None else t.step for t in told],
+        }
+
+
+@router.post(
+    "",
+    summary="Complete a text",
+    responses=says(Completion, *GENERATING, stream=CompletionChunk),
+)
+async def complete(body: CompletionBody, request: Request) -> Response:
+    """Write text behind a prompt, in its holes, or in front of a suffix."""
+    state = text_model(State.of(request), body.model)
+    prompts = await aside(len(await request.body()), prompts_of, state, body)
+    generation = Generation(state, body, CompletionForm, prompts)
+    return await generation.respond(request, bool(body.stream))
+
+
+def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
+    """Where a body's texts are to be written.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    check_bytes(state, [body.suffix or ""], "suffix")
+    suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
+    hole = state.checkpoint.info.mask_id if body.infill else None
+    if body.echo and (body.suffix or body.infill):
+        raise ApiError(400, "echo does not go with suffix or infill", param="echo")
+    prompts, asked = [], body.prompts()
+    limits.check_choices(state.settings, body.n or 1, len(asked))  # before texts become ids
+    for given in asked:
+        ids, start = _ids(state, given, body.infill), 0
+        tokenizer, text = state.checkpoint.tokenizer, given
+        if isinstance(text, str):
+            start = len(tokenizer.start)
+        else:
+            text = tokenizer.decode(ids)
+        prompts.append(Prompt(ids, suffix, hole, text if body.echo else None, start))
+    return prompts
+
+
+def _ids(state: State, prompt: str | list[int], infill: bool) -> list[int]:
+    """Token ids of a prompt.
+
+    Raises:
+        ApiError: 400 for ids that are none, or that ask for filling without ``infill``.
+    """
+    if infill and isinstance(prompt, str):
+        raise ApiError(400, "infill needs a prompt of token ids", param="infill")
+    return ids_of(state, prompt, "prompt", None if infill else "; infill: true has it filled")

@@ -1,0 +1,50 @@
+"""Health, readiness, version and metrics."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from server.api.context import State
+from server.api.schemas.responses.health import Health, Ready, Version
+from server.api.schemas.responses.openapi import says
+from server.http.errors import ApiError
+
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All metrics."},
+    **{status: said for status, said in says(Version, 401, 500).items() if status != 200},
+}
+
+router = APIRouter(tags=["status"])
+
+
+@router.get("/health", summary="Is it alive", response_model=None, responses=says(Health))
+async def health() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", summary="Does it take work", response_model=None, responses=says(Ready, 503))
+async def ready(request: Request) -> dict[str, str]:
+    """The engine takes requests; 503 while it does not, and why."""
+    for name, engine in State.of(request).engines.items():
+        if engine.unready is not None:
+            raise ApiError(503, f"{name}: {engine.unready}", code="not_ready", retry_after=1)
+    return {"status": "ready"}
+
+
+@router.get(
+    "/version", summary="Which build", response_model=None, responses=says(Version, 401, 500)
+)
+async def build() -> dict[str, str]:
+    """The version of this server."""
+    return {"version": version("xdlm-serve")}
+
+
+@router.get("/metrics", summary="Measure it", responses=METRICS)
+async def metrics(request: Request) -> Response:
+    """Prometheus text format."""
+    body = State.of(request).engine.metrics.render()
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,143 @@
+"""GET /v1/models: what is served, and what its requests may choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from models.images.layout import ImageShape
+from sampler import SAMPLERS
+from sampler.params import OWNERS, SamplingParams
+from server.api.context import State
+from server.api.schemas.requests import DiffusionFields
+from server.api.schemas.responses.models import Model, Models
+from server.api.schemas.responses.openapi import says
+from server.engine.engine import Engine
+from server.engine.request_params import default_length
+from server.http.errors import ApiError
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+TEXT_ROUTES = "/v1/completions"
+IMAGE_ROUTE = "/v1/images/generations"
+
+
+def text_model(state: State, name: str | None) -> State:
+    """The text model that a request names, or the first.
+
+    Raises:
+        ApiError: 404 for a name that is none; 400 for a model that makes images.
+    """
+    return _chosen(state, name, images=False)
+
+
+def image_model(state: State, name: str | None) -> State:
+    """The same of models that make images."""
+    return _chosen(state, name, images=True)
+
+
+def any_model(state: State, name: str | None) -> State:
+    """The model that a request names, or the first of all.
+
+    Raises:
+        ApiError: 404 for a name that is none.
+    """
+    if name is None:
+        return state
+    try:
+        return state.of_model(name)
+    except KeyError:
+        raise ApiError(
+            404, f"model {name[:64]!r} does not exist", param="model", code="model_not_found"
+        ) from None
+
+
+def _chosen(state: State, name: str | None, images: bool) -> State:
+    of_kind = [n for n, e in state.engines.items() if makes_images(e) == images]
+    if name is None and of_kind:
+        return state.of_model(of_kind[0])
+    chosen = any_model(state, name)
+    if makes_images(chosen.engine) != images:
+        does, route = ("writes text", TEXT_ROUTES) if images else ("makes images", IMAGE_ROUTE)
+        raise ApiError(
+            400,
+            f"model {chosen.checkpoint.info.name!r} {does}: POST {route}",
+            param="model",
+            code="wrong_route",
+        )
+    return chosen
+
+
+def makes_images(engine: Engine) -> bool:
+    """Whether its canvases are images."""
+    return engine.checkpoint.info.image is not None
+
+
+def describe(state: State) -> dict[str, Any]:
+    """OpenAI's model object with a ``diffusion`` object beside."""
+    info, defaults, limits = state.checkpoint.info, state.defaults, state.settings
+    images, tokenizer = info.image is not None, state.checkpoint.text
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": state.created,
+        "owned_by": "xdlm-serve",
+        "diffusion": {
+            "family": info.family,
+            "parameters": info.parameters,
+            "dtype": info.dtype,
+            "samplers": list(SAMPLERS),
+            "sampler": defaults.get("sampler", SamplingParams.sampler),
+            "fields": {n: list(o) for n, o in OWNERS.items() if n in DiffusionFields.model_fields},
+            "steps": defaults.get("steps", SamplingParams.steps),
+            "mixing_ratio": defaults.get("mixing_ratio", SamplingParams.mixing_ratio),
+            "temperature": defaults.get("temperature", SamplingParams.temperature),
+            "top_p": defaults.get("top_p", SamplingParams.top_p),
+            "guidance_scale": defaults.get("guidance_scale", SamplingParams.guidance_scale),
+            "max_tokens": None if images else default_length(defaults, info.max_length),
+            "chat": tokenizer is not None and tokenizer.chat is not None,
+            "limits": {"steps": limits.max_steps, "choices": limits.max_choices},
+            "vocab_size": info.vocab_size,
+            "mask_token": {
+                "id": info.mask_id,
+                "text": state.checkpoint.piece(info.mask_id),
+            },
+            "max_canvas": info.max_length,
+            "block_length": defaults.get("block_length"),
+            "classes": info.classes,
+            "class_names": list(info.class_names),
+            "image": None if info.image is None else grid_of(info.image),
+        },
+    }
+
+
+def grid_of(shape: ImageShape) -> dict[str, Any]:
+    """The images of a model, for the wire."""
+    height, width = shape.size
+    return {
+        "width": width,
+        "height": height,
+        "channels": shape.channels,
+        "tokens": shape.tokens,
+        "levels": shape.levels,
+    }
+
+
+@router.get("", summary="List models", response_model=None, responses=says(Models, 401, 500))
+async def models(request: Request) -> dict[str, Any]:
+    """All models; a request that names none gets the first that its route is for."""
+    state = State.of(request)
+    return {"object": "list", "data": [describe(state.of_model(name)) for name in state.engines]}
+
+
+@router.get(
+    "/{name:path}",
+    summary="Describe a model",
+    response_model=None,
+    responses=says(Model, 401, 404, 500),
+)
+async def model(name: str, request: Request) -> dict[str, Any]:
+    """One model by its name."""
+    return describe(any_model(State.of(request), name))

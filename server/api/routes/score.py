@@ -1,0 +1,76 @@
+"""POST /v1/score: how likely a text is under the model, as a bound with its standard error."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+
+from sampler.params import SEED_LIMIT, InvalidParam
+from server.api.context import State
+from server.api.jobs.echo import granted_samples
+from server.api.jobs.prompts import checked_ids
+from server.api.jobs.waiting import scored, unless_gone
+from server.api.routes.models import text_model
+from server.api.schemas.requests import Number, StrictBody, refused
+from server.api.schemas.responses.openapi import GENERATING, says
+from server.api.schemas.responses.score import Score
+from server.engine.score import ScoreRequest, score_params, score_record, score_request
+from server.http.json_body import JsonRoute
+from server.http.offload import aside
+
+router = APIRouter(prefix="/v1/score", tags=["text"], route_class=JsonRoute)
+
+
+class ScoreBody(StrictBody):
+    """The body of POST /v1/score."""
+
+    model: str | None = None
+    text: StrictStr | list[StrictInt]
+    prompt: StrictStr | list[StrictInt] | None = None
+    end: StrictBool = False
+    estimator: Literal["nelbo", "llada"] = "nelbo"
+    samples: StrictInt | None = Field(default=None, ge=1)
+    mixing_ratio: Number | None = Field(default=None, ge=0, le=1)
+    seed: StrictInt | None = Field(default=None, ge=-SEED_LIMIT, lt=SEED_LIMIT)
+
+
+@router.post(
+    "",
+    summary="Say how likely a text is",
+    response_model=None,
+    responses=says(Score, *GENERATING),
+)
+async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
+    """Bound the negative log-likelihood of a text, or of what follows a prompt."""
+    state = text_model(State.of(request), body.model)
+    wanted = await aside(len(await request.body()), _request, state, body)
+    found = await unless_gone(request, scored(state.engine, wanted))
+    return {
+        "id": f"score-{secrets.token_hex(12)}",
+        "object": "score",
+        "created": int(time.time()),
+        "model": state.checkpoint.info.name,
+        **score_record(state.checkpoint, wanted, found),
+    }
+
+
+def _request(state: State, body: ScoreBody) -> ScoreRequest:
+    """What the engine is asked.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    chosen = body.model_dump(include={"estimator", "mixing_ratio", "seed"})
+    chosen["samples"] = granted_samples(state, body.samples)
+    for field, given in (("text", body.text), ("prompt", body.prompt)):
+        if isinstance(given, list):
+            checked_ids(state, given, field)
+    try:
+        params = score_params(state.defaults, chosen)
+        return score_request(state.checkpoint, body.text, body.prompt, body.end, params)
+    except InvalidParam as error:
+        raise refused(error) from None

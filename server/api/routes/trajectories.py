@@ -1,0 +1,219 @@
+"""/v1/diffusion/trajectories: the denoising process itself, recorded as it happens; to be followed
+live, taken up again where a connection broke, and read again for a while.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, ClassVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import StrictInt
+
+from sampler import SAMPLERS
+from sampler.params import OWNERS, param_names
+from server.api.context import State
+from server.api.jobs.choices import View
+from server.api.jobs.following import SSE, Followed, wanted_form
+from server.api.jobs.image import Drawing, label_of
+from server.api.jobs.recorder import KIND, Recorder
+from server.api.jobs.text import Generation
+from server.api.routes.completions import CompletionBody, CompletionForm, Prompts, prompts_of
+from server.api.routes.models import any_model, grid_of, makes_images
+from server.api.schemas.responses.openapi import GENERATING, says
+from server.api.schemas.responses.trajectories import HEADERS, Deleted, recorded
+from server.http.errors import ApiError
+from server.http.json_body import JsonRoute
+from server.http.offload import aside
+from server.trajectories.recording import Recording
+
+router = APIRouter(prefix="/v1/diffusion/trajectories", tags=["text"], route_class=JsonRoute)
+PARAMETERS = {"parameters": HEADERS}
+
+EVENT_ID = re.compile(r"(traj-[0-9a-f]{24,36}):([0-9]{1,9})")
+
+
+TEXT_ONLY = (
+    *("suffix", "infill", "max_tokens", "stop", "ignore_eos", "echo", "logprobs"),
+    *("samples", "logit_bias", "diffusing"),
+)
+
+
+class TrajectoryBody(CompletionBody):
+    """The body of POST /v1/diffusion/trajectories: of a completion, or of an image.
+
+    It is a stream of diffs with its usage whatever ``stream``, ``stream_options`` and
+    ``trajectory`` say.
+    """
+
+    prompt: Prompts | None = None  # type: ignore[assignment]
+    class_label: StrictInt | None = None
+
+    def view(self) -> View:
+        """See ``TextFields``."""
+        if self.diffusing:
+            raise ApiError(400, "diffusing is not for trajectories", param="diffusing")
+        return View(
+            stops=self.stop or [],
+            alternatives=self.alternatives(),
+            samples=self.prompt_samples(),
+            trajectory=True,
+        )
+
+    def run(self, state: State) -> Generation | Drawing:
+        """What is recorded, by the kind of the model.
+
+        Raises:
+            ApiError: 400 naming the field, those of the other kind among them.
+        """
+        if makes_images(state.engine):
+            for name in TEXT_ONLY:
+                if getattr(self, name):
+                    raise ApiError(400, f"{name} is not for images", param=name)
+            if not isinstance(self.prompt, str | None):
+                raise ApiError(400, "prompt must name a class", param="prompt")
+            return Drawing(
+                state,
+                self,
+                TrajectoryForm.prefix,
+                label=label_of(state.checkpoint.info, self.class_label, self.prompt),
+                count=self.n or 1,
+                budget=self.latency_budget_ms,
+                wants_steps=True,
+            )
+        if self.class_label is not None:
+            raise ApiError(400, "class_label is for images", param="class_label")
+        if self.prompt is None:
+            raise ApiError(400, "prompt: Field required", param="prompt", code="invalid_value")
+        return Generation(state, self, TrajectoryForm, prompts_of(state, self))
+
+    def resolved(self, run: Generation | Drawing) -> dict[str, Any]:
+        """The body with all that was left open filled in: sent again, it gives the same tokens."""
+        apart = {"logprobs", "logit_bias"}
+        params = {
+            name: getattr(run.params, name)
+            for name in param_names()
+            if name in TrajectoryBody.model_fields
+            and name not in apart
+            and run.params.sampler in OWNERS.get(name, tuple(SAMPLERS))
+        }
+        form = {"stream", "stream_options", "trajectory", "diffusing", "user"}
+        asked = self.model_dump(exclude_none=True, exclude=form) | params
+        asked["model"] = run.model
+        if isinstance(run, Drawing):
+            asked = {name: value for name, value in asked.items() if name not in TEXT_ONLY}
+        else:
+            lengths = {
+                len(request.tokens) - prompt.size
+                for request, prompt in zip(run.requests, run.prompts, strict=True)
+            }
+            if len(lengths) == 1:  # else each prompt has what its canvas has room for
+                asked["max_tokens"] = lengths.pop()
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+class TrajectoryForm(CompletionForm):
+    """Choices as completions have them."""
+
+    prefix: ClassVar = "traj"
+
+
+@router.post(
+    "",
+    summary="Watch a text or an image being denoised",
+    responses=recorded(*GENERATING, 406),
+    openapi_extra=PARAMETERS,
+)
+async def record(body: TrajectoryBody, request: Request) -> Response:
+    """Start a run and follow it; or go on with one that ``Last-Event-ID`` names."""
+    state, form = State.of(request), wanted_form(request)
+    if given := _last_event_id(request):
+        return _continued(state, form, *given)
+    state = any_model(state, body.model)
+    run = await aside(len(await request.body()), body.run, state)
+    info = state.checkpoint.info
+    recording = Recorder(state, run).start(
+        request_id=request.scope["request_id"],
+        request=body.resolved(run),
+        mask={"id": info.mask_id, "text": state.checkpoint.piece(info.mask_id)},
+        ends=list(state.checkpoint.ends),
+        image=None if info.image is None else grid_of(info.image),
+    )
+    return Followed(recording, 0, form, state.settings)
+
+
+@router.get(
+    "/{id_}",
+    summary="Follow or replay a trajectory",
+    responses=recorded(400, 401, 404, 406, 500),
+    openapi_extra=PARAMETERS,
+)
+async def replay(id_: str, request: Request) -> Response:
+    """All that was recorded, or what came behind ``Last-Event-ID``; a run under way is followed to
+    its end.
+    """
+    state, form = State.of(request), wanted_form(request)
+    recording = _found(state, id_)
+    given = _last_event_id(request)
+    if given is None:
+        return Followed(recording, 0, form, state.settings)
+    if given[0] != id_:
+        raise _bad_event_id(f"names another trajectory than {id_}")
+    return _continued(state, form, *given)
+
+
+@router.delete(
+    "/{id_}",
+    summary="Cancel or forget a trajectory",
+    response_model=None,
+    responses=says(Deleted, 401, 404, 500),
+)
+async def delete(id_: str, request: Request) -> dict[str, Any]:
+    """Cancel a run, or forget one that has ended."""
+    state = State.of(request)
+    recording = _found(state, id_)
+    running = not recording.ended
+    if running:
+        recording.cancel("cancelled", "the trajectory was cancelled")
+    else:
+        state.trajectories.forget(id_)
+    return {"id": id_, "object": KIND, "status": "cancelled" if running else "deleted"}
+
+
+def _found(state: State, id_: str) -> Recording:
+    recording = state.trajectories.get(id_, time.monotonic())
+    if recording is None:
+        message = "there is no such trajectory; finished ones are kept for a while only"
+        raise ApiError(404, message, param="id", code="trajectory_not_found")
+    return recording
+
+
+def _continued(state: State, form: str, id_: str, last: int) -> Response:
+    """What came behind a recording's event."""
+    recording = _found(state, id_)
+    start = last + 1
+    if start > len(recording.records):
+        raise _bad_event_id("names an event that has not been")
+    if form == SSE and recording.ended and start == len(recording.records):
+        return Response(status_code=204)  # tells an EventSource not to come back
+    return Followed(recording, start, form, state.settings)
+
+
+def _last_event_id(request: Request) -> tuple[str, int] | None:
+    """The trajectory and the number of the event that a client has seen last, if it says so.
+
+    Raises:
+        ApiError: 400 for what is no event's id.
+    """
+    given = request.headers.get("last-event-id", "")
+    if not given:
+        return None
+    found = EVENT_ID.fullmatch(given)
+    if found is None:
+        raise _bad_event_id("is no id of an event")
+    return found[1], int(found[2])
+
+
+def _bad_event_id(what: str) -> ApiError:
+    return ApiError(400, f"Last-Event-ID {what}", param="Last-Event-ID", code="invalid_value")

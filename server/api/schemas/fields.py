@@ -1,0 +1,195 @@
+"""What each field of a request body means, its bounds and an example: for the specification. The
+routes check their bodies themselves; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from models.interface import ModelInfo
+from sampler import SAMPLERS
+from sampler.params import SEED_LIMIT
+from server.config import Settings
+
+Schema = dict[str, Any]
+LARGEST = 2**31
+THE_CHECKPOINTS = "; the checkpoint's where it is not given"
+
+
+def _said(description: str, example: Any, **bounds: Any) -> Schema:
+    return {"description": description, "examples": [example], **bounds}
+
+
+FIELDS: dict[str, Schema] = {
+    "model": _said("the served model's name; it may be left out", "stories"),
+    "prompt": _said(
+        "text, texts, token ids, or several lists of them; /tokenize takes one text",
+        "Once upon a time",
+        minItems=1,
+    ),
+    "messages": _said(
+        "the conversation, for the checkpoint's chat template",
+        [{"role": "user", "content": "Once upon a time"}],
+    ),
+    "suffix": _said("text that stands behind the answer and is kept", " The end."),
+    "infill": _said("masks in a prompt of ids are filled too", False),
+    "echo": _said("the prompt stands in front of the answer", False),
+    "max_tokens": _said(f"positions to fill{THE_CHECKPOINTS}", 120, minimum=0),
+    "max_completion_tokens": _said("as max_tokens", 120, minimum=0),
+    "n": _said("choices for each prompt", 1),
+    "ignore_eos": _said("end tokens end nothing: the whole canvas is the text", False),
+    "seed": _said(
+        "same seed, same text; drawn and told where it is not given",
+        7,
+        minimum=-SEED_LIMIT,
+        maximum=SEED_LIMIT - 1,
+    ),
+    "temperature": _said(
+        f"divides the logits; 0 takes the likeliest{THE_CHECKPOINTS}", 0.7, minimum=0, maximum=2
+    ),
+    "top_p": _said(f"mass of the nucleus{THE_CHECKPOINTS}", 0.95, exclusiveMinimum=0, maximum=1),
+    "stop": _said("the text ends before the first of these", ["\n"]),
+    "user": _said("accepted, not used", "someone"),
+    "stream": _said("answer as server-sent events", False),
+    "stream_options": _said("with stream only", {"include_usage": True}),
+    "logprobs": _said("tell log-probabilities, and of how many of the likeliest tokens", 2),
+    "top_logprobs": _said("likeliest tokens told beside each; needs logprobs: true", 2),
+    "logit_bias": _said("token ids to what is added to their logits", {"5": -100}),
+    "latency_budget_ms": _said(
+        "milliseconds from arrival within which the text is to be complete, if need be in fewer "
+        "steps",
+        500,
+    ),
+    "steps": _said(f"denoising steps{THE_CHECKPOINTS}", 32, minimum=1),
+    "sampler": _said(f"how tokens are decided{THE_CHECKPOINTS}", "topk", enum=[*SAMPLERS, None]),
+    "mixing_ratio": _said(
+        f"k, the share of uniform noise (ancestral, topk){THE_CHECKPOINTS}",
+        0.1,
+        minimum=0,
+        maximum=1,
+    ),
+    "guidance_scale": _said("w of classifier-free guidance; 1 is off", 1, minimum=0, maximum=100),
+    "noise_removal": _said("ancestral, gidd, remdm: what the last call does", "ancestral"),
+    "topk_absorb": _said("topk: masks to fill at each step, one entry a step", "even"),
+    "topk_uniform": _said("topk: tokens to refine at each step, one entry a step", "auto"),
+    "block_length": _said(
+        "topk, threshold: positions of a block; else the canvas is one",
+        32,
+        minimum=1,
+        maximum=LARGEST,
+    ),
+    "refine_scope": _said("topk: tokens that may be refined", "generated"),
+    "remasking": _said("topk: order in which masks are filled", "low_confidence"),
+    "logits_eos_inf": _said("topk, threshold: the end token is never written", False),
+    "confidence_eos_eot_inf": _said("topk: ends of text and turn are written last", False),
+    "confidence_threshold": _said(
+        "threshold: fill masks whose token is at least so likely", 0.9, minimum=0, maximum=1
+    ),
+    "entropy_bound": _said(
+        "threshold: fill masks while their entropies sum to this, in nats",
+        0.5,
+        minimum=0,
+        maximum=1e6,
+    ),
+    "confidence_factor": _said(
+        "threshold: the factor of Fast-dLLM's rule", 1.0, minimum=0, maximum=1e6
+    ),
+    "compat": _said("topk: official repeats the published loop, quirks included", "none"),
+    "p_uniform": _said(
+        "gidd: the share of uniform noise halfway", 0.1, minimum=0, exclusiveMaximum=1
+    ),
+    "remdm_schedule": _said("remdm: how much is masked again", "cap"),
+    "remdm_eta": _said(
+        "remdm: eta of the schedule; the published one where it is not given",
+        0.02,
+        minimum=0,
+        maximum=1,
+    ),
+    "remdm_t_on": _said(
+        "remdm, loop: the time at which its window opens; times fall from 1 to 0",
+        0.55,
+        minimum=0,
+        maximum=1,
+    ),
+    "remdm_t_off": _said(
+        "remdm, loop: the time at which its window closes, at most remdm_t_on",
+        0.05,
+        minimum=0,
+        maximum=1,
+    ),
+    "remdm_alpha_on": _said(
+        "remdm, loop: the signal held in its window", 0.9, exclusiveMinimum=0, exclusiveMaximum=1
+    ),
+    "trajectory": _said("delta tells each step beside the text; needs stream", "none"),
+    "diffusing": _said("the whole canvas as text at every step; needs stream", False),
+    "class_label": _said("what an image is to show, by its number", 7, minimum=0),
+    "size": _said("width x height; only the model's own", "auto"),
+    "response_format": _said("images come in base64", "b64_json"),
+    "output_format": _said("png where it is not given; neither loses anything", "png"),
+    "partial_images": _said("images on the way to each; needs stream", 2),
+    "format": _said("gif moves, png shows some states", "gif"),
+    "runs": _said("trajectories, side by side", [{"events": []}], minItems=1, maxItems=4),
+    "text": _said("what is scored: text or token ids", " named Lily.", minItems=1),
+    "end": _said("the end token behind the text is scored too", False),
+    "estimator": _said("nelbo: eq. 15 of the paper; llada: masks alone", "nelbo"),
+    "samples": _said("Monte Carlo samples of a score", 32),
+    "add_special_tokens": _said("put the start token in front of a prompt", True),
+    "return_token_strs": _said("tell the text of each id too", False),
+    "tokens": _said("ids", [1, 2, 3]),
+}
+"""By name, whichever body has them."""
+
+PARTS: dict[str, dict[str, Schema]] = {
+    "ImageBody": {"prompt": _said("the class, by its name or its number", "7")},
+    "Message": {
+        "role": _said("who says it; developer counts as system", "user"),
+        "content": _said("a text, or its parts", "Once upon a time"),
+        "name": _said("accepted, not used", "someone"),
+        **dict.fromkeys(
+            ("refusal", "annotations", "audio", "function_call", "tool_calls"),
+            _said("accepted as null, as answers have it", None),
+        ),
+        "provider_specific_fields": _said("accepted where all in it is null", None),
+    },
+    "Recorded": {
+        "id": _said("its name, not used", "traj-0123456789abcdef01234567"),
+        "events": _said("all its records, each with event and data", [], minItems=1),
+    },
+    "TextPart": {"type": _said("text only", "text"), "text": _said("a part", "Once")},
+    "StreamOptions": {
+        "include_usage": _said("a last chunk tells the usage", True),
+        "continuous_usage_stats": _said("every chunk tells the usage so far", False),
+    },
+}
+"""Fields of what bodies are made of."""
+
+
+def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Schema]:
+    """Bounds that are this server's own, of several models the widest; ``members`` are those of
+    what lists hold, by type.
+    """
+    canvas = max(info.max_length for info in infos)
+    ids = {"minimum": 0, "maximum": max(info.vocab_size for info in infos) - 1}
+    names = [info.name for info in infos]
+    counts = {"minimum": 0, "maximum": LARGEST}
+    budgets = {"maxItems": settings.max_steps, "members": {"integer": counts}}
+    return {
+        "model": {"enum": [*names, None], "examples": names[:1]},
+        "class_label": {"maximum": max(0, max(info.classes for info in infos) - 1)},
+        "n": {"maximum": settings.max_choices},
+        "steps": {"maximum": settings.max_steps},
+        "max_tokens": {"maximum": canvas},
+        "max_completion_tokens": {"maximum": canvas},
+        "stop": {
+            "maxItems": settings.max_stops,
+            "members": {"string": {"maxLength": settings.max_stop_length}},
+            "maxLength": settings.max_stop_length,
+        },
+        "topk_absorb": budgets,
+        "topk_uniform": budgets,
+        "samples": {"maximum": settings.max_score_samples},
+        "text": {"members": {"integer": ids}},
+        "tokens": {"members": {"integer": ids}},
+        "prompt": {"members": {"integer": ids}},
+    }

@@ -1,0 +1,1 @@
+"""Response objects, as the OpenAPI document shows them."""

@@ -1,0 +1,65 @@
+"""``xdlm draw``: images made in this process, as a grid, or one of them as a filmstrip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from PIL import Image
+
+from models.checkpoints.load import Checkpoint
+from sampler.params import SamplingParams
+from server.cli.generation import GenerationFailed
+from server.engine.engine import Engine
+from server.engine.events import Failed, GenerationRequest, Step
+from server.output.png import sheet_of
+
+
+async def drawn(
+    engine: Engine, length: int, params: Sequence[SamplingParams]
+) -> list[list[list[int]]]:
+    """All states of each canvas, from the prior to the finished image.
+
+    Raises:
+        GenerationFailed: one of them failed.
+    """
+
+    async def states(request: GenerationRequest) -> list[list[int]]:
+        found: list[list[int]] = []
+        async for event in engine.submit(request):
+            if isinstance(event, Failed):
+                raise GenerationFailed(event.message)
+            if isinstance(event, Step):
+                found.append(event.applied_to(found[-1] if found else []))
+        return found
+
+    requests = [GenerationRequest.continuing([], length, p, wants_steps=True) for p in params]
+    requests = [replace(request, lossless=True) for request in requests]
+    engine.start()
+    try:
+        return await asyncio.gather(*(states(request) for request in requests))
+    finally:
+        engine.stop()
+
+
+def tiled(
+    checkpoint: Checkpoint, canvases: Sequence[Sequence[int]], columns: int, scale: int
+) -> Image.Image:
+    """Canvases as one picture, row by row; masks are blue.
+
+    Args:
+        checkpoint: whose images they are.
+        canvases: ids.
+        columns: pictures in a row.
+        scale: how many times larger each pixel is shown.
+    """
+    ids = torch.tensor([*canvases])
+    return sheet_of(ids, checkpoint.pixels(ids), checkpoint.check_pixels(), columns, scale)
+
+
+def spread(states: Sequence[list[int]], count: int) -> list[list[int]]:
+    """At most so many of the states, spread evenly, the first and the last among them."""
+    last, count = len(states) - 1, min(count, len(states))
+    return [states[round(i * last / max(1, count - 1))] for i in range(count)]

@@ -1,0 +1,96 @@
+"""The terminal viewer: a canvas that denoises before your eyes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from models.checkpoints.load import Checkpoint
+from server.engine.events import Step
+
+STYLES = {
+    "prompt": "bold",
+    "mask": "bright_black",
+    "unmask": "bold green",
+    "refine": "bold blue",
+    "remask": "bold red",
+    "settled": "",
+}
+
+
+PICTURES = 5  # states shown in a saved picture
+
+
+class Viewer:
+    """Shows each step: masks grey, freshly unmasked green, refined blue, remasked red."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, prompt_length: int, delay: float, svg: Path | None = None
+    ) -> None:
+        """``svg``: a file; the run's first, middle and last steps are saved there as a picture."""
+        self._piece = checkpoint.tokenizer.piece
+        self._mask, self._eos = checkpoint.info.mask_id, checkpoint.info.eos_id
+        self._prompt_length = prompt_length
+        self._delay, self._svg = delay, svg
+        self._canvas: list[int] = []
+        self._counts = {"unmask": 0, "refine": 0, "remask": 0}
+        self._frames: list[Group] = []
+        self._live = Live(auto_refresh=False)
+        self._live.start()
+
+    async def show(self, step: Step) -> None:
+        """Draw one step, then wait a little."""
+        if step.canvas is not None:
+            self._canvas = list(step.canvas)
+        marks = {}
+        for change in step.changes:
+            self._canvas[change.position] = change.new
+            marks[change.position] = change.op
+            self._counts[change.op] += 1
+        picture = Group(self._header(step), self._text(marks))
+        self._live.update(picture, refresh=True)
+        if self._svg is not None:
+            self._frames.append(picture)
+        if self._delay:
+            await asyncio.sleep(self._delay)
+
+    def close(self) -> None:
+        """Leave the last picture on the screen, and save the file if one was asked for."""
+        self._live.stop()
+        if self._svg is None or not self._frames:
+            return
+        console = Console(record=True, width=100, file=io.StringIO())
+        last = len(self._frames) - 1
+        for frame in sorted({last * i // (PICTURES - 1) for i in range(PICTURES)}):
+            console.print(self._frames[frame], Text("\n"))
+        drawn = console.export_svg(title="xdlm generate --watch")
+        # the library's picture asks a web server for its font; ours stays on the machine
+        self._svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
+        self._frames.clear()
+
+    def _header(self, step: Step) -> Text:
+        masked = self._canvas.count(self._mask)
+        head = Text(f"step {step.step:>3}/{step.steps}  masked {masked:>3}  ", style="dim")
+        for op, count in self._counts.items():
+            head.append(f"{op} {count:>3}  ", style=STYLES[op])
+        return head
+
+    def _text(self, marks: dict[int, str]) -> Text:
+        """The canvas as text; behind the first end token nothing but open masks is shown."""
+        text = Text("\n")
+        for position, id_ in enumerate(self._canvas):
+            mark = marks.get(position)
+            if id_ == self._mask:
+                text.append("░░ " if mark != "remask" else "▒▒ ", style=STYLES[mark or "mask"])
+            elif position >= self._prompt_length and id_ == self._eos:
+                text.append(" ∎" if mark is None else " ■", style=STYLES[mark or "mask"])
+            elif position > 0 or self._prompt_length == 0:
+                kind = "prompt" if position < self._prompt_length else "settled"
+                text.append(self._piece(id_), style=STYLES[mark or kind])
+        return text

@@ -1,0 +1,1 @@
+"""The engine: scheduling, denoising steps and the events they produce."""

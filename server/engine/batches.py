@@ -1,0 +1,208 @@
+"""The canvases that have begun, by sampler: those that take part in steps, and those set aside.
+Lives on the engine's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+import torch
+
+from models.checkpoints.load import Checkpoint
+from sampler import SAMPLERS
+from sampler.batch import CanvasBatch
+from sampler.step import StepResult
+from sampler.transition import OPS
+from server.engine.events import Done, Event, Failed, Step
+from server.engine.group import Group
+from server.engine.isolation import attempt, failure_of
+from server.engine.stream import StepRecord, Subscription
+
+log = structlog.get_logger()
+
+Told = tuple[Subscription, Event]
+Groups = dict[str, Group]
+
+
+@dataclass
+class Stepped:
+    """What a step came to.
+
+    Attributes:
+        records: what readers are told of its changes.
+        ended: who has come to an end with it.
+        requests, positions, head_rows, skipped: counts of those for whom it went well.
+    """
+
+    records: list[StepRecord] = field(default_factory=list)
+    ended: list[Told] = field(default_factory=list)
+    requests: int = 0
+    positions: int = 0
+    head_rows: int = 0
+    skipped: int = 0
+
+
+class Running:
+    """Packed canvases, a group for each sampler."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """No canvas has begun."""
+        info = checkpoint.info
+        self._checkpoint = checkpoint
+        self._samplers = {
+            n: make(info.vocab_size, info.mask_id, checkpoint.ends) for n, make in SAMPLERS.items()
+        }
+        self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
+        self._active: Groups = {}
+        self._aside: Groups = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is something to step."""
+        return bool(self._active)
+
+    def begin(self, owners: Sequence[Subscription]) -> list[Told]:
+        """Draw the canvases of new requests; what they are told. Those that cannot begin fail."""
+        by_sampler: dict[str, list[Subscription]] = {}
+        for owner in owners:
+            by_sampler.setdefault(owner.request.params.sampler, []).append(owner)
+        told: list[Told] = []
+        for name, some in by_sampler.items():
+            told += self._begin(name, some)
+        return told
+
+    def _begin(self, name: str, owners: Sequence[Subscription]) -> list[Told]:
+        try:
+            sampler, device = self._samplers[name], self._checkpoint.device
+            canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
+            batch = sampler.begin(CanvasBatch.of(canvases, device))
+            _add(self._active, name, Group.of(sampler, batch, list(owners)))
+        except Exception as error:
+            if len(owners) > 1:  # one of them is to blame
+                return [told for owner in owners for told in self._begin(name, [owner])]
+            log.exception("a request could not start", sampler=name)
+            code = failure_of(error).code
+            return [(owners[0], Failed(code, "the request could not start"))]
+        starts = batch.tokens.split(batch.lengths.tolist())
+        return [
+            (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
+            for o, tokens in zip(owners, starts, strict=True)
+            if o.request.wants_steps
+        ]
+
+    def pause(self, owners: Collection[Subscription]) -> None:
+        """Set canvases aside."""
+        for name, group in _taken(self._active, owners).items():
+            _add(self._aside, name, group)
+
+    def resume(self, owners: Collection[Subscription]) -> None:
+        """Go on with canvases that were set aside."""
+        for name, group in _taken(self._aside, owners).items():
+            _add(self._active, name, group)
+
+    def drop(self, owners: Collection[Subscription]) -> list[Group]:
+        """Take canvases out, wherever they are."""
+        return [
+            group
+            for groups in (self._active, self._aside)
+            for group in _taken(groups, owners).values()
+        ]
+
+    def finish(self, owners: Collection[Subscription], now: float) -> list[Told]:
+        """End requests as their canvases stand."""
+        return [
+            (owner, _done(group, i, now))
+            for group in self.drop(owners)
+            for i, owner in enumerate(group.owners)
+        ]
+
+    def clear(self) -> None:
+        """Forget all canvases."""
+        self._active, self._aside = {}, {}
+
+    def step(self, now: float, pace: float) -> Stepped:
+        """Take one step, at the time ``now``. ``pace``, in seconds per step, tells who is to
+        hurry.
+        """
+        stepped = Stepped()
+        named = [(name, group.hurried(now, pace)) for name, group in self._active.items()]
+        names = {id(group.sampler): name for name, group in named}
+        self._active = {}
+        for group, outcome in attempt(self._checkpoint.model, [group for _, group in named]):
+            if isinstance(outcome, Failed):
+                stepped.ended += [(owner, outcome) for owner in group.owners]
+                continue
+            over = self._settle(group, outcome, stepped)
+            if bool(over.any()):
+                stepped.ended += _ended(group, over, outcome.failed, time.monotonic())
+                group = group.kept(~over)
+            _add(self._active, names[id(group.sampler)], group)
+        return stepped
+
+    def _settle(self, group: Group, result: StepResult, stepped: Stepped) -> torch.Tensor:
+        """Take a step's outcome into the group; returns who is over, [B]."""
+        canvas, position = group.batch.owner
+        blocks = group.batch.block
+        changed = canvas[result.change.rows]
+        group.ops.view(-1).index_add_(
+            0, changed * len(OPS) + result.change.op, torch.ones_like(changed)
+        )
+        group.forwards += result.forwards
+        group.batch = result.batch
+        if any(o.request.wants_steps for o in group.owners):
+            stepped.records.append(StepRecord.of(group.owners, result, blocks))
+        stepped.requests += result.batch.size
+        stepped.positions += result.batch.tokens.numel()
+        stepped.head_rows += result.head_rows
+        stepped.skipped += int((result.forwards == 0).sum())
+        # an end token in what can no longer change ends the text: the rest is not needed
+        batch, settled = result.batch, result.settled
+        ends = torch.isin(batch.tokens, self._ends) & ~group.through_ends[canvas]
+        given = torch.where(batch.editable, -1, position)
+        last_given = torch.full_like(settled, -1).scatter_reduce(0, canvas, given, "amax")
+        ends &= (position > last_given[canvas]) & (position < settled[canvas])
+        ended = torch.zeros_like(result.failed)
+        ended[canvas[ends]] = True
+        return result.failed | batch.finished | ended | (settled >= batch.lengths)
+
+
+def _add(groups: Groups, name: str, more: Group) -> None:
+    if more.owners:
+        groups[name] = groups[name].joined(more) if name in groups else more
+
+
+def _taken(groups: Groups, owners: Collection[Subscription]) -> Groups:
+    """Take the canvases of some owners out of groups."""
+    taken: Groups = {}
+    if not owners:
+        return taken
+    wanted = set(owners)
+    for name, group in list(groups.items()):
+        flags = torch.tensor([o in wanted for o in group.owners])
+        if not bool(flags.any()):
+            continue
+        flags = flags.to(group.batch.tokens.device)
+        taken[name] = group.kept(flags)
+        del groups[name]
+        _add(groups, name, group.kept(~flags))
+    return taken
+
+
+def _ended(group: Group, over: torch.Tensor, failed: torch.Tensor, now: float) -> list[Told]:
+    """The last event of each canvas that is over."""
+    told: list[Told] = []
+    for i in torch.nonzero(over)[:, 0].tolist():
+        if failed[i]:
+            event: Event = Failed("not_finite", "the model gave no finite numbers")
+        else:
+            event = _done(group, i, now)
+        told.append((group.owners[i], event))
+    return told
+
+
+def _done(group: Group, i: int, now: float) -> Done:
+    start = int(group.batch.lengths[:i].sum())
+    tokens = group.batch.tokens[start : start + int(group.batch.lengths[i])]
+    return Done(tuple(tokens.tolist()), group.tally(i, now))

@@ -1,0 +1,57 @@
+"""What leaves the engine's thread: outcomes, handed to the event loop and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from server.engine.batches import Told
+from server.engine.metrics import Metrics
+from server.engine.score import Score
+from server.engine.scoring import Outcome, ScoreFailed, Scoring
+
+
+class Outbox:
+    """May be used from any thread once it is open; what is handed in comes out in that order."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Counts into ``metrics``."""
+        self._metrics = metrics
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self) -> None:
+        """Deliver to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def promise(self) -> asyncio.Future[Score]:
+        """A future of that loop, for a score."""
+        assert self._loop is not None
+        return self._loop.create_future()
+
+    def end(self, ended: Sequence[Told]) -> None:
+        """Tell requests how they ended."""
+        for owner, event in ended:
+            self._metrics.ended(owner.request, event, time.monotonic() - owner.submitted)
+        self.send(ended)
+
+    def send(self, events: Sequence[Told]) -> None:
+        """Tell requests, each its event."""
+
+        def deliver() -> None:
+            for owner, event in events:
+                owner.push(event)
+
+        if events:
+            self.call(deliver)
+
+    def scored(self, scoring: Scoring, outcome: Outcome) -> None:
+        """Tell whoever waits for a score."""
+        self._metrics.scored(outcome.failed.code if isinstance(outcome, ScoreFailed) else None)
+        self.call(lambda: scoring.settle(outcome))
+
+    def call(self, deliver: Callable[[], None]) -> None:
+        """Call on the event loop, unless that has ended."""
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(deliver)

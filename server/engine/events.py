@@ -1,0 +1,190 @@
+"""What a caller of the engine sees of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from sampler.params import SamplingParams
+from sampler.schedules import step_plan
+from server.engine.scheduler import Work
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One canvas to denoise.
+
+    Attributes:
+        tokens: ids of the whole canvas; those at editable positions are placeholders.
+        editable: where the sampler may write.
+        params: the request's choices.
+        wants_steps: whether ``Step`` events are asked for; without, only the end is reported.
+        lossless: steps are never merged, however slow the reader.
+        budget: seconds from submission within which the canvas is to be complete, if need be in
+            fewer steps.
+        through_ends: end tokens end nothing: all positions are filled, and all of them count.
+    """
+
+    tokens: list[int]
+    editable: list[bool]
+    params: SamplingParams
+    wants_steps: bool = False
+    lossless: bool = False
+    budget: float | None = None
+    through_ends: bool = False
+
+    @property
+    def work(self) -> Work:
+        """What it asks of the engine. Under guidance every canvas is read twice, and the call that
+        removes the last noise counts as a step.
+        """
+        passes = 1 if self.params.guidance_scale == 1.0 else 2
+        return Work(passes * len(self.tokens), self.params.steps + 1)
+
+    @classmethod
+    def continuing(
+        cls,
+        prompt: list[int],
+        length: int,
+        params: SamplingParams,
+        wants_steps: bool = False,
+        hole: int | None = None,
+        suffix: Sequence[int] = (),
+        budget: float | None = None,
+        through_ends: bool = False,
+    ) -> GenerationRequest:
+        """A prompt and a suffix, clamped, with ``length`` positions to fill between them, and those
+        of the prompt that hold the id ``hole``.
+
+        Raises:
+            InvalidParam: params that do not fit the positions.
+        """
+        editable = [id_ == hole for id_ in prompt] + [True] * length + [False] * len(suffix)
+        step_plan(params, sum(editable))
+        tokens = [*prompt, *[0] * length, *suffix]
+        return cls(tokens, editable, params, wants_steps, budget=budget, through_ends=through_ends)
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """What the model said of a token at the step that wrote it.
+
+    Attributes:
+        step: that step; None for a token that was given, whose log-probability is an estimate.
+        log_p: log-probability of the token under the model, in nats.
+        top: (id, log-probability) of the likeliest, in order.
+    """
+
+    step: int | None
+    log_p: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One position that a step changed. ``op`` is ``unmask``, ``refine`` or ``remask``."""
+
+    position: int
+    op: str
+    old: int
+    new: int
+    confidence: float
+    logprobs: LogProbs | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: what happened since the last event.
+
+    Attributes:
+        step: denoising steps done, 0..steps. The last call, which removes the remaining noise, is
+            reported with step = steps and ``final`` set.
+        steps: denoising steps of the request.
+        changes: in position order. Steps that changed nothing are reported too.
+        canvas: the whole canvas, on the first event only (the draw from the prior).
+        final: the noise-removal call is in it.
+        settled: leading positions of the canvas that can no longer change.
+        block: the block that the last of these steps worked on.
+    """
+
+    step: int
+    steps: int
+    changes: tuple[Change, ...]
+    canvas: tuple[int, ...] | None = None
+    final: bool = False
+    settled: int = 0
+    block: int = 0
+
+    def applied_to(self, canvas: Sequence[int]) -> list[int]:
+        """The canvas after this event; the first event brings its own."""
+        after = list(canvas if self.canvas is None else self.canvas)
+        for change in self.changes:
+            after[change.position] = change.new
+        return after
+
+    def merged(self, later: Step) -> Step:
+        """This event and a later one as one: the later state of each position, the earlier
+        origin.
+        """
+        if self.canvas is not None:
+            return replace(later, changes=(), canvas=tuple(later.applied_to(self.canvas)))
+        by_position = {c.position: c for c in self.changes}
+        for change in later.changes:
+            first = by_position.get(change.position)
+            if first is not None:
+                change = replace(change, old=first.old)
+            by_position[change.position] = change
+        changes = tuple(by_position[p] for p in sorted(by_position))
+        return replace(later, changes=changes, final=self.final or later.final)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a finished request cost, and what it did.
+
+    Attributes:
+        steps: denoising steps taken; fewer than asked for where the text ended early.
+        forwards: network evaluations; calls that no position asked for are skipped.
+        positions: editable positions.
+        unmasked, refined, remasked: changes by kind.
+        queue_ms, denoise_ms: waiting for a place, and from there to the end.
+    """
+
+    steps: int
+    forwards: int
+    positions: int
+    unmasked: int
+    refined: int
+    remasked: int
+    queue_ms: float
+    denoise_ms: float
+
+    @staticmethod
+    def of_all(tallies: Sequence[Tally]) -> Tally:
+        """Of requests that ran beside each other: counts add up, steps and times are the most."""
+        most = ("steps", "queue_ms", "denoise_ms")
+        return Tally(
+            **{
+                f.name: (max if f.name in most else sum)(getattr(t, f.name) for t in tallies)
+                for f in fields(Tally)
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a request that went well: the whole final canvas."""
+
+    tokens: tuple[int, ...]
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end of a request that did not: a code for machines and a line for people."""
+
+    code: str
+    message: str
+
+
+Event = Step | Done | Failed

@@ -1,0 +1,145 @@
+"""Prometheus metrics. Names follow vLLM's where one exists; no label takes a value from a
+client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
+
+from server.engine.events import Done, Event, Failed, GenerationRequest
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+PER_FORWARD = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
+
+FAILURES = (
+    *("cancelled", "queue_full", "queue_timeout", "deadline", "rate_limited", "shutting_down"),
+    *("internal", "not_finite", "out_of_memory", "engine_hung"),
+)
+"""Codes of ``xdlm_request_failure_total``."""
+
+
+class Metrics:
+    """All metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"xdlm_{name}", text, registry=self.registry, buckets=buckets)
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"xdlm_{name}", text, labels, registry=self.registry)
+
+        self._running = Gauge("xdlm_requests_running", "Requests denoised", registry=self.registry)
+        self._waiting = Gauge("xdlm_requests_waiting", "Requests queued", registry=self.registry)
+        self._success = counter("request_success", "Requests that ended well", ("finish_reason",))
+        self._failure = counter("request_failure", "Requests that did not", ("code",))
+        self._latency = histogram("e2e_request_latency_seconds", "Arrival to end", SECONDS)
+        self._settled = histogram(
+            "time_to_first_settled_seconds", "Arrival to first settled text", SECONDS
+        )
+        self._draft = histogram("time_to_full_draft_seconds", "Arrival to a full draft", SECONDS)
+        self._queue = histogram("request_queue_time_seconds", "Arrival to first step", SECONDS)
+        self._denoise = histogram("request_denoise_time_seconds", "First step to end", SECONDS)
+        self._prompt = counter("prompt_tokens", "Prompt tokens of finished requests")
+        self._generated = counter("generation_tokens", "Tokens of finished texts")
+        self._step = histogram("step_seconds", "One denoising step of the batch", STEP_SECONDS)
+        self._batch = histogram("step_batch_size", "Requests in a step", COUNTS)
+        self._positions = histogram("step_positions", "Positions in a step", COUNTS)
+        self._steps = histogram("steps_per_request", "Denoising steps asked for", COUNTS)
+        self._per_forward = histogram(
+            "tokens_per_forward", "Positions written per network evaluation", PER_FORWARD
+        )
+        self._transitions = counter("transitions", "Positions changed", ("op",))
+        self._skipped = counter("forwards_skipped", "Canvas steps without a network evaluation")
+        self._head_rows = counter("head_rows", "Rows of logits computed")
+        self._scores = counter("scores", "Texts scored")
+        Info("xdlm_build", "What runs", registry=self.registry).info(
+            {"version": version("xdlm-serve")}
+        )
+        ProcessCollector(registry=self.registry)  # memory, open files, CPU time
+        self._engines: list[tuple[Callable[[], int], Callable[[], int]]] = []
+        self._running.set_function(lambda: sum(running() for running, _ in self._engines))
+        self._waiting.set_function(lambda: sum(waiting() for _, waiting in self._engines))
+        for code in FAILURES:
+            self._failure.labels(code)
+        for reason in ("stop", "length"):
+            self._success.labels(reason)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+    def watch(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Read an engine's numbers whenever the gauges are scraped; they tell the sums."""
+        self._engines.append((running, waiting))
+
+    def rejected(self, code: str = "queue_full") -> None:
+        """A request found the queue full, or its client over its rate."""
+        self._failure.labels(code).inc()
+
+    def cancelled(self) -> None:
+        """A caller went away before the end."""
+        self._failure.labels("cancelled").inc()
+
+    def queued(self, seconds: float) -> None:
+        """A request waited so long before its first step."""
+        self._queue.observe(seconds)
+
+    def stepped(
+        self, *, seconds: float, requests: int, positions: int, head_rows: int, skipped: int
+    ) -> None:
+        """One step of the batch is done."""
+        self._step.observe(seconds)
+        self._batch.observe(requests)
+        self._positions.observe(positions)
+        self._head_rows.inc(head_rows)
+        self._skipped.inc(skipped)
+
+    def ended(self, request: GenerationRequest, event: Event, seconds: float) -> None:
+        """A request reached its end in the engine."""
+        if isinstance(event, Failed):
+            self._failure.labels(event.code).inc()
+        elif isinstance(event, Done):
+            tally = event.tally
+            self._latency.observe(seconds)
+            self._draft.observe(seconds)
+            self._denoise.observe(tally.denoise_ms / 1e3)
+            self._prompt.inc(len(request.tokens) - tally.positions)
+            self._steps.observe(tally.steps)
+            self._per_forward.observe(tally.positions / max(1, tally.forwards))
+            for op, count in (
+                ("unmask", tally.unmasked),
+                ("refine", tally.refined),
+                ("remask", tally.remasked),
+            ):
+                self._transitions.labels(op).inc(count)
+
+    def scored(self, failure: str | None) -> None:
+        """A text was scored, or came to nothing for a reason."""
+        if failure is None:
+            self._scores.inc()
+        else:
+            self._failure.labels(failure).inc()
+
+    def settled(self, seconds: float) -> None:
+        """The first settled text of a request went out."""
+        self._settled.observe(seconds)
+
+    def succeeded(self, finish_reason: str, tokens: int) -> None:
+        """A text was handed to its client."""
+        self._success.labels(finish_reason).inc()
+        self._generated.inc(tokens)

@@ -1,0 +1,37 @@
+"""A checkpoint made ready to serve: loaded, checked and run once."""
+
+from __future__ import annotations
+
+from models.checkpoints.load import Checkpoint
+from models.checkpoints.weights import CheckpointError
+from sampler import SAMPLERS
+from sampler.batch import CanvasBatch
+from sampler.params import SamplingParams
+from sampler.step import take_step
+from server.engine.request_params import check_defaults
+
+
+def check_servable(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, if requests can be answered with it, and its own defaults make sense.
+
+    Raises:
+        CheckpointError: they cannot.
+        InvalidParam: they do not.
+    """
+    if checkpoint.info.image is not None:
+        checkpoint.check_pixels()
+    elif checkpoint.text is None:
+        raise CheckpointError(f"{checkpoint.info.name}: tokenizer.json is missing")
+    check_defaults(checkpoint.defaults)
+    return checkpoint
+
+
+def warm_up(checkpoint: Checkpoint) -> None:
+    """One short run, so that the first request does not pay for first-use set-up."""
+    info = checkpoint.info
+    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
+    length = min(64, info.max_length) if info.image is None else info.image.length
+    canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
+    batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
+    for _ in range(2):
+        batch = take_step(sampler, checkpoint.model, batch).batch

@@ -1,0 +1,137 @@
+"""Scores: what is asked, what is found, and the record of it that people get."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.checkpoints.load import Checkpoint
+from sampler.likelihood.monte_carlo import ScoreParams
+from sampler.params import InvalidParam
+
+LARGEST = 700.0  # nats whose exponential is still a number
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """A text to score.
+
+    Attributes:
+        tokens: ids of the canvas.
+        scored: its positions that are scored, at least one; the others are given.
+        params: the request's choices.
+    """
+
+    tokens: list[int]
+    scored: list[int]
+    params: ScoreParams
+
+    @property
+    def work(self) -> int:
+        """Positions × samples."""
+        return len(self.tokens) * self.params.samples
+
+
+@dataclass(frozen=True)
+class Score:
+    """A finished score.
+
+    Attributes:
+        nats: of each scored position, mean over all samples.
+        standard_error: of their sum; None for a single sample.
+    """
+
+    nats: list[float]
+    standard_error: float | None
+
+    @property
+    def total(self) -> float:
+        """Nats of the whole text."""
+        return math.fsum(self.nats)
+
+
+def score_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> ScoreParams:
+    """Params from ``generation_config.json`` and what was chosen; None means not chosen. A seed is
+    drawn where none is given.
+
+    Raises:
+        InvalidParam: naming the field.
+    """
+    shared = ("mixing_ratio", "noise_schedule")
+    values = {name: defaults[name] for name in shared if name in defaults}
+    values |= {name: value for name, value in chosen.items() if value is not None}
+    values.setdefault("seed", secrets.randbits(53))
+    params = ScoreParams(**values)
+    if params.estimator == "llada" and chosen.get("mixing_ratio"):
+        raise InvalidParam("mixing_ratio", "is for nelbo, not for llada")
+    return params
+
+
+def score_request(
+    checkpoint: Checkpoint,
+    text: str | list[int],
+    prompt: str | list[int] | None,
+    end: bool,
+    params: ScoreParams,
+) -> ScoreRequest:
+    """A text to score, alone or behind a prompt, each as characters or as ids of the checkpoint.
+
+    A text alone stands behind the start token, where it has one. With ``end`` the end token behind
+    it is scored too.
+
+    Raises:
+        InvalidParam: nothing to score, or more than the canvas holds.
+        UnicodeEncodeError: lone surrogates.
+    """
+    info, tokenizer = checkpoint.info, checkpoint.tokenizer
+    least = sum(tokenizer.at_least(t) for t in (text, prompt) if isinstance(t, str))
+    if least > info.max_length:
+        raise _too_long(f"at least {least}", info.max_length)
+    if prompt is None:
+        ids = tokenizer.encode(text) if isinstance(text, str) else text
+        given = tokenizer.opening(ids)
+    else:
+        before = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        behind = tokenizer.encode_behind(text) if isinstance(text, str) else text
+        ids, given = [*before, *behind], len(before)
+    if end:
+        ids = [*ids, *checkpoint.ends[:1]]
+    if len(ids) == given:
+        raise InvalidParam("text", "holds no tokens to score")
+    if len(ids) > info.max_length:
+        raise _too_long(str(len(ids)), info.max_length)
+    return ScoreRequest(ids, list(range(given, len(ids))), params)
+
+
+def _too_long(count: str, canvas: int) -> InvalidParam:
+    return InvalidParam("text", f"and its prompt take {count} positions; the canvas has {canvas}")
+
+
+def score_record(checkpoint: Checkpoint, request: ScoreRequest, score: Score) -> dict[str, Any]:
+    """A score for the wire: what was estimated and how, in nats."""
+    params, per_token = request.params, score.total / len(score.nats)
+    piece = checkpoint.tokenizer.piece
+    ids = [request.tokens[at] for at in request.scored]
+    return {
+        "estimator": params.estimator,
+        "samples": params.samples,
+        "mixing_ratio": params.mixing_ratio if params.estimator == "nelbo" else 0.0,
+        "seed": params.seed,
+        "nats": score.total,
+        "standard_error": score.standard_error,
+        "nats_per_token": per_token,
+        "perplexity": math.exp(min(per_token, LARGEST)),
+        "tokens": [
+            {"id": id_, "text": piece(id_), "nats": nats}
+            for id_, nats in zip(ids, score.nats, strict=True)
+        ],
+        "usage": {
+            "prompt_tokens": len(request.tokens) - len(ids),
+            "scored_tokens": len(ids),
+            "total_tokens": len(request.tokens),
+            "forwards": params.samples,
+        },
+    }

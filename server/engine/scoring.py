@@ -1,0 +1,150 @@
+"""Scores under way: a pass of the network at a time, in turns, between two denoising steps."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import structlog
+import torch
+from torch import Tensor
+
+from models.checkpoints.load import Checkpoint
+from sampler.likelihood.monte_carlo import sample_nats, standard_error
+from sampler.noise_kernel import NoiseKernel
+from server.engine.events import Failed
+from server.engine.isolation import failure_of
+from server.engine.score import Score, ScoreRequest
+
+log = structlog.get_logger()
+
+
+class ScoreFailed(Exception):
+    """A score that came to nothing; ``failed`` says why."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+Outcome = Score | ScoreFailed
+
+
+@dataclass
+class Scoring:
+    """One text under way. Whoever waits may cancel ``future``; no more passes are spent then."""
+
+    request: ScoreRequest
+    future: asyncio.Future[Score]
+    left: int = field(init=False)  # positions times samples to go
+    sums: Tensor | float = 0.0  # over the samples so far, [scored]
+    totals: list[float] = field(default_factory=list)  # of each sample so far
+
+    def __post_init__(self) -> None:
+        self.left = self.request.work
+
+    def settle(self, outcome: Outcome) -> None:
+        """Tell whoever waits; runs on the event loop."""
+        if self.future.done():
+            return
+        if isinstance(outcome, Score):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+
+class Scorer:
+    """Takes texts from the event loop and scores them on the engine's thread."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, max_waiting: int, positions: int, max_backlog: int
+    ) -> None:
+        """Limits: texts under way, canvas positions in one pass of the network, and positions ×
+        samples under way.
+        """
+        self._checkpoint = checkpoint
+        self._max_waiting, self._positions = max_waiting, positions
+        self._max_backlog = max_backlog
+        self._turns: deque[Scoring] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Texts under way."""
+        return len(self._turns)
+
+    @property
+    def backlog(self) -> int:
+        """Positions × samples to go."""
+        return sum(scoring.left for scoring in self._turns)
+
+    def takes(self, request: ScoreRequest) -> bool:
+        """Whether there is room for one more. Work that is too much is taken where there is no
+        other.
+        """
+        if len(self._turns) >= self._max_waiting:
+            return False
+        return not self._turns or self.backlog + request.work <= self._max_backlog
+
+    def add(self, scoring: Scoring) -> None:
+        """Take a text on."""
+        self._turns.append(scoring)
+
+    def drain(self) -> list[Scoring]:
+        """Give up whatever is left."""
+        left = list(self._turns)
+        self._turns.clear()
+        return left
+
+    def advance(self) -> tuple[Scoring, Outcome] | None:
+        """One pass for the text whose turn it is; what it came to, if it is over with that."""
+        while self._turns and self._turns[0].future.cancelled():
+            self._turns.popleft()
+        if not self._turns:
+            return None
+        scoring = self._turns[0]
+        outcome: Outcome | None = None
+        try:
+            self._pass(scoring)
+            if len(scoring.totals) >= scoring.request.params.samples:
+                outcome = _outcome(scoring)
+        except Exception as error:
+            log.exception("scoring failed")
+            code = failure_of(error).code
+            outcome = ScoreFailed(Failed(code, "the text could not be scored"))
+        if not self._turns or self._turns[0] is not scoring:
+            return None  # given up meanwhile
+        if outcome is None:
+            self._turns.rotate(-1)
+            return None
+        self._turns.popleft()
+        return scoring, outcome
+
+    def _pass(self, scoring: Scoring) -> None:
+        request, device = scoring.request, self._checkpoint.device
+        info, params = self._checkpoint.info, request.params
+        at_once = max(1, self._positions // len(request.tokens))
+        first = len(scoring.totals)
+        after = min(first + at_once, params.samples)
+        nats = sample_nats(
+            self._checkpoint.model,
+            torch.tensor(request.tokens, device=device),
+            torch.tensor(request.scored, device=device),
+            torch.arange(first, after, device=device),
+            NoiseKernel(params.mixing_ratio, info.vocab_size, info.mask_id),
+            params,
+        )
+        scoring.left -= (after - first) * len(request.tokens)
+        scoring.sums = scoring.sums + nats.sum(0)
+        scoring.totals.extend(nats.sum(-1).tolist())
+
+
+def _outcome(scoring: Scoring) -> Outcome:
+    """What all samples came to."""
+    totals = torch.tensor(scoring.totals, dtype=torch.float64)
+    if not totals.isfinite().all():
+        return ScoreFailed(Failed("not_finite", "the model gave no finite numbers"))
+    error = standard_error(totals)
+    nats = torch.as_tensor(scoring.sums) / len(totals)
+    return Score(nats.tolist(), None if math.isnan(error) else error)

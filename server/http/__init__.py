@@ -1,0 +1,1 @@
+"""HTTP transport: protocol, middleware, errors; independent of models and engine."""

@@ -1,0 +1,203 @@
+"""What happens to every request before its route sees it. Plain ASGI: streams pass through."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.http.api_keys import Keys, digest_of
+from server.http.errors import ApiError
+from server.http.rate_limit import Rates
+from server.http.wire import Json
+
+log = structlog.get_logger()
+
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NOT_LOGGED = frozenset({"/health", "/ready", "/metrics"})
+NEEDS_NO_KEY = frozenset({"/health", "/ready"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class RequestId:
+    """Gives every response an ``X-Request-Id``: the client's own where it is harmless, or a new
+    one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        id_ = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = id_
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = id_
+            await send(message)
+
+        await self.app(scope, receive, with_id)
+
+
+class RequestLog:
+    """Writes a line for every request when it is over: what was asked of which route, and how it
+    ended. Nothing that a client wrote is in it, but for a harmless ``X-Request-Id``.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] != "http" or scope["path"] in NOT_LOGGED:
+            await self.app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status, sent, end = 500, 0, "error"
+
+        async def received() -> Message:
+            nonlocal end
+            message = await receive()
+            if message["type"] == "http.disconnect" and end != "finished":
+                end = "client gone"
+            return message
+
+        async def counted(message: Message) -> None:
+            nonlocal status, sent, end
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                sent += len(message.get("body", b""))
+                if not message.get("more_body") and end == "error":
+                    end = "finished"
+            await send(message)
+
+        try:
+            await self.app(scope, received, counted)
+        finally:
+            # a stream that fails after its headers says so here: it ends like any other
+            if failed := scope.get("state", {}).get("failed"):
+                end = "failed"
+            log.info(
+                "request",
+                request_id=scope["request_id"],
+                method=scope["method"] if scope["method"] in METHODS else "other",
+                route=getattr(scope.get("route"), "path", None),
+                status=status,
+                seconds=round(time.monotonic() - began, 6),
+                bytes=sent,
+                end=end,
+                **({"code": failed} if failed else {}),
+            )
+
+
+class AllowedHosts:
+    """Answers 400 to requests whose ``Host`` is not one of this server's names, so that a web page
+    whose own name leads here (DNS rebinding) gets nothing.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        """Names without a port; none allows all that are well formed."""
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] == "http" and not self._allows(Headers(scope=scope).getlist("host")):
+            error = ApiError(400, "the Host header names no host of this server's", code="bad_host")
+            await Json(error.body(), error.status)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _allows(self, given: list[str]) -> bool:
+        found = HOST.fullmatch(given[0]) if len(given) == 1 else None
+        return found is not None and (not self.hosts or found[1].lower() in self.hosts)
+
+
+class ApiKeys:
+    """Answers 401 to requests without a key of the server's, before their body is read."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, free: Iterable[str] = ()) -> None:
+        """Without any key, nothing is asked for; for the paths ``free`` never."""
+        self.app, self.keys, self.free = app, keys, NEEDS_NO_KEY.union(free)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] == "http" and self.keys and scope["path"] not in self.free:
+            given = Headers(scope=scope).get("authorization")
+            if given is None or not self.keys.accept(given):
+                words = "is missing" if given is None else "is not one of this server's"
+                error = ApiError(
+                    401, f"the API key {words} (Authorization: Bearer …)", code="invalid_api_key"
+                )
+                answer = Json(error.body(), error.status, {"WWW-Authenticate": "Bearer"})
+                await answer(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class RateLimit:
+    """Answers 429 to requests for work that come faster than they may: of one key, or of all."""
+
+    def __init__(self, app: ASGIApp, rates: Rates, rejected: Callable[[], None]) -> None:
+        """``rejected`` is called for each that is refused."""
+        self.app, self.rates, self.rejected = app, rates, rejected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            key = Headers(scope=scope).get("authorization", "")
+            if wait := self.rates.wait(digest_of(key)):
+                self.rejected()
+                error = ApiError(429, "too many requests", code="rate_limited")
+                headers = {"Retry-After": str(math.ceil(wait))}
+                await Json(error.body(), error.status, headers)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class BodyLimit:
+    """Answers 413 to bodies that are too large: by their declared length before anything is read,
+    else as soon as the stream has grown past the limit. What follows is never kept.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        """``limit`` is in bytes."""
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and (len(declared) > 20 or int(declared) > self.limit):
+            error = self._refusal(declared[:20])
+            await Json(error.body(), error.status)(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.limit:
+                raise self._refusal(f"at least {read}")
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _refusal(self, size: str) -> ApiError:
+        message = f"the body has {size} bytes; the limit is {self.limit}"
+        return ApiError(413, message, code="body_too_large")

@@ -1,0 +1,1 @@
+"""Engine events to text, log-probabilities and images."""

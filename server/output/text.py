@@ -1,0 +1,211 @@
+"""Engine events to wire records: trajectory diffs and settled text. Knows no HTTP."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.checkpoints.load import Checkpoint
+from models.tokenization.tokenizer import common_prefix
+from server.engine.events import Step
+
+SNAPSHOT_EVERY = 16
+MASK_SIGN = "\N{LIGHT SHADE}"
+
+
+class Trajectory:
+    """Follows one canvas and describes each step for the wire.
+
+    A snapshot comes first and every 16 steps, diffs between; replaying them gives the final canvas.
+    Positions count from the start of the canvas, prompt included.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Start before the first event."""
+        self._piece = checkpoint.piece
+        self._mask = checkpoint.info.mask_id
+        self._since_snapshot = 0
+        self.canvas: list[int] = []
+
+    def follow(self, step: Step) -> None:
+        """Bring the canvas up to date."""
+        self.canvas = step.applied_to(self.canvas)
+
+    def record(self, step: Step) -> dict[str, Any]:
+        """The ``diffusion`` object of the step that was last followed."""
+        record: dict[str, Any] = {
+            "v": 1,
+            "step": step.step,
+            "steps": step.steps,
+            "block": step.block,
+            "masked": self.canvas.count(self._mask),
+            "changes": [
+                {
+                    "pos": c.position,
+                    "op": c.op,
+                    "id": c.new,
+                    "text": self._piece(c.new),
+                    "was": None if c.old == self._mask else c.old,
+                    "conf": round(c.confidence, 4),
+                }
+                for c in step.changes
+            ],
+        }
+        if step.final:
+            record["final"] = True
+        self._since_snapshot += 1
+        if step.canvas is not None or self._since_snapshot >= SNAPSHOT_EVERY:
+            self._since_snapshot = 0
+            record["snapshot"] = {
+                "ids": list(self.canvas),
+                "texts": [self._piece(i) for i in self.canvas],
+            }
+        return record
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text of a canvas, or of a part from its start.
+
+    Attributes:
+        text: what was written.
+        tokens: how many tokens it took.
+        reason: ``stop`` at an end token or a stop string, else ``length``.
+        positions: on the canvas, of the tokens in it, given ones between them included.
+        end: position of the end token that ended it, if one did.
+        stopped: at a stop string.
+    """
+
+    text: str
+    tokens: int
+    reason: str
+    positions: tuple[int, ...]
+    end: int | None = None
+    stopped: bool = False
+
+
+def text_of(
+    checkpoint: Checkpoint,
+    tokens: Sequence[int],
+    editable: Sequence[bool],
+    stops: Sequence[str] = (),
+    through_ends: bool = False,
+) -> Text:
+    """The text from the first written position to the last, given tokens between them included.
+
+    What was written in one stretch ends at its first end token, unless the text goes
+    ``through_ends``; the whole ends before the stop string that is complete first. ``tokens`` may
+    be a part of the canvas from its start.
+    """
+    start = first_written(editable)
+    kept: list[int] = []  # positions
+    counts = [0]  # written tokens among the first 0, 1, ... of ``kept``
+    ends = () if through_ends else checkpoint.ends
+    after_last, ended, end = 0, None, None
+    for at in range(start, len(tokens)):
+        if not editable[at]:
+            ended = None
+        elif ended is None and tokens[at] in ends:
+            ended = at
+        if ended is None:
+            kept.append(at)
+            counts.append(counts[-1] + editable[at])
+        if editable[at]:
+            after_last, end = len(kept), ended
+
+    def upto(count: int) -> str:
+        return checkpoint.tokenizer.continuation(
+            tokens[:start], [tokens[at] for at in kept[:count]]
+        )
+
+    text = upto(after_last)
+    cut = first_stop(text, stops)
+    if cut is None:
+        reason = "length" if end is None else "stop"
+        return Text(text, counts[after_last], reason, tuple(kept[:after_last]), end)
+    needed = bisect_left(range(after_last), cut, key=lambda n: len(upto(n)))
+    return Text(text[:cut], counts[needed], "stop", tuple(kept[:needed]), stopped=True)
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Where the stop string begins that is complete first, if there is one."""
+    found = ((at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0)
+    return min(found, default=(0, None))[1]
+
+
+def snapshot_of(checkpoint: Checkpoint, tokens: Sequence[int], editable: Sequence[bool]) -> str:
+    """A canvas under way, from the first written position on, a block for each mask."""
+    mask, tokenizer = checkpoint.info.mask_id, checkpoint.tokenizer
+    shown = tokens[first_written(editable) :]
+    pieces = (MASK_SIGN if i == mask else tokenizer.text_piece(i) for i in shown)
+    return "".join(pieces)
+
+
+def first_written(editable: Sequence[bool]) -> int:
+    """The first position that is written, or the number of positions."""
+    return next((at for at, written in enumerate(editable) if written), len(editable))
+
+
+class SettledText:
+    """The text of the settled positions, handed out piece by piece and never taken back.
+
+    What may turn out to be the beginning of a stop string waits until it is known.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        editable: Sequence[bool],
+        stops: Sequence[str] = (),
+        through_ends: bool = False,
+    ) -> None:
+        """Nothing is settled yet."""
+        self._checkpoint, self._editable, self._stops = checkpoint, editable, stops
+        self._through_ends = through_ends
+        self._settled = first_written(editable)
+        self._sent = ""
+        self.stopped = False
+        self.positions: tuple[int, ...] = ()
+        self.tokens = 0  # in what was handed out, as of the last time that nothing was held back
+
+    def more(self, canvas: Sequence[int], settled: int) -> str:
+        """What has settled since the last call; a character of several tokens waits for all."""
+        if settled <= self._settled or self.stopped:
+            return ""
+        self._settled = settled
+        found = self._text_of(canvas[:settled])
+        self.positions = found.positions
+        text = found.text.rstrip("\N{REPLACEMENT CHARACTER}")
+        steady = self._checkpoint.tokenizer.steady(canvas[:settled])
+        if steady < settled:
+            text = common_prefix(text, self._text_of(canvas[:steady]).text)
+        cut = first_stop(text, self._stops)
+        self.stopped = cut is not None
+        rest = self._rest(text[: len(text) - self._undecided(text) if cut is None else cut])
+        if self._sent == found.text:
+            self.tokens = found.tokens
+        return rest
+
+    def _text_of(self, canvas: Sequence[int]) -> Text:
+        return text_of(self._checkpoint, canvas, self._editable, through_ends=self._through_ends)
+
+    def _undecided(self, text: str) -> int:
+        """Characters at the end with which a stop string may begin."""
+        beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
+        return max((len(b) for b in beginnings if text.endswith(b)), default=0)
+
+    @property
+    def characters(self) -> int:
+        """How many were handed out."""
+        return len(self._sent)
+
+    def last(self, text: str) -> str:
+        """What is left of the whole text."""
+        return self._rest(text)
+
+    def _rest(self, text: str) -> str:
+        rest = text[len(self._sent) :] if text.startswith(self._sent) else ""
+        self._sent += rest
+        return rest

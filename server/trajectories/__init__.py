@@ -1,0 +1,1 @@
+"""Recorded trajectories: store, replay and rendering."""

@@ -1,0 +1,63 @@
+"""The recordings that can be read again, bounded by size and age. Plain data: no clock, no
+threads.
+"""
+
+from __future__ import annotations
+
+from server.trajectories.recording import Recording
+
+
+class Trajectories:
+    """Recordings by id: those under way, and finished ones for a while.
+
+    Times are passed in, in seconds, and never run backwards.
+    """
+
+    def __init__(self, max_bytes: int, max_seconds: float) -> None:
+        """Limits: of all recordings together, and of the time since a finished one ended."""
+        self.max_bytes, self.max_seconds = max_bytes, max_seconds
+        self.bytes = 0
+        self._running: dict[str, Recording] = {}
+        self._finished: dict[str, tuple[Recording, float]] = {}  # the first to end comes first
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._finished)
+
+    def begin(self, recording: Recording) -> None:
+        """Keep a recording that nothing has been written to."""
+        self._running[recording.id] = recording
+
+    def grew(self, taken: int, now: float) -> Recording | None:
+        """Some recording took so many bytes more. Finished ones make room, the first to end
+        first; where that does not suffice, the largest under way is returned, and must end.
+        """
+        self.bytes += taken
+        self._drop_old(now)
+        while self.bytes > self.max_bytes and self._finished:
+            self.forget(next(iter(self._finished)))
+        if self.bytes <= self.max_bytes:
+            return None
+        return max(self._running.values(), key=lambda recording: recording.size)
+
+    def end(self, recording: Recording, now: float) -> None:
+        """A recording has ended: from now on it may have to make room."""
+        self._finished[recording.id] = self._running.pop(recording.id), now
+
+    def get(self, id_: str, now: float) -> Recording | None:
+        """A recording, if it is here (still)."""
+        self._drop_old(now)
+        if id_ in self._running:
+            return self._running[id_]
+        return self._finished[id_][0] if id_ in self._finished else None
+
+    def forget(self, id_: str) -> None:
+        """Drop a finished recording."""
+        recording, _ = self._finished.pop(id_)
+        self.bytes -= recording.size
+
+    def _drop_old(self, now: float) -> None:
+        while self._finished:
+            id_, (_, ended) = next(iter(self._finished.items()))
+            if now - ended <= self.max_seconds:
+                break
+            self.forget(id_)

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
-from functools import lru_cache
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
 from models.tokenization.chat_template import ChatError, ChatTemplate, Pieces
+from models.tokenization.spans import ByteTable, Token
 from models.tokenization.token_bounds import longest_piece
 
-LONG = 4096  # characters of a text that is worth another thread
+LONG = 4096  # characters or ids that are worth letting other threads run meanwhile
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """What is read of a folder."""
+LONGEST_REASON = 200  # characters of an error that are told
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
+
+
+class TokenizerError(ValueError):
+    """The tokenizer's own library fails over a text, over ids or over its file."""
+
+
+@contextmanager
+def _library(doing: str) -> Generator[None]:
+    """Calls of the tokenizer's library: it raises bare Exception, and where its native code panics
+    what no ``except Exception`` catches.
+
+    Raises:
+        TokenizerError: in place of both.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        raise TokenizerError(f"the tokenizer cannot {doing}: {reason}") from None
 
 
 class TextTokenizer:
@@ -30,19 +53,26 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, chat: ChatTemplate | None = None) -> None:
+        """Padding and truncation are switched off: a file may have been saved with them on.
+
+        Raises:
+            TokenizerError: it cannot read or write the simplest texts.
+        """
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self.chat = chat
         self._tokenizer.encode_special_tokens = True
         added = tokenizer.get_added_tokens_decoder()
         self._special = {i: t.content for i, t in added.items() if t.special}
-        self._anchor = tokenizer.encode("a", add_special_tokens=False).ids
-        self._anchor_text = tokenizer.decode(self._anchor)
-        opened = tokenizer.encode("a").ids
+        with _library("read a letter"):
+            anchor = tokenizer.encode("a", add_special_tokens=False).ids
+            opened = tokenizer.encode("a").ids
         self.start = list(takewhile(lambda id_: id_ in self._special, opened))
         names = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._bytes = {id_ for id_ in names if id_ is not None}
         self._longest = longest_piece(tokenizer)
-        self.piece = lru_cache(maxsize=1 << 16)(self._piece)
+        self._table = ByteTable(tokenizer, self._special, self.decode, anchor)
 
     @classmethod
     def load(cls, path: Path) -> TextTokenizer:
@@ -52,10 +82,13 @@ class TextTokenizer:
             ValueError: the file is not a tokenizer, or the template no template.
         """
         try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
+            with _library("be read"):
+                tokenizer = Tokenizer.from_file(str(path))
+            read = cls(tokenizer, ChatTemplate.load(path.parent))
+        except TokenizerError as error:
             raise ValueError(f"{path.name}: {error}") from None
-        return cls(tokenizer, ChatTemplate.load(path.parent))
+        tokenizer.post_processor = None  # ``start`` is all that is wanted of it
+        return read
 
     @property
     def vocab_size(self) -> int:
@@ -65,20 +98,23 @@ class TextTokenizer:
 
     def encode(self, text: str, start: bool = True) -> list[int]:
         """Ids of a prompt, the start token in front where the checkpoint has one and ``start`` asks
-        for it.
+        for it. Nothing else that its file adds to a text is added.
 
         Raises:
             UnicodeEncodeError: the text holds lone surrogates.
+            TokenizerError: the library cannot read it.
         """
-        return self._encoded(text, start).ids
+        ids = self._encoded(text).ids
+        return [*self.start, *ids] if start else ids
 
     def count(self, text: str, start: bool = True) -> int:
         """How many ids ``encode`` gives, without making a list of them.
 
         Raises:
             UnicodeEncodeError: the text holds lone surrogates.
+            TokenizerError: the library cannot read it.
         """
-        return len(self._encoded(text, start))
+        return len(self._encoded(text)) + (len(self.start) if start else 0)
 
     def at_least(self, text: str) -> int:
         """How many ids a text has at the very least, by its bytes alone; 0 where the tokenizer's
@@ -89,12 +125,13 @@ class TextTokenizer:
         """
         return -(-len(text.encode()) // self._longest) if self._longest else 0
 
-    def _encoded(self, text: str, start: bool) -> Encoding:
+    def _encoded(self, text: str) -> Encoding:
         text.encode()
-        if len(text) < LONG:
-            return self._tokenizer.encode(text, add_special_tokens=start)
-        # unlike encode, this lets other Python threads run meanwhile
-        return self._tokenizer.encode_batch_fast([text], add_special_tokens=start)[0]
+        with _library("read this text"):
+            if len(text) < LONG:
+                return self._tokenizer.encode(text, add_special_tokens=False)
+            # unlike encode, this lets other Python threads run meanwhile
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
 
     def opening(self, ids: Sequence[int]) -> int:
         """How many of the first ids are those that open a text: all of ``start``, or none."""
@@ -155,8 +192,16 @@ class TextTokenizer:
         return next((ids[text] for text in END_OF_TURN if text in ids), None)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special tokens leave no trace."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Text of ids; special tokens leave no trace.
+
+        Raises:
+            TokenizerError: the library cannot write it.
+        """
+        with _library("write these ids"):
+            if len(ids) < LONG:
+                return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+            # unlike decode, this lets other Python threads run meanwhile
+            return self._tokenizer.decode_batch([list(ids)], skip_special_tokens=True)[0]
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """Text that ids add behind a prompt, the blank between them included."""
@@ -175,16 +220,27 @@ class TextTokenizer:
             count -= 1
         return count
 
-    def text_piece(self, id_: int) -> str:
-        """What one id adds to a text: nothing if it is special."""
-        return "" if id_ in self._special else self.piece(id_)
+    def tokens(self, before: Sequence[int], ids: Sequence[int], text: str) -> list[Token]:
+        """Ids as tokens of the text that they add behind others, see ``continuation``."""
+        return self._table.tokens(before, ids, text)
 
-    def _piece(self, id_: int) -> str:
-        """Text of one id as it stands inside a text (" king", not "king")."""
-        if id_ in self._special:
-            return self._special[id_]
-        text = self._tokenizer.decode([*self._anchor, id_])
-        return text[len(self._anchor_text) :]
+    def tokens_of(self, ids: Sequence[int], text: str) -> list[Token]:
+        """The ids of a text as its tokens; the text may be another than its ids are read as."""
+        if self.decode(ids) == text:
+            return self._table.tokens((), ids, text)
+        return self._table.alike(ids, text)
+
+    def token(self, id_: int) -> Token:
+        """One id as it stands inside a text."""
+        return self._table.alone(id_)
+
+    def data(self, id_: int) -> bytes:
+        """The bytes that one id adds to a text: none if it is special."""
+        return self._table.of(id_).data
+
+    def piece(self, id_: int) -> str:
+        """Text of one id as it stands inside a text (" king", not "king"); a special one's name."""
+        return self._special.get(id_) or self.data(id_).decode(errors="replace")
 
 
 def common_prefix(one: str, other: str) -> str:

@@ -113,8 +113,10 @@ def _too_long(count: str, canvas: int) -> InvalidParam:
 def score_record(checkpoint: Checkpoint, request: ScoreRequest, score: Score) -> dict[str, Any]:
     """A score for the wire: what was estimated and how, in nats."""
     params, per_token = request.params, score.total / len(score.nats)
-    piece = checkpoint.tokenizer.piece
     ids = [request.tokens[at] for at in request.scored]
+    before = request.tokens[: request.scored[0]]
+    tokenizer = checkpoint.tokenizer
+    tokens = tokenizer.tokens(before, ids, tokenizer.continuation(before, ids))
     return {
         "estimator": params.estimator,
         "samples": params.samples,
@@ -125,8 +127,8 @@ def score_record(checkpoint: Checkpoint, request: ScoreRequest, score: Score) ->
         "nats_per_token": per_token,
         "perplexity": math.exp(min(per_token, LARGEST)),
         "tokens": [
-            {"id": id_, "text": piece(id_), "nats": nats}
-            for id_, nats in zip(ids, score.nats, strict=True)
+            {"id": token.id, "text": token.label, "nats": nats}
+            for token, nats in zip(tokens, score.nats, strict=True)
         ],
         "usage": {
             "prompt_tokens": len(request.tokens) - len(ids),

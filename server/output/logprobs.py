@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.tokenization.spans import Token
 from models.tokenization.tokenizer import TextTokenizer
 from server.engine.events import LogProbs, Step
+from server.output.text import Text
 
 
 @dataclass(frozen=True)
@@ -14,19 +16,16 @@ class TokenLogProb:
     """One token of a text.
 
     Attributes:
-        id: the token.
-        text: as it stands inside a text.
-        offset, end: characters of the text in front of it, and with it.
+        token: the token, and its characters of the text that it was written in.
+        offset: characters in front of it, those of an echoed prompt included.
         told: what the model said of it; None for a token that was given.
-        top: text and log-probability of the likeliest tokens, as many as were asked for.
+        top: the likeliest tokens and their log-probabilities, as many as were asked for.
     """
 
-    id: int
-    text: str
+    token: Token
     offset: int
-    end: int
     told: LogProbs | None
-    top: tuple[tuple[str, float], ...]
+    top: tuple[tuple[Token, float], ...]
 
 
 class WrittenLogProbs:
@@ -44,35 +43,35 @@ class WrittenLogProbs:
                 self._told[change.position] = change.logprobs
 
     def of(
-        self, canvas: Sequence[int], positions: Sequence[int], offset: int
+        self, canvas: Sequence[int], text: Text, first: int, offset: int, end: bool = False
     ) -> list[TokenLogProb]:
-        """The tokens at some positions; the first begins at a character of the text."""
-        found = []
-        for at in positions:
-            id_, told = canvas[at], self._told.get(at)
-            top = () if told is None else told.top[: self._alternatives]
-            texts = tuple((self._tokenizer.piece(i), log_p) for i, log_p in top)
-            end = offset + len(self._tokenizer.text_piece(id_))
-            found.append(TokenLogProb(id_, self._tokenizer.piece(id_), offset, end, told, texts))
-            offset = end
+        """The tokens of a text of the canvas from the ``first`` on, and with ``end`` the end token
+        that ended it; the text begins at the character ``offset`` of the answer.
+        """
+        found = [
+            self._of(at, token, offset)
+            for at, token in zip(text.positions[first:], text.told(first), strict=True)
+        ]
+        if end and text.end is not None:
+            size = len(text.text)
+            last = self._tokenizer.token(canvas[text.end])._replace(start=size, end=size)
+            found.append(self._of(text.end, last, offset))
         return found
+
+    def _of(self, at: int, token: Token, offset: int) -> TokenLogProb:
+        told = self._told.get(at)
+        top = () if told is None else told.top[: self._alternatives]
+        tokens = tuple((self._tokenizer.token(id_), log_p) for id_, log_p in top)
+        return TokenLogProb(token, offset + token.start, told, tokens)
 
 
 def given_tokens(
     tokenizer: TextTokenizer, ids: Sequence[int], log_p: Sequence[float | None], text: str
 ) -> list[TokenLogProb]:
     """The tokens of a text that was given; None as a log-probability tells nothing of a token."""
-    found, offset = [], 0
-    # the blank that tokenizers put in front of a word is not shown at the start of a text
-    hidden = max(0, sum(len(tokenizer.text_piece(id_)) for id_ in ids) - len(text))
-    for id_, at in zip(ids, log_p, strict=True):
-        told = None if at is None else LogProbs(None, at, ())
-        size = len(tokenizer.text_piece(id_))
-        cut = min(hidden, size)
-        hidden, end = hidden - cut, offset + size - cut
-        found.append(TokenLogProb(id_, tokenizer.piece(id_)[cut:], offset, end, told, ()))
-        offset = end
-    return found
+    told = [None if at is None else LogProbs(None, at, ()) for at in log_p]
+    tokens = tokenizer.tokens_of(ids, text)
+    return [TokenLogProb(t, t.start, of, ()) for t, of in zip(tokens, told, strict=True)]
 
 
 def finite(log_p: float) -> float:
@@ -80,8 +79,17 @@ def finite(log_p: float) -> float:
     return max(log_p, -9999.0)
 
 
-def with_itself(token: TokenLogProb) -> Iterable[tuple[str, float]]:
-    """The likeliest tokens, and the token itself where it is not among them."""
-    yield from ((text, finite(log_p)) for text, log_p in token.top)
-    if token.told is not None and token.text not in dict(token.top):
-        yield token.text, finite(token.told.log_p)
+def by_label(token: TokenLogProb) -> dict[str, float]:
+    """The likeliest tokens by name, and the token itself where it is not among them. Where several
+    share a text, the token itself keeps it, or else the likeliest; the others are named by their
+    ids.
+    """
+    own, found = token.token, dict[str, float]()
+    for other, log_p in token.top:
+        label = own.label if other.id == own.id else other.label
+        if label in found or (label == own.label and other.id != own.id):
+            label = f"token_id:{other.id}"
+        found[label] = finite(log_p)
+    if token.told is not None:
+        found.setdefault(own.label, finite(token.told.log_p))
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from models.checkpoints.load import Checkpoint
-from models.tokenization.tokenizer import common_prefix
+from models.tokenization.spans import Token
+from models.tokenization.tokenizer import TextTokenizer, common_prefix
 from server.engine.events import Step
 
 SNAPSHOT_EVERY = 16
@@ -66,6 +67,28 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
+class Read:
+    """Tokens of a canvas, read behind those that were given in front of them.
+
+    Attributes:
+        tokenizer: of the checkpoint.
+        before: ids in front.
+        ids: the tokens.
+        text: what they add.
+    """
+
+    tokenizer: TextTokenizer
+    before: Sequence[int]
+    ids: Sequence[int]
+    text: str
+
+    @cached_property
+    def tokens(self) -> list[Token]:
+        """Where each token lies in the text."""
+        return self.tokenizer.tokens(self.before, self.ids, self.text)
+
+
+@dataclass(frozen=True)
 class Text:
     """The text of a canvas, or of a part from its start.
 
@@ -74,6 +97,7 @@ class Text:
         tokens: how many tokens it took.
         reason: ``stop`` at an end token or a stop string, else ``length``.
         positions: on the canvas, of the tokens in it, given ones between them included.
+        read: the text and its tokens without regard to stop strings.
         end: position of the end token that ended it, if one did.
         stopped: at a stop string.
     """
@@ -82,8 +106,14 @@ class Text:
     tokens: int
     reason: str
     positions: tuple[int, ...]
+    read: Read
     end: int | None = None
     stopped: bool = False
+
+    def told(self, first: int = 0) -> list[Token]:
+        """Its tokens from the ``first`` on; one that reaches into a stop string is cut there."""
+        size = len(self.text)
+        return [token.cut(0, size) for token in self.read.tokens[first : len(self.positions)]]
 
 
 def text_of(
@@ -114,19 +144,16 @@ def text_of(
             counts.append(counts[-1] + editable[at])
         if editable[at]:
             after_last, end = len(kept), ended
-
-    def upto(count: int) -> str:
-        return checkpoint.tokenizer.continuation(
-            tokens[:start], [tokens[at] for at in kept[:count]]
-        )
-
-    text = upto(after_last)
+    before, ids = tokens[:start], [tokens[at] for at in kept[:after_last]]
+    text = checkpoint.tokenizer.continuation(before, ids)
+    read = Read(checkpoint.tokenizer, before, ids, text)
     cut = first_stop(text, stops)
     if cut is None:
         reason = "length" if end is None else "stop"
-        return Text(text, counts[after_last], reason, tuple(kept[:after_last]), end)
-    needed = bisect_left(range(after_last), cut, key=lambda n: len(upto(n)))
-    return Text(text[:cut], counts[needed], "stop", tuple(kept[:needed]), stopped=True)
+        return Text(text, counts[after_last], reason, tuple(kept[:after_last]), read, end)
+    needed = next((n for n, t in enumerate(read.tokens) if t.start >= cut and t.end > cut), None)
+    needed = after_last if needed is None else needed
+    return Text(text[:cut], counts[needed], "stop", tuple(kept[:needed]), read, stopped=True)
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:
@@ -137,10 +164,10 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
 
 def snapshot_of(checkpoint: Checkpoint, tokens: Sequence[int], editable: Sequence[bool]) -> str:
     """A canvas under way, from the first written position on, a block for each mask."""
-    mask, tokenizer = checkpoint.info.mask_id, checkpoint.tokenizer
+    mask, tokenizer, sign = checkpoint.info.mask_id, checkpoint.tokenizer, MASK_SIGN.encode()
     shown = tokens[first_written(editable) :]
-    pieces = (MASK_SIGN if i == mask else tokenizer.text_piece(i) for i in shown)
-    return "".join(pieces)
+    pieces = (sign if i == mask else tokenizer.data(i) for i in shown)
+    return b"".join(pieces).decode(errors="replace")
 
 
 def first_written(editable: Sequence[bool]) -> int:
@@ -164,10 +191,12 @@ class SettledText:
         """Nothing is settled yet."""
         self._checkpoint, self._editable, self._stops = checkpoint, editable, stops
         self._through_ends = through_ends
+        self._beginnings = {stop[:n] for stop in stops for n in range(1, len(stop))}
+        self._longest = max(map(len, self._beginnings), default=0)
         self._settled = first_written(editable)
         self._sent = ""
         self.stopped = False
-        self.positions: tuple[int, ...] = ()
+        self.text: Text | None = None  # as of the last call of ``more``
         self.tokens = 0  # in what was handed out, as of the last time that nothing was held back
 
     def more(self, canvas: Sequence[int], settled: int) -> str:
@@ -176,7 +205,7 @@ class SettledText:
             return ""
         self._settled = settled
         found = self._text_of(canvas[:settled])
-        self.positions = found.positions
+        self.text = found
         text = found.text.rstrip("\N{REPLACEMENT CHARACTER}")
         steady = self._checkpoint.tokenizer.steady(canvas[:settled])
         if steady < settled:
@@ -193,8 +222,8 @@ class SettledText:
 
     def _undecided(self, text: str) -> int:
         """Characters at the end with which a stop string may begin."""
-        beginnings = (stop[:n] for stop in self._stops for n in range(1, len(stop)))
-        return max((len(b) for b in beginnings if text.endswith(b)), default=0)
+        sizes = range(min(self._longest, len(text)), 0, -1)
+        return next((n for n in sizes if text[-n:] in self._beginnings), 0)
 
     @property
     def characters(self) -> int:

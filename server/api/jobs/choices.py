@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, ClassVar, Protocol
 
 from server.api.context import State
@@ -114,7 +115,7 @@ class Reader:
         )
         tokenizer, alternatives = self._checkpoint.tokenizer, view.alternatives or 0
         self._written = WrittenLogProbs(tokenizer, alternatives)
-        self._tokens_told, self._characters_told = 0, len(echo.text)
+        self._tokens_told = 0
         self._has_settled = False
         self.tokens = 0
 
@@ -153,7 +154,7 @@ class Reader:
 
     def choice(self) -> dict[str, Any]:
         """The whole choice, after the end."""
-        tokens = self._written.of(self.canvas, self._positions(), len(self._echo.text))
+        tokens = self._last_tokens(first=0)
         text = self._echo.text + self.text.text
         logprobs = self._logprobs([*self._echo.tokens, *tokens])
         return self._form.choice(self._index, text, self.text.reason, logprobs)
@@ -169,35 +170,31 @@ class Reader:
             shown = snapshot_of(self._checkpoint, canvas, self._editable)
             pieces.append((self._delta(shown), {"diffusion_meta": meta}))
         elif text:
-            said = len(self._echo.text) + self._settled.characters
-            tokens = self._more_tokens(canvas, self._settled.positions, said)
-            pieces.append((self._delta(text, tokens), {}))
+            pieces.append((self._delta(text, self._more_tokens(canvas)), {}))
         return pieces
 
     def _last_pieces(self, done: Done) -> list[Piece]:
         self.end(done)
         rest = self.text.text if self._view.diffusing else self._settled.last(self.text.text)
-        tokens = self._more_tokens(done.tokens, self._positions())
+        tokens = self._last_tokens(self._tokens_told)
         pieces = [(self._delta(rest, tokens), {})] if rest or tokens else []
         return [*pieces, (self._delta("", [], self.text.reason), {})]
 
-    def _positions(self) -> tuple[int, ...]:
-        """Positions of the tokens that are told of the whole text."""
-        end = () if self.text.end is None or not self._form.tells_end else (self.text.end,)
-        return (*self.text.positions, *end)
-
-    def _more_tokens(
-        self, canvas: Sequence[int], positions: Sequence[int], said: int | None = None
-    ) -> list[TokenLogProb]:
-        """The tokens that were not told before, as far as they lie within the characters said."""
+    def _last_tokens(self, first: int) -> list[TokenLogProb]:
+        """The tokens of the whole text from the ``first`` on."""
         if self._view.alternatives is None:
             return []
-        tokens = self._written.of(canvas, positions[self._tokens_told :], self._characters_told)
-        if said is not None:
-            tokens = [token for token in tokens if token.end <= said]
-        if tokens:
-            self._tokens_told += len(tokens)
-            self._characters_told = tokens[-1].end
+        offset, ends = len(self._echo.text), self._form.tells_end
+        return self._written.of(self.canvas, self.text, first, offset, ends)
+
+    def _more_tokens(self, canvas: Sequence[int]) -> list[TokenLogProb]:
+        """The tokens that were not told before, as far as they lie within what was handed out."""
+        text, said = self._settled.text, self._settled.characters
+        if self._view.alternatives is None or text is None:
+            return []
+        tokens = self._written.of(canvas, text, self._tokens_told, len(self._echo.text))
+        tokens = list(takewhile(lambda token: token.token.end <= said, tokens))
+        self._tokens_told += len(tokens)
         return tokens
 
     def _note_settled(self) -> None:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from models.tokenization.chat_template import ChatError
+from models.tokenization.spans import Token
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs.prompts import Prompt, check_bytes
@@ -117,20 +118,19 @@ class ChatForm:
         """See ``Form``."""
         entries = []
         for token in tokens:
-            entry = _entry(token.text, token.told.log_p if token.told else -math.inf)
-            top = [_entry(text, log_p) for text, log_p in token.top]
+            entry = _entry(token.token, token.told.log_p if token.told else -math.inf)
+            top = [_entry(other, log_p) for other, log_p in token.top]
             step = token.told.step if token.told else None
             entries.append({**entry, "top_logprobs": top, "step": step})
         return {"content": entries, "refusal": None}
 
 
-def _entry(text: str, log_p: float) -> dict[str, Any]:
-    """OpenAI's object for a token; part of a character has no bytes of its own."""
-    whole = "\N{REPLACEMENT CHARACTER}" not in text
+def _entry(token: Token, log_p: float) -> dict[str, Any]:
+    """OpenAI's object for a token; a special one has no bytes."""
     return {
-        "token": text,
+        "token": token.escaped if token.text is None else token.text,
         "logprob": finite(log_p),
-        "bytes": list(text.encode()) if whole else None,
+        "bytes": None if token.data is None else list(token.data),
     }
 
 

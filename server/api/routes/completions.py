@@ -24,7 +24,7 @@ from server.api.schemas.responses.text import Completion, CompletionChunk
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import aside
-from server.output.logprobs import TokenLogProb, finite, with_itself
+from server.output.logprobs import TokenLogProb, by_label, finite
 
 router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
 
@@ -106,9 +106,9 @@ class CompletionForm:
         """See ``Form``."""
         told = [token.told for token in tokens]
         return {
-            "tokens": [token.text for token in tokens],
+            "tokens": [token.token.label for token in tokens],
             "token_logprobs": [None if t is None else finite(t.log_p) for t in told],
-            "top_logprobs": [dict(with_itself(token)) or None for token in tokens],
+            "top_logprobs": [by_label(token) or None for token in tokens],
             "text_offset": [token.offset for token in tokens],
             "steps": [None if t is None else t.step for t in told],
         }

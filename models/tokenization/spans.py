@@ -6,7 +6,7 @@ import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, pre_tokenizers
@@ -18,6 +18,7 @@ CHARACTER = re.compile(
     re.DOTALL,
 )
 """A character in UTF-8, or the bytes that Unicode replaces by one U+FFFD."""
+TRIED = 1024  # ids, to find one that makes a word
 NEAR = 16  # characters within which an inexact decoder's token is looked for
 
 
@@ -29,6 +30,7 @@ class Token(NamedTuple):
         data: its bytes of the text; None for a special token, which leaves no trace.
         start, end: the characters in which its first and its last byte lie, ``end`` exclusive.
         special: the name of a special token.
+        spoiled: it is read as U+FFFD, whatever its own bytes are.
     """
 
     id: int
@@ -36,12 +38,15 @@ class Token(NamedTuple):
     start: int
     end: int
     special: str = ""
+    spoiled: bool = False
 
     @property
     def text(self) -> str | None:
         """Its text; None where its bytes are no whole characters."""
         if self.data is None:
             return self.special
+        if self.spoiled:
+            return None
         try:
             return self.data.decode()
         except UnicodeDecodeError:
@@ -91,11 +96,15 @@ class ByteTable:
         tokenizer: Tokenizer,
         special: Mapping[int, str],
         decode: Callable[[Sequence[int]], str],
-        anchor: Sequence[int],
+        word: Sequence[int],
     ) -> None:
-        """``special`` are the ids that leave no trace in a text, ``anchor`` those of any word."""
+        """``special`` are the ids that leave no trace in a text, ``word`` those of any word, if
+        there are some.
+        """
         self._tokenizer, self._special, self._decode = tokenizer, special, decode
-        self._anchor, self._before = anchor, decode(anchor)
+        words = chain([word], ([id_] for id_ in range(TRIED)))
+        self._anchor = next((ids for ids in words if _is_word(decode(ids))), word)
+        self._before = decode(self._anchor)
         self._pieces: dict[int, Piece] = {}
         state = tokenizer.decoder.__getstate__() if tokenizer.decoder else b"{}"
         steps = list(_steps(json.loads(state)))
@@ -143,13 +152,15 @@ class ByteTable:
         if not self._exact:
             return self.alike(ids, text)
         pieces = [self.of(id_) for id_ in (*before, *ids)]
-        bounds = list(self._bounds(pieces))
-        shift = (bounds[-1][1] if bounds else 0) - len(text)
+        spans = list(self._spans(pieces))
         given, size = len(before), len(text)
+        shift = (spans[-1][1] if spans else 0) - size
         found = []
-        for id_, piece, (start, end) in zip(ids, pieces[given:], bounds[given:], strict=True):
+        for id_, piece, span in zip(ids, pieces[given:], spans[given:], strict=True):
+            start, end, spoiled = span
             name = self._special.get(id_, "")
-            token = Token(id_, None if name else piece.data, start - shift, end - shift, name)
+            data = None if name else piece.data
+            token = Token(id_, data, start - shift, end - shift, name, spoiled)
             found.append(token if token.start >= 0 else token.cut(0, size))
         return found
 
@@ -174,39 +185,45 @@ class ByteTable:
             found.append(Token(id_, data, start, end, name))
         return found
 
-    def _bounds(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, int]]:
-        """The first character of each piece, and the one after its last."""
+    def _spans(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, int, bool]]:
+        """The first character of each piece and the one after its last, and whether it is
+        spoiled.
+        """
         at = n = 0
         while n < len(pieces):
             piece = pieces[n]
             if piece.closed:
-                yield at, at + piece.size
+                yield at, at + piece.size, False
                 at, n = at + piece.size, n + 1
                 continue
             first = n
             while n < len(pieces) and not (pieces[n].closed and pieces[n].data):
                 n += 1
             run = [piece.data for piece in pieces[first:n]]
-            ends = self._characters(b"".join(run))
+            ends, spoiled = self._characters(b"".join(run))
             began = upto = 0
             for data in run:
                 behind = began + len(data)
                 start = bisect_right(ends, began)
                 upto = max(upto, bisect_left(ends, behind) + 1 if data else start)
-                yield at + start, at + upto
+                yield at + start, at + upto, spoiled
                 began = behind
             at += len(ends)
 
-    def _characters(self, run: bytes) -> Sequence[int]:
+    def _characters(self, run: bytes) -> tuple[Sequence[int], bool]:
         """Where the characters of some bytes end. Of single bytes that are no text together, each
-        is replaced by a character of its own.
+        is replaced by a character of its own: they are spoiled.
         """
         if self._falls_back:
             try:
                 run.decode()
             except UnicodeDecodeError:
-                return range(1, len(run) + 1)
-        return [found.end() for found in CHARACTER.finditer(run)]
+                return range(1, len(run) + 1), True
+        return [found.end() for found in CHARACTER.finditer(run)], False
+
+
+def _is_word(text: str) -> bool:
+    return bool(text.strip()) and "\N{REPLACEMENT CHARACTER}" not in text
 
 
 def _letters() -> dict[str, int]:
@@ -225,7 +242,7 @@ def _joins(steps: Sequence[Mapping[str, Any]]) -> bool:
     """
     kinds = [step["type"] for step in steps]
     fused = kinds.index("Fuse") if "Fuse" in kinds else len(kinds)
-    if not {*kinds[:fused]} <= {"Replace", "ByteFallback", "Metaspace", "Strip"}:
+    if not {*kinds[:fused]} <= {"Replace", "ByteFallback", "Strip"}:
         return False
     return all(kind in ("Fuse", "Strip") for kind in kinds[fused:]) and not any(
         step.get("stop") for step in steps

@@ -213,10 +213,11 @@ class TextTokenizer:
         """How many of the leading ids read the same whatever follows, an unfinished character at
         their end aside.
 
-        A run of byte tokens is read as a whole: one that is no UTF-8 spoils them all.
+        A run of byte tokens is read as a whole, across special tokens: one that is no UTF-8 spoils
+        them all.
         """
         count = len(ids)
-        while count and ids[count - 1] in self._bytes:
+        while count and (ids[count - 1] in self._bytes or ids[count - 1] in self._special):
             count -= 1
         return count
 

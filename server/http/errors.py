@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from models.tokenization.tokenizer import TokenizerError
 from server.http.wire import Json
 
 log = structlog.get_logger()
@@ -50,6 +51,9 @@ def install(app: FastAPI) -> None:
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         return Json(error.body(), error.status, headers)
 
+    async def tokenizer_error(_: Request, error: Exception) -> Json:
+        return Json(error_body(400, str(error), None, "tokenizer"), 400)
+
     async def http_error(_: Request, error: Exception) -> Json:
         assert isinstance(error, HTTPException)
         body = error_body(error.status_code, str(error.detail), None, None)
@@ -75,6 +79,7 @@ def install(app: FastAPI) -> None:
         return Json(body, 500, {"X-Request-Id": id_})
 
     app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(TokenizerError, tokenizer_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, internal)

@@ -9,8 +9,14 @@ import time
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
 
+from models.checkpoints.load import load_checkpoint
+from server.engine.events import LogProbs
+from server.output.logprobs import TokenLogProb, by_label
 from server.output.text import MASK_SIGN
+from tests.server.conftest import make_engine, run_server, settings_of, write_tiny
 from tests.server.test_http import BODY, call, events, post
 
 TOPK = {"sampler": "topk", "mixing_ratio": 0.2, "block_length": 10, "refine_scope": "block"}
@@ -84,6 +90,97 @@ def test_offsets_point_into_the_text(served):
     for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
         if token[:6] != "bytes:" and token[:2] != "<|":
             assert answer["text"][offset:].startswith(token)
+
+
+TEXTS = [
+    "Café au lait",
+    "日本語のテキスト",
+    " two  blanks",
+    "🐉",
+    "<|mdm_mask|> é",
+    "naïve ‘x’\u2028y",
+]
+
+
+@pytest.fixture(scope="module")
+def by_byte(tmp_path_factory):
+    """A server whose tokenizer has a piece for each byte and few others, as GPT-2's has."""
+    folder = write_tiny(tmp_path_factory.mktemp("bytes") / "tiny")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = dict.fromkeys(["<|startoftext|>", "<|endoftext|>", *letters, "Ã©", "âĢ", "Ġa"])
+    made = Tokenizer(BPE({piece: i for i, piece in enumerate(pieces)}, [("Ã", "©"), ("Ġ", "a")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    made.save(str(folder / "tokenizer.json"))
+    yield from run_server(make_engine(load_checkpoint(folder)), settings_of())
+
+
+def bytes_of(token: str) -> bytes:
+    """The bytes that a completion's token stands for; a special one leaves none."""
+    if token[:2] == "<|":
+        return b""
+    if token[:6] != "bytes:":
+        return token.encode()
+    return bytes(int(digits, 16) for digits in token[6:].split("\\x")[1:])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("kind", ["served", "by_byte"])
+def test_an_echoed_prompts_tokens_are_its_bytes(request, kind, text):
+    served = request.getfixturevalue(kind)
+    choice = post(served, prompt=text, echo=True, max_tokens=0, logprobs=0)[1]["choices"][0]
+    told, offsets = choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+    assert choice["text"] == text
+    assert b"".join(map(bytes_of, told)) == text.encode()
+    assert offsets == sorted(offsets)
+    for token, offset in zip(told, offsets, strict=True):
+        if token[:6] != "bytes:":
+            assert text[offset:].startswith(token)
+    _, found = call(served, "POST", "/v1/score", {"text": text, "samples": 1})
+    assert b"".join(bytes_of(t["text"]) for t in json.loads(found)["tokens"]) == text.encode()
+    body = {"prompt": text, "return_token_strs": True, "add_special_tokens": False}
+    _, found = call(served, "POST", "/tokenize", body)
+    assert b"".join(map(bytes_of, json.loads(found)["token_strs"])) == text.encode()
+
+
+@pytest.mark.parametrize("kind", ["served", "by_byte"])
+@pytest.mark.parametrize("prompt", ["", [5, 9], "Café"])
+def test_a_written_texts_tokens_are_its_bytes(request, kind, prompt):
+    served = request.getfixturevalue(kind)
+    spread = {str(id_): 40 for id_ in range(2, 250)}  # single bytes, most of them
+    chosen = {"sampler": "threshold", "confidence_threshold": 0.02, "stop": ["q"]}
+    for seed in range(4):
+        body = {**BODY, **chosen, "prompt": prompt, "seed": seed, "logit_bias": spread}
+        body |= {"logprobs": 2, "ignore_eos": True}
+        choice = post(served, **body)[1]["choices"][0]
+        told = choice["logprobs"]
+        joined = b"".join(map(bytes_of, told["tokens"]))
+        if kind == "by_byte":
+            assert joined.decode(errors="replace") == choice["text"]
+        assert told["text_offset"] == sorted(told["text_offset"])
+        for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+            if token[:6] != "bytes:" and token[:2] != "<|":
+                assert choice["text"][offset:].startswith(token)
+        parts = [p for c in streamed(served, **body) if (p := c["choices"][0]["logprobs"])]
+        for name, values in told.items():
+            assert list(itertools.chain(*(part[name] for part in parts))) == values
+
+
+def test_pieces_that_share_a_text_keep_their_own_log_probabilities(tiny):
+    read = tiny.tokenizer
+    letter, [byte] = (
+        read.encode("xa", start=False)[-1],
+        [i for i in range(260) if read.token(i).data == b"a" and not read.steady([i])],
+    )
+    assert read.token(letter).label == read.token(byte).label == "a"
+    top = ((read.token(letter), -0.1), (read.token(7), -2.0))
+    token = TokenLogProb(read.token(byte), 0, LogProbs(1, -9.0, ()), top)
+    name = read.token(7).label
+    assert by_label(token) == {f"token_id:{letter}": -0.1, name: -2.0, "a": -9.0}
+    top = ((read.token(letter), -0.1), (read.token(byte), -9.0))
+    token = TokenLogProb(read.token(byte), 0, LogProbs(1, -9.0, ()), top)
+    assert by_label(token) == {f"token_id:{letter}": -0.1, "a": -9.0}
 
 
 def test_the_end_token_is_told_where_it_ends_a_completion(served, chatty, tiny):

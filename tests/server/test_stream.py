@@ -5,6 +5,7 @@ tokenizer.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from models.bundled import BUNDLED
+from models.tokenization.spans import Token
 from models.tokenization.tokenizer import TextTokenizer
 from server.output.text import SettledText, text_of
 
@@ -88,6 +90,7 @@ def test_the_pieces_add_up_to_the_whole(tiny, name, data):
     whole = text_of(checkpoint, tokens, editable, stops)
     settled = data.draw(st.lists(st.integers(0, len(tokens)), max_size=8).map(sorted))
     reader, sent = SettledText(checkpoint, editable, stops), ""
+    told: list[Token] = []
     for upto in settled:
         # what has not settled yet may be anything
         hidden = data.draw(st.integers(0, 3))
@@ -97,6 +100,18 @@ def test_the_pieces_add_up_to_the_whole(tiny, name, data):
         assert whole.text.startswith(sent)
         if "\N{REPLACEMENT CHARACTER}" not in whole.text:
             assert "\N{REPLACEMENT CHARACTER}" not in piece
+        if piece and reader.text is not None:
+            more = reader.text.told(len(told))
+            told += takewhile(lambda token: token.end <= reader.characters, more)
+    # the tokens that a stream tells are those of the whole text, and they are its bytes
+    assert told == whole.told()[: len(told)]
+    assert len(whole.told()) == len(whole.positions)
+    assert [token.id for token in whole.told()] == [tokens[at] for at in whole.positions]
+    if not prompt and "\N{REPLACEMENT CHARACTER}" not in whole.text:
+        assert b"".join(t.data or b"" for t in whole.told()) == whole.text.encode()
+    for token in whole.told():
+        if token.data is not None and token.text is not None:
+            assert whole.text[token.start :].startswith(token.text)
     assert sent + reader.last(whole.text) == whole.text
     for stop in stops:
         assert stop not in whole.text
@@ -109,6 +124,30 @@ def test_the_stop_string_that_is_complete_first_ends_the_text(tiny):
     written = [True] * len(ids)
     assert text_of(tiny, ids, written, ["abcdef", "bcde", "cd"]).text == "ab"
     assert text_of(tiny, ids, written, ["f", "ef"]).text == "abcd"
+
+
+@pytest.mark.parametrize("name", ["stories", "byte level", "byte fallback"])
+def test_the_tokens_before_a_stop_string_are_counted_whole(tiny, name):
+    """A character of several tokens in front of it is one character and several tokens."""
+    read = TextTokenizer(TOKENIZERS[name])
+    checkpoint = replace(tiny, text=read, info=replace(tiny.info, eos_id=0))
+    names = [f"<0x{byte:02X}>" for byte in "é🐉.".encode()]
+    if name == "byte level":
+        names = list("Ã©ðŁĲī.")
+    vocabulary = TOKENIZERS[name].get_vocab()
+    ids = [vocabulary[name] for name in names]
+    found = text_of(checkpoint, ids, [True] * len(ids), ["."])
+    assert found.text == "é🐉" and found.tokens == 6 and found.positions == (0, 1, 2, 3, 4, 5)
+    found = text_of(checkpoint, ids, [True] * len(ids), ["🐉"])
+    assert found.text == "é" and found.tokens == 2
+    assert b"".join(token.data or b"" for token in found.told()) == "é".encode()
+
+
+def test_a_token_that_reaches_into_a_stop_string_is_told_up_to_it(tiny):
+    ids = tiny.tokenizer.encode("a king", start=False)
+    found = text_of(tiny, ids, [True] * len(ids), ["ng"])
+    assert found.text == "a ki" and found.tokens == len(ids)
+    assert [token.label for token in found.told()] == ["a", " ki"]
 
 
 def stop_strings(text: str):

@@ -4,10 +4,14 @@ the limit is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from server.config import Settings
 from server.http.errors import ApiError
+
+MOST_TEXT = 1 << 19  # bytes that become ids in one request, and ids that become text
+MOST_OF_A_POSITION = 64  # or as many bytes for each position of a larger canvas
+MOST_WRITTEN = 4  # times the same: bytes of a text that ids are read as
 
 
 def exceeded(param: str, what: str, asked: object, limit: int) -> ApiError:
@@ -27,6 +31,22 @@ def check_choices(settings: Settings, n: int, prompts: int) -> None:
         many = f"{n} × {prompts} = {n * prompts}" if prompts > 1 else n
         what = "n × prompts" if prompts > 1 else "n"
         raise exceeded("n" if n > 1 else "prompt", what, many, settings.max_choices)
+
+
+def most_text(canvas: int) -> int:
+    """Bytes of the longest text that is tokenised, in UTF-8."""
+    return max(MOST_TEXT, MOST_OF_A_POSITION * canvas)
+
+
+def check_texts(param: str, texts: Iterable[str], canvas: int) -> None:
+    """Texts that are to become ids, together: a tokenizer takes a hundred times their memory.
+
+    Raises:
+        ApiError: they are too long.
+    """
+    size, most = sum(len(text.encode()) for text in texts), most_text(canvas)
+    if size > most:
+        raise exceeded(param, f"the number of bytes of {param}", size, most)
 
 
 def check_stops(settings: Settings, stops: Sequence[str]) -> None:

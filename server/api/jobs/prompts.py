@@ -61,8 +61,13 @@ def check_bytes(state: State, texts: Iterable[str], field: str) -> None:
     Raises:
         ApiError: 400.
     """
-    least = sum(map(state.checkpoint.tokenizer.at_least, texts))
-    limits.check_prompt(field, least, 1, state.checkpoint.info.max_length, "at least ")
+    tokenizer, canvas, given = (
+        state.checkpoint.tokenizer,
+        state.checkpoint.info.max_length,
+        [*texts],
+    )
+    limits.check_prompt(field, sum(map(tokenizer.at_least, given)), 1, canvas, "at least ")
+    limits.check_texts(field, given, canvas)
 
 
 def ids_of(state: State, given: str | list[int], field: str, masks: str | None = "") -> list[int]:
@@ -71,10 +76,12 @@ def ids_of(state: State, given: str | list[int], field: str, masks: str | None =
     Raises:
         ApiError: 400, see ``checked_ids``, or more ids than the canvas has positions.
     """
-    if isinstance(given, list):
-        return checked_ids(state, given, field, masks)
-    tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
-    check_bytes(state, [given], field)
-    if len(given) > canvas and (count := tokenizer.count(given)) > canvas:
-        limits.check_prompt(field, count, 1, canvas)
-    return tokenizer.encode(given)
+    canvas = state.checkpoint.info.max_length
+    if isinstance(given, str):
+        check_bytes(state, [given], field)
+        ids = state.checkpoint.tokenizer.encode(given)
+    else:
+        ids = given
+    if len(ids) > canvas:
+        limits.check_prompt(field, len(ids), 1, canvas)
+    return checked_ids(state, ids, field, masks) if ids is given else ids

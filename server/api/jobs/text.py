@@ -10,16 +10,17 @@ from typing import Any
 
 import orjson
 
+from models.tokenization.tokenizer import TokenizerError
 from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.params import InvalidParam
 from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.base import Run, child_seeds
-from server.api.jobs.choices import Form, Reader
+from server.api.jobs.choices import Form, Piece, Reader
 from server.api.jobs.echo import echo_of, granted_samples
 from server.api.jobs.prompts import Prompt
 from server.api.schemas.requests import StreamOptions, TextFields, refused
-from server.engine.events import Failed, GenerationRequest
+from server.engine.events import Done, Failed, GenerationRequest, Step
 from server.engine.request_params import default_length
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
@@ -144,11 +145,12 @@ class Generation(Run):
                 yield chunk(choice)
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
-                if isinstance(event, Failed):
-                    self.failed = event
-                    yield _event(error_body(500, event.message, None, event.code))
+                told = event if isinstance(event, Failed) else _taken(readers[i], event)
+                if isinstance(told, Failed):
+                    self.failed = told
+                    yield _event(error_body(500, told.message, None, told.code))
                     break
-                for choice, more in readers[i].take(event):
+                for choice, more in told:
                     yield chunk(choice, **more)
             else:
                 if self.stream_options.include_usage:
@@ -169,6 +171,14 @@ class Generation(Run):
         """What the choices cost; all of them have ended."""
         cost = self.cost([reader.tally for reader in readers])
         return {**self.counts(readers), "diffusion": cost}
+
+
+def _taken(reader: Reader, event: Step | Done) -> list[Piece] | Failed:
+    """An event's pieces, or the end where the tokenizer cannot write its ids."""
+    try:
+        return reader.take(event)
+    except TokenizerError as error:
+        return Failed("tokenizer", str(error))
 
 
 def _event(data: dict[str, Any]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from models.tokenization.chat_template import ChatError
 from models.tokenization.spans import Token
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
+from server.api.jobs import limits
 from server.api.jobs.prompts import Prompt, check_bytes
 from server.api.jobs.text import Generation
 from server.api.routes.models import text_model
@@ -144,15 +145,18 @@ async def ids_of_chat(
     Raises:
         ApiError: 400.
     """
-    tokenizer = state.checkpoint.tokenizer
+    tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
+    told = [m.plain() for m in messages]
+    limits.check_texts("messages", [text for m in told for text in m.values()], canvas)
     try:
-        submitted = tokenizer.submit_chat([m.plain() for m in messages])
+        submitted = tokenizer.submit_chat(told)
         pieces = await asyncio.wrap_future(submitted)
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
     texts = [text for text, _ in pieces]
     if to_fill:
         check_bytes(state, texts, "messages")
+    limits.check_texts("messages", texts, canvas)
     size = sum(len(text.encode()) for text in texts)
     return await aside(size, tokenizer.encode_pieces, pieces)
 

@@ -142,12 +142,12 @@ def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
     limits.check_choices(state.settings, body.n or 1, len(asked))  # before texts become ids
     for given in asked:
         ids, start = _ids(state, given, body.infill), 0
-        tokenizer, text = state.checkpoint.tokenizer, given
-        if isinstance(text, str):
+        tokenizer, echo = state.checkpoint.tokenizer, None
+        if isinstance(given, str):
             start = len(tokenizer.start)
-        else:
-            text = tokenizer.decode(ids)
-        prompts.append(Prompt(ids, suffix, hole, text if body.echo else None, start))
+        if body.echo:
+            echo = given if isinstance(given, str) else tokenizer.decode(ids)
+        prompts.append(Prompt(ids, suffix, hole, echo, start))
     return prompts
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from sampler.params import SEED_LIMIT, InvalidParam
 from server.api.context import State
+from server.api.jobs import limits
 from server.api.jobs.echo import granted_samples
 from server.api.jobs.prompts import checked_ids
 from server.api.jobs.waiting import scored, unless_gone
@@ -66,8 +67,13 @@ def _request(state: State, body: ScoreBody) -> ScoreRequest:
     """
     chosen = body.model_dump(include={"estimator", "mixing_ratio", "seed"})
     chosen["samples"] = granted_samples(state, body.samples)
+    canvas = state.checkpoint.info.max_length
     for field, given in (("text", body.text), ("prompt", body.prompt)):
-        if isinstance(given, list):
+        if isinstance(given, str):
+            limits.check_texts(field, [given], canvas)
+        elif given is not None and len(given) > canvas:
+            raise limits.exceeded(field, f"the number of ids of {field}", len(given), canvas)
+        elif given is not None:
             checked_ids(state, given, field)
     try:
         params = score_params(state.defaults, chosen)

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from server.api.context import State
+from server.api.jobs import limits
+from server.api.jobs.limits import MOST_WRITTEN
 from server.api.jobs.prompts import checked_ids
 from server.api.routes.chat_completions import Message, ids_of_chat
 from server.api.routes.models import text_model
@@ -17,6 +19,7 @@ from server.api.schemas.responses.openapi import ASKING, says
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import aside
+from server.http.wire import Json
 
 router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 
@@ -44,25 +47,33 @@ class DetokenizeBody(StrictBody):
     response_model=None,
     responses=says(Tokens, *ASKING),
 )
-async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
+async def tokenize(body: TokenizeBody, request: Request) -> Json:
     """Ids of a prompt, or of a conversation by the checkpoint's template."""
     state = text_model(State.of(request), body.model)
     tokenizer = state.checkpoint.tokenizer
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "give a prompt or messages", param="prompt")
+    size = len(await request.body())
     if body.messages is not None:
         ids = await ids_of_chat(state, body.messages)
     else:
-        size = len(await request.body())
-        ids = await aside(size, tokenizer.encode, body.prompt or "", body.add_special_tokens)
+        prompt, canvas = body.prompt or "", state.checkpoint.info.max_length
+        limits.check_texts("prompt", [prompt], canvas)
+        ids = await aside(size, tokenizer.encode, prompt, body.add_special_tokens)
+    return await aside(size, _tokens, state, ids, body.return_token_strs)
+
+
+def _tokens(state: State, ids: list[int], named: bool) -> Json:
+    """The answer with ids, and with ``named`` the text of each."""
     answer = {
         "count": len(ids),
         "max_model_len": state.checkpoint.info.max_length,
         "tokens": ids,
     }
-    if body.return_token_strs:
-        answer["token_strs"] = [tokenizer.piece(id_) for id_ in ids]
-    return answer
+    if named:
+        tokenizer = state.checkpoint.tokenizer
+        answer["token_strs"] = [t.label for t in tokenizer.tokens((), ids, tokenizer.decode(ids))]
+    return Json(answer)
 
 
 @router.post(
@@ -71,11 +82,27 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     response_model=None,
     responses=says(Detokenized, *ASKING),
 )
-async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, Any]:
+async def detokenize(body: DetokenizeBody, request: Request) -> Json:
     """Text of ids; special tokens leave no trace."""
     state = text_model(State.of(request), body.model)
-    ids = checked_ids(state, body.tokens, "tokens", masks=None)
-    return {"prompt": state.checkpoint.tokenizer.decode(ids)}
+    most = limits.most_text(state.checkpoint.info.max_length)
+    if len(body.tokens) > most:
+        raise limits.exceeded("tokens", "the number of tokens", len(body.tokens), most)
+    return await aside(len(await request.body()), _text, state, body.tokens)
+
+
+def _text(state: State, ids: list[int]) -> Json:
+    """The answer with the text of ids.
+
+    Raises:
+        ApiError: 400 for ids that are none, or that make too long a text.
+    """
+    tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
+    checked_ids(state, ids, "tokens", masks=None)
+    size, most = sum(len(tokenizer.data(i)) for i in ids), MOST_WRITTEN * limits.most_text(canvas)
+    if size > most:
+        raise limits.exceeded("tokens", "the number of bytes of their text", size, most)
+    return Json({"prompt": tokenizer.decode(ids)})
 
 
 @router.get(

@@ -19,7 +19,7 @@ from server.api.schemas.responses.common import (
 class TextLogProbs(Answer):
     """Log-probabilities of a completion's tokens, in nats, one entry a token."""
 
-    tokens: list[str]
+    tokens: list[str] = Field(description="part of a character is bytes:\\xe2\\x80")
     token_logprobs: list[float | None] = Field(description="null for a token that was given")
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
@@ -32,7 +32,7 @@ class TopLogProb(Answer):
 
     token: str
     logprob: float
-    bytes: list[int] | None = Field(description="null for a part of a character")
+    bytes: list[int] | None = Field(description="of the text; null for a special token")
 
 
 class TokenLogProb(TopLogProb):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import signal
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from models.base import Network, UnsupportedConfig
 from models.checkpoints.malloc import keep_freed_memory
 from models.checkpoints.weights import Header
+from models.child_processes import end_with
 from models.families.llada import LLaDA, LLaDAConfig
 from models.parallel.tensor_parallel import check, sharded
 
@@ -43,6 +45,7 @@ class Share:
         ranks: how many.
         threads: of each rank on a CPU.
         meeting: a file that all ranks can write.
+        leader: the process id of rank 0.
     """
 
     config: LLaDAConfig
@@ -52,6 +55,7 @@ class Share:
     ranks: int
     threads: int
     meeting: Path
+    leader: int
 
     def place(self, rank: int) -> torch.device:
         """The device of a rank."""
@@ -189,7 +193,8 @@ def started(
     threads = max(1, torch.get_num_threads() // ranks)
     new = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="xdlm-ranks-") as folder:
-        share = Share(config, found, device.type, dtype, ranks, threads, Path(folder) / "meeting")
+        meeting = Path(folder) / "meeting"
+        share = Share(config, found, device.type, dtype, ranks, threads, meeting, os.getpid())
         others = [new.Process(target=follow, args=(share, r), daemon=True) for r in range(1, ranks)]
         for process in others:
             process.start()
@@ -198,6 +203,7 @@ def started(
 
 def follow(share: Share, rank: int) -> None:
     """What another rank does, from its first moment to its last."""
+    end_with(share.leader)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is rank 0's to answer
     keep_freed_memory()
     network, passes = joined(share, rank)

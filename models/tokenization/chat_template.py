@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
-import re
-import secrets
 import signal
-import subprocess
-import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from jinja2.exceptions import TemplateError
 
 from models.checkpoints.weights import read_json
 from models.tokenization import template_worker
+from models.tokenization.template_process import Stopped, TemplateProcess
+from models.tokenization.template_tokens import Pieces
 
 TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 LONGEST = 1 << 17  # characters of a template; those that are published have some thousand
-
-Pieces = list[tuple[str, bool]]
-"""A conversation as pieces of text, in order; true marks a special token."""
+MOST_WAITING = 1024
+"""Conversations that wait for a template; one takes about a millisecond."""
+MOST_TEXT_WAITING = 1 << 26
+"""Characters of them, but for a single one."""
+WAIT_SECONDS = 10.0
+"""A conversation that has not begun after this is not rendered."""
 
 
 class ChatError(ValueError):
     """Messages that the checkpoint's template refuses."""
+
+
+class ChatBusy(Exception):
+    """A template that has no time for more conversations now."""
 
 
 class ChatTemplate:
@@ -58,7 +64,8 @@ class ChatTemplate:
             raise ValueError("chat template: nested too deeply") from None
         self.source = source
         self._variables = dict(variables)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._queue = _Queue()
+        self._process: TemplateProcess | None = None
         self._end: Callable[[], object] = lambda: None
         self._thread = ThreadPoolExecutor(1, "xdlm-template")
 
@@ -97,53 +104,62 @@ class ChatTemplate:
         return cls(source, texts)
 
     def render(self, messages: Sequence[Mapping[str, str]], special: Sequence[str]) -> Pieces:
-        """The conversation as the template writes it.
+        """The conversation as the template writes it; of ``special``, only those are special tokens
+        that it writes itself.
 
         Raises:
             ChatError: the template refuses the messages, fails, or does not come to an end.
+            ChatBusy: there is no place for it, see ``MOST_WAITING``.
         """
         return self.submit(messages, special).result()
 
     def submit(
         self, messages: Sequence[Mapping[str, str]], special: Sequence[str]
     ) -> Future[Pieces]:
-        """``render``, for those who do something else meanwhile: behind earlier conversations, on a
-        thread of the template's own.
+        """``render``, for those who do something else meanwhile: after earlier conversations, on a
+        thread of the template's own. A future that is cancelled takes no more time, also where its
+        conversation is being rendered.
+
+        Raises:
+            ChatBusy: there is no place for it.
         """
-        return self._thread.submit(self._render, messages, special)
+        asked = {"messages": messages, "special": special, "variables": self._variables}
+        size = sum(len(text) for message in messages for text in message.values())
+        future: Future[Pieces] = Future()
+        self._queue.enter(size)
+        future.add_done_callback(lambda _: self._queue.leave(size))
+        self._thread.submit(self._answer, future, asked, time.monotonic())
+        return future
 
-    def _render(self, messages: Sequence[Mapping[str, str]], special: Sequence[str]) -> Pieces:
-        """A message that spells out a special token is interrupted there while the template runs,
-        so that only the template's own tokens are found in its output.
-        """
-        guard = f"\ue000{secrets.token_hex(8)}\ue001"
-        spelled = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    def _answer(self, future: Future[Pieces], asked: object, since: float) -> None:
+        """Render for a future, unless nobody waits for it any more."""
+        if future.cancelled():
+            return
+        try:
+            if time.monotonic() - since > WAIT_SECONDS:
+                raise ChatBusy(f"the chat template had no time for {WAIT_SECONDS:g} s")
+            told = self._run(json.dumps(asked).encode() + b"\n", future.cancelled)
+        except Exception as error:
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                future.set_exception(error)
+            return
+        with suppress(InvalidStateError):
+            future.set_result([(text, special) for text, special in told])
 
-        def shielded(text: str) -> str:
-            return spelled.sub(lambda m: m[0][0] + guard + m[0][1:], text) if special else text
-
-        safe = [{k: shielded(v) for k, v in message.items()} for message in messages]
-        text = self._run({"messages": safe, "add_generation_prompt": True, **self._variables})
-        if not special:
-            return [(text.replace(guard, ""), False)]
-        pieces = re.split(f"({spelled.pattern})", text)
-        marked = [(piece.replace(guard, ""), i % 2 == 1) for i, piece in enumerate(pieces)]
-        return [piece for piece in marked if piece[0]]
-
-    def _run(self, variables: Mapping[str, Any]) -> str:
+    def _run(self, question: bytes, gone: Callable[[], bool]) -> list[tuple[str, bool]]:
         """What the template writes, in its process.
 
         Raises:
             ChatError: see ``render``.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._end()
-            self._process = _start(self.source)
-            self._end = weakref.finalize(self, _end, self._process)
-        told = _ask(self._process, variables)
-        if told is None:
-            self._end()
-            if -self._process.returncode in (signal.SIGPROF, signal.SIGALRM):
+        for _ in range(2):
+            told = self._started().ask(question, gone)
+            if not isinstance(told, Stopped):
+                break
+        else:
+            raise ChatError("the chat template's process is stopped from outside")
+        if isinstance(told, int):
+            if -told in (signal.SIGPROF, signal.SIGALRM):
                 limit = f"{template_worker.CPU_SECONDS:g} s of CPU time"
                 raise ChatError(f"the chat template takes more than {limit} for these messages")
             raise ChatError("the chat template's process ended over these messages")
@@ -151,37 +167,48 @@ class ChatTemplate:
             raise ChatError(told["refused"])
         if "error" in told:
             raise ChatError(f"the chat template cannot take these messages: {told['error']}")
-        return told["text"]
+        return told["pieces"]
+
+    def _started(self) -> TemplateProcess:
+        """The template's process, another one where the last has ended.
+
+        Raises:
+            ChatBusy: the machine has no room for it.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            try:
+                self._process = TemplateProcess(self.source)
+            except OSError as error:
+                raise ChatBusy(f"the chat template cannot be run: {error.strerror}") from None
+            self._end = weakref.finalize(self, self._process.end)
+        return self._process
 
 
-def _start(source: str) -> subprocess.Popen[bytes]:
-    """A process for a template. It ends when nobody can ask it any more."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", template_worker.__file__],  # -I: neither our folder nor PYTHONPATH
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    _write(process, source)
-    return process
+class _Queue:
+    """Conversations that wait, counted."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = self._size = 0
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.communicate()
+    def enter(self, size: int) -> None:
+        """One more, of so many characters.
 
+        Raises:
+            ChatBusy: there are too many.
+        """
+        with self._lock:
+            if self._count >= MOST_WAITING or self._size + size > max(size, MOST_TEXT_WAITING):
+                raise ChatBusy(
+                    f"{self._count} conversations with {self._size} characters wait for the chat "
+                    f"template; the limits are {MOST_WAITING} and {MOST_TEXT_WAITING}"
+                )
+            self._count += 1
+            self._size += size
 
-def _ask(process: subprocess.Popen[bytes], question: object) -> dict[str, str] | None:
-    """The answer, or nothing where the process ended over the question."""
-    assert process.stdout is not None
-    _write(process, question)
-    line = process.stdout.readline()
-    return json.loads(line) if line.endswith(b"\n") else None
-
-
-def _write(process: subprocess.Popen[bytes], text: object) -> None:
-    """A line for the process; one that has ended is found out by who waits for its answer."""
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(text).encode() + b"\n")
-        process.stdin.flush()
+    def leave(self, size: int) -> None:
+        """One less."""
+        with self._lock:
+            self._count -= 1
+            self._size -= size

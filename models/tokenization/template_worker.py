@@ -3,8 +3,8 @@
 The sandbox keeps a template from Python's insides but not from long work: nested loops, and single
 operations such as ``9 ** (9 ** 9)`` or ``"a" * 10 ** 9``, which nothing in the same process could
 end. Here the kernel does: a process over its CPU time dies, whatever it is at, and memory over the
-limit is refused. ``chat_template`` starts this file as its own program, so it imports nothing of
-ours.
+limit is refused. ``template_process`` starts it as ``PROGRAM``, without the server's environment;
+it ends with the server.
 
 It reads a template's source, then requests for it, and answers each: JSON, one text a line.
 """
@@ -19,6 +19,15 @@ from typing import IO, Any
 
 from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from models.child_processes import end_with
+from models.tokenization.template_tokens import Marking, Marks, Pieces, messages_of
+
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from models.tokenization.template_worker import main; main(int(sys.argv[2]))"
+)
+"""For ``python -I -c``, with the folder of our packages and the server's process id behind it."""
 
 CPU_SECONDS = 1.0
 """What one rendering may take; the first one compiles the template as well."""
@@ -47,36 +56,44 @@ def environment() -> ImmutableSandboxedEnvironment:
     return made
 
 
-def render(template: Template, variables: dict[str, Any]) -> str:
+def render(template: Template, marks: Marks, asked: dict[str, Any]) -> Pieces:
     """What the template writes.
 
     Raises:
-        ValueError: too much.
+        ValueError: too much, or parts of its special tokens.
     """
-    given = sum(len(text) for message in variables["messages"] for text in message.values())
+    given = sum(len(text) for message in asked["messages"] for text in message.values())
+    variables = {name: marks.marked(text) for name, text in asked["variables"].items()}
+    variables |= {"messages": messages_of(asked["messages"]), "add_generation_prompt": True}
     pieces, size, most = [], 0, MOST_TEXT + 4 * given
     for piece in template.generate(**variables):
         size += len(piece)
         if size > most:
             raise ValueError(f"it writes more than {most} characters")
         pieces.append(piece)
-    return "".join(pieces)
+    return marks.pieces("".join(pieces))
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until nobody asks any more."""
     source, template = json.loads(requests.readline()), None
+    made = environment()
+    marking = Marking(made)
     for line in requests:
-        variables = json.loads(line)
+        asked = json.loads(line)
+        texts = [source, *(t for message in asked["messages"] for t in message.values())]
+        marks = marking.marks = Marks(asked["special"], texts)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
         try:
-            template = template or environment().from_string(source)
-            answer = json.dumps({"text": render(template, variables)})
+            template = template or Template.from_code(
+                made, made.compile(marking.parse(source)), made.make_globals(None)
+            )
+            answer = json.dumps({"pieces": render(template, marks, asked)})
         except Refused as error:
-            answer = json.dumps({"refused": str(error)[:LONGEST_REASON]})
+            answer = json.dumps({"refused": marks.plain(str(error))[:LONGEST_REASON]})
         except Exception as error:  # a template may fail in any way that Python can
-            reason = str(error) or type(error).__name__
+            reason = marks.plain(str(error)) or type(error).__name__
             answer = json.dumps({"error": reason[:LONGEST_REASON]})
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -84,7 +101,9 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         answers.flush()
 
 
-if __name__ == "__main__":
+def main(parent: int) -> None:
+    """The program, for the server with this process id."""
+    end_with(parent)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for ending in (signal.SIGINT, signal.SIGTERM):  # it ends with the server, not before

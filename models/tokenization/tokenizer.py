@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
-from models.tokenization.chat_template import ChatError, ChatTemplate, Pieces
+from models.tokenization.chat_template import ChatError, ChatTemplate
 from models.tokenization.spans import ByteTable, Token
+from models.tokenization.template_tokens import Pieces
 from models.tokenization.token_bounds import longest_piece
 
 LONG = 4096  # characters or ids that are worth letting other threads run meanwhile
@@ -165,6 +166,7 @@ class TextTokenizer:
 
         Raises:
             ChatError: no template. The future raises as ``ChatTemplate.render``.
+            ChatBusy: too many wait for it.
         """
         if self.chat is None:
             raise ChatError("this checkpoint has no chat template")

@@ -103,6 +103,7 @@ def _serve(settings: Settings) -> None:
         errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
         os.kill(os.getpid(), signal.SIGTERM)
 
+    os.unsetenv("XDLM_API_KEYS")  # processes that are started from here on inherit no key
     models = [_loaded_for_serving(name, settings, lost) for name in settings.checkpoints]
     names = [loaded.info.name for loaded in models]
     if len(set(names)) < len(names):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from models.tokenization.chat_template import ChatError
+from models.tokenization.chat_template import ChatBusy, ChatError
 from models.tokenization.spans import Token
+from models.tokenization.template_tokens import Pieces
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.prompts import Prompt, check_bytes
 from server.api.jobs.text import Generation
+from server.api.jobs.waiting import RETRY_READY, unless_gone
 from server.api.routes.models import text_model
 from server.api.schemas.requests import TextFields
 from server.api.schemas.responses.openapi import GENERATING, says
@@ -136,29 +139,38 @@ def _entry(token: Token, log_p: float) -> dict[str, Any]:
 
 
 async def ids_of_chat(
-    state: State, messages: Sequence[Message], to_fill: bool = False
+    request: Request, state: State, messages: Sequence[Message], to_fill: bool = False
 ) -> list[int]:
-    """Ids of a conversation by the checkpoint's template. Others are answered meanwhile.
+    """Ids of a conversation by the checkpoint's template. Others are answered meanwhile, and no
+    work is done for a client that hangs up.
 
     With ``to_fill`` they must leave room on the canvas.
 
     Raises:
-        ApiError: 400.
+        ApiError: 400; 499 for a client that is gone; 503 when the template has no time.
     """
     tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
     told = [m.plain() for m in messages]
     limits.check_texts("messages", [text for m in told for text in m.values()], canvas)
     try:
         submitted = tokenizer.submit_chat(told)
-        pieces = await asyncio.wrap_future(submitted)
+        pieces = await unless_gone(request, _waited(submitted))
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None
+    except ChatBusy as error:
+        raise ApiError(
+            503, str(error), code="chat_template_busy", retry_after=RETRY_READY
+        ) from None
     texts = [text for text, _ in pieces]
     if to_fill:
         check_bytes(state, texts, "messages")
     limits.check_texts("messages", texts, canvas)
     size = sum(len(text.encode()) for text in texts)
     return await aside(size, tokenizer.encode_pieces, pieces)
+
+
+async def _waited(submitted: Future[Pieces]) -> Pieces:
+    return await asyncio.wrap_future(submitted)
 
 
 @router.post(
@@ -175,7 +187,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    ids = await ids_of_chat(state, body.messages, to_fill=True)
+    ids = await ids_of_chat(request, state, body.messages, to_fill=True)
     return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
         request, bool(body.stream)
     )

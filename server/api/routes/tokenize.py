@@ -55,7 +55,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> Json:
         raise ApiError(400, "give a prompt or messages", param="prompt")
     size = len(await request.body())
     if body.messages is not None:
-        ids = await ids_of_chat(state, body.messages)
+        ids = await ids_of_chat(request, state, body.messages)
     else:
         prompt, canvas = body.prompt or "", state.checkpoint.info.max_length
         limits.check_texts("prompt", [prompt], canvas)

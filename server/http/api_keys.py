@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 KEY = re.compile(r"[\x21-\x7e]+")
 
@@ -71,6 +72,11 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"Keys({len(self.digests)})"
+
+
+def owner_of(scope: Mapping[str, Any]) -> bytes:
+    """Whose request this is: the digest of its key; empty on a server that asks for none."""
+    return scope.get("owner", b"")
 
 
 def digest_of(authorization: str) -> bytes:

@@ -126,7 +126,9 @@ class AllowedHosts:
 
 
 class ApiKeys:
-    """Answers 401 to requests without a key of the server's, before their body is read."""
+    """Answers 401 to requests without a key of the server's, before their body is read. For all
+    others routes learn by ``owner_of`` whose they are.
+    """
 
     def __init__(self, app: ASGIApp, keys: Keys, free: Iterable[str] = ()) -> None:
         """Without any key, nothing is asked for; for the paths ``free`` never."""
@@ -144,6 +146,7 @@ class ApiKeys:
                 answer = Json(error.body(), error.status, {"WWW-Authenticate": "Bearer"})
                 await answer(scope, receive, send)
                 return
+            scope["owner"] = digest_of(given)
         await self.app(scope, receive, send)
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import orjson
+
+from server.http.errors import error_body
+
 OVERHEAD = 200  # bytes that a record takes beside its data
+FORGOTTEN = "trajectory_forgotten"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One event: its name, and its data as JSON."""
 
@@ -21,10 +27,12 @@ class Record:
 class Recording:
     """A list of records that only grows, until one is the last; lives on the event loop.
 
-    Readers follow it at their own pace and hold nothing up: what they have not read yet is here.
+    Readers follow it at their own pace and hold nothing up: what they have not read yet is here,
+    and nowhere else. Once it is forgotten they get one more record, which says so.
 
     Attributes:
         id: its name; nobody can guess it.
+        owner: digest of the key that it was made with; empty on a server without keys.
         records: the n-th has the id n among its events.
         size: bytes that they take.
         ended: the last one has been written.
@@ -37,14 +45,17 @@ class Recording:
         id_: str,
         on_cancel: Callable[[str, str], None],
         on_followers: Callable[[], None],
+        owner: bytes = b"",
     ) -> None:
         """Nothing is written yet. ``on_followers`` is called when somebody comes or goes."""
-        self.id = id_
+        self.id, self.owner = id_, owner
         self.records: list[Record] = []
         self.size = 0
         self.ended = False
         self.failed: str | None = None
         self.followers = 0
+        self._farewell: tuple[int, Record] | None = None
+        self._began = time.monotonic()
         self._on_cancel, self._on_followers = on_cancel, on_followers
         self._more = asyncio.Event()
 
@@ -69,6 +80,23 @@ class Recording:
         if not self.ended:
             self._on_cancel(code, message)
 
+    def forget(self) -> None:
+        """Free the records of a recording that has ended. Readers that have not come to the end get
+        its error, or one that says that it was forgotten.
+        """
+        n = len(self.records) - 1
+        if self.failed is None:
+            message = "the trajectory was forgotten before all of it was read"
+            elapsed = round(1e3 * (time.monotonic() - self._began), 3)
+            told = {"id": self.id, "elapsed_ms": elapsed}
+            told |= error_body(500, message, None, FORGOTTEN)
+            self._farewell = n, Record("diffusion.failed", orjson.dumps(told))
+            self.failed = FORGOTTEN
+        else:
+            self._farewell = n, self.records[n]
+        self.records = []
+        self.size = 0
+
     @contextmanager
     def followed(self) -> Generator[None]:
         """Somebody reads it meanwhile."""
@@ -89,6 +117,9 @@ class Recording:
                 yield n, self.records[n]
                 n += 1
                 await asyncio.sleep(0)  # a long replay leaves room for others
+            if self._farewell is not None and n <= self._farewell[0]:
+                yield self._farewell
+                return
             if self.ended:
                 return
             await more.wait()

@@ -10,6 +10,9 @@ from server.trajectories.recording import Recording
 class Trajectories:
     """Recordings by id: those under way, and finished ones for a while.
 
+    Each counts with all its bytes until they are freed: one that is too old to be found is freed
+    when its last reader has gone, or earlier where room is needed.
+
     Times are passed in, in seconds, and never run backwards.
     """
 
@@ -19,8 +22,10 @@ class Trajectories:
         self.bytes = 0
         self._running: dict[str, Recording] = {}
         self._finished: dict[str, tuple[Recording, float]] = {}  # the first to end comes first
+        self._outdated: list[Recording] = []  # still being read
 
     def __len__(self) -> int:
+        """How many can be found."""
         return len(self._running) + len(self._finished)
 
     def begin(self, recording: Recording) -> None:
@@ -33,6 +38,8 @@ class Trajectories:
         """
         self.bytes += taken
         self._drop_old(now)
+        while self.bytes > self.max_bytes and self._outdated:
+            self._free(self._outdated.pop(0))
         while self.bytes > self.max_bytes and self._finished:
             self.forget(next(iter(self._finished)))
         if self.bytes <= self.max_bytes:
@@ -43,21 +50,29 @@ class Trajectories:
         """A recording has ended: from now on it may have to make room."""
         self._finished[recording.id] = self._running.pop(recording.id), now
 
-    def get(self, id_: str, now: float) -> Recording | None:
-        """A recording, if it is here (still)."""
+    def get(self, id_: str, now: float, owner: bytes = b"") -> Recording | None:
+        """A recording, if it is here (still) and was made with that key; see ``Recording``."""
         self._drop_old(now)
-        if id_ in self._running:
-            return self._running[id_]
-        return self._finished[id_][0] if id_ in self._finished else None
+        found = self._running.get(id_)
+        if found is None and id_ in self._finished:
+            found, _ = self._finished[id_]
+        return found if found is not None and found.owner == owner else None
 
     def forget(self, id_: str) -> None:
-        """Drop a finished recording."""
-        recording, _ = self._finished.pop(id_)
+        """Drop a finished recording, also from those who read it."""
+        self._free(self._finished.pop(id_)[0])
+
+    def _free(self, recording: Recording) -> None:
         self.bytes -= recording.size
+        recording.forget()
 
     def _drop_old(self, now: float) -> None:
         while self._finished:
-            id_, (_, ended) = next(iter(self._finished.items()))
+            id_, (recording, ended) = next(iter(self._finished.items()))
             if now - ended <= self.max_seconds:
                 break
-            self.forget(id_)
+            del self._finished[id_]
+            self._outdated.append(recording)
+        for recording in [one for one in self._outdated if not one.followers]:
+            self._outdated.remove(recording)
+            self._free(recording)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -77,6 +78,7 @@ class Served:
     url: str
     port: int
     engine: Engine
+    state: Any = None  # what its routes share
 
 
 def run_server(
@@ -86,14 +88,15 @@ def run_server(
     http: type[GuardedProtocol] = GuardedProtocol,
 ) -> Iterator[Served]:
     engines = [engine, *others]
-    server = Server(create_app(engines, settings), engines, settings.shutdown_seconds, http)
+    app = create_app(engines, settings)
+    server = Server(app, engines, settings.shutdown_seconds, http)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
         assert thread.is_alive()
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Served(f"http://127.0.0.1:{port}", port, engine)
+    yield Served(f"http://127.0.0.1:{port}", port, engine, app.state.xdlm)
     server.should_exit = True
     thread.join()
 

@@ -16,6 +16,8 @@ from server.http.negotiation import preferred
 from server.trajectories.recording import Record, Recording
 
 SSE, LINES, DOCUMENT = "text/event-stream", "application/x-ndjson", "application/json"
+MAX_FOLLOWERS = 32
+"""Clients that read one recording; each holds a record or two, and what the sockets buffer."""
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "no"}
 
 
@@ -54,7 +56,14 @@ class Followed(Response):
             self._response = StreamingResponse(write(recording, start), 200, HEADERS, form)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI entry point."""
+        """ASGI entry point.
+
+        Raises:
+            ApiError: 429 where too many read it already.
+        """
+        if self._recording.followers >= MAX_FOLLOWERS:
+            message = f"{self._recording.followers} clients read it; the limit is {MAX_FOLLOWERS}"
+            raise ApiError(429, message, param="id", code="too_many_readers", retry_after=1)
         with self._recording.followed():
             await self._response(scope, receive, send)
         if self._recording.failed is not None:  # for the log
@@ -83,8 +92,10 @@ async def _lines(recording: Recording, start: int) -> AsyncIterator[bytes]:
 async def _document(recording: Recording, start: int) -> AsyncIterator[bytes]:
     """Written as it comes: memory is not taken twice, and the connection is not idle."""
     yield b'{"id":' + orjson.dumps(recording.id) + b',"events":['
+    between = b""
     async for n, record in recording.follow(start):
-        yield b"," * (n > start) + _object(recording, n, record)
+        yield between + _object(recording, n, record)
+        between = b","
     yield b"]}"
 
 

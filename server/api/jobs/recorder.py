@@ -30,11 +30,11 @@ class Recorder:
     A run that nobody follows any more goes on for ``resume_seconds``, and is then cancelled.
     """
 
-    def __init__(self, state: State, job: Run) -> None:
-        """Nothing runs before ``start``."""
+    def __init__(self, state: State, job: Run, owner: bytes = b"") -> None:
+        """Nothing runs before ``start``; ``owner`` is whoever may read it, see ``Recording``."""
         self._state, self._job = state, job
         job.requests = [replace(r, lossless=True) for r in job.requests]
-        self._recording = Recording(job.id, self._cancel, self._note_followers)
+        self._recording = Recording(job.id, self._cancel, self._note_followers, owner)
         self._blocks = [SettledBlocks(request) for request in job.requests]
         self._leave: asyncio.TimerHandle | None = None
 

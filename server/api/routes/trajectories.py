@@ -23,6 +23,7 @@ from server.api.routes.completions import CompletionBody, CompletionForm, Prompt
 from server.api.routes.models import any_model, grid_of, makes_images
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.trajectories import HEADERS, Deleted, recorded
+from server.http.api_keys import owner_of
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import aside
@@ -129,11 +130,11 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     """Start a run and follow it; or go on with one that ``Last-Event-ID`` names."""
     state, form = State.of(request), wanted_form(request)
     if given := _last_event_id(request):
-        return _continued(state, form, *given)
+        return _continued(request, form, *given)
     state = any_model(state, body.model)
     run = await aside(len(await request.body()), body.run, state)
     info = state.checkpoint.info
-    recording = Recorder(state, run).start(
+    recording = Recorder(state, run, owner_of(request.scope)).start(
         request_id=request.scope["request_id"],
         request=body.resolved(run),
         mask={"id": info.mask_id, "text": state.checkpoint.piece(info.mask_id)},
@@ -146,21 +147,21 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
 @router.get(
     "/{id_}",
     summary="Follow or replay a trajectory",
-    responses=recorded(400, 401, 404, 406, 500),
+    responses=recorded(400, 401, 404, 406, 429, 500),
     openapi_extra=PARAMETERS,
 )
 async def replay(id_: str, request: Request) -> Response:
     """All that was recorded, or what came behind ``Last-Event-ID``; a run under way is followed to
     its end.
     """
-    state, form = State.of(request), wanted_form(request)
-    recording = _found(state, id_)
+    form = wanted_form(request)
+    recording = _found(request, id_)
     given = _last_event_id(request)
     if given is None:
-        return Followed(recording, 0, form, state.settings)
+        return Followed(recording, 0, form, State.of(request).settings)
     if given[0] != id_:
         raise _bad_event_id(f"names another trajectory than {id_}")
-    return _continued(state, form, *given)
+    return _continued(request, form, *given)
 
 
 @router.delete(
@@ -171,33 +172,38 @@ async def replay(id_: str, request: Request) -> Response:
 )
 async def delete(id_: str, request: Request) -> dict[str, Any]:
     """Cancel a run, or forget one that has ended."""
-    state = State.of(request)
-    recording = _found(state, id_)
+    recording = _found(request, id_)
     running = not recording.ended
     if running:
         recording.cancel("cancelled", "the trajectory was cancelled")
     else:
-        state.trajectories.forget(id_)
+        State.of(request).trajectories.forget(id_)
     return {"id": id_, "object": KIND, "status": "cancelled" if running else "deleted"}
 
 
-def _found(state: State, id_: str) -> Recording:
-    recording = state.trajectories.get(id_, time.monotonic())
+def _found(request: Request, id_: str) -> Recording:
+    """A recording that the request's key may read; those of other keys are not there.
+
+    Raises:
+        ApiError: 404.
+    """
+    trajectories = State.of(request).trajectories
+    recording = trajectories.get(id_, time.monotonic(), owner_of(request.scope))
     if recording is None:
         message = "there is no such trajectory; finished ones are kept for a while only"
         raise ApiError(404, message, param="id", code="trajectory_not_found")
     return recording
 
 
-def _continued(state: State, form: str, id_: str, last: int) -> Response:
+def _continued(request: Request, form: str, id_: str, last: int) -> Response:
     """What came behind a recording's event."""
-    recording = _found(state, id_)
+    recording = _found(request, id_)
     start = last + 1
     if start > len(recording.records):
         raise _bad_event_id("names an event that has not been")
     if form == SSE and recording.ended and start == len(recording.records):
         return Response(status_code=204)  # tells an EventSource not to come back
-    return Followed(recording, start, form, state.settings)
+    return Followed(recording, start, form, State.of(request).settings)
 
 
 def _last_event_id(request: Request) -> tuple[str, int] | None:

@@ -101,6 +101,15 @@ class Settings(BaseSettings):
     max_picture_frames: int = Field(160, ge=2, description="frames of a GIF; more are thinned out")
     max_picture_pixels: int = Field(2**26, ge=1, description="pixels of a picture, all frames")
     max_body_mb: int = Field(8, ge=1, description="MiB of a request body before 413")
+    max_bodies_mb: int = Field(
+        64, ge=1, description="MiB of all request bodies at once before 503; at least one fits"
+    )
+    max_connections: int = Field(
+        0, ge=0, description="connections at once; 0 takes what file descriptors allow, up to 4096"
+    )
+    keep_alive_seconds: int = Field(
+        5, ge=1, description="a connection that asks nothing is closed after this"
+    )
     api_keys: Annotated[Keys, NoDecode, BeforeValidator(_keys)] = Field(
         Keys(), description="keys that are accepted, with commas between; none asks for none"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import time
@@ -22,6 +23,17 @@ log = structlog.get_logger()
 
 TICK = 0.05
 FAREWELL = 5.0  # seconds for the last events to be read
+SPARE = 16  # file descriptors for other things than connections
+FEWEST, MOST = 8, 4096  # connections
+
+
+def affordable_connections() -> int:
+    """Connections for which there are file descriptors, with some to spare."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return MOST
+    used = len(os.listdir("/dev/fd"))
+    return min(max(FEWEST, allowed - used - SPARE), MOST)
 
 
 class LoopErrors:
@@ -55,8 +67,12 @@ class Server(uvicorn.Server):
         engines: Sequence[Engine],
         seconds: float,
         http: type[GuardedProtocol] = GuardedProtocol,
+        keep_alive: int = 5,
+        connections: int = 0,
     ) -> None:
-        """``engines`` are those of the application; ``http`` speaks with its clients."""
+        """``engines`` are those of the application; ``http`` speaks with its clients, on up to so
+        many ``connections``, and closes those that ask nothing for ``keep_alive`` seconds.
+        """
         config = uvicorn.Config(
             app,
             port=0,  # where no socket is given
@@ -65,6 +81,9 @@ class Server(uvicorn.Server):
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing depends on a client's address or scheme
+            limit_concurrency=connections or affordable_connections(),
+            timeout_keep_alive=keep_alive,
             timeout_graceful_shutdown=int(FAREWELL),
         )
         super().__init__(config)

@@ -123,7 +123,13 @@ def _serve(settings: Settings) -> None:
     metrics = Metrics()
     engines = [engine_of(loaded, settings, metrics) for loaded in models]
     app = create_app(engines, settings)
-    Server(app, engines, settings.shutdown_seconds).run([listener])
+    Server(
+        app,
+        engines,
+        settings.shutdown_seconds,
+        keep_alive=settings.keep_alive_seconds,
+        connections=settings.max_connections,
+    ).run([listener])
     if gone:
         raise typer.Exit(1)
 

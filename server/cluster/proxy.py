@@ -10,6 +10,7 @@ error event.
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,7 +116,7 @@ class Forward:
         if request.path.startswith("/v1/models/"):
             return self._known(request.path.removeprefix("/v1/models/")), ""
         try:
-            body = orjson.loads(request.body)
+            body = orjson.loads(request.body.removeprefix(codecs.BOM_UTF8))
         except orjson.JSONDecodeError:
             body = None  # a replica says what is wrong with it
         return self._known(body.get("model") if isinstance(body, dict) else None), ""
@@ -178,8 +179,8 @@ def lost_event(path: str, kind: str) -> bytes:
         return b'{"event":"diffusion.failed","data":' + data + b"}\n"
     name = {TRAJECTORIES: b"diffusion.failed", "/v1/images/generations": b"error"}
     found = next((name[route] for route in name if path.startswith(route)), None)
-    event = b"" if found is None else b"event: " + found + b"\r\n"
-    return event + b"data: " + data + b"\r\n\r\n"
+    event = b"" if found is None else b"event: " + found + b"\n"
+    return event + b"data: " + data + b"\n\n"
 
 
 async def _received(scope: Scope, receive: Receive) -> Forwarded:

@@ -76,7 +76,7 @@ def install(app: FastAPI) -> None:
         id_ = request.scope.get("request_id", "")
         log.error("unhandled", request_id=id_, exc_info=error)
         body = error_body(500, f"internal error; request id {id_}", None, "internal")
-        return Json(body, 500, {"X-Request-Id": id_})
+        return Json(body, 500, {"X-Request-Id": id_, "X-Content-Type-Options": "nosniff"})
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(TokenizerError, tokenizer_error)

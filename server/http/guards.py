@@ -8,14 +8,15 @@ from fastapi import FastAPI
 
 from server.config import Settings
 from server.http import errors
+from server.http.body_limit import BodyLimit, ContentCoding
 from server.http.middleware import (
     AllowedHosts,
     ApiKeys,
-    BodyLimit,
     RateLimit,
     RequestId,
     RequestLog,
 )
+from server.http.paths import Head, PlainPaths
 from server.http.rate_limit import Rates
 
 
@@ -30,7 +31,13 @@ def install(
         free: paths that need no key, besides those that never do.
         rejected: called for each request that is refused for its rate.
     """
-    app.add_middleware(BodyLimit, limit=settings.max_body_mb << 20)
+    app.router.redirect_slashes = False
+    app.add_middleware(Head)
+    app.add_middleware(PlainPaths)
+    app.add_middleware(
+        BodyLimit, limit=settings.max_body_mb << 20, total=settings.max_bodies_mb << 20
+    )
+    app.add_middleware(ContentCoding)
     rates = Rates(settings.rate_per_minute, settings.key_rate_per_minute)
     app.add_middleware(RateLimit, rates=rates, rejected=rejected)
     app.add_middleware(ApiKeys, keys=settings.keys, free=free)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from array import array
@@ -37,7 +38,8 @@ class JsonRequest(Request):
                 body = await self.body()
             except ClientDisconnect:
                 raise ApiError(499, "client closed the request", code="cancelled") from None
-            self._json = await aside(len(body), parse, body)
+            text = body.removeprefix(codecs.BOM_UTF8)
+            self._json = await aside(len(text), parse, text)
         return self._json
 
 

@@ -6,159 +6,267 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
+import httptools
 import orjson
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from server.http.errors import error_body
+from server.http.framing import MAX_HEADERS, Framing, Refused
+from server.http.outgoing import Answer, Flow, until_closed
 
 log = structlog.get_logger()
 
-MAX_HEADERS = 100
-MAX_HEAD = 32 << 10  # bytes of a request line and its headers
 HEAD_SECONDS = 10.0  # from the first byte, or from the connection, to the end of the headers
 BODY_SECONDS = 30.0  # from there to the end of the body
 STALL_SECONDS = 30.0  # that a client may leave a full buffer unread
-LINGER_SECONDS, LINGER_BYTES = 2.0, 4 << 20  # a body goes on so long after it was refused
+LINGER_SECONDS, LINGER_BYTES = 2.0, 4 << 20  # what is sent on after a refusal is read so long
 SEND_BUFFER = 128 << 10  # bytes; the kernel takes twice as many, and would take 4 MiB by itself
-
-
-class Refused(Exception):
-    """Raised in the parser's callbacks to stop it; the answer has been chosen."""
+MAX_HELD = 64 << 10  # bytes of a next request that are taken before its turn
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with deadlines for headers and bodies, bounds of the headers, and an end
-    to clients that do not read.
+    """uvicorn's protocol with a deadline in every state in which the client has to do something,
+    bounds of what it may send before an answer, and an end to clients that do not read.
 
     What is written waits in a buffer of 64 KiB and in the kernel's; the writer waits meanwhile. A
-    refused connection is closed: nothing behind the refusal is read as a request.
+    request is not looked at before the one in front of it is answered. A refused connection is
+    closed: nothing after the refusal is read as a request.
     """
 
     head_seconds = HEAD_SECONDS
     body_seconds = BODY_SECONDS
     stall_seconds = STALL_SECONDS
+    linger_seconds = LINGER_SECONDS
     send_buffer = SEND_BUFFER
+    parser: Any  # none once the connection is lost
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # uvicorn would answer those beyond it in plain text, and let them stay
+        self.most, self.limit_concurrency = self.limit_concurrency, None
+        self.since = self.loop.time()  # when it last became the client's turn
+        self._framing = Framing()
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
-        self._in_head = False
-        self._head_size = 0  # bytes fed since the head began
-        self._discarded = 0  # bytes of a body behind its answer
-        self._refusal = 400, "the request is not valid HTTP"
+        self._in_head = self._in_body = False
+        self._over = False  # nothing that is sent from now on is a request
+        self._discarded = 0  # bytes that nobody wants any more
+        self._refusal: Refused | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is to say what it wants before long."""
         super().connection_made(transport)
+        self.flow = Flow(transport, lambda: len(self._framing) > MAX_HELD)
         connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
-        self._arm(self.head_seconds, "the headers took too long")
+        self._arm(self.head_seconds, self._late, "the headers took too long")
+        if self.most is not None and len(self.connections) > self.most:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget all timers."""
+        self._over = True
         self._disarm()
         self._unstall()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless the connection is being closed."""
-        if self.transport.is_closing():
+        """Read requests, as far as it is their turn."""
+        if self._over:
+            self._discard(len(data))
             return
-        super().data_received(data)
+        self._framing.feed(data)
+        self._advance()
+
+    def eof_received(self) -> None:
+        """The client has closed: its connection is, too, once what was written has left."""
+        self._over = True
+        self._arm(self.stall_seconds, self.transport.abort)
+
+    def _advance(self) -> None:
+        """Feed the parser what belongs to the request whose turn it is."""
+        try:
+            while not self._over and not self.transport.is_closing():
+                fed = self._feed_body() if self._in_body else self._feed_head()
+                if not fed:
+                    break
+        except Refused as refused:
+            self._refuse(refused.status, refused.message)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            refused = self._refusal or Refused(400, "the request is not valid HTTP")
+            self._refuse(refused.status, refused.message)
+        if len(self._framing) > MAX_HELD:
+            self.flow.pause_reading()
+        elif not self._in_body:
+            self.flow.resume_reading()
+
+    def _feed_head(self) -> bool:
+        """Whether there was a whole one, and it was its turn."""
+        if not self._framing.starts():
+            return False
+        if self._answering:
+            if self.cycle.response_started:
+                self._framing.check()  # a stream has no other way to tell its client
+            return False
+        if not self._in_head:
+            self._in_head = True
+            self._unset_keepalive_if_required()
+            self._arm(self.head_seconds, self._late, "the headers took too long")
+        head = self._framing.head()
+        if head is None:
+            return False
+        self._in_body = True
+        self.parser.feed_data(head)
         if self._in_head:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD and not self.transport.is_closing():
-                self._refuse(431, f"the headers have more than {MAX_HEAD} bytes")
+            raise Refused(400, "the request is not valid HTTP")
+        if self._in_body:
+            length = next((v for n, v in self.headers if n == b"content-length"), None)
+            self._framing.begin_body(None if length is None else int(length))
+        return True
+
+    def _feed_body(self) -> bool:
+        """Whether there was any of it."""
+        piece = self._framing.body()
+        if piece:
+            self.parser.feed_data(piece)
+            if self._framing.ended == self._in_body:
+                raise Refused(400, "the body does not end where its framing says")
+        return bool(piece)
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     # The parser's callbacks ----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """A request; there is one in each head that the parser is fed, and none in a body."""
+        if not self._in_head:
+            raise Refused(400, "the request is not valid HTTP")
         super().on_message_begin()
-        self._in_head, self._head_size = True, 0
-        self._arm(self.head_seconds, "the headers took too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One more header."""
         if len(self.headers) >= MAX_HEADERS:
-            self._refusal = 431, f"there are more than {MAX_HEADERS} headers"
-            raise Refused
-        super().on_header(name, value)
+            self._refusal = Refused(431, f"there are more than {MAX_HEADERS} headers")
+            raise self._refusal
+        super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """The request is known; its body is to come."""
-        self._in_head = False
-        size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
-        if size > MAX_HEAD:
-            self._refusal = 431, f"the headers have {size} bytes; the limit is {MAX_HEAD}"
-            raise Refused
-        self._discarded = 0
-        self._arm(self.body_seconds, "the body took too long")
+        codings = [v.lower() for n, v in self.headers if n == b"transfer-encoding"]
+        if codings and (codings != [b"chunked"] or self.parser.get_http_version() == "1.0"):
+            self._refusal = Refused(400, "Transfer-Encoding must be chunked, and HTTP be 1.1")
+            raise self._refusal
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # RFC 9110, 10.1.1
         super().on_headers_complete()
+        self._in_head, self._discarded = False, 0
+        self._arm(self.body_seconds, self._late, "the body took too long")
 
     def on_body(self, body: bytes) -> None:
         """A part of the body; nobody wants it any more where the answer is complete."""
         super().on_body(body)
-        if self._answered_early:
-            self._discarded += len(body)
-            if self._discarded > LINGER_BYTES:
-                self._disarm()
-                self.transport.close()
+        if not self._answering:
+            self._discard(len(body))
 
     def on_message_complete(self) -> None:
         """The whole request is here."""
         self._disarm()
+        self._in_body = False
         super().on_message_complete()
+
+    # Answers -------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = Answer(self.transport, self.end, lambda: self._over)
+        app = until_closed(cycle, app) if self.scope["http_version"] == "1.0" else app
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """An answer is complete. Where its body is still coming, the client has a moment to notice:
         closing at once would take the answer from it.
         """
         super().on_response_complete()
-        if self._answered_early:
-            self._arm(LINGER_SECONDS, "the body goes on behind its answer")
+        self.since = self.loop.time()
+        if self._over:
+            self._unset_keepalive_if_required()
+        elif self._in_body:
+            self._arm(self.linger_seconds, self.end)
+        else:
+            self.loop.call_soon(self._advance)
 
-    @property
-    def _answered_early(self) -> bool:
-        cycle = self.cycle
-        unread = cycle is not None and not self._in_head and cycle.more_body
-        return unread and cycle.response_complete
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing was asked for long enough."""
+        self.end()
+
+    def end(self) -> None:
+        """Close, once all that was written has left, and without a client's help before long."""
+        if self._over or self.transport.is_closing():
+            return
+        if self._in_body:
+            self._linger()
+            return
+        self._over = True
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._arm(self.stall_seconds, self.transport.abort)
+
+    def _linger(self) -> None:
+        """Close for writing, and read what was under way: a connection that is closed with bytes
+        unread takes the answer from its client.
+        """
+        self._over = True
+        self._framing.clear()
+        self._unset_keepalive_if_required()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._arm(self.linger_seconds, self.transport.abort)
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > LINGER_BYTES:
+            self.transport.abort()
 
     # Refusals ------------------------------------------------------------------------------------
 
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls when the parser gives up."""
-        self._refuse(*self._refusal)
-
-    def _refuse(self, status: int, message: str) -> None:
+    def _refuse(self, status: int, message: str, code: str = "bad_request") -> None:
         """Answer, and close. Where an answer is under way already, close: the client would take
         this one for a part of it.
         """
         self._disarm()
+        self._unset_keepalive_if_required()
         log.warning("connection refused", status=status, reason=message)
         cycle = self.cycle
-        if self._answered_early:
-            self.transport.close()
-            return
-        if cycle is not None and not cycle.response_complete:
-            if cycle.response_started or self.pipeline:
+        if self._answering:
+            if cycle.response_started:
+                self._over = True
                 self.transport.abort()
                 return
             cycle.disconnected = True  # nobody will read what the route answers
             cycle.message_event.set()
-        body = orjson.dumps(error_body(status, message, None, "bad_request"))
-        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
-        head += str(len(body)).encode() + b"\r\n\r\n"
+        elif self._in_body and not self._in_head:
+            self._linger()  # it has its answer
+            return
+        body = orjson.dumps(error_body(status, message, None, code))
+        head = b"content-type: application/json\r\nx-content-type-options: nosniff\r\n"
+        head += b"retry-after: 1\r\n" if status == 503 else b""
+        head += b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
+        self._linger()
 
-    def _arm(self, seconds: float, message: str) -> None:
+    def _arm(self, seconds: float, late: Callable[..., None], *words: str) -> None:
         self._disarm()
-        self._deadline = self.loop.call_later(seconds, self._late, message)
+        self._deadline = self.loop.call_later(seconds, late, *words)
 
     def _disarm(self) -> None:
         if self._deadline is not None:
@@ -166,8 +274,45 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _late(self, message: str) -> None:
-        if not self.transport.is_closing():
-            self._refuse(408, message)
+        self._refuse(408, message)
+
+    # Too many connections ------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        """Close the connection whose client has been waited for longest, first of those between two
+        requests; where all are being answered, this one.
+        """
+        others = (c for c in self.connections if isinstance(c, GuardedProtocol) and c is not self)
+        waited_for = [c for c in others if c.is_waited_for]
+        if waited_for:
+            min(waited_for, key=lambda c: (not c.is_over, not c.is_idle, c.since)).shed()
+        else:
+            self.shed()
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it is the client's turn."""
+        return self._over or self._in_body or not self._answering
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is being closed."""
+        return self._over
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has been answered, and nothing was asked since."""
+        return self.timeout_keep_alive_task is not None
+
+    def shed(self) -> None:
+        """Close at once, to have its file descriptor."""
+        if not self._over and not self.is_idle:
+            self._refuse(503, "there are too many connections", "too_many_connections")
+        self._over = True
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     # Slow readers --------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request, Response
-from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 
 from sampler.params import SamplingParams
@@ -22,6 +21,7 @@ from server.engine.events import Failed, GenerationRequest, Tally
 from server.engine.scheduler import QueueFull
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError
+from server.http.sse import EventStream
 from server.http.wire import Json
 
 
@@ -113,11 +113,10 @@ class Run(ABC):
             cancel()
             raise
         if stream:
-            return EventSourceResponse(
+            return EventStream(
                 self._streamed(request, readers, subscriptions),
-                ping=self.state.settings.ping_seconds,
-                headers={"X-Accel-Buffering": "no"},
-                shutdown_grace_period=self.state.settings.shutdown_seconds,
+                self.state.settings,
+                {"X-Accel-Buffering": "no"},
                 background=BackgroundTask(cancel),  # a stream that never began
             )
         try:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import orjson
 from fastapi import Request, Response
-from sse_starlette import EventSourceResponse
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from server.config import Settings
 from server.http.errors import ApiError
 from server.http.negotiation import preferred
+from server.http.sse import EventStream
+from server.http.wire import one_line
 from server.trajectories.recording import Record, Recording
 
 SSE, LINES, DOCUMENT = "text/event-stream", "application/x-ndjson", "application/json"
@@ -45,12 +46,7 @@ class Followed(Response):
         super().__init__()
         self._recording = recording
         if form == SSE:
-            self._response: Response = EventSourceResponse(
-                _sse(recording, start),
-                ping=settings.ping_seconds,
-                headers=HEADERS,
-                shutdown_grace_period=settings.shutdown_seconds,
-            )
+            self._response: Response = EventStream(_sse(recording, start), settings, HEADERS)
         else:
             write = _lines if form == LINES else _document
             self._response = StreamingResponse(write(recording, start), 200, HEADERS, form)
@@ -75,7 +71,7 @@ def event_id(recording: Recording, n: int) -> str:
     return f"{recording.id}:{n}"
 
 
-async def _sse(recording: Recording, start: int) -> AsyncIterator[dict[str, str]]:
+async def _sse(recording: Recording, start: int) -> AsyncGenerator[dict[str, str]]:
     async for n, record in recording.follow(start):
         yield {
             "id": event_id(recording, n),
@@ -86,7 +82,7 @@ async def _sse(recording: Recording, start: int) -> AsyncIterator[dict[str, str]
 
 async def _lines(recording: Recording, start: int) -> AsyncIterator[bytes]:
     async for n, record in recording.follow(start):
-        yield _object(recording, n, record) + b"\n"
+        yield one_line(_object(recording, n, record).decode()).encode() + b"\n"
 
 
 async def _document(recording: Recording, start: int) -> AsyncIterator[bytes]:

@@ -1,0 +1,133 @@
+"""Bounds of request bodies: of each, and of all that are in memory together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.http.errors import ApiError
+from server.http.wire import Json
+
+CODED = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Held:
+    """What is in memory of one body.
+
+    Attributes:
+        size: in bytes.
+        complete: whether nothing more will come.
+        given_up: whether its place went to others.
+    """
+
+    def __init__(self) -> None:
+        self.size, self.complete, self.given_up = 0, False, False
+        self.waiting: asyncio.Timeout | None = None
+
+    def give_up(self) -> None:
+        """Have whoever waits for the rest stop."""
+        self.given_up = True
+        if self.waiting is not None:
+            self.waiting.reschedule(asyncio.get_running_loop().time())
+
+
+class BodyLimit:
+    """Answers 413 to bodies that are too large: by their declared length before anything is read,
+    else as soon as the stream has grown past the limit. What follows is never kept.
+
+    Where all bodies together are too large, the largest of those that are not complete is answered
+    503; where all are complete, the one that came last. A body counts until its request is over.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, total: int) -> None:
+        """``limit`` of each and ``total`` of all are in bytes."""
+        self.app, self.limit, self.total = app, limit, max(limit, total)
+        self._held: set[Held] = set()
+        self._size = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and (len(declared) > 20 or int(declared) > self.limit):
+            error = self._too_large(declared[:20])
+            await Json(error.body(), error.status)(scope, receive, send)
+            return
+        held, read = Held(), 0
+
+        async def counted() -> Message:
+            nonlocal read
+            if held.complete:
+                return await receive()
+            if held.given_up:
+                raise self._full()
+            try:
+                async with asyncio.timeout(None) as held.waiting:
+                    message = await receive()
+            except TimeoutError:
+                raise self._full() from None
+            finally:
+                held.waiting = None
+            size = len(message.get("body", b""))
+            read += size
+            if read > self.limit:
+                raise self._too_large(f"at least {read}")
+            held.complete = not message.get("more_body")
+            self._grow(held, size)
+            return message
+
+        self._held.add(held)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held.discard(held)
+            self._size -= held.size
+
+    def _grow(self, held: Held, size: int) -> None:
+        """Count bytes of a body, at the cost of another one if need be.
+
+        Raises:
+            ApiError: 503, there is no room for them.
+        """
+        held.size += size
+        self._size += size
+        if not size or self._size <= self.total:
+            return
+        begun = [other for other in self._held if not other.complete and other.size]
+        largest = max(begun, key=lambda other: other.size, default=held)
+        self._size -= largest.size
+        largest.size = 0
+        if largest is held:
+            raise self._full()
+        largest.give_up()
+
+    def _full(self) -> ApiError:
+        message = f"all bodies together have more than {self.total} bytes; try again"
+        return ApiError(503, message, code="bodies_full", retry_after=1)
+
+    def _too_large(self, size: str) -> ApiError:
+        message = f"the body has {size} bytes; the limit is {self.limit}"
+        return ApiError(413, message, code="body_too_large")
+
+
+class ContentCoding:
+    """Answers 415 to bodies that are compressed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        if scope["type"] == "http" and scope["method"] in CODED:
+            given = ",".join(Headers(scope=scope).getlist("content-encoding"))
+            if any(coding.strip().lower() not in ("", "identity") for coding in given.split(",")):
+                message = "Content-Encoding: send the body uncompressed; no coding is supported"
+                error = ApiError(415, message, param="Content-Encoding", code="unsupported_coding")
+                headers = {"Accept-Encoding": "identity"}
+                await Json(error.body(), error.status, headers)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

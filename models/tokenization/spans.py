@@ -65,8 +65,10 @@ class Token(NamedTuple):
 
     def cut(self, start: int, end: int) -> Token:
         """What of it lies between two characters of the text."""
+        if start <= self.start and self.end <= end:
+            return self
         first, last = min(max(self.start, start), end), max(min(self.end, end), start)
-        if self.data is None or (first, last) == (self.start, self.end):
+        if self.data is None:
             return self._replace(start=first, end=max(first, last))
         characters = CHARACTER.findall(self.data)[first - self.start : last - self.start]
         return self._replace(data=b"".join(characters), start=first, end=max(first, last))
@@ -143,28 +145,27 @@ class ByteTable:
         piece = self.of(id_)
         return Token(id_, None if special else piece.data, 0, piece.size, special)
 
-    def tokens(self, before: Sequence[int], ids: Sequence[int], text: str) -> list[Token]:
+    def tokens(self, before: Sequence[int], ids: Sequence[int], text: str) -> Iterator[Token]:
         """Ids as tokens of the text that they add behind others.
 
         Where the decoder joins bytes the tokens' own make up the text; elsewhere each token takes
         the characters of the text that look like it.
         """
         if not self._exact:
-            return self.alike(ids, text)
+            yield from self.alike(ids, text)
+            return
         pieces = [self.of(id_) for id_ in (*before, *ids)]
-        spans = list(self._spans(pieces))
         given, size = len(before), len(text)
+        spans, special = self._spans(pieces), self._special
         shift = (spans[-1][1] if spans else 0) - size
-        found = []
-        for id_, piece, span in zip(ids, pieces[given:], spans[given:], strict=True):
-            start, end, spoiled = span
-            name = self._special.get(id_, "")
-            data = None if name else piece.data
+        for n, id_ in enumerate(ids, given):
+            start, end, spoiled = spans[n]
+            name = special.get(id_, "")
+            data = None if name else pieces[n].data
             token = Token(id_, data, start - shift, end - shift, name, spoiled)
-            found.append(token if token.start >= 0 else token.cut(0, size))
-        return found
+            yield token if start >= shift else token.cut(0, size)
 
-    def alike(self, ids: Sequence[int], text: str) -> list[Token]:
+    def alike(self, ids: Sequence[int], text: str) -> Iterator[Token]:
         """Ids as tokens of a text that is like theirs: together they are the text, in order."""
         ends, at = [0], 0
         for id_ in ids:
@@ -178,23 +179,21 @@ class ByteTable:
             ends.append(at)
         last = max((n for n, id_ in enumerate(ids, 1) if id_ not in self._special), default=0)
         ends[last:] = [len(text) if last else 0] * (len(ends) - last)
-        found = []
         for id_, (start, end) in zip(ids, pairwise(ends), strict=True):
             name = self._special.get(id_, "")
-            data = None if name else text[start:end].encode()
-            found.append(Token(id_, data, start, end, name))
-        return found
+            yield Token(id_, None if name else text[start:end].encode(), start, end, name)
 
-    def _spans(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, int, bool]]:
+    def _spans(self, pieces: Sequence[Piece]) -> list[tuple[int, int, bool]]:
         """The first character of each piece and the one after its last, and whether it is
         spoiled.
         """
+        found: list[tuple[int, int, bool]] = []
         at = n = 0
         while n < len(pieces):
-            piece = pieces[n]
-            if piece.closed:
-                yield at, at + piece.size, False
-                at, n = at + piece.size, n + 1
+            _, size, closed = pieces[n]
+            if closed:
+                found.append((at, at := at + size, False))
+                n += 1
                 continue
             first = n
             while n < len(pieces) and not (pieces[n].closed and pieces[n].data):
@@ -206,9 +205,10 @@ class ByteTable:
                 behind = began + len(data)
                 start = bisect_right(ends, began)
                 upto = max(upto, bisect_left(ends, behind) + 1 if data else start)
-                yield at + start, at + upto, spoiled
+                found.append((at + start, at + upto, spoiled))
                 began = behind
             at += len(ends)
+        return found
 
     def _characters(self, run: bytes) -> tuple[Sequence[int], bool]:
         """Where the characters of some bytes end. Of single bytes that are no text together, each

@@ -225,13 +225,17 @@ class TextTokenizer:
 
     def tokens(self, before: Sequence[int], ids: Sequence[int], text: str) -> list[Token]:
         """Ids as tokens of the text that they add behind others, see ``continuation``."""
-        return self._table.tokens(before, ids, text)
+        return list(self._table.tokens(before, ids, text))
+
+    def labels(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of the text that ids make, each by its text."""
+        return [token.label for token in self._table.tokens((), ids, self.decode(ids))]
 
     def tokens_of(self, ids: Sequence[int], text: str) -> list[Token]:
         """The ids of a text as its tokens; the text may be another than its ids are read as."""
         if self.decode(ids) == text:
-            return self._table.tokens((), ids, text)
-        return self._table.alike(ids, text)
+            return list(self._table.tokens((), ids, text))
+        return list(self._table.alike(ids, text))
 
     def token(self, id_: int) -> Token:
         """One id as it stands inside a text."""

@@ -91,6 +91,7 @@ async def merged(
                 if isinstance(event, Step):
                     waiting[asyncio.ensure_future(anext(subscriptions[i]))] = i
                 yield i, event
+                await asyncio.sleep(0)  # the events of many leave room for others
     finally:
         for task in waiting:
             task.cancel()

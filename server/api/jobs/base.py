@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
@@ -149,7 +150,11 @@ class Run(ABC):
 
     async def choices(self, readers: Sequence[Any]) -> list[dict[str, Any]]:
         """The choices as the wire has them, when all requests have ended."""
-        return [reader.choice() for reader in readers]
+        found = []
+        for reader in readers:
+            found.append(reader.choice())
+            await asyncio.sleep(0)  # many long ones leave room for others
+        return found
 
     @abstractmethod
     async def whole(self, readers: Sequence[Any]) -> dict[str, Any]:

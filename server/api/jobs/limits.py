@@ -11,6 +11,7 @@ from server.http.errors import ApiError
 
 MOST_TEXT = 1 << 19  # bytes that become ids in one request, and ids that become text
 MOST_OF_A_POSITION = 64  # or as many bytes for each position of a larger canvas
+MOST_NAMED = 1 << 16  # ids whose texts are told one by one, or those of a larger canvas
 MOST_WRITTEN = 4  # times the same: bytes of a text that ids are read as
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from server.api.context import State
 from server.api.jobs import limits
-from server.api.jobs.limits import MOST_WRITTEN
+from server.api.jobs.limits import MOST_NAMED, MOST_WRITTEN
 from server.api.jobs.prompts import checked_ids
 from server.api.routes.chat_completions import Message, ids_of_chat
 from server.api.routes.models import text_model
@@ -64,15 +64,22 @@ async def tokenize(body: TokenizeBody, request: Request) -> Json:
 
 
 def _tokens(state: State, ids: list[int], named: bool) -> Json:
-    """The answer with ids, and with ``named`` the text of each."""
+    """The answer with ids, and with ``named`` the text of each.
+
+    Raises:
+        ApiError: 400 for too many to name.
+    """
     answer = {
         "count": len(ids),
         "max_model_len": state.checkpoint.info.max_length,
         "tokens": ids,
     }
+    most = max(MOST_NAMED, state.checkpoint.info.max_length)
+    if named and len(ids) > most:
+        what = "the number of tokens to name"
+        raise limits.exceeded("return_token_strs", what, len(ids), most)
     if named:
-        tokenizer = state.checkpoint.tokenizer
-        answer["token_strs"] = [t.label for t in tokenizer.tokens((), ids, tokenizer.decode(ids))]
+        answer["token_strs"] = state.checkpoint.tokenizer.labels(ids)
     return Json(answer)
 
 

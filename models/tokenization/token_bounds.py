@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 KEEPING = ("ByteLevel", "Metaspace", "Digits")
@@ -42,6 +42,16 @@ def longest_piece(tokenizer: Tokenizer) -> int | None:
     if model["byte_fallback"] and vocabulary >= BYTES:
         return max(longest, *(len(piece.encode()) for piece in vocabulary))
     return None
+
+
+def growth(normalizer: normalizers.Normalizer) -> int:
+    """How many times as long a normalizer can make a text of many characters, in bytes."""
+    times = 1
+    for step in _steps(json.loads(normalizer.__getstate__()), "normalizers"):
+        if step["type"] == "Replace":
+            size = len(step["pattern"].get("String", "").encode()) or 1
+            times *= max(1, -(-len(step["content"].encode()) // size))
+    return times
 
 
 def _steps(step: dict[str, Any] | None, several: str) -> list[dict[str, Any]]:

@@ -13,11 +13,14 @@ from tokenizers import Encoding, Tokenizer
 from models.tokenization.chat_template import ChatError, ChatTemplate
 from models.tokenization.spans import ByteTable, Token
 from models.tokenization.template_tokens import Pieces
-from models.tokenization.token_bounds import longest_piece
+from models.tokenization.token_bounds import growth, longest_piece
 
 LONG = 4096  # characters or ids that are worth letting other threads run meanwhile
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """What is read of a folder."""
+TRIED = 1 << 18  # ids of a file that are written once before it is taken
+LONGEST_WORD = 256  # characters; WordPiece takes time with their square
+MOST_GROWTH = 64  # times a normalizer may make a text longer
 LONGEST_REASON = 200  # characters of an error that are told
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
@@ -67,13 +70,14 @@ class TextTokenizer:
         added = tokenizer.get_added_tokens_decoder()
         self._special = {i: t.content for i, t in added.items() if t.special}
         with _library("read a letter"):
-            anchor = tokenizer.encode("a", add_special_tokens=False).ids
+            word = tokenizer.encode("a", add_special_tokens=False).ids
             opened = tokenizer.encode("a").ids
         self.start = list(takewhile(lambda id_: id_ in self._special, opened))
         names = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._bytes = {id_ for id_ in names if id_ is not None}
-        self._longest = longest_piece(tokenizer)
-        self._table = ByteTable(tokenizer, self._special, self.decode, anchor)
+        with _library("be described"):
+            self._longest = longest_piece(tokenizer)
+        self._table = ByteTable(tokenizer, self._special, self.decode, word)
 
     @classmethod
     def load(cls, path: Path) -> TextTokenizer:
@@ -85,7 +89,11 @@ class TextTokenizer:
         try:
             with _library("be read"):
                 tokenizer = Tokenizer.from_file(str(path))
+                _check(tokenizer)
             read = cls(tokenizer, ChatTemplate.load(path.parent))
+            with _library("write each of its ids"):
+                ids = [*tokenizer.get_vocab().values()][:TRIED]
+                tokenizer.decode_batch([[id_] for id_ in ids])
         except TokenizerError as error:
             raise ValueError(f"{path.name}: {error}") from None
         tokenizer.post_processor = None  # ``start`` is all that is wanted of it
@@ -248,6 +256,21 @@ class TextTokenizer:
     def piece(self, id_: int) -> str:
         """Text of one id as it stands inside a text (" king", not "king"); a special one's name."""
         return self._special.get(id_) or self.data(id_).decode(errors="replace")
+
+
+def _check(tokenizer: Tokenizer) -> None:
+    """Refuse what takes time or memory beyond all measure.
+
+    Raises:
+        TokenizerError: it does.
+    """
+    word = getattr(tokenizer.model, "max_input_chars_per_word", 0)
+    if word > LONGEST_WORD:
+        limit = f"max_input_chars_per_word is {word}; the limit is {LONGEST_WORD}"
+        raise TokenizerError(f"the tokenizer cannot be used: {limit}")
+    if tokenizer.normalizer and (times := growth(tokenizer.normalizer)) > MOST_GROWTH:
+        limit = f"its normalizer makes a text up to {times} times as long; the limit is"
+        raise TokenizerError(f"the tokenizer cannot be used: {limit} {MOST_GROWTH}")
 
 
 def common_prefix(one: str, other: str) -> str:

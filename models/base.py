@@ -19,6 +19,32 @@ class UnsupportedConfig(ValueError):
     """A ``config.json`` that asks for something its architecture does not do."""
 
 
+MOST_POSITIONS = 1 << 18
+"""Of a canvas; the longest contexts that language models are trained with."""
+MOST_ROTARY = 1 << 28
+"""Bytes of a table of rotary angles."""
+
+
+def check_positions(field: str, positions: int, head_width: int = 0) -> None:
+    """Refuse canvases whose tables would fill the memory before a weight is read.
+
+    Args:
+        field: of ``config.json``, for the message.
+        positions: of a canvas.
+        head_width: of the heads that positions are rotated in.
+
+    Raises:
+        UnsupportedConfig: naming the field.
+    """
+    if positions > MOST_POSITIONS:
+        raise UnsupportedConfig(f"{field} is {positions}, at most {MOST_POSITIONS}")
+    if (size := 4 * positions * head_width) > MOST_ROTARY:
+        raise UnsupportedConfig(
+            f"{field} is {positions}: with heads {head_width} wide the rotary angles take "
+            f"{size} bytes, at most {MOST_ROTARY}"
+        )
+
+
 class Rope(NamedTuple):
     """Rotary positions: how many, the width of a head, and the base of the angles."""
 

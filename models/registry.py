@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from models.base import UnsupportedConfig
@@ -30,7 +31,7 @@ def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None)
             the field.
     """
     kind = config.get("model_type")
-    with without_values():
+    with without_values(), _buildable():
         if kind == "llada":
             sizes = LLaDAConfig.from_dict(config)
             if shapes is not None and sizes.n_layers > len(shapes):
@@ -46,6 +47,15 @@ def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None)
     raise UnsupportedConfig(
         f"model_type is {kind!r}: neither 'llada' nor 'unet' nor a DiT (hidden_dim, n_blocks)"
     )
+
+
+@contextmanager
+def _buildable() -> Iterator[None]:
+    """Sizes that torch cannot even describe are the config's fault."""
+    try:
+        yield
+    except (ArithmeticError, MemoryError, RuntimeError, TypeError) as error:
+        raise UnsupportedConfig(f"its sizes cannot be built ({str(error)[:200]})") from None
 
 
 def asks_for_dit(config: Mapping[str, Any]) -> bool:

@@ -58,14 +58,25 @@ def convert(
     Raises:
         CheckpointError: in one line: what is damaged, missing, contradictory or not supported.
     """
-    folder = folder.absolute()
+    with weights.in_a_line(source):
+        return _convert(source, folder.absolute(), mixing_ratio, raw, config or {}, decoder)
+
+
+def _convert(
+    source: Path,
+    folder: Path,
+    mixing_ratio: float | None,
+    raw: bool,
+    config: Mapping[str, Any],
+    decoder: Path | None,
+) -> ModelInfo:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise CheckpointError(f"{folder} is not a folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty")
     with formats.opened(source, raw) as found:
         shapes = {name: stored.shape for name, stored in found.tensors.items()}
-        fields = {**found.config, **(config or {})}
+        fields = {**found.config, **config}
         try:
             if registry.asks_for_dit(fields):
                 fields = {**_guesses(shapes), **fields}

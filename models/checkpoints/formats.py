@@ -86,8 +86,12 @@ def opened(path: Path, raw: bool = False) -> Iterator[Source]:
 
 def _head(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # opening a pipe waits for who writes to it
+            raise CheckpointError(f"{path}: neither a folder nor a file")
         with path.open("rb") as stream:
             return stream.read(9)
+    except ValueError as error:  # a NUL in its name
+        raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
 
@@ -108,8 +112,8 @@ def opened_decoder(path: Path) -> Iterator[dict[str, Stored]]:
         for name in ("model", "state_dict"):
             if isinstance(content.get(name), dict):
                 content = content[name]
-        parts = {n: v for n, v in content.items() if str(n).startswith(vq_decoder.PARTS)}
-        yield {str(n): _waiting(file, str(n), v) for n, v in parts.items()}
+        names = [n for n in content if isinstance(n, str) and n.startswith(vq_decoder.PARTS)]
+        yield {name: _waiting(file, name, content[name]) for name in names}
 
 
 def _headers(place: Path) -> dict[str, Stored]:

@@ -8,7 +8,9 @@ when they do not choose.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +24,14 @@ from models.bundled import BUNDLED, bundled_names
 from models.checkpoints import weights
 from models.checkpoints.devices import DType, device_named, dtype_named
 from models.checkpoints.meta_init import without_values
-from models.checkpoints.weights import CheckpointError, Header, read_json
+from models.checkpoints.weights import CheckpointError, Header, in_a_line, read_json
 from models.images import vq_decoder
 from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import Denoiser, ModelInfo
 from models.registry import Network, build
+from models.tokenization.file_check import check_tokenizer_file
 from models.tokenization.tokenizer import TEXT_FILES, TextTokenizer
 
 
@@ -106,8 +109,9 @@ def find_checkpoint(name_or_path: str) -> Path:
     if name_or_path in bundled_names():
         return BUNDLED / name_or_path
     path = Path(name_or_path)
-    if path.is_dir():
-        return path
+    with suppress(OSError, ValueError):  # too long for a name; a NUL
+        if path.is_dir():
+            return path
     bundled = ", ".join(bundled_names())
     raise CheckpointError(f"no checkpoint at {name_or_path!r}; bundled ones: {bundled}")
 
@@ -130,10 +134,13 @@ def load_checkpoint(
     """
     where = device_named(device)
     kind = dtype_named(dtype, where)
-    found, network, text, info, defaults = _described(path)
-    weights.fill(network, found, where, kind)
-    network.ready(where)
-    decoder = _decoder(path, info, where)
+    with in_a_line(path):
+        found, network, text, info, defaults = _described(path)
+        if where.type == "cpu":
+            _check_memory(path, info.parameters * kind.itemsize)
+        weights.fill(network, found, where, kind)
+        network.ready(where)
+        decoder = _decoder(path, info, where)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
     return Checkpoint(network.eval(), text, info, defaults, where, decoder)
 
@@ -157,7 +164,8 @@ def load_divided_checkpoint(
 
     where = device_named(device)
     kind = dtype_named(dtype, where)
-    found, network, text, info, defaults = _described(path)
+    with in_a_line(path):
+        found, network, text, info, defaults = _described(path)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
     try:
         model = started(network, found, where, kind, ranks, lost)
@@ -172,7 +180,8 @@ def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
     Raises:
         CheckpointError: as ``load``, but for the values of the weights.
     """
-    found, _, _, info, defaults = _described(path)
+    with in_a_line(path):
+        found, _, _, info, defaults = _described(path)
     return replace(info, dtype=weights.stored_dtype(found)), defaults
 
 
@@ -209,6 +218,13 @@ def _described(
     return found, network, text, info, defaults
 
 
+def _check_memory(path: Path, size: int) -> None:
+    """Refuse weights that the machine has no memory for, before any is read."""
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > has:
+        raise CheckpointError(f"{path}: its weights take {size} bytes, the machine has {has}")
+
+
 def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     """Names of the labels, as far as ``config.json`` has one for each.
 
@@ -231,6 +247,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
     for name in TEXT_FILES:
         weights.member(folder, name)
     try:
+        check_tokenizer_file(folder / "tokenizer.json", vocab_size)
         tokenizer = TextTokenizer.load(folder / "tokenizer.json")
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from None

@@ -15,14 +15,17 @@ import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.checkpoints.weights import CheckpointError
 
+LONGEST_PROGRAM, MOST_STEPS = 16 << 20, 1 << 20
+"""Bytes and steps of a pickle; that of a network of a thousand tensors has some 30,000 steps."""
 MAGIC = b"PK\x03\x04"
 
 
@@ -54,9 +57,14 @@ class Inert:
 
 
 class Table(dict[Any, Any]):
-    """An ordered dict of a pickle; attributes that were pickled with it are dropped."""
+    """An ordered dict of a pickle; attributes that were pickled with it are dropped, and so are
+    items that it is built with: ``torch.save`` sets them one by one.
+    """
 
     __slots__ = ()
+
+    def __init__(self, *_items: object) -> None:
+        super().__init__()
 
     def __setstate__(self, _state: object) -> None:
         pass
@@ -91,7 +99,7 @@ class StoredTensor(NamedTuple):
         """
         numbers = (self.offset, *self.size, *self.stride)
         if len(self.size) != len(self.stride) or not all(
-            type(n) is int and n >= 0 for n in numbers
+            type(n) is int and 0 <= n < 1 << 48 for n in numbers
         ):
             raise CheckpointError("a tensor's size or stride is not one")
         steps = [(n - 1) * s for n, s in zip(self.size, self.stride, strict=True)]
@@ -148,12 +156,62 @@ _KNOWN: dict[tuple[str, str], object] = {
 """All that a pickle's names can mean, by module and name. Lookups never import."""
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(stream)
+def _is_key(key: object) -> bool:
+    """Whether it can be looked up in constant time. A tuple of tuples that are shared takes an
+    exponential one, and one that is nested deeply overflows the stack.
+    """
+    return type(key) in (str, int, float, bool, bytes, type(None))
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        return _KNOWN.get((module_name, global_name), Inert)
+
+class _Reader(pickle._Unpickler):
+    """Python's own unpickler but for keys: items are kept only where the key is a plain value."""
+
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def _items(self, pairs: list[Any]) -> None:
+        held: Any = self.stack[-1]
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if _is_key(key) or isinstance(held, Inert):
+                held[key] = value
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._items([key, value])
+
+    def _set_items(self) -> None:
+        self._items(self.pop_mark())
+
+    def _add_items(self) -> None:
+        items = [item for item in self.pop_mark() if _is_key(item)]
+        held = self.stack[-1]
+        held.update(items) if isinstance(held, set) else held.extend(items)
+
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._items(items)
+
+    def _frozen_set(self) -> None:
+        self.append(frozenset(item for item in self.pop_mark() if _is_key(item)))
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("it holds what torch.save does not write")
+
+    dispatch: ClassVar[Any] = {
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.ADDITEMS[0]: _add_items,
+        pickle.DICT[0]: _dict,
+        pickle.FROZENSET[0]: _frozen_set,
+        pickle.BYTEARRAY8[0]: _refuse,  # makes room for as many bytes as it says
+        **dict.fromkeys((pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0]), _refuse),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _KNOWN.get((module, name), Inert)
 
     def persistent_load(self, pid: Any) -> object:
         match pid:
@@ -183,11 +241,14 @@ class TorchFile:
         order = f"{self._root}byteorder"
         if order in archive.namelist() and archive.read(self._member(order)) != b"little":
             raise CheckpointError(f"{path}: only files of little-endian machines are read")
-        program = archive.read(self._member(pickles[0]))
-        for code, operand, _ in pickletools.genops(program):
-            # A memo index is a size to allocate; real ones count what has been pickled so far.
-            if "PUT" in code.name and isinstance(operand, int) and operand > len(program):
-                raise CheckpointError(f"{path}: its pickle asks for more memory than it can need")
+        place = self._member(pickles[0])
+        if place.file_size > LONGEST_PROGRAM:
+            raise CheckpointError(
+                f"{path}: a pickle of {place.file_size} bytes, at most {LONGEST_PROGRAM}"
+            )
+        program = archive.read(place)
+        if sum(1 for _ in islice(pickletools.genops(program), MOST_STEPS + 1)) > MOST_STEPS:
+            raise CheckpointError(f"{path}: a pickle of more than {MOST_STEPS} steps")
         self.content: Any = _Reader(io.BytesIO(program)).load()
 
     def _member(self, name: str) -> zipfile.ZipInfo:

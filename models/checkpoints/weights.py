@@ -5,6 +5,7 @@ tensor by tensor straight to the device. Names lose the prefixes that trainers p
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +17,47 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.base import Stored
+from models.printable import printable
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
 PREFIXES = ("_forward_module.", "module.", "model.backbone.", "backbone.")
 
 
+LONGEST_NAME = 255  # bytes of a file's name
+LONGEST_MESSAGE = 500
+MOST_JSON = 16 << 20  # bytes of a JSON file; an index of 100,000 tensors has ten
+MOST_HEADER = 16 << 20  # bytes of a safetensors header
+
+
 class CheckpointError(Exception):
     """A checkpoint that cannot be served; the message is one line, whatever names files hold."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else " " for c in message))
+        line = printable(" ".join(re.split("[\r\n\t]", message)))
+        if len(line) > LONGEST_MESSAGE:
+            half = LONGEST_MESSAGE // 2 - 2
+            line = f"{line[:half]} … {line[-half:]}"
+        super().__init__(line)
+
+
+@contextmanager
+def in_a_line(place: Path) -> Iterator[None]:
+    """Whatever a file makes its readers raise is a ``CheckpointError``."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{place}: {error.strerror or error}") from None
+    except (
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = f"{type(error).__name__}: {str(error)[:LONGEST_MESSAGE]}"
+        raise CheckpointError(f"{place}: cannot be read ({reason})") from None
 
 
 class Header(NamedTuple):
@@ -45,6 +76,8 @@ def member(folder: Path, name: str) -> Path:
     Raises:
         CheckpointError: the name leads out of the folder, or nowhere.
     """
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise CheckpointError(f"{folder}: {name[:32]!r}… is not the name of a file: too long")
     try:
         root, real = folder.resolve(), (folder / name).resolve()
     except (OSError, RuntimeError, ValueError):  # a circle of links; a NUL
@@ -60,14 +93,16 @@ def read_json(path: Path, required: bool = True) -> dict[str, Any]:
     """A JSON object from a file; an empty one where an optional file is missing.
 
     Raises:
-        CheckpointError: missing, or no JSON object.
+        CheckpointError: missing, too large, or no JSON object.
     """
     if not member(path.parent, path.name).is_file():
         if required:
             raise CheckpointError(f"{path.parent}: {path.name} is missing")
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > MOST_JSON:
+            raise CheckpointError(f"{path}: {size} bytes; at most {MOST_JSON} are read")
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # no JSON, no UTF-8, a number of thousands of digits
@@ -77,6 +112,15 @@ def read_json(path: Path, required: bool = True) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names are there once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return found
 
 
 @contextmanager
@@ -89,8 +133,14 @@ def opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: {path.name} is missing")
     try:
+        with path.open("rb") as stream:
+            said = int.from_bytes(stream.read(8), "little")
+        if said > MOST_HEADER:
+            raise CheckpointError(f"{path}: a header of {said} bytes; at most {MOST_HEADER}")
         with safe_open(str(path), "pt", device=str(device)) as file:
             yield file
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except SafetensorError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from models.base import UnsupportedConfig
+from models.base import UnsupportedConfig, check_positions
 from models.families.adaln import TIME_FEATURES
 from models.images.layout import ImageShape
 
 LABELS = "y_embedder.embedding_table.weight"
+LARGEST = 1 << 24  # no size of a network is larger
 COUNTS = ("vocab_size", "model_length", "hidden_dim", "cond_dim", "n_blocks", "n_heads")
 
 
@@ -80,7 +81,8 @@ class DiTConfig:
         fields = {**raw}
         if stored is not None:
             for field in ("vocab_size", "hidden_dim", "n_blocks", "num_classes"):
-                if raw.get(field, stored[field]) != stored[field]:
+                said = raw.get(field, stored[field])
+                if isinstance(said, bool) or said != stored[field]:
                     raise UnsupportedConfig(
                         f"{field} is {raw[field]!r} in config.json, {stored[field]} in the weights"
                     )
@@ -124,11 +126,13 @@ class DiTConfig:
             if field == "image" or (field == "eos_token_id" and value is None and self.image):
                 continue
             least = 1 if field in COUNTS else 0
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                kind = "an id" if field.endswith("_id") else "a positive integer"
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or not least <= (value or 0) <= LARGEST:
+                kind = "an id" if field.endswith("_id") else f"a positive integer up to {LARGEST}"
                 raise UnsupportedConfig(f"{field} must be {kind}, got {value!r}")
         if self.hidden_dim % self.n_heads or (self.hidden_dim // self.n_heads) % 2:
             raise UnsupportedConfig("hidden_dim must be an even multiple of n_heads")
+        check_positions("model_length", self.model_length, self.hidden_dim // self.n_heads)
         for field in ("mask_token_id", "eos_token_id"):
             if (getattr(self, field) or 0) >= self.vocab_size:
                 raise UnsupportedConfig(f"{field} lies outside the vocabulary")

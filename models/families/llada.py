@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import Rope, Transformer, UnsupportedConfig, rotate
+from models.base import Rope, Transformer, UnsupportedConfig, check_positions, rotate
 
 # Fields that change the forward pass, and the only value that is built here.
 _REQUIRED = {
@@ -82,13 +82,15 @@ class LLaDAConfig:
                 )
         try:
             heads = raw["n_heads"]
-            kv_heads = raw.get("n_kv_heads") or (1 if raw.get("multi_query_attention") else heads)
+            kv_heads = raw.get("n_kv_heads")
+            if kv_heads is None:
+                kv_heads = 1 if raw.get("multi_query_attention") else heads
             config = cls(
                 d_model=raw["d_model"],
                 n_layers=raw["n_layers"],
                 n_heads=heads,
                 n_kv_heads=kv_heads,
-                mlp_hidden_size=raw.get("mlp_hidden_size") or raw["mlp_ratio"] * raw["d_model"],
+                mlp_hidden_size=_mlp_hidden_size(raw),
                 vocab_size=raw.get("embedding_size") or raw["vocab_size"],
                 mask_token_id=raw["mask_token_id"],
                 eos_token_id=raw["eos_token_id"],
@@ -126,6 +128,10 @@ class LLaDAConfig:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UnsupportedConfig(f"{field} must be an id, got {value!r}")
+        if not isinstance(self.weight_tying, bool):
+            raise UnsupportedConfig(
+                f"weight_tying must be true or false, got {self.weight_tying!r}"
+            )
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise UnsupportedConfig("d_model must be an even multiple of n_heads")
         if self.n_heads % self.n_kv_heads:
@@ -134,11 +140,23 @@ class LLaDAConfig:
             raise UnsupportedConfig("mask_token_id lies outside the vocabulary")
         if not 0 <= self.eos_token_id < self.vocab_size:
             raise UnsupportedConfig("eos_token_id lies outside the vocabulary")
+        check_positions("max_sequence_length", self.max_sequence_length, self.head_dim)
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_heads
+
+
+def _mlp_hidden_size(raw: Mapping[str, Any]) -> Any:
+    """What ``config.json`` says of it, or the product that it stands for."""
+    if raw.get("mlp_hidden_size") is not None:
+        return raw["mlp_hidden_size"]
+    for field in ("mlp_ratio", "d_model"):
+        value = raw[field]
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
+            raise UnsupportedConfig(f"{field} must be a positive integer, got {value!r}")
+    return raw["mlp_ratio"] * raw["d_model"]
 
 
 class RMSNorm(nn.Module):

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from models.base import UnsupportedConfig
+from models.base import UnsupportedConfig, check_positions
 
 TokenKind = Literal["grey levels", "vq", "bytes"]
 TOKEN_KINDS: tuple[str, ...] = get_args(TokenKind)
+
+MOST_CODES, LARGEST_SCALE = 1 << 24, 1 << 7
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,7 @@ class ImageShape:
             raise UnsupportedConfig(f"image.scale is {self.scale} for {self.tokens}, not 1")
         if self.tokens != "vq" and not 2 <= self.levels <= 256:
             raise UnsupportedConfig(f"image.levels must lie between 2 and 256, got {self.levels}")
+        for field, most in (("levels", MOST_CODES), ("scale", LARGEST_SCALE)):
+            if getattr(self, field) > most:
+                raise UnsupportedConfig(f"image.{field} is {getattr(self, field)}, at most {most}")
+        check_positions("image: height times width", self.length)

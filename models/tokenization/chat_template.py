@@ -80,8 +80,11 @@ class ChatTemplate:
         config = read_json(folder / "tokenizer_config.json", required=False)
         source = config.get("chat_template")
         if (folder / "chat_template.jinja").is_file():
+            file = folder / "chat_template.jinja"
+            if file.stat().st_size > 4 * LONGEST:
+                raise ValueError(f"chat_template.jinja: longer than {LONGEST} characters")
             try:
-                source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+                source = file.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(f"chat_template.jinja: {error}") from None
         if isinstance(source, list):  # several by name

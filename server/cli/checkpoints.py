@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 
 from models.checkpoints.load import CheckpointError, find_checkpoint, inspect_checkpoint
-from server.cli.common import stop
+from models.checkpoints.weights import read_json
+from models.printable import printable
+from server.cli.common import check_said, stop
 
 
 def info(
@@ -28,6 +30,7 @@ def info(
         facts_of, defaults = inspect_checkpoint(find_checkpoint(checkpoint))
     except CheckpointError as error:
         stop(str(error))
+    check_said(checkpoint, defaults)
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
     facts = {**asdict(facts_of), **noise, "samplers": list(SAMPLERS), "defaults": defaults}
     if as_json:
@@ -36,7 +39,7 @@ def info(
     out = Console(highlight=False)
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
-        out.print(f"{name:>12}  {shown}", soft_wrap=True, markup=False)
+        out.print(f"{name:>12}  {printable(shown)}", soft_wrap=True, markup=False)
 
 
 def make_random(
@@ -99,9 +102,13 @@ def convert(
 
     try:
         fields = parse_fields(config, {}, "--config") if config else {}
+        if source.is_dir():
+            said = read_json(source / "generation_config.json", required=False)
+            check_said(str(source), said)
         written = write(
             source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
         )
     except CheckpointError as error:
         stop(str(error))
-    print(f"{folder}: {written.family}, {written.parameters:,} parameters, {written.dtype}")
+    facts = f"{written.family}, {written.parameters:,} parameters, {written.dtype}"
+    print(f"{printable(str(folder))}: {facts}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,8 +15,9 @@ from models.checkpoints.load import (
     load_checkpoint,
     load_divided_checkpoint,
 )
+from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
-from server.engine.request_params import sampling_params
+from server.engine.request_params import check_defaults, sampling_params
 
 errors = Console(stderr=True, highlight=False)
 
@@ -26,7 +27,7 @@ DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 
 def stop(message: str, code: int = 1) -> NoReturn:
     """End the command with a line on stderr."""
-    errors.print(f"xdlm: {message}", style="red", markup=False, soft_wrap=True)
+    errors.print(f"xdlm: {printable(message)}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -56,8 +57,17 @@ def load(
         stop(str(error))
 
 
+def check_said(name: str, defaults: Mapping[str, Any]) -> None:
+    """End the command where a ``generation_config.json`` says what no request could choose."""
+    try:
+        check_defaults(defaults)
+    except InvalidParam as error:
+        stop(f"{name}: generation_config.json: {error}", 2)
+
+
 def params_of(loaded: Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
     """What the checkpoint does by itself, but for what was chosen."""
+    check_said(loaded.info.name, loaded.defaults)
     try:
         return sampling_params(loaded.defaults, chosen)
     except InvalidParam as error:

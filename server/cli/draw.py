@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from models.checkpoints.load import CheckpointError
+from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop
 from server.config import Settings
@@ -60,4 +61,4 @@ def draw(
         tiled(loaded, canvases, columns, scale).save(out)
     except (OSError, ValueError) as error:
         stop(f"{out}: {error}", 2)
-    print(f"{out}: {len(canvases)} pictures")
+    print(f"{printable(str(out))}: {len(canvases)} pictures")

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 
+from models.printable import json_line, printable
 from server.cli.terminal import Viewer
 from server.engine.engine import Engine
 from server.engine.events import Done, Failed, GenerationRequest, Step
@@ -64,15 +65,16 @@ async def show_text(
                     await viewer.show(event)
                 else:
                     trajectory.follow(event)
-                    print(json.dumps(trajectory.record(event), ensure_ascii=False))
+                    print(json_line(trajectory.record(event)))
                 continue
             done = text_of(loaded, event.tokens, request.editable)
             if as_json:
                 record = {"text": done.text, "tokens": done.tokens, "finish_reason": done.reason}
                 record |= {"params": asdict(request.params), "usage": asdict(event.tally)}
-                print(json.dumps(record, ensure_ascii=False))
+                print(json_line(record))
             elif viewer is None:
-                print(loaded.tokenizer.decode(request.tokens[:prompt_length]) + done.text)
+                before = loaded.tokenizer.decode(request.tokens[:prompt_length])
+                print(printable(before + done.text, keep="\n\t"))
     finally:
         if viewer is not None:
             viewer.close()
@@ -89,7 +91,7 @@ async def show_score(engine: Engine, request: ScoreRequest, as_json: bool) -> No
         engine.stop()
     record = score_record(engine.checkpoint, request, score)
     if as_json:
-        print(json.dumps(record, ensure_ascii=False))
+        print(json_line(record))
         return
     error = "" if score.standard_error is None else f" ± {score.standard_error:.2f}"
     print(f"{score.total:.2f}{error} nats, {record['nats_per_token']:.3f} a token")

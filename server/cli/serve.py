@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from models.checkpoints.load import Checkpoint, CheckpointError
+from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import errors, load, stop
 from server.config import ConfigError, Settings
@@ -112,7 +113,7 @@ def _serve(settings: Settings) -> None:
     out = Console(highlight=False)
     for info in (loaded.info for loaded in models):
         size = f"{info.parameters / 1e6:.1f} M parameters, {info.dtype}"
-        out.print(f"{info.name}: {size}", style="dim")
+        out.print(f"{printable(info.name)}: {size}", style="dim", markup=False)
     out.print(f"Listening on [bold]{url}[/bold]. Open it in a browser to watch, or try:\n")
     for route, body in _examples(models):
         out.print(

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from models.checkpoints.load import Checkpoint
+from models.printable import printable
 from server.engine.events import Step
 
 STYLES = {
@@ -92,5 +93,5 @@ class Viewer:
                 text.append(" ∎" if mark is None else " ■", style=STYLES[mark or "mask"])
             elif position > 0 or self._prompt_length == 0:
                 kind = "prompt" if position < self._prompt_length else "settled"
-                text.append(self._piece(id_), style=STYLES[mark or kind])
+                text.append(printable(self._piece(id_), keep="\n"), style=STYLES[mark or kind])
         return text

@@ -60,6 +60,16 @@ def pipe(name: str) -> Spoil:
     return spoil
 
 
+def sparse(name: str, size: int) -> Spoil:
+    """A file of many zeros that take no place on the disk."""
+
+    def spoil(folder: Path) -> None:
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+
+    return spoil
+
+
 def both(one: Spoil, other: Spoil) -> Spoil:
     """One thing after the other."""
 

@@ -40,6 +40,7 @@ from tests.faults.corpus import (
     pickled,
     pipe,
     shard,
+    sparse,
     write,
 )
 from tests.server.conftest import write_tiny
@@ -60,8 +61,7 @@ def config(words: str, **fields: object) -> Bad:
 
 
 def defaults(words: str, **fields: object) -> Bad:
-    """``info`` and ``convert`` pass defaults on unread."""
-    return Bad(edit("generation_config.json", **fields), words, ("serve",))
+    return Bad(edit("generation_config.json", **fields), words)
 
 
 BAD = {
@@ -73,6 +73,8 @@ BAD = {
     "index: empty": Bad(shard(""), "not the name of a file"),
     "index: NUL": Bad(shard("a\0.safetensors"), "not the name of a file"),
     "index: config": Bad(shard("config.json"), "config.json"),
+    "index: long name": Bad(shard("a" * 5000), "too long"),
+    "index: longer than a name may be": Bad(shard("a" * 256 + ".safetensors"), "too long"),
     "index: deep": Bad(write(INDEX, deep()), "nested"),
     # links and what is no file
     "link: weights": Bad(link(WEIGHTS), "leads out of the folder"),
@@ -138,6 +140,16 @@ BAD = {
     "config: mask": config("mask_token_id", mask_token_id=-1),
     "config: end as text": config("eos_token_id", eos_token_id="0"),
     "config: end": config("eos_token_id", eos_token_id=10**6),
+    "config: twice": Bad(write("config.json", '{"a": 1, "a": 2}'), "'a' is there twice"),
+    "config: a gibibyte": Bad(sparse("config.json", 1 << 30), "bytes; at most"),
+    "config: rotary angles": config("max_sequence_length", max_sequence_length=2**24),
+    "config: ratio as text": config("mlp_ratio", mlp_hidden_size=None, mlp_ratio="4"),
+    "config: ratio as list": config("mlp_ratio", mlp_hidden_size=None, mlp_ratio=[4]),
+    "config: no heads": config("n_heads", n_heads=0),
+    "config: no heads for keys": config("n_kv_heads", n_kv_heads=0),
+    "config: layers as truth": config("n_layers", n_layers=True),
+    "config: infinite eps": config("rms_norm_eps", rms_norm_eps=float("inf")),
+    "config: tying as text": config("weight_tying", weight_tying="no"),
     "config: base": config("rope_theta", rope_theta=float("nan")),
     "config: base as text": config("rope_theta", rope_theta="1e4"),
     "config: heads": config("n_heads", n_heads=float("inf")),
@@ -153,6 +165,7 @@ BAD = {
     "defaults: ratio": defaults("mixing_ratio", mixing_ratio=float("nan")),
     "defaults: ratio as text": defaults("mixing_ratio", mixing_ratio="0.1"),
     "defaults: temperature": defaults("temperature", temperature=[1]),
+    "defaults: temperature as text": defaults("temperature", temperature="hot"),
     "defaults: length": defaults("max_new_tokens", max_new_tokens="many"),
     # tokenizers and templates
     "tokenizer: cut": Bad(
@@ -167,6 +180,18 @@ BAD = {
         ),
         "tokenizer",
     ),
+    "tokenizer: three million ids": Bad(
+        edit(
+            "tokenizer.json",
+            model={"type": "BPE", "merges": [], "vocab": {f"{i:x}": i for i in range(3_000_000)}},
+        ),
+        "bytes; for the 4454 ids of the model at most",
+    ),
+    "tokenizer: an id too many": Bad(
+        edit("tokenizer.json", added_tokens=[{"id": 4454, "content": "<x>"}]),
+        "the tokenizer has 4455 ids, the model 4454",
+    ),
+    "template: a gibibyte": Bad(sparse("chat_template.jinja", 1 << 30), "longer than"),
     "tokens: deep": Bad(write("tokenizer_config.json", deep()), "nested"),
     "tokens: no object": Bad(write("tokenizer_config.json", "[]"), "tokenizer_config.json"),
     "tokens: not UTF-8": Bad(

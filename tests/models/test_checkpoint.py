@@ -194,8 +194,9 @@ def test_a_random_model_must_hold_its_tokenizer(tmp_path):
 def test_loading_does_not_import_the_compiler(folder):
     """Which takes longer than to load a small model."""
     program = (
-        "import sys; from pathlib import Path; from models import checkpoint; "
-        "checkpoint.load(Path(sys.argv[1])); checkpoint.load(checkpoint.find('digits')); "
+        "import sys; from pathlib import Path; from models.checkpoints import load; "
+        "load.load_checkpoint(Path(sys.argv[1])); "
+        "load.load_checkpoint(load.find_checkpoint('digits')); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program, folder]).returncode == 0

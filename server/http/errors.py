@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from models.tokenization.tokenizer import TokenizerError
 from server.http.wire import Json
 
 log = structlog.get_logger()
+
+OUTSIDE = frozenset({"body", "query", "path", "str", "int"})
+"""Parts of pydantic's locations that name no field: where it is sent, and members of unions."""
 
 
 class ApiError(Exception):
@@ -59,18 +64,9 @@ def install(app: FastAPI) -> None:
         body = error_body(error.status_code, str(error.detail), None, None)
         return Json(body, error.status_code, error.headers)
 
-    async def invalid(_: Request, error: Exception) -> Json:
+    async def unreadable(_: Request, error: Exception) -> Json:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-        param = path[0] if path and not path[0].isdigit() else None
-        param = first.get("ctx", {}).get("field", param)
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = f"{param}: unknown field {path[-1][:64]!r}"
-        elif param is not None and param not in message:
-            message = f"{param}: {message}"
-        return Json(error_body(400, message, param, "invalid_value"), 400)
+        return Json(_first(error.errors()).body(), 400)
 
     async def internal(request: Request, error: Exception) -> Json:
         id_ = request.scope.get("request_id", "")
@@ -81,5 +77,31 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(TokenizerError, tokenizer_error)
     app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(RequestValidationError, unreadable)
     app.add_exception_handler(Exception, internal)
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """The refusal of a body: its first fault, and where in the body it is."""
+    return _first(error.errors(include_url=False, include_input=False))
+
+
+def _first(faults: Sequence[Any]) -> ApiError:
+    first = faults[0]
+    path = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    path = [part for part in path if part not in OUTSIDE]
+    if "field" in first.get("ctx", {}):
+        path.append(first["ctx"]["field"])
+    param = path[0] if path and isinstance(path[0], str) else None
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = f"unknown field {str(first['loc'][-1])[:64]!r}"
+    if len(path) > 1 or (param is not None and param not in message):
+        message = f"{_written(path)}: {message}"
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def _written(path: Sequence[str | int]) -> str:
+    """As it would be written in a program: ``messages[2].content``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in path)
+    return "".join(parts).removeprefix(".")

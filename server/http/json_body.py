@@ -5,33 +5,37 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from array import array
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from itertools import accumulate
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from server.http.errors import ApiError
+from server.http.errors import ApiError, invalid
+from server.http.json_shape import Shape
 from server.http.offload import aside
 
-MAX_DEPTH = 32
 MAX_DIGITS = 32  # of an integer
-BRACKETS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # +1 and -1 as signed bytes
-OTHERS = bytes(set(range(256)) - set(b"[{]}"))
+MAX_NUMBER = 512  # characters of any other number
+SHORT = 4  # digits of integers that are made once
 
 
 class JsonRequest(Request):
-    """A request whose ``json`` is strict."""
+    """A request whose ``json`` is a checked model of the route's."""
+
+    def __init__(self, request: Request, model: type[BaseModel]) -> None:
+        """The same request, with the model that its body is read as."""
+        super().__init__(request.scope, request.receive)
+        self._model = model
 
     async def json(self) -> Any:
-        """The body, read once.
+        """The body, read once; a long one is parsed and checked aside from the event loop.
 
         Raises:
-            ApiError: as ``parse``; 499 where the client went away before the end.
+            ApiError: as ``parse`` and ``checked``; 499 where the client went away before the end.
         """
         if not hasattr(self, "_json"):
             try:
@@ -39,7 +43,7 @@ class JsonRequest(Request):
             except ClientDisconnect:
                 raise ApiError(499, "client closed the request", code="cancelled") from None
             text = body.removeprefix(codecs.BOM_UTF8)
-            self._json = await aside(len(text), parse, text)
+            self._json = await aside(len(text), checked, self._model, text)
         return self._json
 
 
@@ -51,9 +55,11 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
+        model = self.body_field.field_info.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
 
         async def strict(request: Request) -> Response:
-            given = JsonRequest(request.scope, request.receive)
+            given = JsonRequest(request, model)
             kind = given.headers.get("content-type", "").split(";")[0].strip().lower()
             if kind != "application/json":
                 raise ApiError(400, "the body must be sent with Content-Type: application/json")
@@ -63,6 +69,18 @@ class JsonRoute(APIRoute):
         return strict
 
 
+def checked(model: type[BaseModel], body: bytes) -> BaseModel:
+    """A body as its model.
+
+    Raises:
+        ApiError: 400; of several faults the first is told.
+    """
+    try:
+        return model.model_validate(parse(body))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
 def parse(body: bytes) -> Any:
     """A JSON text in UTF-8. What readers disagree on is refused: names that occur twice, numbers
     that are not finite, half of a surrogate pair.
@@ -70,14 +88,13 @@ def parse(body: bytes) -> Any:
     Raises:
         ApiError: 400.
     """
-    if (depth := nesting(body)) > MAX_DEPTH:
-        raise _bad(f"the body is nested {depth} deep; the limit is {MAX_DEPTH}")
+    Shape.of(body).check()
     try:
         parsed = json.loads(
             body.decode(),
             object_pairs_hook=_object,
             parse_float=_float,
-            parse_int=_int,
+            parse_int=_Integers().__getitem__,
             parse_constant=_float,
         )
     except json.JSONDecodeError as error:
@@ -87,15 +104,6 @@ def parse(body: bytes) -> Any:
     if b"\\ud" in body or b"\\uD" in body:
         _refuse_surrogates(parsed)
     return parsed
-
-
-def nesting(body: bytes) -> int:
-    """The depth of brackets outside strings, up to where the text stops being JSON; no recursion,
-    and no loop over bytes in Python.
-    """
-    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = b"".join(unescaped.split(b'"')[::2])
-    return max(accumulate(array("b", outside.translate(BRACKETS, OTHERS))), default=0)
 
 
 def _bad(message: str, param: str | None = None) -> ApiError:
@@ -113,23 +121,48 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _float(digits: str) -> float | int:
     """JSON has one kind of number: 4.0 is the integer 4, as JSON Schema has it."""
+    if len(digits) > MAX_NUMBER:
+        raise _bad(f"a number has {len(digits)} characters; the limit is {MAX_NUMBER}")
     if not math.isfinite(number := float(digits)):
         raise _bad(f"{digits[:32]} is no finite number")
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-def _int(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise _bad(f"an integer has {len(digits)} digits; the limit is {MAX_DIGITS}")
-    return int(digits)
+class _Integers(dict[str, int]):
+    """Integers of one body by their digits; short ones are made once, as a prompt of token ids
+    repeats them.
+    """
+
+    def __missing__(self, digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise _bad(f"an integer has {len(digits)} digits; the limit is {MAX_DIGITS}")
+        number = int(digits)
+        if len(digits) <= SHORT:
+            self[digits] = number
+        return number
 
 
 def _refuse_surrogates(parsed: Any) -> None:
+    """Look at every text of a body, in small steps: others have the processor between them."""
     fields = parsed.items() if isinstance(parsed, dict) else [(None, parsed)]
     for name, value in fields:
-        for part, param in ((name, None), (value, name)):
-            try:
-                json.dumps(part, ensure_ascii=False).encode()
-            except UnicodeEncodeError:
-                words = "the body" if param is None else param
-                raise _bad(f"{words} is not valid Unicode text", param) from None
+        for given, param in ((name, None), (value, name)):
+            parts = [given]
+            while parts:
+                part = parts.pop()
+                if isinstance(part, dict):
+                    parts += part
+                    parts += part.values()
+                elif isinstance(part, list):
+                    parts += part
+                elif isinstance(part, str) and not _is_unicode(part):
+                    words = "the body" if param is None else param
+                    raise _bad(f"{words} is not valid Unicode text", param)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

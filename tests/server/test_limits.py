@@ -9,7 +9,7 @@ import pytest
 
 from models.tokenization.tokenizer import TextTokenizer
 from server.config import Settings
-from server.http.json_body import MAX_DEPTH, nesting
+from server.http.json_shape import MAX_DEPTH, Shape
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call, raw_post
 
@@ -184,7 +184,7 @@ def test_nesting_is_measured_and_never_recursed_into(strict, path, depth):
     ],
 )
 def test_brackets_in_strings_are_not_nesting(body, depth):
-    assert nesting(body) == depth
+    assert Shape.of(body).depth == depth
 
 
 @pytest.mark.parametrize(

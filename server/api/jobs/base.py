@@ -213,3 +213,13 @@ def child_seeds(seed: int, count: int) -> list[int]:
         digest = hashlib.blake2b(f"{seed}/{i}".encode(), digest_size=8).digest()
         seeds.append(int.from_bytes(digest) >> 1)
     return seeds
+
+
+def seeds_of(seed: int, prompts: int, count: int) -> list[list[int]]:
+    """Seeds of all choices, by prompt. From a negative seed every choice of every prompt gets one
+    of its own; from any other, each prompt's choices get those that they would get alone.
+    """
+    if seed >= 0:
+        return [child_seeds(seed, count)] * prompts
+    seeds = child_seeds(seed, prompts * count)
+    return [seeds[i : i + count] for i in range(0, len(seeds), count)]

@@ -15,7 +15,7 @@ from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.params import InvalidParam
 from server.api.context import State
 from server.api.jobs import limits
-from server.api.jobs.base import Run, child_seeds
+from server.api.jobs.base import Run, seeds_of
 from server.api.jobs.choices import Form, Piece, Reader
 from server.api.jobs.echo import echo_of, granted_samples
 from server.api.jobs.prompts import Prompt
@@ -43,6 +43,8 @@ class Generation(Run):
             logprobs=self.view.alternatives is not None,
             logit_bias=body.biases(state.checkpoint.info.vocab_size),
         )
+        if len(prompts) > 1 and body.seed is None and "seed" not in state.defaults:
+            params = replace(params, seed=-max(1, params.seed))  # no two choices share their noise
         super().__init__(state, form.prefix, params, body.latency_budget_ms)
         self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
         self.stream_options = body.stream_options or StreamOptions()
@@ -52,10 +54,11 @@ class Generation(Run):
         limits.check_stops(state.settings, self.view.stops)
         self.prompts = [prompt for prompt in prompts for _ in range(count)]
         self.prompt_tokens = sum(prompt.size for prompt in prompts)
+        seeds = seeds_of(self.params.seed, len(prompts), count)
         self.requests = [
             self._request(body, prompt, seed)
-            for prompt in prompts
-            for seed in child_seeds(self.params.seed, count)
+            for prompt, own in zip(prompts, seeds, strict=True)
+            for seed in own
         ]
         self.check_work()
 

@@ -6,10 +6,10 @@ import asyncio
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt
 
 from models.tokenization.chat_template import ChatBusy, ChatError
 from models.tokenization.spans import Token
@@ -21,6 +21,8 @@ from server.api.jobs.prompts import Prompt, check_bytes
 from server.api.jobs.text import Generation
 from server.api.jobs.waiting import RETRY_READY, unless_gone
 from server.api.routes.models import text_model
+from server.api.schemas.messages import Message, Messages
+from server.api.schemas.neutral import CHAT
 from server.api.schemas.requests import TextFields
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.text import ChatCompletion, ChatCompletionChunk
@@ -32,50 +34,12 @@ from server.output.logprobs import TokenLogProb, finite
 router = APIRouter(prefix="/v1/chat/completions", tags=["text"], route_class=JsonRoute)
 
 
-class TextPart(BaseModel):
-    """A piece of a message's content."""
-
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-    text: StrictStr
-
-
-class Message(BaseModel):
-    """One message. The fields that can only be null are those of an answer that is sent back."""
-
-    model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | list[TextPart]
-    name: StrictStr | None = None
-    refusal: None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: None = None
-    provider_specific_fields: dict[str, None] | None = None  # where LiteLLM keeps such nulls
-
-    def plain(self) -> dict[str, str]:
-        """What templates understand: a role and a text."""
-        content = self.content
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
 class ChatBody(TextFields):
     """The body of POST /v1/chat/completions."""
 
-    neutral: ClassVar = {
-        **TextFields.neutral,
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
-        "response_format": ({"type": "text"},),
-        "modalities": (["text"],),
-        "store": (False,),
-        "metadata": ({},),
-    }
+    neutral: ClassVar = CHAT
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Messages
     max_completion_tokens: StrictInt | None = None
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)

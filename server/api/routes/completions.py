@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictBool, StrictInt, StrictStr
@@ -18,9 +18,11 @@ from server.api.jobs.choices import View
 from server.api.jobs.prompts import Prompt, check_bytes, ids_of
 from server.api.jobs.text import Generation
 from server.api.routes.models import text_model
+from server.api.schemas.neutral import COMPLETION
 from server.api.schemas.requests import TextFields
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.text import Completion, CompletionChunk
+from server.api.schemas.strict import Ids
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import aside
@@ -29,16 +31,14 @@ from server.output.logprobs import TokenLogProb, by_label, finite
 router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
 
 
-Prompts = StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
+Texts = Annotated[list[StrictStr], Field(fail_fast=True)]
+Prompts = StrictStr | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True)]
 
 
 class CompletionBody(TextFields):
     """The body of POST /v1/completions."""
 
-    neutral: ClassVar = {
-        **TextFields.neutral,
-        "best_of": (1,),
-    }
+    neutral: ClassVar = COMPLETION
 
     prompt: Prompts
     suffix: StrictStr | None = None
@@ -122,9 +122,17 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Write text behind a prompt, in its holes, or in front of a suffix."""
     state = text_model(State.of(request), body.model)
-    prompts = await aside(len(await request.body()), prompts_of, state, body)
-    generation = Generation(state, body, CompletionForm, prompts)
+    generation = await aside(len(await request.body()), generation_of, state, body)
     return await generation.respond(request, bool(body.stream))
+
+
+def generation_of(state: State, body: CompletionBody) -> Generation:
+    """What a body asks for.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    return Generation(state, body, CompletionForm, prompts_of(state, body))
 
 
 def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:

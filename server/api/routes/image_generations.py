@@ -10,9 +10,11 @@ from pydantic import Field, StrictInt, StrictStr
 from server.api.context import State
 from server.api.jobs.image import Drawing, label_of, native_size
 from server.api.routes.models import image_model
-from server.api.schemas.requests import DiffusionFields, Number
+from server.api.schemas.neutral import IMAGE
+from server.api.schemas.requests import DiffusionFields
 from server.api.schemas.responses.images import Images, ImageStreamEvent
 from server.api.schemas.responses.openapi import GENERATING, says
+from server.api.schemas.strict import Number
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.output.png import Format
@@ -23,13 +25,7 @@ router = APIRouter(prefix="/v1/images/generations", tags=["images"], route_class
 class ImageBody(DiffusionFields):
     """The body of POST /v1/images/generations."""
 
-    neutral: ClassVar = {
-        "quality": ("auto",),
-        "background": ("auto", "opaque"),
-        "moderation": ("auto", "low"),
-        "output_compression": (100,),
-        "diffusing": (False,),
-    }
+    neutral: ClassVar = IMAGE
 
     model: str | None = None
     prompt: StrictStr | None = None

@@ -16,9 +16,10 @@ from server.api.jobs.echo import granted_samples
 from server.api.jobs.prompts import checked_ids
 from server.api.jobs.waiting import scored, unless_gone
 from server.api.routes.models import text_model
-from server.api.schemas.requests import Number, StrictBody, refused
+from server.api.schemas.requests import refused
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.score import Score
+from server.api.schemas.strict import Ids, Number, StrictBody
 from server.engine.score import ScoreRequest, score_params, score_record, score_request
 from server.http.json_body import JsonRoute
 from server.http.offload import aside
@@ -30,8 +31,8 @@ class ScoreBody(StrictBody):
     """The body of POST /v1/score."""
 
     model: str | None = None
-    text: StrictStr | list[StrictInt]
-    prompt: StrictStr | list[StrictInt] | None = None
+    text: StrictStr | Ids
+    prompt: StrictStr | Ids | None = None
     end: StrictBool = False
     estimator: Literal["nelbo", "llada"] = "nelbo"
     samples: StrictInt | None = Field(default=None, ge=1)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import StrictBool, StrictStr
 
 from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.limits import MOST_NAMED, MOST_WRITTEN
 from server.api.jobs.prompts import checked_ids
-from server.api.routes.chat_completions import Message, ids_of_chat
+from server.api.routes.chat_completions import ids_of_chat
 from server.api.routes.models import text_model
-from server.api.schemas.requests import StrictBody
+from server.api.schemas.messages import Messages
 from server.api.schemas.responses.models import Detokenized, TokenizerInfo, Tokens
 from server.api.schemas.responses.openapi import ASKING, says
+from server.api.schemas.strict import Ids, StrictBody
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import aside
@@ -29,7 +30,7 @@ class TokenizeBody(StrictBody):
 
     model: str | None = None
     prompt: StrictStr | None = None
-    messages: list[Message] | None = Field(default=None, min_length=1)
+    messages: Messages | None = None
     add_special_tokens: StrictBool = True
     return_token_strs: StrictBool = False
 
@@ -38,7 +39,7 @@ class DetokenizeBody(StrictBody):
     """The body of POST /detokenize."""
 
     model: str | None = None
-    tokens: list[StrictInt]
+    tokens: Ids
 
 
 @router.post(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from fastapi import APIRouter, Request, Response
@@ -15,9 +15,9 @@ from models.checkpoints.load import Checkpoint
 from models.images.pixels import pixels
 from server.api.context import State
 from server.api.jobs.limits import exceeded
-from server.api.schemas.requests import StrictBody
 from server.api.schemas.responses.common import Error
 from server.api.schemas.responses.openapi import ASKING, says
+from server.api.schemas.strict import StrictBody
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.output.png import sheet_of
@@ -45,14 +45,14 @@ class Recorded(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     id: str | None = None
-    events: list[dict[str, Any]] = Field(min_length=1)
+    events: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = Field(min_length=1)
 
 
 class PictureBody(StrictBody):
     """The body of POST /v1/diffusion/pictures."""
 
     format: Literal["gif", "png"] = "gif"
-    runs: list[Recorded] = Field(min_length=1, max_length=4)
+    runs: Annotated[list[Recorded], Field(fail_fast=True)] = Field(min_length=1, max_length=4)
 
 
 @router.post(

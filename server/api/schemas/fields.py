@@ -144,13 +144,8 @@ PARTS: dict[str, dict[str, Schema]] = {
     "ImageBody": {"prompt": _said("the class, by its name or its number", "7")},
     "Message": {
         "role": _said("who says it; developer counts as system", "user"),
-        "content": _said("a text, or its parts", "Once upon a time"),
+        "content": _said("a text, or its parts, a line for each", "Once upon a time"),
         "name": _said("accepted, not used", "someone"),
-        **dict.fromkeys(
-            ("refusal", "annotations", "audio", "function_call", "tool_calls"),
-            _said("accepted as null, as answers have it", None),
-        ),
-        "provider_specific_fields": _said("accepted where all in it is null", None),
     },
     "Recorded": {
         "id": _said("its name, not used", "traj-0123456789abcdef01234567"),

@@ -2,79 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
-from sampler.params import InvalidParam, SamplingParams
+from sampler.params import InvalidParam, SamplingParams, param_names
 from server.api.jobs.choices import View
+from server.api.schemas.neutral import TEXT, Neutral
+from server.api.schemas.strict import Ids, Number, StrictBody, StrictPart
 from server.engine import request_params
 from server.http.errors import ApiError
-
-Number = Annotated[float, Field(strict=True)]
-
-
-class StrictBody(BaseModel):
-    """A JSON body in which every field is honoured or refused by name.
-
-    ``neutral`` lists fields of the OpenAI API that are accepted only where they change nothing.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        schema = handler(core_schema)
-        properties = handler.resolve_ref_schema(schema)["properties"]
-        for name, values in cls.neutral.items():
-            said = "accepted at the value that changes nothing"
-            properties[name] = {"enum": [*values, None], "description": said, "examples": [None]}
-        return schema
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise ValueError("the body must be a JSON object")
-        kept = {}
-        for name, value in data.items():
-            if name in cls.model_fields:
-                kept[name] = value
-            elif name in cls.neutral:
-                if value is not None and not _among(value, cls.neutral[name]):
-                    raise _refuse(name, f"{name} is not supported")
-            else:
-                name = name[:64]
-                near = difflib.get_close_matches(name, [*cls.model_fields, *cls.neutral], 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise _refuse(name, f"unknown field {name!r}{hint}")
-        return kept
-
-
-def _among(value: Any, values: tuple[Any, ...]) -> bool:
-    """Whether it is one of them; true is not 1, nor false 0."""
-    return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
-
-
-def _refuse(field: str, message: str) -> PydanticCustomError:
-    return PydanticCustomError("refused", "{message}", {"message": message, "field": field})
 
 
 class DiffusionFields(StrictBody):
@@ -87,8 +25,8 @@ class DiffusionFields(StrictBody):
     sampler: str | None = None
     mixing_ratio: Number | None = None
     noise_removal: Literal["ancestral", "greedy", "none"] | None = None
-    topk_absorb: Literal["even"] | list[StrictInt] | None = None
-    topk_uniform: Literal["auto"] | list[StrictInt] | None = None
+    topk_absorb: Literal["even"] | Ids | None = None
+    topk_uniform: Literal["auto"] | Ids | None = None
     block_length: StrictInt | None = None
     refine_scope: Literal["generated", "block"] | None = None
     remasking: Literal["low_confidence", "random"] | None = None
@@ -116,16 +54,25 @@ class DiffusionFields(StrictBody):
             ApiError: 400 naming the field.
         """
         try:
-            chosen = self.model_dump(exclude={"logprobs", "logit_bias"})
+            names = set(param_names()) - {"logprobs", "logit_bias"}
+            chosen = self.model_dump(include=names)
             return request_params.sampling_params(defaults, chosen)
         except InvalidParam as error:
             raise refused(error) from None
 
 
-class StreamOptions(BaseModel):
+def _names_of_ids(given: Any) -> Any:
+    """More entries than there may be are counted, not looked at."""
+    if isinstance(given, dict) and len(given) > MOST_BIASES:
+        raise ValueError(f"{len(given)} biases; the limit is {MOST_BIASES}")
+    return given
+
+
+class StreamOptions(StrictPart):
     """OpenAI's stream options, and vLLM's: the usage so far on every chunk."""
 
-    model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar = {"include_obfuscation": Neutral((False,), "chunks are not padded")}
+
     include_usage: StrictBool = False
     continuous_usage_stats: StrictBool = False
 
@@ -133,6 +80,7 @@ class StreamOptions(BaseModel):
 StopString = Annotated[StrictStr, Field(min_length=1)]
 StopStrings = Annotated[
     list[StopString],
+    Field(fail_fast=True),
     BeforeValidator(
         lambda given: [given] if isinstance(given, str) else given,
         json_schema_input_type=StopString | list[StopString],
@@ -140,14 +88,16 @@ StopStrings = Annotated[
 ]
 
 
+MOST_BIASES = 300
+Biases = Annotated[
+    dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]], BeforeValidator(_names_of_ids)
+]
+
+
 class TextFields(DiffusionFields):
     """Fields of every route that answers with text."""
 
-    neutral: ClassVar = {
-        "presence_penalty": (0,),
-        "frequency_penalty": (0,),
-        "class_label": (),
-    }
+    neutral: ClassVar = TEXT
 
     model: str | None = None
     max_tokens: StrictInt | None = None
@@ -156,9 +106,7 @@ class TextFields(DiffusionFields):
     stop: StopStrings | None = None
     ignore_eos: StrictBool = False
     stream_options: StreamOptions | None = None
-    logit_bias: dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(
-        default=None, max_length=300
-    )
+    logit_bias: Biases | None = Field(default=None, max_length=MOST_BIASES)
     diffusing: StrictBool | None = None
     latency_budget_ms: Annotated[Number, Field(gt=0, le=3_600_000)] | None = None
 

@@ -1,0 +1,99 @@
+"""Conversations: messages as people write them, and as other servers dump their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
+
+from server.api.schemas.neutral import NO_SOUND, NO_THOUGHTS, NO_TOOLS, Neutral, says_nothing
+from server.api.schemas.strict import StrictPart
+
+OF_ANSWERS = {
+    "refusal": Neutral((), "a message says its text"),
+    "annotations": Neutral((), "a message says its text"),
+    "audio": Neutral((), NO_SOUND),
+    "function_call": Neutral((), NO_TOOLS),
+    "tool_calls": Neutral((), NO_TOOLS),
+    "tool_call_id": Neutral((), NO_TOOLS),
+    "reasoning": Neutral((), NO_THOUGHTS),
+    "reasoning_content": Neutral((), NO_THOUGHTS),
+    "provider_specific_fields": Neutral(({},), "nothing in it is used"),
+}
+"""What answers of servers have beside their text, and clients send back."""
+
+
+MOST = 4096  # messages of a conversation, and parts of a message
+
+
+class TextPart(StrictPart):
+    """A piece of a message's content."""
+
+    type: Literal["text"]
+    text: StrictStr
+
+
+def _joined(given: Any) -> Any:
+    """Text parts as one text, a line for each."""
+    if not isinstance(given, list):
+        return given
+    if len(given) > MOST:
+        raise ValueError(f"{len(given)} parts; the limit is {MOST}")
+    texts = []
+    for i, part in enumerate(given):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or not isinstance(kind, str):
+            raise _part(i, "is no object with a type")
+        if kind != "text":
+            raise _part(i, f"is of type {kind[:64]!r}; only text is supported")
+        if not isinstance(part.get("text"), str):
+            raise _part(i, "has no text")
+        for name, value in part.items():
+            if name not in TextPart.model_fields and not says_nothing(value):
+                raise _part(i, f"has an unknown field {name[:64]!r}")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _part(number: int, fault: str) -> PydanticCustomError:
+    return PydanticCustomError("part", "{message}", {"message": f"part {number} {fault}"})
+
+
+Content = Annotated[
+    StrictStr,
+    BeforeValidator(_joined, json_schema_input_type=StrictStr | list[TextPart] | None),
+]
+
+
+class Message(StrictPart):
+    """One message. An assistant's may be without content, and have any field that says nothing."""
+
+    neutral: ClassVar = OF_ANSWERS
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+    name: StrictStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _silent(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("role") == "assistant":
+            return {**data, "content": "" if data.get("content") is None else data["content"]}
+        return data
+
+    @classmethod
+    def passes_over(cls, value: Any, data: Mapping[str, Any]) -> bool:
+        """See ``StrictPart``."""
+        return value is None or (data.get("role") == "assistant" and says_nothing(value))
+
+    def plain(self) -> dict[str, str]:
+        """What templates understand: a role and a text."""
+        return {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": self.content,
+        }
+
+
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST)]

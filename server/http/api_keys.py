@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from starlette.datastructures import Headers
+
 KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -77,6 +79,17 @@ class Keys:
 def owner_of(scope: Mapping[str, Any]) -> bytes:
     """Whose request this is: the digest of its key; empty on a server that asks for none."""
     return scope.get("owner", b"")
+
+
+def presented(headers: Headers) -> str | None:
+    """The key of a request as an ``Authorization`` header has it. Clients made for Azure and
+    Anthropic send it bare, as ``api-key`` or ``x-api-key``; it counts where the other is missing.
+    """
+    given = headers.get("authorization")
+    if given is not None:
+        return given
+    bare = headers.get("api-key", headers.get("x-api-key"))
+    return None if bare is None else f"Bearer {bare}"
 
 
 def digest_of(authorization: str) -> bytes:

@@ -16,6 +16,13 @@ from server.http.wire import Json
 
 log = structlog.get_logger()
 
+ROUTES = (
+    *("GET /v1/models", "POST /v1/completions", "POST /v1/chat/completions"),
+    *("POST /v1/images/generations", "POST /v1/score", "POST /v1/diffusion/trajectories"),
+    *("POST /tokenize", "POST /detokenize"),
+)
+"""Told to clients that ask for another."""
+
 OUTSIDE = frozenset({"body", "query", "path", "str", "int"})
 """Parts of pydantic's locations that name no field: where it is sent, and members of unions."""
 
@@ -61,7 +68,10 @@ def install(app: FastAPI) -> None:
 
     async def http_error(_: Request, error: Exception) -> Json:
         assert isinstance(error, HTTPException)
-        body = error_body(error.status_code, str(error.detail), None, None)
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"there is no such route; those for clients are {', '.join(ROUTES)}"
+        body = error_body(error.status_code, message, None, None)
         return Json(body, error.status_code, error.headers)
 
     async def unreadable(_: Request, error: Exception) -> Json:

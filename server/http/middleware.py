@@ -12,7 +12,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.api_keys import Keys, digest_of
+from server.http.api_keys import Keys, digest_of, presented
 from server.http.errors import ApiError
 from server.http.rate_limit import Rates
 from server.http.wire import Json
@@ -143,7 +143,7 @@ class ApiKeys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
         if scope["type"] == "http" and self.keys and scope["path"] not in self.free:
-            given = Headers(scope=scope).get("authorization")
+            given = presented(Headers(scope=scope))
             if given is None or not self.keys.accept(given):
                 words = "is missing" if given is None else "is not one of this server's"
                 error = ApiError(
@@ -166,7 +166,7 @@ class RateLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
         if scope["type"] == "http" and scope["method"] == "POST":
-            key = Headers(scope=scope).get("authorization", "")
+            key = presented(Headers(scope=scope)) or ""
             if wait := self.rates.wait(digest_of(key)):
                 self.rejected()
                 error = ApiError(429, "too many requests", code="rate_limited")

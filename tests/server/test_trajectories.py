@@ -289,7 +289,7 @@ def test_streams_are_kept_alive_by_comments(hasty):
     lines = follower.lines()
     while not next(lines).startswith(": ping"):
         pass
-    assert next(lines) == "\r\n" and next(lines).startswith("id: ")
+    assert next(lines) == "\n" and next(lines).startswith("id: ")
     follower.hang_up()
 
 

@@ -2,6 +2,9 @@
 # packages; PyTorch's index for CPU builds, given as PIP_EXTRA_INDEX_URL, makes the cpu image small.
 #   docker build -t xdlm-serve --build-arg PIP_EXTRA_INDEX_URL=... .
 #   docker build -t xdlm-serve:cuda --build-arg VARIANT=cuda .
+#   docker run --rm -p 127.0.0.1:8000:8000 -e XDLM_ALLOWED_HOSTS=localhost,127.0.0.1 xdlm-serve
+# It is reached by whoever reaches the port that is published: beyond this machine, ask for keys.
+# To pin the base too, build with --build-arg PYTHON=python:3.11.14-slim-bookworm@sha256:...
 ARG PYTHON=python:3.11.14-slim-bookworm
 ARG VARIANT=cpu
 

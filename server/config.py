@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from sampler.params import MAX_STEPS
+from server import config_values as values
+from server.config_file import ConfigError, filed, nearest
+from server.http.addresses import LOOPBACK, is_loopback, url_host
 from server.http.api_keys import Keys
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+__all__ = ["ConfigError", "Settings"]
 
-
-def _keys(given: Any) -> Any:
-    """Keys from a list, or from a text with commas between."""
-    if isinstance(given, str):
-        given = given.split(",")
-    return Keys.of(given) if isinstance(given, list) else given
-
-
-def _names(given: Any) -> Any:
-    """Names from a list, or from a text with commas between."""
-    return [name.strip() for name in given.split(",")] if isinstance(given, str) else given
-
-
-def _keys_of_file(given: Any) -> Any:
-    return Keys.read(Path(given)) if isinstance(given, str | Path) else given
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be used; the message is one line and holds no key."""
+PREFIX = "XDLM_"
+STRANGERS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "TERMINAL_WIDTH")
+"""Variables by which libraries end a process that they mean nothing to: by a folder that is not
+there, by a width that is no number.
+"""
 
 
 class Settings(BaseSettings):
@@ -43,21 +40,29 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="XDLM_", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
-    checkpoints: Annotated[list[str], NoDecode, BeforeValidator(_names), Field(min_length=1)] = (
-        Field(["stories"], description="bundled names and folders, with commas between")
-    )
-    host: str = Field("127.0.0.1", description="address to listen on")
+    checkpoints: Annotated[
+        list[str], NoDecode, BeforeValidator(values.names), Field(min_length=1)
+    ] = Field(["stories"], description="bundled names and folders, with commas between")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    device: str = Field("cpu", description="cpu, cuda or cuda:N")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:\d{1,3})?)$", description="cpu, cuda or cuda:N"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA"
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes all cores")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of the model; 0 takes all cores"
+    )
     tensor_parallel: int = Field(
-        1, ge=1, description="processes, or CUDA devices, that share one LLaDA"
+        1, ge=1, le=1024, description="processes, or CUDA devices, that share one LLaDA"
     )
     max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")
@@ -110,16 +115,16 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         5, ge=1, description="a connection that asks nothing is closed after this"
     )
-    api_keys: Annotated[Keys, NoDecode, BeforeValidator(_keys)] = Field(
+    api_keys: Annotated[InstanceOf[Keys], NoDecode, BeforeValidator(values.keys)] = Field(
         Keys(), description="keys that are accepted, with commas between; none asks for none"
     )
-    api_key_file: Annotated[Keys, NoDecode, BeforeValidator(_keys_of_file)] = Field(
-        Keys(), description="file of more keys, one a line; # begins a comment"
+    api_key_file: Annotated[InstanceOf[Keys], NoDecode, BeforeValidator(values.keys_of_file)] = (
+        Field(Keys(), description="file of more keys, one a line; # begins a comment")
     )
     trace_endpoint: str = Field(
         "", description="OTLP collector that traces are sent to, a whole URL; none sends none"
     )
-    allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(_names)] = Field(
+    allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(values.names)] = Field(
         [],
         description="names in the Host header that are answered, with commas between; none: "
         "those of loopback on a loopback address, else all",
@@ -130,26 +135,49 @@ class Settings(BaseSettings):
     )
     docs: bool = Field(False, description="serve /openapi.json and /docs")
 
-    @field_validator("tensor_parallel")
+    @field_validator("*", mode="before")
     @classmethod
-    def _one_divided_network(cls, ranks: int, others: ValidationInfo) -> int:
-        if ranks > 1 and len(others.data.get("checkpoints", ())) > 1:
-            raise ValueError("is for one checkpoint, not several")
-        return ranks
+    def _of_its_kind(cls, given: Any, info: ValidationInfo) -> Any:
+        """Values that Pydantic would take for something else, and those that mean nothing."""
+        return values.of_its_kind(cls.model_fields[str(info.field_name)].annotation, given)
 
-    @field_validator("key_rate_per_minute")
+    @field_validator("host")
     @classmethod
-    def _rates_need_keys(cls, rate: int, info: ValidationInfo) -> int:
-        if rate and not (info.data.get("api_keys") or info.data.get("api_key_file")):
-            raise ValueError("is for a server that asks for keys")
-        return rate
+    def _one_address(cls, host: str) -> str:
+        if host != host.strip() or " " in host:
+            raise ValueError("must hold no blanks")
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _whole_url(cls, endpoint: str) -> str:
+        if endpoint and not values.is_whole_url(endpoint):
+            raise ValueError("must be a whole URL, as http://127.0.0.1:4318/v1/traces")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.tensor_parallel > 1 and len(self.checkpoints) > 1:
+            raise ValueError("tensor_parallel: is for one checkpoint, not several")
+        if self.key_rate_per_minute and not self.keys:
+            raise ValueError("key_rate_per_minute: is for a server that asks for keys")
+        return self
 
     @property
     def hosts(self) -> frozenset[str]:
         """Names that the ``Host`` header may have; none allows all."""
         if self.allowed_hosts:
             return frozenset(name.lower() for name in self.allowed_hosts)
-        return LOOPBACK if self.host in ("localhost", "127.0.0.1", "::1") else frozenset()
+        return LOOPBACK | {url_host(self.host)} if is_loopback(self.host) else frozenset()
+
+    def at(self, address: str) -> Self:
+        """The settings once the listener has its address: a name that leads to a loopback address
+        is guarded like one, so that no page's name that leads there too is answered.
+        """
+        if self.allowed_hosts or self.hosts or not is_loopback(address):
+            return self
+        names = sorted(LOOPBACK | {url_host(self.host), url_host(address)})
+        return self.model_copy(update={"host": address, "allowed_hosts": names})
 
     @property
     def keys(self) -> Keys:
@@ -158,19 +186,41 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, flags: Mapping[str, Any], file: Path | None = None) -> Self:
-        """Flags over the environment over a YAML file over defaults.
+        """Flags over the environment over a YAML file over defaults. A value that is none stops the
+        start also where a better one is set elsewhere.
 
         Raises:
             ConfigError: a value that is none, or a file that cannot be used.
         """
-        filed = {} if file is None else _filed(file)
+        settings: dict[str, Any] = {}
+        for name, value, place in cls._given(flags, file):
+            try:
+                settings[name] = getattr(cls.model_validate({name: value}), name)
+            except ValidationError as error:
+                if message := _of_field(error):
+                    raise ConfigError(f"{place}: {name}: {message}") from None
+                settings[name] = value  # it does not fit the defaults
         try:
-            return cls.model_validate({**filed, **EnvSettingsSource(cls)(), **flags})
+            return cls.model_validate(settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{where}: {message}") from None
+            raise ConfigError(_message(error.errors()[0]["msg"])) from None
+
+    @classmethod
+    def _given(cls, flags: Mapping[str, Any], file: Path | None) -> Iterator[tuple[str, Any, str]]:
+        """Names and values with where they are from, the least important first."""
+        if file is not None:
+            for name, (value, line) in filed(file, cls.model_fields).items():
+                yield name, value, f"{file}, line {line}"
+        variables = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
+        for variable in os.environ:
+            if variable.upper().startswith(PREFIX) and variable.upper() not in variables:
+                near = nearest(variable.upper(), variables)
+                hint = f"; did you mean {near}?" if near else ""
+                raise ConfigError(f"{ascii(variable)[1:-1]} is not a setting's variable{hint}")
+        for name, value in EnvSettingsSource(cls)().items():
+            yield name, value, f"{PREFIX}{name.upper()}"
+        for name, value in flags.items():
+            yield name, value, "command line"
 
     def as_yaml(self) -> str:
         """All settings with what they mean, as a file that ``read`` takes. Keys themselves are not
@@ -190,25 +240,23 @@ def _line(name: str, value: Any) -> str:
     return yaml.safe_dump({name: value}, allow_unicode=True, width=1000)
 
 
-def _filed(path: Path) -> dict[str, Any]:
-    """Settings that a file holds; each is one of ours, and none is there twice."""
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if node is None:
-        return {}
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}: expected lines of the form 'name: value'")
-    names = [key.value for key, _ in node.value]
-    for name in names:
-        if name not in Settings.model_fields:
-            near = difflib.get_close_matches(str(name), Settings.model_fields, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{path}: {name} is not a setting{hint}")
-        if names.count(name) > 1:
-            raise ConfigError(f"{path}: {name} is set twice")
-    return found
+def forget_strangers() -> None:
+    """Take variables from this process that are none of its settings and could end it."""
+    for name in STRANGERS:
+        os.environ.pop(name, None)
+
+
+def keep_keys_from_children() -> None:
+    """Processes that are started from here on inherit no key."""
+    for name in os.environ:
+        if name.upper() == f"{PREFIX}API_KEYS":
+            os.unsetenv(name)
+
+
+def _of_field(error: ValidationError) -> str:
+    """What is wrong with a field itself; nothing, where it only does not fit others."""
+    return next((_message(e["msg"]) for e in error.errors() if e["loc"]), "")
+
+
+def _message(given: str) -> str:
+    return given.removeprefix("Value error, ")

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
+from datetime import UTC, datetime
+from typing import Any
 
+import orjson
 import structlog
+
+from server.log_writer import LineWriter, never_blocking
+
+LAST_SECONDS = 1.0
+"""How long a process that ends waits for its last lines to be read."""
+
+_writers: dict[int, LineWriter] = {}
+
+
+class _Logger:
+    """Where structlog leaves a line. Without a lock, since signal handlers log too."""
+
+    def __init__(self, out: LineWriter) -> None:
+        self._out = out
+
+    def msg(self, line: str) -> None:
+        """Take a line of any level."""
+        self._out.write(line + "\n")
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def configure() -> None:
     """Set structlog up; called once, by the composition root."""
+    out = _writer(2)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -16,5 +41,34 @@ def configure() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Logger(out),
     )
+
+
+def take_over_output() -> None:
+    """Have all that this process prints written by threads of their own: a reader that sleeps, has
+    gone or is full can then hold up neither serving nor ending.
+    """
+    never_blocking(2)
+    sys.stdout, sys.stderr = _writer(1), _writer(2)
+
+
+def settle() -> None:
+    """Wait a moment for the last lines to be written, before a process ends."""
+    for writer in tuple(_writers.values()):
+        writer.settle(LAST_SECONDS)
+
+
+def _writer(descriptor: int) -> LineWriter:
+    if descriptor not in _writers:
+        if not _writers:
+            atexit.register(settle)
+        _writers[descriptor] = LineWriter(descriptor, _dropped)
+    return _writers[descriptor]
+
+
+def _dropped(count: int) -> str:
+    """The line that says what is missing."""
+    line: dict[str, Any] = {"count": count, "event": "log lines dropped", "level": "warning"}
+    line["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return orjson.dumps(line).decode() + "\n"

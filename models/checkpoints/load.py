@@ -185,6 +185,26 @@ def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
     return replace(info, dtype=weights.stored_dtype(found)), defaults
 
 
+def check_checkpoint(
+    path: Path, device: str = "cpu", dtype: DType = "auto", ranks: int = 1
+) -> None:
+    """Refuse early what ``load_checkpoint`` and ``load_divided_checkpoint`` refuse by a folder's
+    files' headers.
+
+    Raises:
+        CheckpointError: as ``load_checkpoint``, but for the values of the weights.
+    """
+    dtype_named(dtype, device_named(device))
+    _, network, *_ = _described(path)
+    if ranks > 1:
+        from models.parallel.tensor_parallel import check
+
+        try:
+            check(network, ranks)
+        except UnsupportedConfig as error:
+            raise CheckpointError(f"{path}: {error}") from None
+
+
 def _described(
     path: Path,
 ) -> tuple[dict[str, Header], Network, TextTokenizer | None, ModelInfo, dict[str, Any]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,10 @@ from models.parallel.tensor_parallel import check, sharded
 
 PASS_SECONDS = 120  # a rank that does not answer for so long within a pass is lost
 IDLE_DAYS = 365  # between passes they wait for requests
+TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that a terminal sends to all ranks, or a script: they are rank 0's to answer."""
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables that say on which network interface ranks listen for each other."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +210,8 @@ def started(
 def follow(share: Share, rank: int) -> None:
     """What another rank does, from its first moment to its last."""
     end_with(share.leader)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is rank 0's to answer
+    for number in TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     network, passes = joined(share, rank)
     while True:
@@ -223,6 +230,7 @@ def joined(share: Share, rank: int) -> tuple[LLaDA, Passes]:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(share.threads)
+    keep_to_loopback()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         init_method=share.meeting.as_uri(),
@@ -235,3 +243,14 @@ def joined(share: Share, rank: int) -> tuple[LLaDA, Passes]:
     network = sharded(share.config, share.found, device, share.dtype, mesh, with_head=rank == 0)
     passes.begin()
     return network, passes
+
+
+def keep_to_loopback() -> None:
+    """Have the ranks, which are all on this machine, listen for each other on its loopback
+    interface alone. Without that gloo takes the address that the machine's name leads to. Where a
+    variable names an interface already, it stays.
+    """
+    found = [name for _, name in socket.if_nameindex() if re.fullmatch(r"lo\d*", name)]
+    for variable in INTERFACES:
+        if found:
+            os.environ.setdefault(variable, found[0])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,8 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from server import logs
+from server.engine import watchdog
 from server.engine.engine import Engine
 from server.http.protocol import GuardedProtocol
 
@@ -23,6 +27,10 @@ log = structlog.get_logger()
 
 TICK = 0.05
 FAREWELL = 5.0  # seconds for the last events to be read
+OVERDUE = 30.0
+"""Seconds after ``shutdown_seconds`` at which a process that has still not ended is ended."""
+IGNORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+"""They would end the process in the middle of its streams, and mean nothing here."""
 SPARE = 16  # file descriptors for other things than connections
 FEWEST, MOST = 8, 4096  # connections
 
@@ -53,12 +61,22 @@ class LoopErrors:
             log.error("event loop", what=kind, exc_info=context.get("exception"))
 
 
+def ignore_stray_signals() -> None:
+    """From now on, also while checkpoints are loaded; processes that are started get the signals'
+    usual meanings.
+    """
+    for number in IGNORED:
+        signal.signal(number, lambda *_: None)
+
+
 class Server(uvicorn.Server):
-    """uvicorn, but the first SIGTERM or SIGINT drains and the second ends at once.
+    """uvicorn, but the first SIGTERM, SIGINT or SIGHUP drains and a second SIGTERM or SIGINT ends
+    at once.
 
     While it drains it listens: new work gets its 503, and health checks their answer. Requests
     under way go on for ``seconds``; what is left then ends with an error, streams with an error
-    event. The process ends with code 0, after a second signal with 128 and the signal's number.
+    event. The process ends with code 0, after a second signal with 128 and the signal's number. One
+    that cannot drain, since its event loop hangs, ends all the same, with code 70.
     """
 
     def __init__(
@@ -85,31 +103,61 @@ class Server(uvicorn.Server):
             limit_concurrency=connections or affordable_connections(),
             timeout_keep_alive=keep_alive,
             timeout_graceful_shutdown=int(FAREWELL),
+            # uvicorn takes these from variables of its own where they are not given
+            workers=1,
+            forwarded_allow_ips="127.0.0.1,::1",
         )
         super().__init__(config)
         self._engines, self._seconds = engines, seconds
         self._drain: asyncio.Task[None] | None = None
-        self._draining = False
+        self._draining = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See uvicorn; a SIGHUP that is ignored, as under nohup, stays so."""
+        here = threading.current_thread() is threading.main_thread()
+        hangup = signal.getsignal(signal.SIGHUP)
+        if here and hangup is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            if here:
+                signal.signal(signal.SIGHUP, hangup)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Signal handler."""
-        if self._draining:
+        """Signal handler. It takes no lock that the code it interrupts may hold: draining begins in
+        the event loop.
+        """
+        if not self._draining.is_set():
+            self._draining.set()
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._begin)
+        elif sig != signal.SIGHUP:  # which a terminal that closes sends twice
             log.warning("second signal", signal=signal.Signals(sig).name)
+            logs.settle()
             os._exit(128 + sig)
-        self._draining = True
-        for engine in self._engines:
-            engine.drain()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn; errors of the event loop become log lines of ours."""
-        asyncio.get_running_loop().set_exception_handler(LoopErrors())
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(LoopErrors())
+        threading.Thread(target=self._end_overdue, name="xdlm-end", daemon=True).start()
         await super().startup(sockets)
+        if self._draining.is_set():
+            self._begin()
 
-    async def on_tick(self, counter: int) -> bool:
-        """See uvicorn; begins to drain once it is asked for."""
-        if self._draining and self._drain is None:
+    def _begin(self) -> None:
+        if self._drain is None:
             self._drain = asyncio.create_task(self.drain())
-        return await super().on_tick(counter)
+
+    def _end_overdue(self) -> None:
+        """On a thread of its own: a drain that does not come to its end is cut off."""
+        self._draining.wait()
+        time.sleep(self._seconds + OVERDUE)
+        watchdog.give_up("the process should have ended")
 
     async def drain(self) -> None:
         """Wait for what is under way, end what is left, and have the server end."""

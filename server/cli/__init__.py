@@ -4,15 +4,19 @@ together. One module, one command; what they share is in ``common``.
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from models.checkpoints.malloc import keep_freed_memory
 from server.cli.checkpoints import convert, info, make_random
 from server.cli.cluster import cluster
+from server.cli.common import say
 from server.cli.draw import draw
 from server.cli.generate import generate
 from server.cli.score import score
 from server.cli.serve import listening, serve
+from server.config import forget_strangers
 
 __all__ = ["app", "listening", "main"]
 
@@ -32,6 +36,18 @@ app.command()(convert)
 
 
 def main() -> None:
-    """Entry point of the ``xdlm`` console script."""
+    """Entry point of the ``xdlm`` console script. What is wrong with a command line is one line."""
+    forget_strangers()
     keep_freed_memory()
-    app()
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = 1
+    except typer.TyperException as error:
+        code = getattr(error, "exit_code", 2)
+        message = str(getattr(error, "format_message", error.__str__)())
+        if len(sys.argv) > 1:
+            say(" ".join(message.split()))
+        else:
+            print(message, file=sys.stderr)  # the help
+    sys.exit(code)

@@ -51,20 +51,7 @@ def cluster(
     """Serve checkpoints as replicas on Ray Serve. Flags override XDLM_* variables, of which there
     are more. Deploying again to the same cluster updates it without ending a stream.
     """
-    local = address is None or address.startswith("127.")
-    for name, value in (LOCAL if local else JOINED).items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        from ray import serve
-
-        from server.cluster.application import NAME, application
-        from server.cluster.settings import ClusterSettings
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        stop("xdlm cluster needs Ray: pip install 'xdlm-serve[ray]'")
-    from models.checkpoints.load import CheckpointError
+    from server.cluster.settings import ClusterSettings
 
     if detach and address is None:
         stop("--detach needs --address", 2)
@@ -73,6 +60,23 @@ def cluster(
     flags = {k: v for k, v in given.items() if k in ClusterSettings.model_fields}
     try:
         settings = ClusterSettings.read(flags)
+    except ConfigError as error:
+        stop(str(error), 2)
+    local = address is None or address.startswith("127.")
+    for name, value in (LOCAL if local else JOINED).items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        from ray import serve
+
+        from server.cluster.application import NAME, application
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        stop("xdlm cluster needs Ray: pip install 'xdlm-serve[ray]'")
+    from models.checkpoints.load import CheckpointError
+
+    try:
         built = application(settings)
     except ConfigError as error:
         stop(str(error), 2)

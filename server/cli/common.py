@@ -25,9 +25,14 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 
 
+def say(message: str) -> None:
+    """A line on stderr about what is wrong."""
+    errors.print(f"xdlm: {printable(message)}", style="red", markup=False, soft_wrap=True)
+
+
 def stop(message: str, code: int = 1) -> NoReturn:
     """End the command with a line on stderr."""
-    errors.print(f"xdlm: {printable(message)}", style="red", markup=False, soft_wrap=True)
+    say(message)
     raise typer.Exit(code)
 
 

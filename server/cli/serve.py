@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 
-from models.checkpoints.load import Checkpoint, CheckpointError
+from models.checkpoints.load import (
+    Checkpoint,
+    CheckpointError,
+    check_checkpoint,
+    find_checkpoint,
+)
 from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import errors, load, stop
-from server.config import ConfigError, Settings
+from server.config import ConfigError, Settings, keep_keys_from_children
 from server.engine.preparing import check_servable, warm_up
+from server.http.addresses import is_loopback, listening, url_host
+from server.http.api_keys import readable_by_others
 
 
 def serve(
@@ -69,31 +76,25 @@ def serve(
         stop(str(error), 2)
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket whose connections send at once. Asyncio sees to that only for sockets that it made
-    itself; without it the body of an answer waits for the client to acknowledge the headers, some
-    40 ms.
-
-    Raises:
-        OSError: the address cannot be listened on.
-    """
-    listener = socket.create_server((host, port), backlog=2048)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
 def _serve(settings: Settings) -> None:
     from server import logs
     from server.api.app import create_app
-    from server.api.lifecycle import Server
+    from server.api.lifecycle import Server, ignore_stray_signals
     from server.engine.factory import engine_of
     from server.engine.metrics import Metrics
 
+    logs.take_over_output()
     logs.configure()
+    ignore_stray_signals()
+    for name in settings.checkpoints:
+        _checked(name, settings)
+    place = url_host(settings.host)
     try:
         listener = listening(settings.host, settings.port)
     except OSError as error:
-        stop(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+        stop(f"cannot listen on {place}:{settings.port}: {error.strerror}")
+    settings = settings.at(listener.getsockname()[0])
+    _warn(settings)
     gone: list[int] = []
 
     def lost(rank: int) -> None:
@@ -104,12 +105,12 @@ def _serve(settings: Settings) -> None:
         errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    os.unsetenv("XDLM_API_KEYS")  # processes that are started from here on inherit no key
+    keep_keys_from_children()
     models = [_loaded_for_serving(name, settings, lost) for name in settings.checkpoints]
     names = [loaded.info.name for loaded in models]
     if len(set(names)) < len(names):
         stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
-    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    url = f"http://{place}:{listener.getsockname()[1]}"
     out = Console(highlight=False)
     for info in (loaded.info for loaded in models):
         size = f"{info.parameters / 1e6:.1f} M parameters, {info.dtype}"
@@ -133,6 +134,30 @@ def _serve(settings: Settings) -> None:
     ).run([listener])
     if gone:
         raise typer.Exit(1)
+
+
+def _checked(name: str, settings: Settings) -> None:
+    """Refuse at once, before a port is taken, what a look at headers and configuration shows."""
+    try:
+        check_checkpoint(
+            find_checkpoint(name), settings.device, settings.dtype, settings.tensor_parallel
+        )
+    except CheckpointError as error:
+        stop(str(error))
+
+
+def _warn(settings: Settings) -> None:
+    """Say what lets others in."""
+    log = structlog.get_logger()
+    if not settings.keys and not is_loopback(settings.host):
+        log.warning(
+            "no key is asked for: whoever reaches the port may use it", address=settings.host
+        )
+    file = settings.api_key_file.file
+    if file is not None and (mode := readable_by_others(file)) is not None:
+        log.warning(
+            "others on this machine can read the keys", setting="api_key_file", mode=f"{mode:04o}"
+        )
 
 
 def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], None]) -> Checkpoint:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationInfo, field_validator
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from server.config import Settings
 
@@ -31,10 +33,9 @@ class ClusterSettings(Settings):
         600, ge=0, description="for the streams of a replica that is taken away to end"
     )
 
-    @field_validator("replica_gpus")
-    @classmethod
-    def _one_for_each_rank(cls, gpus: float, others: ValidationInfo) -> float:
-        ranks = others.data.get("tensor_parallel", 1)
-        if ranks > 1 and others.data.get("device") == "cuda" and gpus != ranks:
-            raise ValueError(f"must be {ranks}, as tensor_parallel is")
-        return gpus
+    @model_validator(mode="after")
+    def _one_for_each_rank(self) -> Self:
+        ranks = self.tensor_parallel
+        if ranks > 1 and self.device == "cuda" and self.replica_gpus != ranks:
+            raise ValueError(f"replica_gpus: must be {ranks}, as tensor_parallel is")
+        return self

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import structlog
 
+from server import logs
+
 log = structlog.get_logger()
 
 INCIDENTS, WITHIN = 3, 300.0
@@ -25,7 +27,7 @@ def give_up(reason: str) -> NoReturn:
     native code can be ended in no other way.
     """
     log.critical("giving up", reason=reason, exit_code=EXIT_CODE)
-    sys.stderr.flush()
+    logs.settle()
     os._exit(EXIT_CODE)
 
 

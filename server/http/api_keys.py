@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
+MAX_FILE = 1 << 20
+"""Bytes of a file of keys."""
 KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -34,7 +38,10 @@ class Keys:
         Raises:
             ValueError: there is no key, or one that no header can carry. Tells none of them.
         """
-        found = [key.strip() for key in keys]
+        given = list(keys)
+        if not all(isinstance(key, str) for key in given):
+            raise ValueError("every key must be a text; quote those that are numbers")
+        found = [key.strip() for key in given]
         if not found:
             raise ValueError("holds no key; leave it out for a server that asks for none")
         if not all(KEY.fullmatch(key) for key in found):
@@ -49,7 +56,11 @@ class Keys:
             ValueError: as ``of``, or the file cannot be read.
         """
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE + 1)
+            if len(data) > MAX_FILE:
+                raise ValueError(f"cannot read {path}: it has more than {MAX_FILE} bytes")
+            lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -99,3 +110,16 @@ def digest_of(authorization: str) -> bytes:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def readable_by_others(file: Path) -> int | None:
+    """The mode of a file that is open to more than its owner; None where it is not. The group of a
+    file that root owns does not count for a process that is not root: it reads by that group.
+    """
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    others = 0o007 if found.st_uid == 0 != os.geteuid() else 0o077
+    mode = stat.S_IMODE(found.st_mode)
+    return mode if stat.S_ISREG(found.st_mode) and mode & others else None

@@ -49,6 +49,7 @@ CLUSTER = of(
     ["headGroupSpec"],
     rayVersion={"type": "string"},
     enableInTreeAutoscaling={"type": "boolean"},
+    authOptions=of(["mode"], mode={"enum": ["disabled", "token"]}),
     headGroupSpec=HEAD,
     workerGroupSpecs={"type": "array", "items": WORKERS},
 )

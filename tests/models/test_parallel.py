@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,32 @@ def test_two_processes_give_the_logits_of_one(tmp_path, changes):
                     )
                 assert 1 < one.std() < 10
                 torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+    finally:
+        divided.model.close()
+
+
+def of_process(*ids: int) -> set[str]:
+    """Addresses that processes listen on, without their ports."""
+    inodes = set()
+    for number in ids:
+        for descriptor in Path(f"/proc/{number}/fd").iterdir():
+            with suppress(OSError):
+                inodes.add(descriptor.readlink().name.removeprefix("socket:[").rstrip("]"))
+    return {
+        fields[1].split(":")[0]
+        for family in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]
+        if (fields := line.split())[3] == "0A" and fields[9] in inodes
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
+def test_ranks_listen_for_each_other_on_loopback_alone(tmp_path):
+    divided = load_divided_checkpoint(written(tmp_path / "random"), 2, unexpected)
+    assert isinstance(divided.model, Leader)
+    try:
+        found = of_process(os.getpid(), *(rank.pid or 0 for rank in divided.model.ranks))
+        assert found == {"0100007F"}  # 127.0.0.1, the lowest byte first
     finally:
         divided.model.close()
 

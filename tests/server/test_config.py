@@ -49,7 +49,7 @@ def test_printed_settings_hold_no_key_and_name_the_file(tmp_path):
     ("text", "words"),
     [
         ("max_waitng: 3", "max_waitng is not a setting; did you mean max_waiting"),
-        ("1: 2", "1 is not a setting"),
+        ("1: 2", "line 1: not a setting"),
         ("port: 1\nport: 2", "port is set twice"),
         ("- port", "expected lines of the form"),
         ("{", "is not YAML"),

@@ -158,6 +158,66 @@ def test_pods_probe_what_there_is_and_have_time_to_end(served, tmp_path):
     assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
 
 
+def is_confined(pod: dict, container: dict) -> bool:
+    """Whether a pod runs without root, rights, and files of its image that it could change."""
+    whole, own = pod["securityContext"], container["securityContext"]
+    return (
+        whole["runAsNonRoot"]
+        and whole["seccompProfile"] == {"type": "RuntimeDefault"}
+        and own["readOnlyRootFilesystem"]
+        and own["allowPrivilegeEscalation"] is False
+        and own["capabilities"] == {"drop": ["ALL"]}
+    )
+
+
+def test_pods_ask_for_the_keys_that_are_mounted(tmp_path):
+    pod = resources()["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {each["name"]: each["value"] for each in container["env"]}
+    file = Path(env["XDLM_API_KEY_FILE"])
+    (mount,) = [m for m in container["volumeMounts"] if Path(m["mountPath"]) == file.parent]
+    (secret,) = [v["secret"] for v in pod["volumes"] if v["name"] == mount["name"]]
+    assert mount["readOnly"] and not secret.get("optional") and secret["defaultMode"] == 0o400
+    assert env.keys() <= {f"XDLM_{name.upper()}" for name in Settings.model_fields}
+    assert is_confined(pod, container)
+
+
+def test_pods_are_reached_by_their_clients_alone():
+    found = resources()
+    policy = found["NetworkPolicy"]["spec"]
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"} and policy["egress"] == []
+    assert all(rule["from"] and rule["ports"] for rule in policy["ingress"])
+
+
+def test_pods_of_ray_are_confined_and_ask_for_a_token():
+    service = yaml.safe_load((DEPLOY / "ray" / "kuberay.yaml").read_text())
+    cluster = service["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert "0.0.0.0" not in group["rayStartParams"].values()
+        assert all(is_confined(pod, container) for container in pod["containers"])
+    policy = yaml.safe_load((DEPLOY / "ray" / "network.yaml").read_text())
+    kubernetes_validate.validate(policy, "1.33", strict=True)
+
+
+def test_grafana_has_no_password_that_everybody_knows():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    password = services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"]
+    assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", password)  # Compose stops where it is not set
+    hosts = services["xdlm"]["environment"]["XDLM_ALLOWED_HOSTS"].split(",")
+    assert {"localhost", "127.0.0.1", "xdlm"} == set(hosts)
+
+
+def test_no_command_in_the_documents_publishes_a_port_to_everybody():
+    for page in [ROOT / "README.md", ROOT / "Dockerfile", *(ROOT / "docs").glob("*.md")]:
+        for line in page.read_text().splitlines():
+            if "docker run" in line:
+                assert "-p 127.0.0.1:" in line, (page, line)
+
+
 def test_compose_mounts_what_there_is():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for name, service in services.items():

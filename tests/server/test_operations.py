@@ -57,7 +57,7 @@ def serving(*args: str, port: int = 0, **variables: str) -> Iterator[Process]:
         line = popen.stdout.readline()
         assert line, popen.stderr.read()
         told += line
-    found = re.search(r"http://127\.0\.0\.1:(\d+)", told)
+    found = re.search(r"http://[\d.]+:(\d+)", told)
     assert found
     process = Process(int(found.group(1)), popen)
     try:
@@ -74,6 +74,7 @@ def bearer(key: str) -> dict[str, str]:
 def test_keys_and_log_lines_of_a_process(tiny_folder, tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"# the first\n\n  {FILED}  \n# {VARIABLE}-not\n")
+    file.chmod(0o600)
     args = (str(tiny_folder), "--api-key", FLAG, "--api-key-file", str(file))
     with serving(*args) as server:
         time.sleep(0.2)
@@ -223,6 +224,75 @@ def test_every_setting_is_said():
     page = (ROOT / "docs" / "operations.md").read_text()
     for name, field in Settings.model_fields.items():
         assert field.description and f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        ("127.0.0.2", {"127.0.0.2"}),
+        ("127.1.2.3", {"127.1.2.3"}),
+        ("::1", {"[::1]"}),
+        ("[::1]", {"[::1]"}),
+        ("0:0:0:0:0:0:0:1", {"[::1]"}),
+        ("LocalHost", {"localhost"}),
+    ],
+)
+def test_on_any_loopback_address_only_its_own_names_are_answered(host, names):
+    assert settings_of(host=host).hosts == names | {"localhost", "127.0.0.1", "[::1]"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "fd00::1", "box.example"])
+def test_beyond_loopback_all_names_are_answered_unless_told(host):
+    assert not settings_of(host=host).hosts
+    assert settings_of(host=host, allowed_hosts=["box"]).hosts == {"box"}
+
+
+def test_a_name_that_leads_to_loopback_is_guarded_like_loopback():
+    bound = settings_of(host="box.example").at("127.0.1.1")
+    assert bound.hosts == {"localhost", "127.0.0.1", "[::1]", "box.example", "127.0.1.1"}
+    assert settings_of(host="box.example").at("10.0.0.1").hosts == frozenset()
+
+
+def test_addresses_that_cannot_be_listened_on_say_so():
+    for host in ("::1", "192.0.2.1", "no such host", "x" * 70, "..", "fe80::1%nowhere"):
+        try:
+            listening(host, 0).close()
+        except OSError as error:
+            assert error.strerror and "\n" not in error.strerror
+        else:
+            assert host == "::1"  # of a machine that speaks IPv6
+
+
+def test_a_second_loopback_address_answers_no_foreign_host(tiny_folder):
+    with serving(str(tiny_folder), "--host", "127.0.0.2") as server:
+        for name, status in (("127.0.0.2", 200), ("localhost", 200), ("evil.example", 400)):
+            with socket.create_connection(("127.0.0.2", server.port), timeout=20) as connection:
+                connection.sendall(f"GET /v1/models HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+                assert connection.recv(4096).startswith(f"HTTP/1.1 {status}".encode()), name
+    assert "no key is asked for" not in server.stderr
+
+
+def test_an_open_server_beyond_loopback_and_a_shared_key_file_are_warnings(tiny_folder, tmp_path):
+    with serving(str(tiny_folder), "--host", "0.0.0.0") as server:
+        pass
+    warned = [line["event"] for line in server.lines() if line["level"] == "warning"]
+    assert warned == ["no key is asked for: whoever reaches the port may use it"]
+    (tmp_path / "keys").write_text(FILED)
+    (tmp_path / "keys").chmod(0o644)
+    file = ("--api-key-file", str(tmp_path / "keys"))
+    with serving(str(tiny_folder), "--host", "0.0.0.0", *file) as server:
+        pass
+    (warning,) = [line for line in server.lines() if line["level"] == "warning"]
+    assert warning["setting"] == "api_key_file" and warning["mode"] == "0644"
+
+
+def test_a_port_that_is_taken_hides_no_other_fault(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = xdlm("serve", "nowhere", "--port", port)
+        assert done.returncode == 1 and "no checkpoint at 'nowhere'" in done.stderr
+        done = xdlm("serve", "stories", "--port", port)
+        assert done.returncode == 1 and f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
 
 def test_answers_are_sent_at_once():

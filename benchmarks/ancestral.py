@@ -30,8 +30,8 @@ from benchmarks.reference import explicit_posterior_loop
 from models.checkpoints.load import find_checkpoint, load_checkpoint
 from models.checkpoints.malloc import keep_freed_memory
 from models.families.llada import LLaDA
+from sampler import make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.samplers.ancestral import Ancestral
 from sampler.step import take_step
 from server.engine.request_params import sampling_params
@@ -43,7 +43,7 @@ def ours(model: LLaDA, vocab_size: int) -> Record:
     """Run our sampler; returns what it computed."""
     sampler = Ancestral(vocab_size, vocab_size - 1)
     canvases = [
-        ([0] * LENGTH, [True] * LENGTH, SamplingParams(steps=STEPS, seed=i)) for i in range(BATCH)
+        ([0] * LENGTH, [True] * LENGTH, make_params(steps=STEPS, seed=i)) for i in range(BATCH)
     ]
     batch = sampler.begin(CanvasBatch.of(canvases))
     rows = forwards = 0

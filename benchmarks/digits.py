@@ -92,7 +92,9 @@ def plot(path: Path) -> None:
 def draw(loaded: Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
     """Canvases [n, 144] of some labels."""
     params = sampling_params(loaded.defaults, {**chosen, "seed": 0})
-    sampler = SAMPLERS[params.sampler](loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
+    sampler = SAMPLERS[params.sampler].make(
+        loaded.info.vocab_size, loaded.info.mask_id, loaded.ends
+    )
     length, drawn = loaded.info.max_length, []
     for first in range(0, len(labels), TOGETHER):
         canvases = [

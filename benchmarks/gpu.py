@@ -25,9 +25,8 @@ from models.checkpoints.random_init import DIT_SHAPES, SHAPES
 from models.families.dit import DiT
 from models.families.dit_config import DiTConfig
 from models.families.llada import LLaDA, LLaDAConfig
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.step import take_step
 
 DEVICE = "cuda"
@@ -110,11 +109,11 @@ def posterior(repeats: int, batches: Iterable[int], length: int, steps: int) -> 
     """Branch first against the explicit posterior: DiT 12 x 768, 50 258 ids (paper, App. K)."""
     model, rate = random_dit("small-owt"), matmul_rate()
     vocab = DIT_SHAPES["small-owt"]["vocab_size"]
-    sampler = SAMPLERS["ancestral"](vocab, vocab - 1, ())
+    sampler = SAMPLERS["ancestral"].make(vocab, vocab - 1, ())
     yield {"kind": "matmul", "flops": rate}
     for batch in batches:
         canvases = [
-            ([0] * length, [True] * length, SamplingParams(steps=steps, mixing_ratio=K, seed=i))
+            ([0] * length, [True] * length, make_params(steps=steps, mixing_ratio=K, seed=i))
             for i in range(batch)
         ]
 
@@ -151,15 +150,13 @@ def llada(
     vocab, mask = SHAPES["llada-8b"]["vocab_size"], SHAPES["llada-8b"]["mask_token_id"]
     weights = sum(p.numel() for n, p in model.named_parameters() if "wte" not in n)
     head = SHAPES["llada-8b"]["d_model"] * vocab
-    sampler = SAMPLERS["topk"](vocab, mask, ())
+    sampler = SAMPLERS["topk"].make(vocab, mask, ())
     g = torch.Generator().manual_seed(0)
     for count, batch, temperature in (
         (s, b, t) for s in steps for b in batches for t in temperatures
     ):
         prompt = torch.randint(3, 1000, (batch, PROMPT), generator=g)
-        params = SamplingParams(
-            steps=count, sampler="topk", mixing_ratio=K, temperature=temperature
-        )
+        params = make_params(steps=count, sampler="topk", mixing_ratio=K, temperature=temperature)
         canvases = [
             (p + [0] * GENERATED, [False] * PROMPT + [True] * GENERATED, params)
             for p in prompt.tolist()
@@ -212,8 +209,8 @@ def profile() -> Iterator[Record]:
         model = make()
         vocab = shape.get("vocab_size", dit_vocab)
         mask = shape.get("mask_token_id", vocab - 1)
-        sampler = SAMPLERS[sampler_name](vocab, mask, ())
-        params = SamplingParams(steps=32, sampler=sampler_name, mixing_ratio=K, temperature=0.0)
+        sampler = SAMPLERS[sampler_name].make(vocab, mask, ())
+        params = make_params(steps=32, sampler=sampler_name, mixing_ratio=K, temperature=0.0)
         canvases = [([0] * length, [True] * length, params)] * batch_size
         batch = sampler.begin(CanvasBatch.of(canvases, DEVICE))
         for _ in range(8):

@@ -23,8 +23,8 @@ from benchmarks.isolated import (
 )
 from benchmarks.reference import llada_loop
 from models.families.llada import LLaDA
+from sampler import make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.samplers.topk import TopK
 from sampler.step import take_step
 
@@ -32,7 +32,7 @@ from sampler.step import take_step
 def ours(model: LLaDA, vocab_size: int, temperature: float, k: float, block: int) -> Record:
     """Run our sampler; returns what it computed."""
     sampler = TopK(vocab_size, vocab_size - 1)
-    params = SamplingParams(
+    params = make_params(
         steps=STEPS, sampler="topk", mixing_ratio=k, temperature=temperature, block_length=block
     )
     batch = sampler.begin(CanvasBatch.of([([0] * LENGTH, [True] * LENGTH, params)] * BATCH))

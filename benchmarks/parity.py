@@ -16,8 +16,7 @@ from torch import Tensor
 from benchmarks.isolated import Record, logits_of, save, steps_of
 from benchmarks.reference import llada_loop
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
-from sampler import SAMPLERS
-from sampler.params import SamplingParams
+from sampler import SAMPLERS, make_params
 
 K = 0.1
 
@@ -64,10 +63,10 @@ def same_tokens(
     vocab, mask, device = loaded.info.vocab_size, loaded.info.mask_id, str(loaded.device)
     assert mask is not None
     given = prompts.shape[1]
-    params = SamplingParams(
+    params = make_params(
         steps=steps, sampler="topk", mixing_ratio=K, temperature=0.0, compat="official"
     )
-    sampler = SAMPLERS["topk"](vocab, mask, loaded.ends)
+    sampler = SAMPLERS["topk"].make(vocab, mask, loaded.ends)
     same = 0
     for some in prompts.split(together):
         canvases = [

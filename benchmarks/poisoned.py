@@ -23,7 +23,7 @@ from benchmarks.isolated import Record
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
 from models.families.llada import LLaDA
 from models.interface import Denoiser
-from sampler.params import SamplingParams
+from sampler import make_params
 from server.config import Settings
 from server.engine.engine import Engine
 from server.engine.events import Done, Failed, GenerationRequest
@@ -31,7 +31,7 @@ from server.engine.factory import engine_of
 
 MARK = 305
 """Id that the network stumbles over."""
-BAD = GenerationRequest.continuing([0, MARK], 10, SamplingParams(steps=4, top_p=0.9))
+BAD = GenerationRequest.continuing([0, MARK], 10, make_params(steps=4, top_p=0.9))
 
 
 class Stumbling:
@@ -85,9 +85,9 @@ async def ended(engine: Engine, request: GenerationRequest) -> Done | Failed:
 
 async def among(checkpoint: Checkpoint, code: str, count: int) -> Record:
     """Bad requests, each among five good ones that were answered alone before."""
-    params = SamplingParams(temperature=0.9, top_p=0.95, mixing_ratio=0.2)
+    params = make_params(temperature=0.9, top_p=0.95, mixing_ratio=0.2)
     good = [
-        GenerationRequest.continuing([0, 300 + i], 8 + 5 * i, replace(params, steps=8 + i, seed=i))
+        GenerationRequest.continuing([0, 300 + i], 8 + 5 * i, params.changed(steps=8 + i, seed=i))
         for i in range(5)
     ]
     engine = engine_of(checkpoint, Settings.model_validate({"checkpoints": ["stories"]}))

@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from models.attention import BucketedAttention
 from models.checkpoints.malloc import keep_freed_memory
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.step import take_step
 
 VOCAB, POSITIONS, WIDTH = 256, 1024, 32
@@ -51,10 +49,10 @@ class PositionWise:
 
 def seconds_per_step(name: str, requests: int, steps: int) -> float:
     """Median CPU seconds of a sampler's step with so many requests."""
-    network, sampler = PositionWise(), SAMPLERS[name](VOCAB, VOCAB - 1, (0,))
+    network, sampler = PositionWise(), SAMPLERS[name].make(VOCAB, VOCAB - 1, (0,))
     length = POSITIONS // requests
-    params = SamplingParams(steps=steps, sampler=name, top_p=0.9, confidence_threshold=1.0)
-    canvases = [([0] * length, [True] * length, replace(params, seed=i)) for i in range(requests)]
+    params = make_params(steps=steps, sampler=name, top_p=0.9, confidence_threshold=1.0)
+    canvases = [([0] * length, [True] * length, params.changed(seed=i)) for i in range(requests)]
     batch = sampler.begin(CanvasBatch.of(canvases))
     spent = []
     for _ in range(steps):

@@ -29,7 +29,7 @@ STEPS, TIMED, REPEATS = 16, 8, 3
 
 def step_seconds(loaded: Checkpoint, length: int, canvases: int) -> float:
     """CPU seconds of a step in the first half of a run, the first step aside."""
-    sampler = SAMPLERS["ancestral"](loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
+    sampler = SAMPLERS["ancestral"].make(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     params = [
         sampling_params(loaded.defaults, {"steps": STEPS, "seed": seed}) for seed in range(canvases)
     ]

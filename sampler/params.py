@@ -1,55 +1,28 @@
-"""What one request may choose, checked in one place."""
+"""Request parameters: what each is, its bounds, and the checks of its values.
+
+A sampler declares its own parameters in a dataclass beside its algorithm; those of every sampler
+stand in ``SamplingParams``. The HTTP schema, the command line, the OpenAPI document and the page
+are made from these declarations.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-NoiseRemoval = Literal["ancestral", "greedy", "none"]
-NOISE_REMOVALS: tuple[str, ...] = get_args(NoiseRemoval)
-NoiseSchedule = Literal["log_linear", "llada"]
-NOISE_SCHEDULES: tuple[str, ...] = get_args(NoiseSchedule)
-RefineScope = Literal["generated", "block"]
-REFINE_SCOPES: tuple[str, ...] = get_args(RefineScope)
-Remasking = Literal["low_confidence", "random"]
-REMASKINGS: tuple[str, ...] = get_args(Remasking)
-Compat = Literal["none", "official"]
-COMPATS: tuple[str, ...] = get_args(Compat)
-RemdmSchedule = Literal["cap", "rescale", "loop"]
-REMDM_SCHEDULES: tuple[str, ...] = get_args(RemdmSchedule)
-REMDM_ETAS: dict[str, float] = {"cap": 0.008, "rescale": 0.015, "loop": 0.02}
-"""The published eta of each schedule."""
-LOOP_WINDOW = ("remdm_t_on", "remdm_t_off", "remdm_alpha_on")
-"""Fields that only ``loop`` reads."""
-OWNERS: dict[str, tuple[str, ...]] = {
-    "noise_removal": ("ancestral", "gidd", "remdm"),
-    "noise_schedule": ("ancestral",),
-    "mixing_ratio": ("ancestral", "topk"),
-    "block_length": ("topk", "threshold"),
-    "logits_eos_inf": ("topk", "threshold"),
-    **dict.fromkeys(
-        (
-            "topk_absorb",
-            "topk_uniform",
-            "refine_scope",
-            "remasking",
-            "confidence_eos_eot_inf",
-            "compat",
-        ),
-        ("topk",),
-    ),
-    **dict.fromkeys(("confidence_threshold", "entropy_bound", "confidence_factor"), ("threshold",)),
-    "p_uniform": ("gidd",),
-    **dict.fromkeys(("remdm_schedule", "remdm_eta", *LOOP_WINDOW), ("remdm",)),
-}
-"""Fields that not every sampler reads, and the samplers that do."""
+if TYPE_CHECKING:
+    from sampler.batch import SamplerState
+
 MAX_STEPS = 4096
+MAX_INTEGER = 2**31
 SEED_LIMIT = 2**63
+PARAM = "param"
+"""Key of a declaration in a dataclass field's metadata."""
 
 
 class InvalidParam(ValueError):
-    """A value that makes no sense; ``field`` names it."""
+    """A parameter value that cannot be used; ``field`` names the parameter."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field} {message}")
@@ -57,169 +30,285 @@ class InvalidParam(ValueError):
 
 
 @dataclass(frozen=True)
-class SamplingParams:
-    """One request's choices.
+class Param:
+    """A declared request parameter.
 
     Attributes:
-        steps: denoising steps T; noise removal adds one more call of the network.
+        kind: the type of its values; a ``schedule`` is a list of one integer per step, or a word.
+        default: value where neither request nor checkpoint gives one.
+        doc: one line for users.
+        low, high: inclusive bounds of numbers.
+        open_low, open_high: whether a bound itself is excluded.
+        words: allowed words of a choice, or the word that may replace a schedule.
+        example: for the OpenAPI document; the default where None.
+        neutral: value that samplers without this parameter accept; the default where None.
+        label: short name for forms; derived from the name where empty.
+        requestable: whether requests may set it; else only a checkpoint's defaults.
+    """
+
+    kind: Literal["integer", "number", "flag", "choice", "schedule"]
+    default: Any
+    doc: str
+    low: float | int = -math.inf
+    high: float | int = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    words: tuple[str, ...] = ()
+    example: Any = None
+    neutral: Any = None
+    label: str = ""
+    requestable: bool = True
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise InvalidParam unless the value is allowed; None is, where it is the default."""
+        if value is None and self.default is None:
+            return
+        if self.kind == "choice":
+            check_choice(name, value, self.words)
+        elif self.kind == "flag":
+            if not isinstance(value, bool):
+                raise InvalidParam(name, f"must be true or false, got {value!r}")
+        elif self.kind == "schedule":
+            _check_schedule(name, value, self.words[0])
+        else:
+            check = check_integer if self.kind == "integer" else check_number
+            check(name, value, self.low, self.high)
+            if self.open_low and value == self.low:
+                raise InvalidParam(name, f"must be above {self.low:g}")
+            if self.open_high and value == self.high:
+                raise InvalidParam(name, f"must be below {self.high:g}")
+
+    def is_neutral(self, value: Any) -> bool:
+        """Whether a sampler without this parameter can accept the value: it changes nothing."""
+        return value == (self.default if self.neutral is None else self.neutral)
+
+
+def param(declared: Param) -> Any:
+    """A dataclass field for a declared parameter."""
+    return field(default=declared.default, metadata={PARAM: declared})
+
+
+def integer(default: int | None, doc: str, low: int, high: int, **more: Any) -> Param:
+    """A whole number; a default of None means optional."""
+    return Param("integer", default, doc, low, high, **more)
+
+
+def number(
+    default: float | None, doc: str, low: float | int, high: float | int, **more: Any
+) -> Param:
+    """A finite real number; a default of None means optional."""
+    return Param("number", default, doc, low, high, **more)
+
+
+def flag(default: bool, doc: str, **more: Any) -> Param:
+    """True or false."""
+    return Param("flag", default, doc, **more)
+
+
+def choice(doc: str, *words: str, **more: Any) -> Param:
+    """One of several words; the first is the default."""
+    return Param("choice", words[0], doc, words=words, **more)
+
+
+def schedule(word: str, doc: str, **more: Any) -> Param:
+    """A list of one integer per step, or the word that is its default."""
+    return Param("schedule", word, doc, words=(word,), **more)
+
+
+def params_in(declaring: Any) -> dict[str, Param]:
+    """The parameters that a dataclass or an instance of one declares, by name."""
+    return {f.name: f.metadata[PARAM] for f in fields(declaring) if PARAM in f.metadata}
+
+
+# Parameters of several samplers.
+MIXING_RATIO = number(
+    0.1, "k, the share of uniform noise", 0, 1, neutral=0.0, label="Mixing ratio k"
+)
+NOISE_REMOVAL = choice(
+    "how the last call fills the canvas: a draw from the clean guess, its mode, or no last call",
+    "ancestral",
+    "greedy",
+    "none",
+    label="Last call",
+)
+NOISE_SCHEDULE = choice(
+    "signal over time, as the checkpoint was trained", "log_linear", "llada", requestable=False
+)
+BLOCK_LENGTH = integer(
+    None,
+    "positions of a block, filled from left to right; the whole canvas where not given",
+    1,
+    MAX_INTEGER,
+    example=32,
+)
+LOGITS_EOS_INF = flag(False, "never write the end token", label="Never end")
+
+
+@dataclass(frozen=True)
+class SamplerParams:
+    """Base of a sampler's own parameters. Subclasses declare fields with ``param``.
+
+    Attributes:
+        state: the sampler's own columns of a ``CanvasBatch``.
+    """
+
+    state: ClassVar[type[SamplerState]]
+
+    def __post_init__(self) -> None:
+        for name, declared in params_in(self).items():
+            declared.check(name, getattr(self, name))
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise InvalidParam for values that exclude each other."""
+
+    def check_canvas(self, steps: int, free: int) -> None:
+        """Raise InvalidParam unless a canvas with ``free`` positions to write takes ``steps``."""
+
+    def unread(self) -> dict[str, str]:
+        """Parameters that the other values make meaningless, each with the reason."""
+        return {}
+
+    @property
+    def extra_calls(self) -> int:
+        """Network calls after the last denoising step."""
+        return 0
+
+    @property
+    def fixed_steps(self) -> bool:
+        """Whether the step count cannot be reduced while the request runs."""
+        return False
+
+    @property
+    def reads_given_masks(self) -> bool:
+        """Whether mask ids in a prompt are taken as they are."""
+        return False
+
+    def block_positions(self, free: int) -> int:
+        """Positions of a block on a canvas with ``free`` positions to write."""
+        return free
+
+
+@dataclass(frozen=True)
+class BlockParams(SamplerParams):
+    """Parameters of samplers that fill the canvas block by block."""
+
+    block_length: int | None = param(BLOCK_LENGTH)
+    logits_eos_inf: bool = param(LOGITS_EOS_INF)
+
+    def block_positions(self, free: int) -> int:
+        """Positions of a block; all that are free where no length was chosen."""
+        return self.block_length or free
+
+    def check_canvas(self, steps: int, free: int) -> None:
+        """Raise InvalidParam for fewer steps than blocks."""
+        blocks = max(1, -(-free // max(1, self.block_positions(free))))
+        if steps < blocks:
+            raise InvalidParam("steps", f"must be at least the number of blocks, {blocks}")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """One request's parameters: those of every sampler, and ``own``, its sampler's.
+
+    Made by ``sampler.make_params``.
+
+    Attributes:
         sampler: name in ``sampler.SAMPLERS``.
-        mixing_ratio: k, the share of uniform noise.
+        own: the sampler's own parameters.
+        steps: denoising steps T; noise removal adds one more call of the network.
         temperature: divides the logits; 0 takes the likeliest token.
         top_p: mass of the nucleus; 1 keeps all tokens.
         guidance_scale: w of classifier-free guidance (``sampler.logits.guidance``); 1 is off.
-        class_label: what kind of image; None of no kind. Only for networks that take labels.
+        class_label: class of an image; None for unconditional. Only for networks with labels.
         seed: fixes every random number of the request.
-        noise_removal: (ancestral, gidd, remdm) the last call: draw the clean guess, take its mode,
-            or nothing.
-        noise_schedule: (ancestral) signal over time, as the checkpoint was trained
-            (``schedule.SCHEDULES``).
-        topk_absorb: (topk) masks to fill at each step; ``even`` spreads each block's over its
-            steps.
-        topk_uniform: (topk) tokens to refine at each step; ``auto`` follows the masks filled so
-            far by k / (1 - k).
-        block_length: (topk, threshold) positions of a block, filled from left to right; None is one
-            block.
-        refine_scope: (topk) tokens that may be refined: all generated so far, or the active
-            block's.
-        remasking: (topk) masks are filled in order of confidence, or at random (k = 0).
-        logits_eos_inf: (topk, threshold) the end token is never written.
-        confidence_eos_eot_inf: (topk) the ends of a text and of a turn are written last: in the
-            order of confidence they count as impossible.
-        confidence_threshold: (threshold) fill masks whose token has at least this probability.
-        entropy_bound: (threshold) fill masks while their entropies sum to this, in nats.
-        confidence_factor: (threshold) f of Fast-dLLM's rule.
-        p_uniform: (gidd) p_u, the share of uniform noise halfway through.
-        remdm_schedule: (remdm) how much is masked again (``sampler.samplers.remdm``).
-        remdm_eta: (remdm) its eta; None is the published one.
-        remdm_t_on, remdm_t_off, remdm_alpha_on: (remdm, ``loop``) the window of times, which run
-            from 1 down to 0, and the signal held in it.
-        logprobs: the model's log-probabilities of what is written are wanted; changes no token.
+        logprobs: the model's log-probabilities of written tokens are recorded; changes no token.
         logit_bias: (id, bias) pairs, added to the logits.
-        compat: (topk) ``official`` repeats the published loop with its quirks.
     """
 
-    steps: int = 32
-    sampler: str = "ancestral"
-    mixing_ratio: float = 0.1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    guidance_scale: float = 1.0
-    class_label: int | None = None
-    seed: int = 0
-    noise_removal: NoiseRemoval = "ancestral"
-    noise_schedule: NoiseSchedule = "log_linear"
-    topk_absorb: Literal["even"] | tuple[int, ...] = "even"
-    topk_uniform: Literal["auto"] | tuple[int, ...] = "auto"
-    block_length: int | None = None
-    refine_scope: RefineScope = "generated"
-    remasking: Remasking = "low_confidence"
-    logits_eos_inf: bool = False
-    confidence_eos_eot_inf: bool = False
-    compat: Compat = "none"
-    confidence_threshold: float = 0.9
-    entropy_bound: float | None = None
-    confidence_factor: float | None = None
-    p_uniform: float = 0.0
-    remdm_schedule: RemdmSchedule = "cap"
-    remdm_eta: float | None = None
-    remdm_t_on: float = 0.55
-    remdm_t_off: float = 0.05
-    remdm_alpha_on: float = 0.9
+    sampler: str
+    own: SamplerParams
+    steps: int = param(integer(32, "denoising steps", 1, MAX_STEPS, label="Steps"))
+    temperature: float = param(
+        number(1.0, "divides the logits; 0 takes the likeliest token", 0, 2, example=0.7)
+    )
+    top_p: float = param(number(1.0, "mass of the nucleus", 0, 1, open_low=True, example=0.95))
+    guidance_scale: float = param(
+        number(1.0, "w of classifier-free guidance; 1 is off", 0, 100, label="Guidance w")
+    )
+    class_label: int | None = param(
+        integer(None, "class of an image, by its number", 0, MAX_INTEGER, requestable=False)
+    )
+    seed: int = param(
+        integer(
+            0,
+            "same seed, same text; random where not given",
+            -SEED_LIMIT,
+            SEED_LIMIT - 1,
+            example=7,
+        )
+    )
     logprobs: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps, 1, MAX_STEPS)
-        check_integer("seed", self.seed, -SEED_LIMIT, SEED_LIMIT - 1)
-        check_number("mixing_ratio", self.mixing_ratio, 0.0, 1.0)
-        check_number("temperature", self.temperature, 0.0, 2.0)
-        check_number("top_p", self.top_p, 0.0, 1.0)
-        check_number("guidance_scale", self.guidance_scale, 0.0, 100.0)
-        if self.class_label is not None:
-            check_integer("class_label", self.class_label, 0, 2**31)
-        if self.top_p == 0.0:
-            raise InvalidParam("top_p", "must be above 0")
-        check_choice("noise_removal", self.noise_removal, NOISE_REMOVALS)
-        check_choice("noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
-        _budget("topk_absorb", self.topk_absorb, "even", self.steps)
-        _budget("topk_uniform", self.topk_uniform, "auto", self.steps)
-        if self.block_length is not None:
-            check_integer("block_length", self.block_length, 1, 2**31)
-        check_number("confidence_threshold", self.confidence_threshold, 0.0, 1.0)
-        for field in ("entropy_bound", "confidence_factor"):
-            if (value := getattr(self, field)) is not None:
-                check_number(field, value, 0.0, 1e6)
-        if self.entropy_bound is not None and self.confidence_factor is not None:
-            raise InvalidParam("entropy_bound", "and confidence_factor exclude each other")
-        check_choice("refine_scope", self.refine_scope, REFINE_SCOPES)
-        check_choice("remasking", self.remasking, REMASKINGS)
-        check_choice("compat", self.compat, COMPATS)
-        for field in ("logits_eos_inf", "confidence_eos_eot_inf", "logprobs"):
-            if not isinstance(getattr(self, field), bool):
-                raise InvalidParam(field, "must be true or false")
-        check_number("p_uniform", self.p_uniform, 0.0, 1.0)
-        if self.p_uniform == 1.0:
-            raise InvalidParam("p_uniform", "must be below 1")
-        self._check_remdm()
-        if self.sampler == "topk":
-            if self.mixing_ratio == 1.0:
-                raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")
-            if self.remasking == "random" and self.mixing_ratio > 0.0:
-                raise InvalidParam("remasking", "random needs mixing_ratio 0")
+        for name, declared in params_in(self).items():
+            declared.check(name, getattr(self, name))
+        if not isinstance(self.logprobs, bool):
+            raise InvalidParam("logprobs", f"must be true or false, got {self.logprobs!r}")
+        for name, declared in params_in(self.own).items():
+            value = getattr(self.own, name)
+            if declared.kind == "schedule" and isinstance(value, tuple):
+                _check_length(name, value, self.steps)
 
-    def _check_remdm(self) -> None:
-        check_choice("remdm_schedule", self.remdm_schedule, REMDM_SCHEDULES)
-        if self.remdm_eta is not None:
-            check_number("remdm_eta", self.remdm_eta, 0.0, 1.0)
-        for field in LOOP_WINDOW:
-            check_number(field, getattr(self, field), 0.0, 1.0)
-        if self.remdm_t_off > self.remdm_t_on:
-            raise InvalidParam("remdm_t_off", f"must be at most remdm_t_on, {self.remdm_t_on:g}")
-        if self.remdm_alpha_on in (0.0, 1.0):
-            raise InvalidParam("remdm_alpha_on", "must be above 0 and below 1")
+    def changed(self, **values: Any) -> SamplingParams:
+        """These parameters with other values, the sampler's own included."""
+        own = {n: values.pop(n) for n in params_in(self.own) if n in values}
+        return replace(self, own=replace(self.own, **own), **values)
 
     @property
     def calls(self) -> int:
-        """Steps the engine walks: T, and one for the noise removal of samplers that have one."""
-        last = self.sampler in OWNERS["noise_removal"] and self.noise_removal != "none"
-        return self.steps + last
+        """Network calls of the request: T, and those of its sampler's noise removal."""
+        return self.steps + self.own.extra_calls
 
 
-def param_names() -> tuple[str, ...]:
-    """Names of all fields, in order."""
-    return tuple(f.name for f in fields(SamplingParams))
+COMMON_PARAMS: dict[str, Param] = params_in(SamplingParams)
+"""Parameters of every sampler, by name."""
 
 
 def check_choice(field: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raises InvalidParam unless the value is one of those allowed."""
+    """Raise InvalidParam unless the value is one of those allowed."""
     if value not in allowed:
-        raise InvalidParam(field, f"must be one of {', '.join(allowed)}")
+        raise InvalidParam(field, f"must be one of {', '.join(allowed)}; got {str(value)[:64]!r}")
 
 
-def _budget(field: str, value: Any, word: str, steps: int) -> None:
-    if value == word:
-        return
-    if not isinstance(value, tuple):
-        raise InvalidParam(field, f"must be a list of {steps} integers or {word!r}, got {value!r}")
-    if len(value) != steps:
-        raise InvalidParam(field, f"must have one entry a step ({steps}), got {len(value)}")
-    for entry in value:
-        check_integer(field, entry, 0, 2**31)
-
-
-def check_integer(field: str, value: Any, low: int, high: int) -> None:
-    """Raises InvalidParam unless the value is a whole number within bounds."""
+def check_integer(field: str, value: Any, low: float | int, high: float | int) -> None:
+    """Raise InvalidParam unless the value is a whole number within bounds."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidParam(field, f"must be an integer, got {value!r}")
     if not low <= value <= high:
         raise InvalidParam(field, f"must lie between {low} and {high}, got {value}")
 
 
-def check_number(field: str, value: Any, low: float, high: float) -> None:
-    """Raises InvalidParam unless the value is a finite number within bounds."""
+def check_number(field: str, value: Any, low: float | int, high: float | int) -> None:
+    """Raise InvalidParam unless the value is a finite number within bounds."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     if not known or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidParam(field, f"must be a finite number, got {value!r}")
     if not low <= value <= high:
         shown = f"{value:g}" if isinstance(value, float) else value  # no float holds every integer
         raise InvalidParam(field, f"must lie between {low:g} and {high:g}, got {shown}")
+
+
+def _check_schedule(field: str, value: Any, word: str) -> None:
+    if value == word:
+        return
+    if not isinstance(value, tuple):
+        raise InvalidParam(field, f"must be a list of integers or {word!r}, got {value!r}")
+    for entry in value:
+        check_integer(field, entry, 0, MAX_INTEGER)
+
+
+def _check_length(field: str, value: tuple[int, ...], steps: int) -> None:
+    if len(value) != steps:
+        raise InvalidParam(field, f"must have one entry per step ({steps}), got {len(value)}")

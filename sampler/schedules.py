@@ -1,17 +1,11 @@
-"""Noise schedules (signal left at time t, the grid of times a sampler walks) and the budgets of the
-hybrid sampler (how many masks to fill and how many tokens to refine at each step).
-"""
+"""Noise schedules: signal left at time t, and the grid of times that a sampler walks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
-
-from sampler.params import OWNERS, InvalidParam, SamplingParams
 
 T_MIN = 1e-5
 """The last time of the grid, as in the official code."""
@@ -90,69 +84,3 @@ def grids(
     alphas = torch.stack([torch.stack(s.grid(*at)) for s in SCHEDULES.values()])
     alpha_s, alpha_t = alphas[noise_schedule, :, torch.arange(len(step), device=step.device)].T
     return alpha_s, alpha_t
-
-
-def absorb_budget(masked: int, steps: int) -> list[int]:
-    """Masks to fill at each of a block's steps: as even as whole numbers allow, more at first."""
-    whole, rest = divmod(masked, steps)
-    return [whole + (i < rest) for i in range(steps)]
-
-
-def refine_budget(absorb: Sequence[int], mixing_ratio: float) -> list[int]:
-    """Tokens to refine at each of a block's steps: after i steps, k / (1 - k) of the masks filled.
-
-    The cumulative rule of the LLaDA-XDLM code, in fp32 as there; the first step refines nothing.
-    """
-    filled = torch.tensor(list(accumulate(absorb)), dtype=torch.float32)
-    refined = (filled * mixing_ratio / (1.0 - mixing_ratio)).long()
-    refined[:1] = 0
-    return [*refined[:1].tolist(), *refined.diff().tolist()]
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What the hybrid sampler does at each step of one request: three lists of T numbers.
-
-    Attributes:
-        block: the active block.
-        absorb: masks to fill.
-        refine: tokens to refine.
-    """
-
-    block: list[int]
-    absorb: list[int]
-    refine: list[int]
-
-
-def step_plan(params: SamplingParams, masked: int) -> StepPlan:
-    """Plan a canvas with so many masked positions. Other samplers need none: theirs is empty.
-
-    Steps are shared among the blocks as evenly as whole numbers allow.
-
-    Raises:
-        InvalidParam: budgets, blocks and steps that do not fit the canvas.
-    """
-    length = min(params.block_length or masked, masked) or 1
-    blocks = max(1, -(-masked // length))
-    if params.sampler in OWNERS["block_length"] and params.steps < blocks:
-        raise InvalidParam("steps", f"must be at least the number of blocks, {blocks}")
-    if params.sampler != "topk":
-        return StepPlan([], [], [])
-    if params.compat == "official" and (masked % length or params.steps % blocks):
-        raise InvalidParam("block_length", "must divide the length and give a divisor of steps")
-    if params.topk_absorb != "even" and sum(params.topk_absorb) != masked:
-        total = sum(params.topk_absorb)
-        raise InvalidParam("topk_absorb", f"must sum to the {masked} masked positions, not {total}")
-    plan = StepPlan([], [], [])
-    for b, steps in enumerate(absorb_budget(params.steps, blocks)):
-        now = slice(len(plan.block), len(plan.block) + steps)
-        absorb = absorb_budget(min(length, masked - b * length), steps)
-        if params.topk_absorb != "even":
-            absorb = list(params.topk_absorb[now])
-        refine = refine_budget(absorb, params.mixing_ratio)
-        if params.topk_uniform != "auto":
-            refine = list(params.topk_uniform[now])
-        plan.block.extend([b] * steps)
-        plan.absorb.extend(absorb)
-        plan.refine.extend(refine)
-    return plan

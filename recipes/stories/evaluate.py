@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from recipes.stories.batches import END, encode
 from recipes.stories.build_tokenizer import full_tokenizer
 from recipes.stories.corpus import WORK, read_corpus, split
 from recipes.stories.validation import nelbo
+from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.noise_kernel import NoiseKernel
 from sampler.params import SamplingParams
@@ -53,7 +53,7 @@ def sample(
             (
                 ids + [0] * length,
                 [False] * len(ids) + [True] * length,
-                replace(params, seed=s),
+                params.changed(seed=s),
             )
             for s in seeds
         ]
@@ -117,7 +117,7 @@ def main() -> None:
     loaded = load_checkpoint(find_checkpoint(args.checkpoint))
     defaults = loaded.defaults
     k = defaults.get("mixing_ratio", 0.1) if args.mixing_ratio is None else args.mixing_ratio
-    params = SamplingParams(
+    params = make_params(
         mixing_ratio=k,
         temperature=defaults["temperature"] if args.temperature is None else args.temperature,
         top_p=defaults["top_p"] if args.top_p is None else args.top_p,
@@ -138,7 +138,7 @@ def main() -> None:
     result["held_out_stories"] = report(judge, known, corpus)
     print(f"held out: {result['held_out_stories']}")
     for steps in track(args.steps, description="sampling"):
-        chosen = replace(params, steps=steps)
+        chosen = params.changed(steps=steps)
         texts = sample(loaded, chosen, args.samples, args.length, args.prompt)
         figures = report(judge, known, texts)
         result["steps"][steps] = {"figures": figures, "samples": [t for t, _ in texts[:4]]}

@@ -28,12 +28,11 @@ from sampler.likelihood.nelbo import nelbo_integrand
 from sampler.logits.row_requests import MIN_ROWS, rows_at_once
 from sampler.noise_kernel import NoiseKernel
 from sampler.params import (
-    NOISE_SCHEDULES,
+    MIXING_RATIO,
+    NOISE_SCHEDULE,
     SEED_LIMIT,
-    NoiseSchedule,
     check_choice,
     check_integer,
-    check_number,
 )
 from sampler.philox import Role, integers, uniforms
 from sampler.schedules import SCHEDULES, T_MIN
@@ -62,14 +61,14 @@ class ScoreParams:
     estimator: Estimator = "nelbo"
     samples: int = 32
     mixing_ratio: float = 0.1
-    noise_schedule: NoiseSchedule = "log_linear"
+    noise_schedule: str = "log_linear"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, ESTIMATORS)
         check_integer("samples", self.samples, 1, MAX_SAMPLES)
-        check_number("mixing_ratio", self.mixing_ratio, 0.0, 1.0)
-        check_choice("noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
+        MIXING_RATIO.check("mixing_ratio", self.mixing_ratio)
+        NOISE_SCHEDULE.check("noise_schedule", self.noise_schedule)
         check_integer("seed", self.seed, -SEED_LIMIT, SEED_LIMIT - 1)
 
 

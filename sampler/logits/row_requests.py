@@ -67,13 +67,12 @@ class RowQuery:
         ``other`` fields replace these; marks that are not given are off.
         """
         off = torch.zeros_like(rows, dtype=torch.bool)
-        marks = ("as_model", "official", "entropy", "eos_last", "eot_last")
+        marks = ("as_model", "official", "entropy", "no_eos", "eos_last", "eot_last")
         asked: dict[str, Tensor] = dict.fromkeys(marks, off) | {
             "current": batch.tokens[rows],
             "u": u,
             "temperature": batch.temperature[of],
             "top_p": batch.top_p[of],
-            "no_eos": batch.no_eos[of],
             "guidance_scale": batch.guidance_scale[of],
             "tell": batch.tell[of],
             "written": torch.full_like(rows, -1),

@@ -10,25 +10,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.moves import Moves
 from sampler.noise_kernel import NoiseKernel
+from sampler.params import MIXING_RATIO, NOISE_SCHEDULE, param
 from sampler.philox import Role, uniforms
-from sampler.samplers.mixture import BranchFirst
+from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState
 from sampler.schedules import grids
 
 
 @dataclass(frozen=True)
-class Ancestral(BranchFirst):
+class AncestralState(BranchState):
+    """Columns: the parameters, ``noise_schedule`` as an index into ``SCHEDULES``, all [B]."""
+
+    mixing_ratio: Float[Tensor, " B"]
+    noise_schedule: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class AncestralParams(BranchParams):
+    """Parameters of the exact posterior sampler."""
+
+    state = AncestralState
+    mixing_ratio: float = param(MIXING_RATIO)
+    noise_schedule: str = param(NOISE_SCHEDULE)
+
+
+@dataclass(frozen=True)
+class Ancestral(BranchFirst[AncestralState]):
     """The posterior sampler of XDLM; without a mask id, of UDLM."""
 
-    def _kernel(self, batch: CanvasBatch, canvas: Tensor) -> NoiseKernel:
+    def _kernel(self, batch: CanvasBatch[AncestralState], canvas: Tensor) -> NoiseKernel:
         """The kernel with each position's own k."""
-        return NoiseKernel(batch.mixing_ratio[canvas], self.vocab_size, self.mask_id)
+        return NoiseKernel(batch.own.mixing_ratio[canvas], self.vocab_size, self.mask_id)
 
-    def begin(self, batch: CanvasBatch) -> CanvasBatch:
+    def begin(self, batch: CanvasBatch[AncestralState]) -> CanvasBatch[AncestralState]:
         """Draw the editable positions from the prior; the others are clamped."""
         canvas, position = batch.owner
         seed = batch.seed[canvas]
@@ -36,11 +55,11 @@ class Ancestral(BranchFirst):
         prior = self._kernel(batch, canvas).prior(u, self.uniform_id(v))
         return batch.with_tokens(torch.where(batch.editable, prior, batch.tokens))
 
-    def moves(self, batch: CanvasBatch) -> Moves:
+    def moves(self, batch: CanvasBatch[AncestralState]) -> Moves:
         """The mixture of eq. 11."""
         canvas, _ = batch.owner
         alphas = grids(
-            batch.noise_schedule, batch.step, batch.steps, batch.from_step, batch.from_time
+            batch.own.noise_schedule, batch.step, batch.steps, batch.from_step, batch.from_time
         )
         alpha_s, alpha_t = (a[canvas] for a in alphas)
         return self._kernel(batch, canvas).moves(batch.tokens, alpha_s, alpha_t)

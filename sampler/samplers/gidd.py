@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.moves import Moves
+from sampler.params import number, param
 from sampler.philox import integers
-from sampler.samplers.mixture import BranchFirst
+from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState
 from sampler.schedules import times
 
 LEAST_UNIFORM = math.exp(-20)
@@ -114,12 +115,37 @@ class GiddNoise:
 
 
 @dataclass(frozen=True)
-class Gidd(BranchFirst):
+class GiddState(BranchState):
+    """Columns: p_u, [B]."""
+
+    p_uniform: Float[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class GiddParams(BranchParams):
+    """Parameters of GIDD's posterior sampler."""
+
+    state = GiddState
+    p_uniform: float = param(
+        number(
+            0.0,
+            "p_u, the share of uniform noise halfway",
+            0,
+            1,
+            open_high=True,
+            example=0.1,
+            label="Uniform share",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Gidd(BranchFirst[GiddState]):
     """The posterior sampler of GIDD."""
 
     mask_id: int
 
-    def begin(self, batch: CanvasBatch) -> CanvasBatch:
+    def begin(self, batch: CanvasBatch[GiddState]) -> CanvasBatch[GiddState]:
         """All editable positions start as masks."""
         return batch.with_tokens(torch.where(batch.editable, self.mask_id, batch.tokens))
 
@@ -128,10 +154,10 @@ class Gidd(BranchFirst):
         ids = integers(u, self.vocab_size - 1)
         return ids + (ids >= self.mask_id).long()
 
-    def moves(self, batch: CanvasBatch) -> Moves:
+    def moves(self, batch: CanvasBatch[GiddState]) -> Moves:
         """The mixture of GIDD's posterior, on the official grid of times."""
         canvas, _ = batch.owner
         t, s = times(batch.step, batch.steps, batch.from_step, batch.from_time)
         s = torch.where(batch.step >= batch.steps, LAST_TIME, s)
-        noise = GiddNoise(batch.p_uniform[canvas], self.vocab_size, self.mask_id)
+        noise = GiddNoise(batch.own.p_uniform[canvas], self.vocab_size, self.mask_id)
         return noise.moves(batch.tokens, s[canvas], t[canvas])

@@ -9,21 +9,65 @@ each sampler says: ``ancestral``, ``gidd``, ``remdm``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.batch import CanvasBatch
+from sampler.batch import CanvasBatch, Columns, SamplerState
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
 from sampler.moves import Moves
-from sampler.params import NOISE_REMOVALS
+from sampler.params import NOISE_REMOVAL, SamplerParams, param, params_in
 from sampler.philox import Role, integers, uniforms
 from sampler.transition import Transition
 
-GREEDY = NOISE_REMOVALS.index("greedy")
+GREEDY = NOISE_REMOVAL.words.index("greedy")
+
+
+@dataclass(frozen=True)
+class BranchParams(SamplerParams):
+    """Parameters of every such sampler."""
+
+    noise_removal: str = param(NOISE_REMOVAL)
+
+    @property
+    def extra_calls(self) -> int:
+        """One more call for the noise removal, unless there is none."""
+        return int(self.noise_removal != "none")
+
+
+@dataclass(frozen=True)
+class BranchState(SamplerState):
+    """Columns of every such sampler.
+
+    Attributes:
+        noise_removal: index into its words, [B].
+    """
+
+    noise_removal: Int[Tensor, " B"]
+
+    @classmethod
+    def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
+        """The columns of new canvases: a field that is declared as a parameter of the same name is
+        filled from it, words by their index.
+        """
+        return cls(*(column_of(f.name, params, columns) for f in fields(cls)))
+
+
+def column_of(name: str, params: Sequence[Any], columns: Columns) -> Tensor:
+    """One parameter of all requests as a tensor [B]; words by their index."""
+    declared = params_in(params[0].own)[name]
+    values = [getattr(p.own, name) for p in params]
+    if declared.kind == "choice":
+        return columns.integers([declared.words.index(value) for value in values])
+    return columns.reals(values)
+
+
+State = TypeVar("State", bound=BranchState)
 
 
 @dataclass(frozen=True)
@@ -52,7 +96,7 @@ class BranchProposal:
 
 
 @dataclass(frozen=True)
-class BranchFirst(ABC):
+class BranchFirst(ABC, Generic[State]):
     """What such samplers share, for a checkpoint's vocabulary; an immutable value.
 
     Attributes:
@@ -66,29 +110,29 @@ class BranchFirst(ABC):
     ends: tuple[int, ...] = ()
 
     @abstractmethod
-    def begin(self, batch: CanvasBatch) -> CanvasBatch:
+    def begin(self, batch: CanvasBatch[State]) -> CanvasBatch[State]:
         """Draw the editable positions from the prior; the others are clamped."""
 
     @abstractmethod
-    def moves(self, batch: CanvasBatch) -> Moves:
+    def moves(self, batch: CanvasBatch[State]) -> Moves:
         """The mixture of the next step at each position, [T]."""
 
     def uniform_id(self, u: Tensor) -> Tensor:
         """An id of the uniform noise from a uniform in [0, 1): any of the N, the mask included."""
         return integers(u, self.vocab_size)
 
-    def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
+    def settled(self, batch: CanvasBatch[State]) -> Int[Tensor, " B"]:
         """Any token may change until the end."""
         canvas, _ = batch.owner
         return batch.leading(~batch.editable | batch.finished[canvas])
 
-    def propose(self, batch: CanvasBatch) -> BranchProposal:
+    def propose(self, batch: CanvasBatch[State]) -> BranchProposal:
         """Throw the coins of the next step and say which rows it needs. Reads no logits."""
         canvas, position = batch.owner
         step, seed = batch.step[canvas], batch.seed[canvas]
         moves = self.moves(batch)
         u1, u2, u3, u4 = uniforms(seed, step, position, Role.BRANCH, Role.TOKEN)
-        greedy = (batch.step >= batch.steps) & (batch.noise_removal == GREEDY)
+        greedy = (batch.step >= batch.steps) & (batch.own.noise_removal == GREEDY)
 
         can_leave = batch.editable & (moves.rate > 0)
         overwrite = can_leave & greedy[canvas]
@@ -112,8 +156,8 @@ class BranchFirst(ABC):
         return BranchProposal(rows, query, moves, maybe, u1, overwrite, to_model, elsewhere)
 
     def commit(
-        self, batch: CanvasBatch, proposal: BranchProposal, stats: RowStats
-    ) -> tuple[CanvasBatch, Transition]:
+        self, batch: CanvasBatch[State], proposal: BranchProposal, stats: RowStats
+    ) -> tuple[CanvasBatch[State], Transition]:
         """Settle the step with what the model said of ``proposal.rows``."""
         z, rows = batch.tokens, proposal.rows
         p_z = torch.zeros_like(proposal.u_leave)

@@ -15,19 +15,89 @@ No move depends on the model: only masks that are filled ask for logits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sampler.batch import CanvasBatch
+from sampler.batch import CanvasBatch, Columns
 from sampler.moves import Moves
-from sampler.params import REMDM_SCHEDULES
-from sampler.samplers.mixture import BranchFirst
+from sampler.params import InvalidParam, choice, number, param
+from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState, column_of
 from sampler.schedules import T_MIN, times
 
-RESCALE, LOOP = REMDM_SCHEDULES.index("rescale"), REMDM_SCHEDULES.index("loop")
+ETAS = {"cap": 0.008, "rescale": 0.015, "loop": 0.02}
+"""The published eta of each schedule."""
+RESCALE, LOOP = list(ETAS).index("rescale"), list(ETAS).index("loop")
+
+
+@dataclass(frozen=True)
+class RemdmState(BranchState):
+    """Columns: the parameters, ``remdm_schedule`` by its index, all [B]."""
+
+    remdm_schedule: Int[Tensor, " B"]
+    remdm_eta: Float[Tensor, " B"]
+    remdm_t_on: Float[Tensor, " B"]
+    remdm_t_off: Float[Tensor, " B"]
+    remdm_alpha_on: Float[Tensor, " B"]
+
+    @classmethod
+    def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
+        """The columns of new canvases; an eta that was not chosen is the published one."""
+        etas = [p.own.remdm_eta for p in params]
+        published = [ETAS[p.own.remdm_schedule] for p in params]
+        return cls(
+            column_of("noise_removal", params, columns),
+            column_of("remdm_schedule", params, columns),
+            columns.reals([p if e is None else e for e, p in zip(etas, published, strict=True)]),
+            column_of("remdm_t_on", params, columns),
+            column_of("remdm_t_off", params, columns),
+            column_of("remdm_alpha_on", params, columns),
+        )
+
+
+@dataclass(frozen=True)
+class RemdmParams(BranchParams):
+    """Parameters of ReMDM. The window, ``remdm_t_on`` to ``remdm_t_off``, is that of ``loop``."""
+
+    state = RemdmState
+    remdm_schedule: str = param(
+        choice("probability of masking a token again", *ETAS, label="Remask by")
+    )
+    remdm_eta: float | None = param(
+        number(
+            None,
+            "eta of the schedule; the published value where not given",
+            0,
+            1,
+            example=0.02,
+            label="Eta",
+        )
+    )
+    remdm_t_on: float = param(
+        number(0.55, "loop: time at which its window opens; times fall from 1 to 0", 0, 1)
+    )
+    remdm_t_off: float = param(
+        number(0.05, "loop: time at which its window closes, at most remdm_t_on", 0, 1)
+    )
+    remdm_alpha_on: float = param(
+        number(0.9, "loop: signal held in its window", 0, 1, open_low=True, open_high=True)
+    )
+
+    def check_together(self) -> None:
+        """Raise InvalidParam for a window that closes before it opens."""
+        if self.remdm_t_off > self.remdm_t_on:
+            raise InvalidParam("remdm_t_off", f"must be at most remdm_t_on, {self.remdm_t_on:g}")
+
+    def unread(self) -> dict[str, str]:
+        """The window, where the schedule is not ``loop``."""
+        if self.remdm_schedule == "loop":
+            return {}
+        reason = f"is only supported by remdm_schedule loop; got {self.remdm_schedule}"
+        return dict.fromkeys(("remdm_t_on", "remdm_t_off", "remdm_alpha_on"), reason)
 
 
 @dataclass(frozen=True)
@@ -72,11 +142,11 @@ def sigma_max(alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
     return ((1.0 - alpha_s) / alpha_t).clamp(0.0, 1.0)
 
 
-def remasking(batch: CanvasBatch) -> Remasking:
+def remasking(batch: CanvasBatch[RemdmState]) -> Remasking:
     """What the next step of each canvas does, [B]."""
     t, s, late = _times(batch)
-    on, alpha_on, eta = batch.remdm_t_on, batch.remdm_alpha_on, batch.remdm_eta
-    loops, early = batch.remdm_schedule == LOOP, t > on
+    on, alpha_on, eta = batch.own.remdm_t_on, batch.own.remdm_alpha_on, batch.own.remdm_eta
+    loops, early = batch.own.remdm_schedule == LOOP, t > on
 
     def alpha(time: Tensor) -> Tensor:
         rising = (1.0 - time) * alpha_on / (1.0 - on)
@@ -85,45 +155,45 @@ def remasking(batch: CanvasBatch) -> Remasking:
         return torch.where(loops, loop, 1.0 - time)
 
     alpha_s, alpha_t = alpha(s), alpha(t)
-    rescale = batch.remdm_schedule == RESCALE
+    rescale = batch.own.remdm_schedule == RESCALE
     sigma = torch.where(rescale, eta * sigma_max(alpha_s, alpha_t), eta)
     sigma = torch.where(loops & (early | late), 0.0, sigma)
     return Remasking.of(alpha_s, alpha_t, sigma)
 
 
-def _t_off(batch: CanvasBatch) -> Tensor:
+def _t_off(batch: CanvasBatch[RemdmState]) -> Tensor:
     """Not before the last time, so that the noise removal fills all masks."""
-    return batch.remdm_t_off.clamp(min=T_MIN)
+    return batch.own.remdm_t_off.clamp(min=T_MIN)
 
 
-def _times(batch: CanvasBatch) -> tuple[Tensor, Tensor, Tensor]:
+def _times(batch: CanvasBatch[RemdmState]) -> tuple[Tensor, Tensor, Tensor]:
     """(t, s, whether the window of a loop is over) of the step that comes next."""
     t, s = times(batch.step, batch.steps, batch.from_step, batch.from_time)
     return t, torch.where(batch.step >= batch.steps, 0.0, s), t <= _t_off(batch)
 
 
 @dataclass(frozen=True)
-class Remdm(BranchFirst):
+class Remdm(BranchFirst[RemdmState]):
     """The remasking sampler for checkpoints trained with masks alone."""
 
     mask_id: int
 
-    def begin(self, batch: CanvasBatch) -> CanvasBatch:
+    def begin(self, batch: CanvasBatch[RemdmState]) -> CanvasBatch[RemdmState]:
         """All editable positions start as masks."""
         return batch.with_tokens(torch.where(batch.editable, self.mask_id, batch.tokens))
 
-    def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
+    def settled(self, batch: CanvasBatch[RemdmState]) -> Int[Tensor, " B"]:
         """What is filled stays where no step ahead masks again: behind a loop's window, before the
         noise removal, and with eta = 0.
         """
         canvas, _ = batch.owner
         _, _, late = _times(batch)
-        stays = (batch.remdm_eta == 0) | (batch.step >= batch.steps)
-        stays |= (batch.remdm_schedule == LOOP) & late
+        stays = (batch.own.remdm_eta == 0) | (batch.step >= batch.steps)
+        stays |= (batch.own.remdm_schedule == LOOP) & late
         filled = stays[canvas] & (batch.tokens != self.mask_id)
         return batch.leading(~batch.editable | filled | batch.finished[canvas])
 
-    def moves(self, batch: CanvasBatch) -> Moves:
+    def moves(self, batch: CanvasBatch[RemdmState]) -> Moves:
         """A mask is filled, a token masked, each with its probability."""
         canvas, _ = batch.owner
         step = remasking(batch)

@@ -1,6 +1,6 @@
 """The hybrid sampler of Algorithm 1: at each step fill some masks and refine some tokens.
 
-A budget says how many of each (``schedule.step_plan``). Masks of the active block are filled in
+A budget says how many of each (``topk_plan``). Masks of the active block are filled in
 order of the model's confidence; tokens written before are replaced where the model would now rather
 have another one. Blocks are walked from left to right. With k = 0 nothing is refined, and this is
 LLaDA's own decoding.
@@ -20,14 +20,16 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
-from sampler.params import COMPATS, REFINE_SCOPES, REMASKINGS
 from sampler.philox import Role, uniforms
+from sampler.samplers.topk_plan import COMPAT, REFINE_SCOPE, REMASKING, TopKParams, TopKState
 from sampler.select import best_of_each
 from sampler.transition import Transition
 
-OFFICIAL = COMPATS.index("official")
-BLOCK_SCOPE = REFINE_SCOPES.index("block")
-RANDOM = REMASKINGS.index("random")
+__all__ = ["TopK", "TopKParams"]
+
+OFFICIAL = COMPAT.words.index("official")
+BLOCK_SCOPE = REFINE_SCOPE.words.index("block")
+RANDOM = REMASKING.words.index("random")
 
 
 @dataclass(frozen=True)
@@ -67,46 +69,47 @@ class TopK:
     mask_id: int
     ends: tuple[int, ...] = ()
 
-    def begin(self, batch: CanvasBatch) -> CanvasBatch:
+    def begin(self, batch: CanvasBatch[TopKState]) -> CanvasBatch[TopKState]:
         """All editable positions start as masks."""
         return batch.with_tokens(torch.where(batch.editable, self.mask_id, batch.tokens))
 
-    def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
+    def settled(self, batch: CanvasBatch[TopKState]) -> Int[Tensor, " B"]:
         """A filled mask is final where nothing more is refined; under the ``block`` scope, so are
         the blocks behind; the published loop may rewrite anything until the end.
         """
         canvas, _ = batch.owner
         finished = batch.finished
-        planned = batch.plan_refine.cumsum(0)
-        ahead = planned[batch.plan_steps.cumsum(0) - 1] - planned[batch.planned]
-        refines = ahead + batch.plan_refine[batch.planned] + batch.carry > 0
-        official = batch.compat == OFFICIAL
-        behind = batch.rank < (batch.block * batch.block_length)[canvas]
-        in_block = (batch.refine_scope == BLOCK_SCOPE)[canvas] & behind
+        own, now = batch.own, batch.own.planned(batch.step)
+        planned = own.plan_refine.cumsum(0)
+        ahead = planned[own.plan_steps.cumsum(0) - 1] - planned[now]
+        refines = ahead + own.plan_refine[now] + own.carry > 0
+        official = batch.own.compat == OFFICIAL
+        behind = batch.rank < (batch.block * batch.own.block_length)[canvas]
+        in_block = (batch.own.refine_scope == BLOCK_SCOPE)[canvas] & behind
         filled = ~refines[canvas] & (batch.tokens != self.mask_id)
         open_ = (~official & ~finished)[canvas]
         final = torch.where(open_, ~batch.editable | in_block | filled, finished[canvas])
         return batch.leading(final)
 
-    def propose(self, batch: CanvasBatch) -> TopKProposal:
+    def propose(self, batch: CanvasBatch[TopKState]) -> TopKProposal:
         """Find the masks and tokens that this step may write. Reads no logits."""
         canvas, position = batch.owner
-        official = batch.compat == OFFICIAL
-        now, block = batch.planned, batch.block
-        last = batch.step + 1 >= batch.plan_steps
-        following = batch.plan_block[(now + 1).clamp(max=batch.plan_block.numel() - 1)]
+        official = batch.own.compat == OFFICIAL
+        own, now, block = batch.own, batch.own.planned(batch.step), batch.block
+        last = batch.step + 1 >= own.plan_steps
+        following = own.plan_block[(now + 1).clamp(max=own.plan_block.numel() - 1)]
         block_ends = last | (following != block)
         # every mask of a block is filled when it ends, whatever its budgets were
-        absorb = torch.where(block_ends & ~official, batch.lengths, batch.plan_absorb[now])
-        refine = batch.plan_refine[now] + batch.carry
+        absorb = torch.where(block_ends & ~official, batch.lengths, own.plan_absorb[now])
+        refine = own.plan_refine[now] + batch.own.carry
 
         rank = batch.rank
-        start = (block * batch.block_length)[canvas]
-        reached = rank < start + batch.block_length[canvas]
+        start = (block * batch.own.block_length)[canvas]
+        reached = rank < start + batch.own.block_length[canvas]
         active = reached & (rank >= start) & batch.editable
         masked = batch.tokens == self.mask_id
         free = official[canvas]
-        scope = torch.where((batch.refine_scope == BLOCK_SCOPE)[canvas], active, batch.editable)
+        scope = torch.where((batch.own.refine_scope == BLOCK_SCOPE)[canvas], active, batch.editable)
         fill = masked & torch.where(free, reached, active) & (absorb > 0)[canvas]
         edit = ~masked & reached & (free | scope) & (refine > 0)[canvas]
         rows = torch.nonzero(fill | edit)[:, 0]
@@ -114,7 +117,7 @@ class TopK:
         of = canvas[rows]
         seed, step = batch.seed[of], batch.step[of]
         u, order = uniforms(seed, step, position[rows], Role.TOKEN)
-        last = batch.ends_last[of]
+        last = batch.own.ends_last[of]
         query = RowQuery.about(
             batch,
             rows,
@@ -122,6 +125,7 @@ class TopK:
             u,
             as_model=torch.ones_like(last),
             official=official[of],
+            no_eos=own.no_eos[of],
             # at a temperature the published loop forgets the end token here
             eos_last=last & ~(official & (batch.temperature > 0))[of],
             eot_last=last,
@@ -129,14 +133,14 @@ class TopK:
         return TopKProposal(rows, query, fill[rows], order, absorb, refine, block_ends)
 
     def commit(
-        self, batch: CanvasBatch, proposal: TopKProposal, stats: RowStats
-    ) -> tuple[CanvasBatch, Transition]:
+        self, batch: CanvasBatch[TopKState], proposal: TopKProposal, stats: RowStats
+    ) -> tuple[CanvasBatch[TopKState], Transition]:
         """Take the most confident candidates of each canvas, all at once."""
         canvas, _ = batch.owner
         rows, masked = proposal.rows, proposal.masked
         of, z = canvas[rows], batch.tokens[rows]
         confidence, current = stats.p_sample.float(), stats.p_current.float()
-        at_random = masked & (batch.remasking == RANDOM)[of]
+        at_random = masked & (batch.own.remasking == RANDOM)[of]
         score = torch.where(at_random, proposal.order, confidence.double())
         better = ~masked & (stats.sample != z) & (confidence >= current)
         filled = best_of_each(score, of, masked, proposal.absorb)
@@ -148,4 +152,5 @@ class TopK:
         after = batch.tokens.clone()
         after[rows[chosen]] = stats.sample[chosen]
         change = Transition.between(batch.tokens, after, self.mask_id, rows, stats)
-        return replace(batch.advanced(after), carry=carry), change
+        after = replace(batch.advanced(after), own=replace(batch.own, carry=carry))
+        return after, change

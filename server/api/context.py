@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import Request
 
 from models.checkpoints.load import Checkpoint
-from sampler.params import SamplingParams
 from server.config import Settings
 from server.engine.engine import Engine
+from server.engine.request_params import default_of
 from server.trajectories.store import Trajectories
 
 
@@ -72,5 +72,5 @@ class State:
     @property
     def defaults(self) -> dict[str, Any]:
         """What requests get when they do not choose."""
-        steps = self.checkpoint.defaults.get("steps", SamplingParams.steps)
+        steps = default_of(self.checkpoint.defaults, "steps")
         return {**self.checkpoint.defaults, "steps": min(steps, self.settings.max_steps)}

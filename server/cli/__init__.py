@@ -14,6 +14,7 @@ from server.cli.cluster import cluster
 from server.cli.common import say
 from server.cli.draw import draw
 from server.cli.generate import generate
+from server.cli.sampling_flags import with_sampling_flags
 from server.cli.score import score
 from server.cli.serve import listening, serve
 from server.config import forget_strangers
@@ -27,9 +28,9 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(cluster)
-app.command()(generate)
+app.command()(with_sampling_flags(generate))
 app.command()(score)
-app.command()(draw)
+app.command()(with_sampling_flags(draw, without=("seed",)))
 app.command()(info)
 app.command()(make_random)
 app.command()(convert)

@@ -17,6 +17,7 @@ from models.checkpoints.load import (
 )
 from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
+from server.cli.sampling_flags import parsed
 from server.engine.request_params import check_defaults, sampling_params
 
 errors = Console(stderr=True, highlight=False)
@@ -74,6 +75,6 @@ def params_of(loaded: Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
     """What the checkpoint does by itself, but for what was chosen."""
     check_said(loaded.info.name, loaded.defaults)
     try:
-        return sampling_params(loaded.defaults, chosen)
+        return sampling_params(loaded.defaults, parsed(chosen))
     except InvalidParam as error:
         stop(str(error), 2)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,14 +24,11 @@ def draw(
         int, typer.Option(min=0, help="show so many moments of the first image instead")
     ] = 0,
     scale: Annotated[int, typer.Option(min=1, max=64, help="show each pixel so large")] = 4,
-    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
-    sampler: Annotated[str | None, typer.Option(help="how tokens are decided")] = None,
-    temperature: Annotated[float | None, typer.Option()] = None,
-    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="w; 1 is off")] = None,
     seed: Annotated[int, typer.Option(help="of the first image; the others count on")] = 0,
     device: DeviceOption = "cpu",
     dtype: DTypeOption = "auto",
+    *,
+    chosen: dict[str, Any],
 ) -> None:
     """Draw images of a class into one picture, or show how one comes about."""
     from server.cli.drawing import drawn, spread, tiled
@@ -40,14 +36,13 @@ def draw(
     from server.engine.factory import engine_of
     from server.engine.request_params import class_named
 
-    chosen = {k: v for k, v in locals().items() if v is not None}
     loaded = load(checkpoint, device, dtype)
     params = params_of(loaded, chosen)
     try:
         shape = loaded.check_pixels()
         labels = range(loaded.info.classes) if what == "all" else [class_named(loaded.info, what)]
         wanted = [
-            replace(params, class_label=label, seed=seed + i * count + j)
+            params.changed(class_label=label, seed=seed + i * count + j)
             for i, label in enumerate(labels)
             for j in range(count)
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,45 +25,6 @@ def generate(
         str | None, typer.Option(help="token ids instead of a prompt: 5,9,2")
     ] = None,
     infill: Annotated[bool, typer.Option("--infill", help="fill masks in --prompt-ids")] = False,
-    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="ancestral, topk, threshold, gidd or remdm")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option()] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="w; 1 is off")] = None,
-    noise_removal: Annotated[str | None, typer.Option(help="ancestral, greedy or none")] = None,
-    block_length: Annotated[
-        int | None, typer.Option(help="topk, threshold: positions of a block")
-    ] = None,
-    refine_scope: Annotated[str | None, typer.Option(help="topk: generated or block")] = None,
-    confidence_threshold: Annotated[
-        float | None, typer.Option(help="threshold: fill masks at least this sure")
-    ] = None,
-    entropy_bound: Annotated[float | None, typer.Option(help="threshold: in nats")] = None,
-    confidence_factor: Annotated[
-        float | None, typer.Option(help="threshold: f of Fast-dLLM's rule")
-    ] = None,
-    remasking: Annotated[str | None, typer.Option(help="topk: low_confidence or random")] = None,
-    logits_eos_inf: Annotated[
-        bool, typer.Option("--logits-eos-inf", help="topk, threshold: never write the end token")
-    ] = False,
-    confidence_eos_eot_inf: Annotated[
-        bool, typer.Option("--confidence-eos-eot-inf", help="topk: write the end tokens last")
-    ] = False,
-    compat: Annotated[
-        str | None, typer.Option(help="topk: official repeats the published loop")
-    ] = None,
-    p_uniform: Annotated[float | None, typer.Option(help="gidd: share of uniform noise")] = None,
-    remdm_schedule: Annotated[str | None, typer.Option(help="remdm: cap, rescale or loop")] = None,
-    remdm_eta: Annotated[float | None, typer.Option(help="remdm: how much is masked again")] = None,
-    remdm_t_on: Annotated[float | None, typer.Option(help="remdm, loop: begins here")] = None,
-    remdm_t_off: Annotated[float | None, typer.Option(help="remdm, loop: ends here")] = None,
-    remdm_alpha_on: Annotated[
-        float | None, typer.Option(help="remdm, loop: signal held in it")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="same seed, same text")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="show the canvas at every step")] = False,
     delay: Annotated[float, typer.Option(help="with --watch: seconds between steps")] = 0.12,
     as_json: Annotated[
@@ -72,18 +33,19 @@ def generate(
     svg: Annotated[Path | None, typer.Option(help="with --watch: save a picture here")] = None,
     device: DeviceOption = "cpu",
     dtype: DTypeOption = "auto",
+    *,
+    chosen: dict[str, Any],
 ) -> None:
     """Generate one text, without a server."""
     from server.cli.generation import GenerationFailed, show_ids, show_text
     from server.cli.terminal import Viewer
     from server.engine.factory import engine_of
 
-    flags = {k: v for k, v in locals().items() if v is not None}
     loaded = load(checkpoint, device, dtype)
-    params = params_of(loaded, flags)
+    params = params_of(loaded, chosen)
     ids = _prompt(loaded, prompt, prompt_ids)
     room, hole = loaded.info.max_length - len(ids), loaded.info.mask_id if infill else None
-    if loaded.info.mask_id in ids and not infill and params.compat != "official":
+    if loaded.info.mask_id in ids and not infill and not params.own.reads_given_masks:
         stop(f"--prompt-ids hold the mask id {loaded.info.mask_id}; --infill has it filled", 2)
     length = default_length(loaded.defaults, room) if max_tokens is None else max_tokens
     least = 0 if hole in ids else 1

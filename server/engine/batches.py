@@ -53,11 +53,12 @@ class Running:
         info = checkpoint.info
         self._checkpoint = checkpoint
         self._samplers = {
-            n: make(info.vocab_size, info.mask_id, checkpoint.ends) for n, make in SAMPLERS.items()
+            name: spec.make(info.vocab_size, info.mask_id, checkpoint.ends)
+            for name, spec in SAMPLERS.items()
         }
         self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
         self._active: Groups = {}
-        self._aside: Groups = {}
+        self._paused: Groups = {}
 
     def __bool__(self) -> bool:
         """Whether there is something to step."""
@@ -78,7 +79,7 @@ class Running:
             sampler, device = self._samplers[name], self._checkpoint.device
             canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
             batch = sampler.begin(CanvasBatch.of(canvases, device))
-            _add(self._active, name, Group.of(sampler, batch, list(owners)))
+            _add(self._active, Group.of(name, sampler, batch, list(owners)))
         except Exception as error:
             if len(owners) > 1:  # one of them is to blame
                 return [told for owner in owners for told in self._begin(name, [owner])]
@@ -94,20 +95,18 @@ class Running:
 
     def pause(self, owners: Collection[Subscription]) -> None:
         """Set canvases aside."""
-        for name, group in _taken(self._active, owners).items():
-            _add(self._aside, name, group)
+        for group in _taken(self._active, owners):
+            _add(self._paused, group)
 
     def resume(self, owners: Collection[Subscription]) -> None:
         """Go on with canvases that were set aside."""
-        for name, group in _taken(self._aside, owners).items():
-            _add(self._active, name, group)
+        for group in _taken(self._paused, owners):
+            _add(self._active, group)
 
     def drop(self, owners: Collection[Subscription]) -> list[Group]:
         """Take canvases out, wherever they are."""
         return [
-            group
-            for groups in (self._active, self._aside)
-            for group in _taken(groups, owners).values()
+            group for groups in (self._active, self._paused) for group in _taken(groups, owners)
         ]
 
     def finish(self, owners: Collection[Subscription], now: float) -> list[Told]:
@@ -120,17 +119,16 @@ class Running:
 
     def clear(self) -> None:
         """Forget all canvases."""
-        self._active, self._aside = {}, {}
+        self._active, self._paused = {}, {}
 
     def step(self, now: float, pace: float) -> Stepped:
         """Take one step, at the time ``now``. ``pace``, in seconds per step, tells who is to
         hurry.
         """
         stepped = Stepped()
-        named = [(name, group.hurried(now, pace)) for name, group in self._active.items()]
-        names = {id(group.sampler): name for name, group in named}
+        groups = [group.with_deadline_steps(now, pace) for group in self._active.values()]
         self._active = {}
-        for group, outcome in attempt(self._checkpoint.model, [group for _, group in named]):
+        for group, outcome in attempt(self._checkpoint.model, groups):
             if isinstance(outcome, Failed):
                 stepped.ended += [(owner, outcome) for owner in group.owners]
                 continue
@@ -138,7 +136,7 @@ class Running:
             if bool(over.any()):
                 stepped.ended += _ended(group, over, outcome.failed, time.monotonic())
                 group = group.kept(~over)
-            _add(self._active, names[id(group.sampler)], group)
+            _add(self._active, group)
         return stepped
 
     def _settle(self, group: Group, result: StepResult, stepped: Stepped) -> torch.Tensor:
@@ -168,14 +166,15 @@ class Running:
         return result.failed | batch.finished | ended | (settled >= batch.lengths)
 
 
-def _add(groups: Groups, name: str, more: Group) -> None:
+def _add(groups: Groups, more: Group) -> None:
     if more.owners:
-        groups[name] = groups[name].joined(more) if name in groups else more
+        known = groups.get(more.name)
+        groups[more.name] = more if known is None else known.joined(more)
 
 
-def _taken(groups: Groups, owners: Collection[Subscription]) -> Groups:
+def _taken(groups: Groups, owners: Collection[Subscription]) -> list[Group]:
     """Take the canvases of some owners out of groups."""
-    taken: Groups = {}
+    taken: list[Group] = []
     if not owners:
         return taken
     wanted = set(owners)
@@ -184,9 +183,9 @@ def _taken(groups: Groups, owners: Collection[Subscription]) -> Groups:
         if not bool(flags.any()):
             continue
         flags = flags.to(group.batch.tokens.device)
-        taken[name] = group.kept(flags)
+        taken.append(group.kept(flags))
         del groups[name]
-        _add(groups, name, group.kept(~flags))
+        _add(groups, group.kept(~flags))
     return taken
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from sampler.params import SamplingParams
-from sampler.schedules import step_plan
 from server.engine.scheduler import Work
 
 
@@ -60,7 +59,7 @@ class GenerationRequest:
             InvalidParam: params that do not fit the positions.
         """
         editable = [id_ == hole for id_ in prompt] + [True] * length + [False] * len(suffix)
-        step_plan(params, sum(editable))
+        params.own.check_canvas(params.steps, sum(editable))
         tokens = [*prompt, *[0] * length, *suffix]
         return cls(tokens, editable, params, wants_steps, budget=budget, through_ends=through_ends)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -20,8 +21,9 @@ from server.engine.stream import Subscription
 class Group:
     """The running requests of one sampler: their packed canvases, and who they belong to."""
 
+    name: str  # of the sampler
     sampler: Sampler
-    batch: CanvasBatch
+    batch: CanvasBatch[Any]
     owners: list[Subscription]
     ops: torch.Tensor  # [B, 3] changes so far, by kind
     forwards: torch.Tensor  # [B]
@@ -29,19 +31,22 @@ class Group:
     through_ends: torch.Tensor  # [B] end tokens end nothing
 
     @classmethod
-    def of(cls, sampler: Sampler, batch: CanvasBatch, owners: list[Subscription]) -> Group:
+    def of(
+        cls, name: str, sampler: Sampler, batch: CanvasBatch[Any], owners: list[Subscription]
+    ) -> Group:
         """New requests; ``batch`` holds their canvases as the sampler began them."""
         device = batch.tokens.device
         ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64, device=device)
         ends = [o.submitted + (o.request.budget or math.inf) for o in owners]
         deadlines = torch.tensor(ends, dtype=torch.float64, device=device)
         through = torch.tensor([o.request.through_ends for o in owners], device=device)
-        return cls(sampler, batch, owners, ops, ops[:, 0].clone(), deadlines, through)
+        return cls(name, sampler, batch, owners, ops, ops[:, 0].clone(), deadlines, through)
 
     def kept(self, keep: torch.Tensor) -> Group:
         """The group without the requests where keep [B] is false."""
         flags = keep.tolist()
         return Group(
+            self.name,
             self.sampler,
             self.batch.kept(keep),
             [o for o, k in zip(self.owners, flags, strict=True) if k],
@@ -54,6 +59,7 @@ class Group:
     def joined(self, other: Group) -> Group:
         """Both groups as one."""
         return Group(
+            self.name,
             self.sampler,
             self.batch.joined(other.batch),
             self.owners + other.owners,
@@ -63,9 +69,9 @@ class Group:
             torch.cat((self.through_ends, other.through_ends)),
         )
 
-    def hurried(self, now: float, pace: float) -> Group:
-        """The group with fewer steps ahead for the canvases that would be late at ``pace``, in
-        seconds per step.
+    def with_deadline_steps(self, now: float, pace: float) -> Group:
+        """The group with fewer remaining steps for requests that would miss their latency budget at
+        ``pace``, in seconds per step.
         """
         if all(o.request.budget is None for o in self.owners):
             return self

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from models.checkpoints.load import Checkpoint
 from models.checkpoints.weights import CheckpointError
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.step import take_step
 from server.engine.request_params import check_defaults
 
@@ -29,9 +28,10 @@ def check_servable(checkpoint: Checkpoint) -> Checkpoint:
 def warm_up(checkpoint: Checkpoint) -> None:
     """One short run, so that the first request does not pay for first-use set-up."""
     info = checkpoint.info
-    sampler = SAMPLERS["ancestral"](info.vocab_size, info.mask_id, checkpoint.ends)
+    params = make_params(steps=1, top_p=0.9)
+    sampler = SAMPLERS[params.sampler].make(info.vocab_size, info.mask_id, checkpoint.ends)
     length = min(64, info.max_length) if info.image is None else info.image.length
-    canvas = ([0] * length, [True] * length, SamplingParams(steps=1, top_p=0.9))
+    canvas = ([0] * length, [True] * length, params)
     batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
     for _ in range(2):
         batch = take_step(sampler, checkpoint.model, batch).batch

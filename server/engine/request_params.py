@@ -7,54 +7,59 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.interface import ModelInfo
-from sampler import SAMPLERS
+from sampler import PARAMS, READERS, SAMPLERS, make_params
 from sampler.params import (
-    LOOP_WINDOW,
-    OWNERS,
+    COMMON_PARAMS,
+    MAX_INTEGER,
     InvalidParam,
     SamplingParams,
     check_choice,
     check_integer,
-    param_names,
+    params_in,
 )
+from sampler.registry import DEFAULT_SAMPLER
 
 
 def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> SamplingParams:
     """Params from ``generation_config.json`` and what was chosen; None means not chosen.
 
-    Other keys are ignored; a seed is drawn where none is given.
+    Keys that are no parameters are ignored; the seed is random where none is given.
 
     Raises:
         InvalidParam: naming the field.
     """
-    values: dict[str, Any] = {n: defaults[n] for n in param_names() if n in defaults}
-    chosen = {n: chosen[n] for n in param_names() if chosen.get(n) is not None}
-    values |= chosen
+    sampler = chosen.get("sampler") or defaults.get("sampler", DEFAULT_SAMPLER)
+    check_choice("sampler", sampler, tuple(SAMPLERS))
+    read = {*COMMON_PARAMS, *params_in(SAMPLERS[sampler].params)}
+    given = {n: chosen[n] for n in (*PARAMS, "logprobs") if chosen.get(n) is not None}
+    values = {n: defaults[n] for n in PARAMS if n in defaults and n in read} | given
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     values.setdefault("seed", secrets.randbits(53))
-    params = SamplingParams(**values)
-    check_choice("sampler", params.sampler, tuple(SAMPLERS))
-    for name in chosen:
-        owners = OWNERS.get(name, tuple(SAMPLERS))
-        neutral = 0.0 if name == "mixing_ratio" else getattr(SamplingParams, name)
-        if values[name] == neutral:
-            continue
-        if params.sampler not in owners:
-            raise InvalidParam(name, f"is for {' and '.join(owners)}, not for {params.sampler}")
-        if name in LOOP_WINDOW and params.remdm_schedule != "loop":
-            raise InvalidParam(name, f"is for loop, not for {params.remdm_schedule}")
+    params = make_params(sampler, **values)
+    for name, reason in params.own.unread().items():
+        if name in given and not PARAMS[name].is_neutral(given[name]):
+            raise InvalidParam(name, reason)
     return params
 
 
 def check_defaults(defaults: Mapping[str, Any]) -> None:
-    """Hold what a checkpoint says of its requests against what they can be.
+    """Check a checkpoint's ``generation_config.json`` against what requests may ask for.
 
     Raises:
         InvalidParam: naming the field.
     """
     sampling_params(defaults, {})
+    for name in READERS:
+        if name in defaults:
+            value = defaults[name]
+            PARAMS[name].check(name, tuple(value) if isinstance(value, list) else value)
     if "max_new_tokens" in defaults:
-        check_integer("max_new_tokens", defaults["max_new_tokens"], 1, 2**31)
+        check_integer("max_new_tokens", defaults["max_new_tokens"], 1, MAX_INTEGER)
+
+
+def default_of(defaults: Mapping[str, Any], name: str) -> Any:
+    """The value of a parameter where a request does not choose: the checkpoint's, or ours."""
+    return defaults.get(name, PARAMS[name].default)
 
 
 def class_named(info: ModelInfo, word: str) -> int:

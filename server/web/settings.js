@@ -7,25 +7,8 @@ import { h, icon, ICONS } from "./dom.js";
 const MOST_SETTINGS = 4;
 const NAMES = "ABCD";
 
-/** Fields of a setting: name, label, and how it is entered. Empty means the checkpoint's own. */
-const number = (min, max, step) => ({ kind: "number", min, max, step });
-const oneOf = (...options) => ({ kind: "choice", options });
-const FIELDS = [
-  ["steps", "Steps", number(1, 4096, 1)],
-  ["sampler", "Sampler", oneOf()],
-  ["mixing_ratio", "Mixing ratio k", number(0, 1, "any")],
-  ["temperature", "Temperature", number(0, 2, "any")],
-  ["top_p", "Top p", number(0.001, 1, "any")],
-  ["guidance_scale", "Guidance w", number(0, 100, "any")],
-  ["block_length", "Block length", number(1, 65536, 1)],
-  ["confidence_threshold", "Threshold", number(0, 1, "any")],
-  ["remasking", "Fill by", oneOf("low_confidence", "random")],
-  ["refine_scope", "Refine in", oneOf("generated", "block")],
-  ["noise_removal", "Last call", oneOf("ancestral", "greedy", "none")],
-  ["p_uniform", "Uniform share", number(0, 0.999, "any")],
-  ["remdm_schedule", "Remask by", oneOf("cap", "rescale", "loop")],
-  ["remdm_eta", "Eta", number(0, 1, "any")],
-];
+const SAMPLER = { name: "sampler", label: "Sampler", kind: "choice" };
+const ELSEWHERE = ["seed"]; // has an input of its own, shared by all settings
 const SCHEDULES = ["topk_absorb", "topk_uniform"];
 
 export class Settings {
@@ -57,6 +40,14 @@ export class Settings {
 
   get image() {
     return this.facts.image !== null;
+  }
+
+  /** Inputs of a setting, as the model describes its request parameters. Empty means the default. */
+  get fields() {
+    const [steps, ...others] = this.facts.request_parameters.filter(
+      ({ name, kind }) => kind !== "schedule" && !ELSEWHERE.includes(name),
+    );
+    return [steps, SAMPLER, ...others];
   }
 
   get variant() {
@@ -92,7 +83,7 @@ export class Settings {
 
   draw() {
     this.drawTabs();
-    this.grid.replaceChildren(...FIELDS.filter(([name]) => this.read(name)).map((field) => this.field(...field)));
+    this.grid.replaceChildren(...this.fields.filter(({ name }) => this.read(name)).map((field) => this.field(field)));
     this.drawSchedules();
   }
 
@@ -147,14 +138,15 @@ export class Settings {
     else this.variant[name] = value;
   }
 
-  field(name, label, how) {
+  field({ name, label, kind, choices, minimum, maximum, description }) {
     const own = this.facts[name];
     const value = this.variant[name];
     const changed = (event) => {
       const { value: text } = event.target;
-      this.put(name, how.kind === "number" && text !== "" ? Number(text) : text);
+      const typed = { number: Number, integer: Number, flag: (word) => word === "true" }[kind];
+      this.put(name, typed && text !== "" ? typed(text) : text);
       if (name === "sampler") {
-        for (const [other] of FIELDS) if (!this.read(other)) this.put(other);
+        for (const { name: other } of this.fields) if (!this.read(other)) this.put(other);
         for (const other of SCHEDULES) if (!this.read(other)) this.put(other);
         this.draw();
         this.grid.querySelector("[name=sampler]").focus();
@@ -165,24 +157,26 @@ export class Settings {
       }
     };
     let input;
-    if (how.kind === "choice") {
-      const options = name === "sampler" ? this.facts.samplers : how.options;
+    if (kind === "choice" || kind === "flag") {
+      const words = kind === "flag" ? ["false", "true"] : choices;
+      const options = name === "sampler" ? this.facts.samplers : words;
       const usual = own ?? options[0];
       input = h(
         "select",
         { name, onchange: changed },
         ...options.map((one) =>
-          h("option", { value: one === usual ? "" : one, selected: one === (value ?? usual) }, one.replaceAll("_", " ")),
+          h("option", { value: one === usual ? "" : one, selected: one === String(value ?? usual) }, one.replaceAll("_", " ")),
         ),
       );
     } else {
-      const max = name === "steps" ? this.facts.limits.steps : how.max;
+      const max = name === "steps" ? this.facts.limits.steps : maximum;
+      const step = kind === "integer" ? 1 : "any";
       input = h("input", {
-        type: "number", name, min: how.min, max, step: how.step, inputmode: "decimal",
+        type: "number", name, min: minimum, max, step, inputmode: "decimal",
         placeholder: own ?? "auto", value: value ?? "", onchange: changed,
       });
     }
-    return h("label", { "data-field": name }, h("span", {}, label), input);
+    return h("label", { "data-field": name, title: description }, h("span", {}, label), input);
   }
 
   drawSchedules() {
@@ -250,7 +244,8 @@ export class Settings {
     }
     inputs.kind.value = kept.kind === "chat" ? "chat" : "completion";
     const given = Array.isArray(kept.variants) ? kept.variants.slice(0, MOST_SETTINGS) : [];
-    this.variants = given.map(known);
+    const names = [...this.fields.map(({ name }) => name), ...SCHEDULES];
+    this.variants = given.map((variant) => known(variant, names));
     if (this.variants.length === 0) this.variants = [{}];
     this.active = 0;
     this.draw();
@@ -275,8 +270,8 @@ export class Settings {
     const sampler = variant.sampler ?? this.facts.sampler;
     const parts = [`${variant.steps ?? this.facts.steps} steps`, sampler];
     const skipped = ["steps", "sampler", ...SCHEDULES];
-    const others = FIELDS.filter(([name]) => name in variant && !skipped.includes(name));
-    parts.push(...others.map(([name, label]) => `${label.toLowerCase()} ${variant[name]}`));
+    const others = this.fields.filter(({ name }) => name in variant && !skipped.includes(name));
+    parts.push(...others.map(({ name, label }) => `${label.toLowerCase()} ${variant[name]}`));
     if (variant.topk_absorb || variant.topk_uniform) parts.push("own schedule");
     return (this.variants.length > 1 ? `${NAMES[i]}: ` : "") + parts.join(" · ");
   }
@@ -293,12 +288,12 @@ export class Settings {
 }
 
 /** The fields of a setting that the form knows, out of a link. */
-function known(given) {
+function known(given, names) {
   const found = {};
-  for (const name of [...FIELDS.map(([field]) => field), ...SCHEDULES]) {
+  for (const name of names) {
     const value = given?.[name];
     const list = SCHEDULES.includes(name) && Array.isArray(value) && value.every(Number.isInteger);
-    if (list || ["number", "string"].includes(typeof value)) found[name] = value;
+    if (list || ["number", "string", "boolean"].includes(typeof value)) found[name] = value;
   }
   return found;
 }

@@ -6,17 +6,15 @@ import asyncio
 import copy
 import json
 import urllib.request
-from dataclasses import replace
 
 import pytest
 import torch
 
 from models.attention import PackedAttention, attention_over
 from models.checkpoints.load import find_checkpoint, load_checkpoint
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.likelihood.monte_carlo import ScoreParams
-from sampler.params import SamplingParams
 from sampler.step import take_step
 from server.config import Settings
 from server.engine.events import Done, Failed, GenerationRequest
@@ -110,14 +108,14 @@ def test_samplers_give_the_tokens_of_a_cpu(stories, chosen):
     """
     runs = []
     for loaded in stories:
-        sampler = SAMPLERS[chosen["sampler"]](
+        sampler = SAMPLERS[chosen["sampler"]].make(
             loaded.info.vocab_size, loaded.info.mask_id, loaded.ends
         )
         canvases = [
             (
                 [0, 300 + i] + [0] * 48,
                 [False] * 2 + [True] * 48,
-                SamplingParams(**({"steps": 8, "seed": i, "mixing_ratio": 0.0} | chosen)),
+                make_params(**({"steps": 8, "seed": i, "mixing_ratio": 0.0} | chosen)),
             )
             for i in range(32)
         ]
@@ -162,7 +160,7 @@ async def test_memory_that_runs_out_hurts_the_largest_alone(tmp_path):
     engine = make_engine(loaded, max_positions=2**20, max_steps=64)
     engine.start()
     small = [request(i, 30, steps=40) for i in range(6)]
-    large = GenerationRequest.continuing([0, 305], 60000, SamplingParams(steps=4))
+    large = GenerationRequest.continuing([0, 305], 60000, make_params(steps=4))
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         alone = [await result(engine.submit(r)) for r in small]
@@ -214,10 +212,10 @@ def test_classes_and_guidance():
     runs = []
     for device in ("cpu", "cuda"):
         loaded = load_checkpoint(path, device, "float32")
-        sampler = SAMPLERS["ancestral"](loaded.info.vocab_size, loaded.info.mask_id, ())
-        params = SamplingParams(steps=8, mixing_ratio=0.1, guidance_scale=2.0)
+        sampler = SAMPLERS["ancestral"].make(loaded.info.vocab_size, loaded.info.mask_id, ())
+        params = make_params(steps=8, mixing_ratio=0.1, guidance_scale=2.0)
         canvases = [
-            ([0] * 144, [True] * 144, replace(params, class_label=i, seed=i)) for i in range(10)
+            ([0] * 144, [True] * 144, params.changed(class_label=i, seed=i)) for i in range(10)
         ]
         batch = sampler.begin(CanvasBatch.of(canvases, loaded.device))
         for _ in range(params.calls):

@@ -20,7 +20,7 @@ def test_digits_of_one_class_look_alike_and_of_two_do_not():
     for seed, label in enumerate(labels):
         own = {**chosen, "class_label": label, "seed": seed}
         canvases.append(([0] * 144, [True] * 144, sampling_params(loaded.defaults, own)))
-    sampler = SAMPLERS["ancestral"](loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
+    sampler = SAMPLERS["ancestral"].make(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     batch = sampler.begin(CanvasBatch.of(canvases))
     for _ in range(9):
         batch = take_step(sampler, loaded.model, batch).batch

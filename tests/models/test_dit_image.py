@@ -15,9 +15,8 @@ from models.checkpoints.random_init import DIT_SHAPES, write_random
 from models.families.dit import INV_FREQ, DiT, parameter_names
 from models.families.dit_config import DiTConfig, stored_sizes
 from models.images.layout import ImageShape
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.step import take_step
 from tests.conftest import GOLDEN
 
@@ -80,14 +79,14 @@ def test_a_guided_step_of_the_official_network(golden, scale):
     cond, uncond = (logits(model, x, y).log_softmax(-1) for y in (labels, None))
     guided = scale * cond - (scale - 1) * uncond
     p = guided.index_fill(-1, torch.tensor([30]), -torch.inf).softmax(-1)
-    sampler = SAMPLERS["topk"](33, 30, ())
+    sampler = SAMPLERS["topk"].make(33, 30, ())
     chosen = {"sampler": "topk", "steps": 1, "mixing_ratio": 0.0, "temperature": 0.0}
     batch = CanvasBatch.of(
         [
             (
                 row.tolist(),
                 [True] * 12,
-                SamplingParams(class_label=y, guidance_scale=scale, **chosen),
+                make_params(class_label=y, guidance_scale=scale, **chosen),
             )
             for row, y in zip(x, labels.tolist(), strict=True)
         ]

@@ -17,9 +17,8 @@ from models.checkpoints.random_init import UNET_SHAPES, write_random
 from models.families.unet import UNet, parameter_names
 from models.families.unet_config import UNetConfig
 from models.images.layout import ImageShape
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.step import take_step
 from tests.conftest import GOLDEN
 
@@ -115,10 +114,10 @@ def test_a_folder_makes_images(folder):
     assert (info.family, info.vocab_size, info.mask_id, info.classes) == ("unet", 259, 256, 10)
     assert (info.image, info.max_length) == (ImageShape(8, 8, 3, "bytes", 256), 192)
     assert info.parameters == inspect_checkpoint(folder)[0].parameters
-    for name, make in SAMPLERS.items():
-        sampler = make(info.vocab_size, info.mask_id, loaded.ends)
+    for name, spec in SAMPLERS.items():
+        sampler = spec.make(info.vocab_size, info.mask_id, loaded.ends)
         params = [
-            SamplingParams(steps=3, sampler=name, class_label=y, guidance_scale=w, seed=y)
+            make_params(steps=3, sampler=name, class_label=y, guidance_scale=w, seed=y)
             for y, w in ((3, 2.0), (7, 1.0))
         ]
         batch = sampler.begin(CanvasBatch.of([([0] * 192, [True] * 192, p) for p in params]))

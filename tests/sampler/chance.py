@@ -19,7 +19,7 @@ CHAINS = 30_000
 
 def one_step(params: SamplingParams, logits: Tensor, mask: int, z: int, step: int, draws: int):
     """Histogram of one step of the sampler from ``draws`` positions that all hold z."""
-    sampler = SAMPLERS[params.sampler](len(logits), mask, ())
+    sampler = SAMPLERS[params.sampler].make(len(logits), mask, ())
     batch = CanvasBatch.of([([z] * draws, [True] * draws, params)])
     for _ in range(step):
         batch = batch.advanced(batch.tokens)
@@ -53,7 +53,7 @@ def joint(tokens: Tensor, n: int) -> Tensor:
 
 def chains(network: Neighbours, params: SamplingParams, n: int) -> Tensor:
     """Final tokens of many canvases of three positions; the last id is the mask."""
-    sampler = SAMPLERS[params.sampler](n, n - 1, ())
+    sampler = SAMPLERS[params.sampler].make(n, n - 1, ())
     batch = CanvasBatch.of([([0] * 3 * CHAINS, [True] * 3 * CHAINS, params)])
     batch = sampler.begin(batch)
     for _ in range(params.calls):

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.noise_kernel import NoiseKernel
-from sampler.params import SamplingParams
 from sampler.samplers.ancestral import Ancestral
 from sampler.schedules import SCHEDULES, grids
 from sampler.step import take_step
@@ -89,7 +89,7 @@ def one_step_counts(k: float, z: int, logits, step: int, draws: int, **choices) 
     """Histogram of one step from ``draws`` positions that all hold z, through the real step."""
     mask_id = None if choices.pop("udlm", False) else MASK
     sampler = Ancestral(N, mask_id)
-    params = SamplingParams(steps=8, mixing_ratio=k, seed=choices.pop("seed", 5), **choices)
+    params = make_params(steps=8, mixing_ratio=k, seed=choices.pop("seed", 5), **choices)
     batch = CanvasBatch.of([([z] * draws, [True] * draws, params)])
     for _ in range(step):
         batch = batch.advanced(batch.tokens)
@@ -180,7 +180,7 @@ def test_whole_chains(k):
     n, chains, steps = 5, 30_000, 5
     network, kernel = Neighbours(n, seed=3), NoiseKernel(k, n, n - 1)
     sampler = Ancestral(n, n - 1)
-    params = SamplingParams(steps=steps, mixing_ratio=k, seed=11)
+    params = make_params(steps=steps, mixing_ratio=k, seed=11)
     batch = sampler.begin(CanvasBatch.of([([0] * 3 * chains, [True] * 3 * chains, params)]))
     for _ in range(params.calls):
         batch = take_step(sampler, network, batch).batch
@@ -201,7 +201,7 @@ def test_last_call_modes():
     sampler = Ancestral(N, MASK)
 
     def final(mode, k):
-        params = SamplingParams(steps=2, mixing_ratio=k, noise_removal=mode, seed=1)
+        params = make_params(steps=2, mixing_ratio=k, noise_removal=mode, seed=1)
         tokens = [MASK] * 50 + [3] * 50
         batch = CanvasBatch.of([(tokens, [True] * 100, params)])
         for _ in range(2):
@@ -212,7 +212,7 @@ def test_last_call_modes():
     assert (final("greedy", 0.1) == mode).all()
     assert final("greedy", 0.0).tolist() == [mode] * 50 + [3] * 50  # MDLM keeps its tokens
     assert (final("ancestral", 0.1) != MASK).all()
-    assert SamplingParams(steps=2, noise_removal="none").calls == 2
+    assert make_params(steps=2, noise_removal="none").calls == 2
 
 
 def test_prompt_is_clamped_and_draws_belong_to_the_request():
@@ -222,7 +222,7 @@ def test_prompt_is_clamped_and_draws_belong_to_the_request():
 
     def canvas(length, seed, steps, k):
         editable = [i % 3 != 0 for i in range(length)]
-        params = SamplingParams(steps=steps, mixing_ratio=k, seed=seed, temperature=0.9, top_p=0.95)
+        params = make_params(steps=steps, mixing_ratio=k, seed=seed, temperature=0.9, top_p=0.95)
         return ([1] * length, editable, params)
 
     def run(canvases):
@@ -258,7 +258,7 @@ def test_skips_rows_and_forwards():
     network = Counting(torch.linspace(-1, 1, N))
     sampler = Ancestral(N, MASK)
     positions, steps = 4000, 16
-    params = SamplingParams(steps=steps, mixing_ratio=0.0, seed=2)
+    params = make_params(steps=steps, mixing_ratio=0.0, seed=2)
     batch = sampler.begin(CanvasBatch.of([([0] * positions, [True] * positions, params)]))
     for _ in range(params.calls):
         result = take_step(sampler, network, batch)
@@ -266,7 +266,7 @@ def test_skips_rows_and_forwards():
         calls["rows"] += result.head_rows
     assert calls["rows"] == positions  # k = 0: each position asks exactly once
 
-    short = SamplingParams(steps=64, mixing_ratio=0.0, seed=2)
+    short = make_params(steps=64, mixing_ratio=0.0, seed=2)
     calls["trunk"] = 0
     batch = sampler.begin(CanvasBatch.of([([0] * 4, [True] * 4, short)] * 3))
     for _ in range(short.calls):
@@ -283,7 +283,7 @@ def test_a_row_of_nans_fails_alone():
             return torch.where(hidden == 3.0, torch.nan, self.logits)
 
     sampler = Ancestral(N, MASK)
-    params = SamplingParams(steps=1, mixing_ratio=0.1, seed=0)
+    params = make_params(steps=1, mixing_ratio=0.1, seed=0)
     batch = CanvasBatch.of([([t] * 6, [True] * 6, params) for t in (MASK, 3, MASK)])
     batch = batch.advanced(batch.tokens)  # noise removal asks every row
     result = take_step(sampler, Poisoned(torch.linspace(-1, 1, N)), batch)

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sampler import make_params
 from sampler.batch import CanvasBatch
-from sampler.params import InvalidParam, SamplingParams
+from sampler.params import InvalidParam
 from sampler.samplers.gidd import Gidd, GiddNoise
 from sampler.step import take_step
 from tests.sampler.chance import assert_same_chains, chains, explicit_chains, odds, one_step
@@ -94,7 +95,7 @@ def test_one_step_chi_square(step, p_uniform, z):
     t, s = (torch.tensor(1 - at * dt).double() for at in (step, step + 1))
     p = suppressed(logits, MASK).softmax(-1)
     expected = GiddNoise(p_uniform, N, MASK).posterior(p, torch.tensor(z), s, t)
-    params = SamplingParams(sampler="gidd", steps=8, p_uniform=p_uniform, seed=5)
+    params = make_params(sampler="gidd", steps=8, p_uniform=p_uniform, seed=5)
     assert odds(one_step(params, logits, MASK, z, step, 1_000_000), expected) > 1e-6
 
 
@@ -107,9 +108,7 @@ def test_temperature_and_top_p_shape_the_guess():
     cut = torch.zeros_like(p).index_put((keep,), p[keep])
     dt = (1 - 1e-5) / 8
     t, s = (torch.tensor(1 - at * dt).double() for at in (2, 3))
-    params = SamplingParams(
-        sampler="gidd", steps=8, p_uniform=0.2, temperature=0.7, top_p=0.8, seed=5
-    )
+    params = make_params(sampler="gidd", steps=8, p_uniform=0.2, temperature=0.7, top_p=0.8, seed=5)
     for z in (MASK, 1, 7):
         q = GiddNoise(0.2, N, MASK).posterior(cut / cut.sum(), torch.tensor(z), s, t)
         assert odds(one_step(params, logits, MASK, z, 2, 500_000), q) > 1e-6
@@ -126,7 +125,7 @@ def test_whole_chains(p_uniform):
         s, t = (torch.full(z.shape, at, dtype=torch.float64) for at in (grid[i + 1], grid[i]))
         return noise.posterior(p, z, s, t)
 
-    params = SamplingParams(sampler="gidd", steps=steps, p_uniform=p_uniform, seed=11)
+    params = make_params(sampler="gidd", steps=steps, p_uniform=p_uniform, seed=11)
     runs = explicit_chains(network, n, steps + 1, posterior)
     assert_same_chains(chains(network, params, n), runs, n)
 
@@ -135,7 +134,7 @@ def test_requests_keep_their_own_share_of_uniform_noise():
     """Two shares side by side: what each gives alone. With none, what is written stays."""
     network, sampler = Table(torch.linspace(-1, 1, N)), Gidd(N, MASK)
     of = [
-        ([1, *[0] * 40], [False, *[True] * 40], SamplingParams(sampler="gidd", p_uniform=p, seed=i))
+        ([1, *[0] * 40], [False, *[True] * 40], make_params(sampler="gidd", p_uniform=p, seed=i))
         for i, p in enumerate((0.0, 0.7))
     ]
 
@@ -155,7 +154,7 @@ def test_requests_keep_their_own_share_of_uniform_noise():
 
 def test_the_last_call_goes_to_a_time_just_above_0():
     """There a mask is left one time in a thousand, of those that the steps left."""
-    batch = CanvasBatch.of([([MASK], [True], SamplingParams(sampler="gidd", steps=1))])
+    batch = CanvasBatch.of([([MASK], [True], make_params(sampler="gidd", steps=1))])
     moves = Gidd(N, MASK).moves(batch.advanced(batch.tokens))
     assert float(1 - moves.bound) == pytest.approx(1e-3, rel=1e-4)
     assert float(moves.to_model) == pytest.approx(1 - 1e-8, abs=1e-12)
@@ -163,7 +162,7 @@ def test_the_last_call_goes_to_a_time_just_above_0():
 
 def test_the_last_call_may_take_the_mode_everywhere():
     logits = torch.linspace(-2, 2, N)
-    params = SamplingParams(sampler="gidd", steps=2, p_uniform=0.1, noise_removal="greedy")
+    params = make_params(sampler="gidd", steps=2, p_uniform=0.1, noise_removal="greedy")
     assert params.calls == 3
     for z in (MASK, 3):
         counts = one_step(params, logits, MASK, z, 2, 1000)
@@ -173,5 +172,5 @@ def test_the_last_call_may_take_the_mode_everywhere():
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan")])
 def test_a_share_that_makes_no_sense_is_named(value):
     with pytest.raises(InvalidParam) as caught:
-        SamplingParams(p_uniform=value)
+        make_params(p_uniform=value)
     assert caught.value.field == "p_uniform"

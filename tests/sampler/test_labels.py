@@ -7,10 +7,10 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from sampler import SAMPLERS
+from sampler import READERS, SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.noise_kernel import NoiseKernel
-from sampler.params import OWNERS, InvalidParam, SamplingParams
+from sampler.params import InvalidParam, SamplingParams
 from sampler.samplers.ancestral import Ancestral
 from sampler.schedules import SCHEDULES
 from sampler.step import take_step, take_steps
@@ -39,7 +39,7 @@ class Labelled:
 
 
 def params(label: int | None, **choices) -> SamplingParams:
-    return SamplingParams(**{"steps": 8, "seed": 4, "class_label": label} | choices)
+    return make_params(**{"steps": 8, "seed": 4, "class_label": label} | choices)
 
 
 def test_each_canvas_is_run_with_its_label_and_once_more_with_none_under_guidance():
@@ -91,16 +91,16 @@ def test_one_guided_step_draws_from_the_posterior_of_guided_logits(k, udlm, guid
 def test_every_sampler_is_told_of_guided_probabilities(sampler):
     network, w = Labelled(), 2.0
     chosen = params(2, sampler=sampler, steps=1, guidance_scale=w, temperature=0.0)
-    network_only = SAMPLERS[sampler](N, MASK, ())
+    network_only = SAMPLERS[sampler].make(N, MASK, ())
     batch = network_only.begin(CanvasBatch.of([([0] * 4, [True] * 4, chosen)]))
     batch = batch.with_tokens(torch.full_like(batch.tokens, MASK))
-    if sampler in OWNERS["noise_removal"]:
+    if sampler in READERS["noise_removal"]:
         batch = batch.advanced(batch.tokens)
     result = take_step(network_only, network, batch)
     cond, uncond = network.table[2, MASK], network.table[CLASSES, MASK]
     p = (w * cond - (w - 1) * uncond).index_fill(0, torch.tensor([MASK]), -torch.inf).softmax(-1)
     assert result.batch.tokens.tolist() == 4 * [int(p.argmax())]
-    told = torch.ones(4) if sampler in OWNERS["noise_removal"] else p.max().expand(4)
+    told = torch.ones(4) if sampler in READERS["noise_removal"] else p.max().expand(4)
     torch.testing.assert_close(result.change.confidence.float(), told)
 
 
@@ -110,21 +110,23 @@ def test_labels_and_guidance_mixed_give_the_tokens_of_each_alone():
 
     def canvas(i: int):
         label = None if i % 4 == 3 else i % CLASSES
+        name = names[i % len(names)]
+        mixing = {"mixing_ratio": 0.1 * (i % 3)} if name in READERS["mixing_ratio"] else {}
         chosen = params(
             label,
-            sampler=names[i % len(names)],
+            sampler=name,
             seed=i,
             steps=3 + i % 5,
             guidance_scale=1.0 + i % 2,
-            mixing_ratio=0.1 * (i % 3),
+            **mixing,
         )
-        return names[i % len(names)], ([0] * (4 + i), [True] * (4 + i), chosen)
+        return name, ([0] * (4 + i), [True] * (4 + i), chosen)
 
     def run(requests) -> list[list[int]]:
         """All requests walk together; those that are done leave."""
         live, done = {}, {}
         for name in {name for name, _ in requests}:
-            sampler = SAMPLERS[name](N, MASK, ())
+            sampler = SAMPLERS[name].make(N, MASK, ())
             places = [i for i, (n, _) in enumerate(requests) if n == name]
             batch = CanvasBatch.of([requests[i][1] for i in places])
             live[name] = (sampler, sampler.begin(batch), places)
@@ -152,4 +154,4 @@ def test_labels_and_guidance_mixed_give_the_tokens_of_each_alone():
 @pytest.mark.parametrize("label", [-1, True, 2**40])
 def test_labels_that_are_none_are_refused_by_name(label):
     with pytest.raises(InvalidParam, match="class_label"):
-        SamplingParams(class_label=label)
+        make_params(class_label=label)

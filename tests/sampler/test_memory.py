@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.logits.row_requests import CHUNK_ELEMENTS, MIN_ROWS
-from sampler.params import SamplingParams
 from sampler.step import take_steps
 
 VOCAB = 126_464
@@ -77,8 +76,8 @@ class Network:
     ],
 )
 def test_peak_allocation_at_llada_s_vocabulary(chosen):
-    params = SamplingParams(steps=2, temperature=0.7, **chosen)
-    sampler = SAMPLERS[params.sampler](VOCAB, 126_336, (126_081, 126_348))
+    params = make_params(steps=2, temperature=0.7, **chosen)
+    sampler = SAMPLERS[params.sampler].make(VOCAB, 126_336, (126_081, 126_348))
     canvases = [([0] * 128, [True] * 128, params)] * 4
     batch = sampler.begin(CanvasBatch.of(canvases))
     network = Network()

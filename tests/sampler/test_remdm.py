@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
-from sampler.samplers.remdm import Remasking, Remdm, remasking
+from sampler.samplers.remdm import Remasking, Remdm, RemdmParams, remasking
 from sampler.step import take_step
 from sampler.transition import REMASK, UNMASK
 from tests.sampler.chance import assert_same_chains, chains, explicit_chains, odds, one_step
@@ -29,13 +30,15 @@ def official(params: SamplingParams, i: int) -> tuple[float, float]:
     """(fill, remask) of call i, from the published weights of the categorical: what a mask's guess
     weighs against what staying a mask weighs. Negative weights are never drawn.
     """
+    own = params.own
+    assert isinstance(own, RemdmParams)
     dt = (1 - 1e-5) / params.steps
     t = 1 - i * dt if i < params.steps else 1e-5
     s = t - dt if i < params.steps else 0.0
-    eta = params.remdm_eta
+    eta = own.remdm_eta
     assert eta is not None
-    on, off, alpha_on = params.remdm_t_on, params.remdm_t_off, params.remdm_alpha_on
-    if params.remdm_schedule == "loop":
+    on, off, alpha_on = own.remdm_t_on, own.remdm_t_off, own.remdm_alpha_on
+    if own.remdm_schedule == "loop":
         if off < t <= on:
             eta = min(eta, (1 - alpha_on) / alpha_on)
             fill, stay = (alpha_on - (1 - eta) * alpha_on), (1 - alpha_on - alpha_on * eta)
@@ -47,7 +50,7 @@ def official(params: SamplingParams, i: int) -> tuple[float, float]:
         return (move_t - move_s) / (move_t - move_s + max(0, move_s)), 0.0
     alpha_t, alpha_s = 1 - t, 1 - s
     most = min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
-    sigma = min(eta, most) if params.remdm_schedule == "cap" else eta * most
+    sigma = min(eta, most) if own.remdm_schedule == "cap" else eta * most
     return (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t), sigma
 
 
@@ -69,7 +72,7 @@ def test_every_call_of_every_schedule(schedule, steps, eta, window, alpha_on):
     """The published weights, for any number of steps: long ones that leap over a window's edge,
     and an eta beyond what is possible, too.
     """
-    params = SamplingParams(
+    params = make_params(
         sampler="remdm",
         steps=steps,
         remdm_schedule=schedule,
@@ -88,7 +91,7 @@ def test_every_call_of_every_schedule(schedule, steps, eta, window, alpha_on):
 @pytest.mark.parametrize(("on", "off"), [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0)])
 def test_windows_at_the_ends_of_time(on, off):
     """Open all the time, or never: the last call fills all masks either way."""
-    params = replace(PARAMS["loop"], remdm_t_on=on, remdm_t_off=off)
+    params = PARAMS["loop"].changed(remdm_t_on=on, remdm_t_off=off)
     found = remasking(at_calls(params, 0, 4, 7, 8))
     assert found.fill.isfinite().all() and found.remask.isfinite().all()
     assert found.remask.tolist() == ([0.1] * 3 + [0.0] if on > off else [0.0] * 4)
@@ -98,7 +101,7 @@ def test_windows_at_the_ends_of_time(on, off):
 def test_published_etas_are_the_defaults():
     etas = {}
     for schedule in SCHEDULES:
-        params = SamplingParams(sampler="remdm", steps=1000, remdm_schedule=schedule)
+        params = make_params(sampler="remdm", steps=1000, remdm_schedule=schedule)
         etas[schedule] = float(remasking(at_calls(params, 460)).remask)
     assert etas == {"cap": 0.008, "rescale": 0.015, "loop": 0.02}
 
@@ -136,11 +139,11 @@ def explicit(params: SamplingParams, i: int, p: torch.Tensor, z: torch.Tensor, m
 
 
 PARAMS = {
-    "cap": SamplingParams(sampler="remdm", steps=8, remdm_eta=0.2, seed=5),
-    "rescale": SamplingParams(
+    "cap": make_params(sampler="remdm", steps=8, remdm_eta=0.2, seed=5),
+    "rescale": make_params(
         sampler="remdm", steps=8, remdm_schedule="rescale", remdm_eta=0.4, seed=5
     ),
-    "loop": SamplingParams(
+    "loop": make_params(
         sampler="remdm", steps=8, remdm_schedule="loop", remdm_eta=0.1, remdm_t_off=0.2, seed=5
     ),
 }
@@ -152,7 +155,7 @@ def test_one_step_chi_square(schedule, z, step):
     """1e6 draws of one step against the explicit distribution of a guess under temperature and
     top-p. False alarm: 1e-6 in each case.
     """
-    params = replace(PARAMS[schedule], temperature=0.7, top_p=0.8)
+    params = PARAMS[schedule].changed(temperature=0.7, top_p=0.8)
     logits = torch.linspace(-2, 2, N)
     p = (logits.double()[:MASK] / 0.7).softmax(-1)
     order = p.argsort(descending=True)
@@ -182,7 +185,7 @@ def test_whole_chains(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_only_masks_that_are_filled_ask_for_logits(schedule):
-    params = replace(PARAMS[schedule], steps=24)
+    params = PARAMS[schedule].changed(steps=24)
     sampler, network = Remdm(N, MASK), Table(torch.linspace(-1, 1, N))
     batch = sampler.begin(CanvasBatch.of([behind([1, 2], 2000, params)]))
     masked_again = 0
@@ -199,14 +202,14 @@ def test_only_masks_that_are_filled_ask_for_logits(schedule):
 def test_what_is_filled_is_settled_where_nothing_is_masked_again():
     """Behind a loop's window, in front of the noise removal, and with eta = 0; not before."""
     sampler, network = Remdm(N, MASK), Table(torch.linspace(-1, 1, N))
-    never = SamplingParams(sampler="remdm", steps=8, remdm_eta=0.0)
+    never = make_params(sampler="remdm", steps=8, remdm_eta=0.0)
     for params, since in ((PARAMS["cap"], 8), (PARAMS["rescale"], 8), (PARAMS["loop"], 7)):
         batch = sampler.begin(CanvasBatch.of([behind([1], 8, params), behind([1], 8, never)]))
         for i in range(9):
             filled = [7, 7, 7] + [MASK] * 5
             batch = batch.with_tokens(torch.tensor([1, *filled, 1, *filled]))
             settled = sampler.settled(batch).tolist()
-            assert settled == [4 if i >= since else 1, 4], (params.remdm_schedule, i)
+            assert settled == [4 if i >= since else 1, 4], (params.own, i)
             batch = take_step(sampler, network, batch).batch
         assert sampler.settled(batch).tolist() == [9, 9]
 
@@ -239,5 +242,5 @@ def test_requests_with_all_schedules_share_a_batch():
 )
 def test_bad_values_are_named(field, value):
     with pytest.raises(InvalidParam) as caught:
-        SamplingParams(**{field: value})
+        make_params(**{field: value})
     assert caught.value.field == field

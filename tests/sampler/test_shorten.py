@@ -9,24 +9,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.deadline import shortened
-from sampler.params import SamplingParams
 from sampler.schedules import times
 from sampler.step import take_step
 from tests.sampler.toy import MASK, Hashed, N, behind
 
 PARAMS = {
-    "ancestral": SamplingParams(steps=12, mixing_ratio=0.2),
-    "topk": SamplingParams(sampler="topk", steps=12, mixing_ratio=0.3),
-    "blocks": SamplingParams(
+    "ancestral": make_params(steps=12, mixing_ratio=0.2),
+    "topk": make_params(sampler="topk", steps=12, mixing_ratio=0.3),
+    "blocks": make_params(
         sampler="topk", steps=12, mixing_ratio=0.3, block_length=4, refine_scope="block"
     ),
-    "threshold": SamplingParams(sampler="threshold", steps=12, block_length=5),
-    "gidd": SamplingParams(sampler="gidd", steps=12, p_uniform=0.3),
-    "cap": SamplingParams(sampler="remdm", steps=12, remdm_eta=0.3),
-    "loop": SamplingParams(sampler="remdm", steps=12, remdm_schedule="loop", remdm_t_off=0.3),
+    "threshold": make_params(sampler="threshold", steps=12, block_length=5),
+    "gidd": make_params(sampler="gidd", steps=12, p_uniform=0.3),
+    "cap": make_params(sampler="remdm", steps=12, remdm_eta=0.3),
+    "loop": make_params(sampler="remdm", steps=12, remdm_schedule="loop", remdm_t_off=0.3),
 }
 
 
@@ -35,8 +34,8 @@ PARAMS = {
 @given(cuts=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 12)), max_size=3))
 def test_a_canvas_is_complete_in_the_steps_left(kind, cuts):
     params = PARAMS[kind]
-    sampler, network = SAMPLERS[params.sampler](N, MASK, ()), Hashed()
-    others = [behind([2], 6, replace(params, seed=7)), behind([1, 2], 9, params)]
+    sampler, network = SAMPLERS[params.sampler].make(N, MASK, ()), Hashed()
+    others = [behind([2], 6, params.changed(seed=7)), behind([1, 2], 9, params)]
     canvases = [others[0], behind([3, 4], 21, params), others[1]]
     batch = sampler.begin(CanvasBatch.of(canvases))
     allowed, seen = 12, torch.tensor([0, 0, 0])
@@ -85,10 +84,10 @@ def test_the_hybrid_sampler_does_what_it_had_planned():
     params = PARAMS["blocks"]
     batch = CanvasBatch.of([behind([3], 20, params), behind([3], 12, params)])
     batch = replace(batch, step=torch.tensor([3, 3]))
-    left = [batch.plan_absorb[3:12].sum(), batch.plan_refine[3:12].sum()]
+    left = [batch.own.plan_absorb[3:12].sum(), batch.own.plan_refine[3:12].sum()]
     cut = shortened(batch, torch.tensor([6, 1000]))
-    plans = (cut.plan_absorb, cut.plan_refine)
-    assert cut.plan_steps.tolist() == [9, 12]
+    plans = (cut.own.plan_absorb, cut.own.plan_refine)
+    assert cut.own.plan_steps.tolist() == [9, 12]
     assert [int(p[3:9].sum()) for p in plans] == left
-    assert cut.plan_block[3:9].tolist() == [1, 1, 2, 2, 3, 4]
-    assert torch.equal(cut.plan_absorb[9:], batch.plan_absorb[12:])
+    assert cut.own.plan_block[3:9].tolist() == [1, 1, 2, 2, 3, 4]
+    assert torch.equal(cut.own.plan_absorb[9:], batch.own.plan_absorb[12:])

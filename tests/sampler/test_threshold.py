@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
-from sampler.samplers.threshold import Threshold
+from sampler.samplers.threshold import Threshold, ThresholdParams
 from sampler.step import take_step
 from tests.sampler.toy import MASK, Hashed, N, behind, states
 
-GREEDY = SamplingParams(sampler="threshold", temperature=0.0)
+GREEDY = make_params(sampler="threshold", temperature=0.0)
 
 
 def lets_through(sure: list[float], entropy: list[float], params: SamplingParams) -> int:
     """How many of the masks pass, given in the order of the rule."""
-    if params.entropy_bound is not None:
+    own = params.own
+    assert isinstance(own, ThresholdParams)
+    if own.entropy_bound is not None:
         sums = [sum(entropy[:i]) for i in range(len(entropy))]  # without the last, the highest
-        return max((n + 1 for n, s in enumerate(sums) if s <= params.entropy_bound), default=0)
-    if params.confidence_factor is not None:
-        factor = params.confidence_factor
+        return max((n + 1 for n, s in enumerate(sums) if s <= own.entropy_bound), default=0)
+    if own.confidence_factor is not None:
+        factor = own.confidence_factor
         return max((n for n, c in enumerate(sure, 1) if (n + 1) * (1 - c) < factor), default=0)
-    return sum(c >= params.confidence_threshold for c in sure)
+    return sum(c >= own.confidence_threshold for c in sure)
 
 
 def reference_run(network, tokens, editable, params: SamplingParams) -> list[list[int]]:
     """Greedy decoding, one position at a time, until no mask is left."""
+    own = params.own
+    assert isinstance(own, ThresholdParams)
     x = [MASK if e else t for t, e in zip(tokens, editable, strict=True)]
     spots = [i for i, e in enumerate(editable) if e]
-    length = params.block_length or len(x)
+    length = own.block_length or len(x)
     blocks = [spots[i : i + length] for i in range(0, len(spots), length)]
     found = [list(x)]
     for step in range(params.steps):
@@ -45,7 +48,7 @@ def reference_run(network, tokens, editable, params: SamplingParams) -> list[lis
         entropy = torch.special.entr(logits.double().softmax(-1)).sum(-1).tolist()
         guess = p.argmax(-1).tolist()
         sure = [float(p[j, guess[j]]) for j in range(len(x))]
-        if params.entropy_bound is None:
+        if own.entropy_bound is None:
             order = sorted(masks, key=lambda j: (-sure[j], j))
         else:
             order = sorted(masks, key=lambda j: (entropy[j], j))
@@ -79,7 +82,7 @@ def test_a_plain_loop_says_the_same(rule):
         block = int(torch.randint(1, size + 1, (1,), generator=g))
         blocks = -(-sum(editable) // block)
         extra = int(torch.randint(0, 8, (1,), generator=g))
-        params = replace(GREEDY, steps=blocks + extra, block_length=block, **rule)
+        params = GREEDY.changed(steps=blocks + extra, block_length=block, **rule)
         tokens = torch.randint(MASK, (size,), generator=g).tolist()
         expected = reference_run(network, tokens, editable, params)
         found = states(network, sampler, (tokens, editable, params))
@@ -90,7 +93,7 @@ def test_a_plain_loop_says_the_same(rule):
 
 def test_settled_at_once_and_done_early():
     network, sampler = Hashed(), Threshold(N, MASK)
-    params = replace(GREEDY, steps=40, confidence_threshold=0.3)
+    params = GREEDY.changed(steps=40, confidence_threshold=0.3)
     batch = sampler.begin(CanvasBatch.of([behind([1, 2], 12, params)]))
     steps = 0
     while int(sampler.settled(batch)) < 14:
@@ -103,4 +106,4 @@ def test_settled_at_once_and_done_early():
 
 def test_rules_exclude_each_other():
     with pytest.raises(InvalidParam, match="entropy_bound"):
-        replace(GREEDY, entropy_bound=1.0, confidence_factor=1.0)
+        GREEDY.changed(entropy_bound=1.0, confidence_factor=1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,19 +10,19 @@ import pytest
 import torch
 
 from models.families.llada import LLaDA, LLaDAConfig
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.logits.row_reader import readout, row_stats
 from sampler.logits.row_requests import RowQuery
 from sampler.params import InvalidParam, SamplingParams
-from sampler.samplers.topk import TopK
-from sampler.schedules import absorb_budget, refine_budget, step_plan
+from sampler.samplers.topk import TopK, TopKParams
+from sampler.samplers.topk_plan import absorb_budget, refine_budget, step_plan
 from sampler.select import best_of_each
 from sampler.step import take_step, take_steps
 from tests.sampler.toy import MASK, Hashed, N, Table, behind, states
 
 ENDS = (9, 10)
-GREEDY = SamplingParams(sampler="topk", temperature=0.0, mixing_ratio=0.0)
+GREEDY = make_params(sampler="topk", temperature=0.0, mixing_ratio=0.0)
 
 
 def test_budgets_are_the_official_ones():
@@ -43,8 +42,7 @@ def test_official_runs_state_by_state(golden, name):
         {k.removeprefix("weights."): t for k, t in weights.tensors.items() if "weights." in k}
     )
     kwargs = run.meta["kwargs"]
-    params = replace(
-        GREEDY,
+    params = GREEDY.changed(
         steps=kwargs["steps"],
         mixing_ratio=kwargs.get("k1", 0.0),
         block_length=kwargs["block_length"],
@@ -57,9 +55,11 @@ def test_official_runs_state_by_state(golden, name):
 
 def reference_run(network, tokens, editable, params: SamplingParams) -> list[list[int]]:
     """Greedy decoding as ``interoperability.md`` C2 recommends it, one position at a time."""
+    own = params.own
+    assert isinstance(own, TopKParams)
     x = [MASK if e else t for t, e in zip(tokens, editable, strict=True)]
     spots = [i for i, e in enumerate(editable) if e]
-    length = params.block_length or len(spots)
+    length = own.block_length or len(spots)
     found, carry = [list(x)], 0
     plan = step_plan(params, len(spots))
     for i in range(params.steps):
@@ -69,16 +69,16 @@ def reference_run(network, tokens, editable, params: SamplingParams) -> list[lis
         offsets = torch.tensor([0, len(x)])
         p = network.trunk(torch.tensor(x), offsets, torch.arange(len(x))).clone()
         p[:, MASK] = -torch.inf
-        if params.logits_eos_inf:
+        if own.logits_eos_inf:
             p[:, ENDS[0]] = -torch.inf
         guess = p.argmax(-1).tolist()
-        if params.confidence_eos_eot_inf:
+        if own.confidence_eos_eot_inf:
             p[:, ENDS] = -torch.inf
         p = p.softmax(-1)
         sure = [float(p[j, guess[j]]) for j in range(len(x))]
         masks = sorted((j for j in active if x[j] == MASK), key=lambda j: (-sure[j], j))
         filled = masks if last else masks[: plan.absorb[i]]
-        scope = active if params.refine_scope == "block" else spots[: (b + 1) * length]
+        scope = active if own.refine_scope == "block" else spots[: (b + 1) * length]
         wrong = [j for j in scope if x[j] not in (MASK, guess[j]) and sure[j] >= float(p[j, x[j]])]
         budget = plan.refine[i] + carry
         refined = sorted(wrong, key=lambda j: (-sure[j], j))[:budget]
@@ -105,7 +105,7 @@ def random_canvas(g: torch.Generator, temperature: float = 0.0):
     if number(0, 3) == 0:
         cuts = sorted(number(0, free) for _ in range(steps - 1))
         absorb = tuple(b - a for a, b in zip([0, *cuts], [*cuts, free], strict=True))
-    params = SamplingParams(
+    params = make_params(
         sampler="topk",
         steps=steps,
         temperature=temperature,
@@ -155,7 +155,7 @@ def test_ten_thousand_random_requests():
 def test_early_settling():
     """k = 0: the decoded prefix is settled at once; refinement within blocks: block by block."""
     network, sampler = Hashed(), TopK(N, MASK)
-    params = replace(GREEDY, steps=6, block_length=4)
+    params = GREEDY.changed(steps=6, block_length=4)
     batch = sampler.begin(CanvasBatch.of([behind([1, 2], 12, params)]))
     seen = []
     for _ in range(6):
@@ -167,7 +167,7 @@ def test_early_settling():
     assert seen[1] >= 6
     assert seen[-1] == 14
 
-    blocks = replace(params, mixing_ratio=0.5, refine_scope="block")
+    blocks = params.changed(mixing_ratio=0.5, refine_scope="block")
     batch = sampler.begin(CanvasBatch.of([behind([1, 2], 12, blocks)]))
     seen = []
     for _ in range(6):
@@ -181,7 +181,7 @@ def test_every_canvas_gets_what_it_gets_alone():
     """Different samplers, steps, k, blocks, temperatures and guidance in one run of the network."""
     torch.manual_seed(0)
     model = LLaDA(LLaDAConfig(32, 2, 4, 2, 48, N, MASK, 0, 64)).eval().requires_grad_(False)
-    samplers = {n: make(N, MASK, ENDS) for n, make in SAMPLERS.items()}
+    samplers = {n: spec.make(N, MASK, ENDS) for n, spec in SAMPLERS.items()}
     g = torch.Generator().manual_seed(3)
 
     def run(groups: dict[str, list]) -> dict[str, list[list[int]]]:
@@ -203,13 +203,21 @@ def test_every_canvas_gets_what_it_gets_alone():
     groups: dict[str, list] = {name: [] for name in samplers}
     for i in range(16):
         tokens, editable, params = random_canvas(g, temperature=0.5 * (i % 3))
-        params = replace(params, guidance_scale=1.0 + i % 2)
+        params = params.changed(guidance_scale=1.0 + i % 2)
         if i % 4 > 1:
-            params = replace(
-                params,
-                sampler=["ancestral", "threshold", "gidd", "remdm"][i % 2 + 2 * (i // 4 % 2)],
-                entropy_bound=0.5,
-                confidence_eos_eot_inf=False,
+            name = ["ancestral", "threshold", "gidd", "remdm"][i % 2 + 2 * (i // 4 % 2)]
+            length = params.own.block_positions(0) or None
+            own = {
+                "ancestral": {"mixing_ratio": 0.1 * (i % 5)},
+                "threshold": {"entropy_bound": 0.5, "block_length": length},
+            }
+            params = make_params(
+                name,
+                steps=params.steps,
+                seed=params.seed,
+                temperature=params.temperature,
+                guidance_scale=params.guidance_scale,
+                **own.get(name, {}),
             )
         groups[params.sampler].append((tokens, editable, params))
     together = run(groups)
@@ -234,8 +242,8 @@ def test_guidance_pushes_away_from_the_promptless_copy():
         def _bare(self, bare, rows):
             return Hashed.trunk(self, bare, torch.tensor([0, len(bare)]), rows)
 
-    params = replace(GREEDY, steps=4, mixing_ratio=0.3)
-    guided = states(network, sampler, behind(prompt, 8, replace(params, guidance_scale=scale)))
+    params = GREEDY.changed(steps=4, mixing_ratio=0.3)
+    guided = states(network, sampler, behind(prompt, 8, params.changed(guidance_scale=scale)))
     assert guided == states(Explicit(), sampler, behind(prompt, 8, params))
     assert guided != states(network, sampler, behind(prompt, 8, params))
 
@@ -312,11 +320,11 @@ def test_the_published_loop_sees_a_softmax_in_the_type_of_the_logits(dtype):
 
 
 def test_the_end_is_never_written_where_it_is_forbidden():
-    sampler, canvas = TopK(N, MASK, ENDS), behind([3], 12, replace(GREEDY, steps=6))
+    sampler, canvas = TopK(N, MASK, ENDS), behind([3], 12, GREEDY.changed(steps=6))
     table = torch.zeros(N)
     table[ENDS[0]], table[4] = 5.0, 1.0
     assert states(Table(table), sampler, canvas)[-1] == [3] + 12 * [ENDS[0]]
-    without = replace(canvas[2], logits_eos_inf=True)
+    without = canvas[2].changed(logits_eos_inf=True)
     assert states(Table(table), sampler, (*canvas[:2], without))[-1] == [3] + 12 * [4]
 
 
@@ -368,10 +376,10 @@ def test_best_of_each_takes_the_earlier_of_equals():
 
 def test_random_order_is_random_and_seeded():
     network, sampler = Hashed(), TopK(N, MASK)
-    params = replace(GREEDY, steps=8, remasking="random", seed=1)
+    params = GREEDY.changed(steps=8, remasking="random", seed=1)
 
     def order(seed: int) -> list[int]:
-        found = states(network, sampler, behind([1], 8, replace(params, seed=seed)))
+        found = states(network, sampler, behind([1], 8, params.changed(seed=seed)))
         return [next(i for i in range(9) if a[i] != b[i]) for a, b in pairwise(found)]
 
     assert order(1) == order(1)
@@ -395,5 +403,5 @@ def test_random_order_is_random_and_seeded():
 )
 def test_refusals_name_the_field(field, chosen):
     with pytest.raises(InvalidParam) as refused:
-        step_plan(replace(GREEDY, **{"steps": 3, **chosen}), 8)
+        step_plan(GREEDY.changed(**{"steps": 3, **chosen}), 8)
     assert refused.value.field == field

@@ -79,7 +79,10 @@ def test_peers_of_the_paper_from_the_command_line():
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["tokens"] == 20
     refused = xdlm(*text, "--sampler", "remdm", *window)
-    assert refused.returncode == 2 and "remdm_t_on is for loop, not for cap" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "remdm_t_on is only supported by remdm_schedule loop; got cap" in refused.stderr
+    )
 
 
 def test_a_text_that_ends_early_stops_early():

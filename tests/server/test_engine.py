@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.checkpoints.load import load_checkpoint
 from models.families.llada import LLaDA
-from sampler import SAMPLERS
+from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.params import SamplingParams
 from sampler.step import take_step
 from server.engine.events import Change, Done, Failed, GenerationRequest, Step
+from server.engine.request_params import sampling_params
 from server.engine.scheduler import QueueFull
 from tests.server.conftest import make_engine
 
@@ -25,7 +24,7 @@ def request(i: int = 0, length: int = 24, wants_steps: bool = False, **choices):
     params = {"steps": 6, "seed": i, "temperature": 0.9, "top_p": 0.95, "mixing_ratio": 0.2}
     prompt = [0] + [300 + i] * (1 + i % 5)
     return GenerationRequest.continuing(
-        prompt, length, SamplingParams(**(params | choices)), wants_steps
+        prompt, length, sampling_params(params | choices, {}), wants_steps
     )
 
 
@@ -81,8 +80,8 @@ async def test_sixteen_of_all_kinds_give_the_tokens_of_each_alone(engine):
         chosen |= {"guidance_scale": 1.0 + 0.5 * (i % 5 == 0)}
         requests.append(request(i, length=5 + 9 * ((7 * i) % 16), **(chosen | kinds[i % 8])))
     for r in requests:  # blocks need a step each
-        if r.params.block_length is not None:
-            assert r.params.steps >= -(-sum(r.editable) // r.params.block_length)
+        free = sum(r.editable)
+        assert r.params.steps >= -(-free // r.params.own.block_positions(free))
     together = await asyncio.gather(*(result(engine.submit(r)) for r in requests))
     for r, done in zip(requests, together, strict=True):
         alone = await result(engine.submit(r))
@@ -210,7 +209,7 @@ async def test_numbers_that_are_not_fail_the_request_and_not_the_engine(tiny_fol
     engine = make_engine(broken)
     engine.start()
     try:
-        sick = GenerationRequest.continuing([0, 305], 10, SamplingParams(steps=4, top_p=0.9))
+        sick = GenerationRequest.continuing([0, 305], 10, make_params(steps=4, top_p=0.9))
         well = request(1, mixing_ratio=0.0)
         bad, good = await asyncio.gather(result(engine.submit(sick)), result(engine.submit(well)))
         assert isinstance(bad, Failed) and bad.code == "not_finite"
@@ -231,11 +230,11 @@ def test_a_step_dispatches_the_same_operations_for_64_requests_as_for_one(tiny, 
             return func(*args, **(kwargs or {}))
 
     def operations(requests: int) -> int:
-        sampler = SAMPLERS[name](tiny.info.vocab_size, tiny.info.mask_id, tiny.ends)
+        sampler = SAMPLERS[name].make(tiny.info.vocab_size, tiny.info.mask_id, tiny.ends)
         # one chunk of logits either way, and no canvas that fills its bucket to the last place
-        params, length = SamplingParams(steps=4, sampler=name, top_p=0.9), 250 // requests
+        params, length = make_params(steps=4, sampler=name, top_p=0.9), 250 // requests
         canvases = [
-            ([0] * length, [True] * length, replace(params, seed=i)) for i in range(requests)
+            ([0] * length, [True] * length, params.changed(seed=i)) for i in range(requests)
         ]
         batch = sampler.begin(CanvasBatch.of(canvases))
         with Counter() as counter:

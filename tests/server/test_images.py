@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from models.checkpoints.load import Checkpoint, load_checkpoint
 from models.checkpoints.random_init import parse_shape, write_random
-from sampler.params import SamplingParams
+from sampler import make_params
 from server.engine.events import Done, GenerationRequest
 from server.engine.factory import engine_of
 from server.engine.metrics import Metrics
@@ -102,7 +102,7 @@ def test_the_sdk_streams_partial_images(client):
 async def test_an_image_is_the_engines_canvas(both, pictures):
     status, answer = draw(both, **DRAW)
     assert status == 200
-    params = SamplingParams(steps=5, seed=3, mixing_ratio=0.2, class_label=7)
+    params = make_params(steps=5, seed=3, mixing_ratio=0.2, class_label=7)
     engine = engine_of(pictures, settings_of())
     engine.start()
     try:

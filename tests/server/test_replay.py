@@ -7,8 +7,7 @@ import json
 import random
 from typing import Any
 
-from sampler import SAMPLERS
-from sampler.params import OWNERS
+from sampler import READERS, SAMPLERS
 from tests.server.test_http import call, events
 from tests.server.trajectory_client import MASK, Follower, replayed, steps_of
 
@@ -64,7 +63,7 @@ def random_body(dice: random.Random) -> dict[str, Any]:
     if dice.random() < 0.25:
         ids = [dice.choice([dice.randrange(4400), MASK]) for _ in range(dice.randint(1, 30))]
         body |= {"prompt": [*ids, MASK], "infill": True, "max_tokens": dice.choice([0, 0, 9])}
-    if sampler in OWNERS["block_length"] and dice.random() < 0.5:
+    if sampler in READERS["block_length"] and dice.random() < 0.5:
         most = 41 + body["max_tokens"]  # positions to fill, and a few more
         body["block_length"] = -(-most // dice.randint(1, body["steps"]))
     if sampler == "topk" and body["mixing_ratio"] == 0.0:

@@ -13,9 +13,9 @@ import torch
 
 from models.checkpoints.load import find_checkpoint, load_checkpoint
 from models.families.llada import LLaDA
+from sampler import make_params
 from sampler.likelihood.monte_carlo import ScoreParams, sample_nats
 from sampler.noise_kernel import NoiseKernel
-from sampler.params import SamplingParams
 from server.engine.events import Done, GenerationRequest
 from server.engine.scheduler import QueueFull
 from server.engine.score import Score, ScoreRequest
@@ -214,7 +214,7 @@ async def engine(tiny):
 
 async def test_scores_and_texts_share_the_engine_and_change_nothing(engine, tiny):
     alone = await engine.score(wanted(tiny))
-    request = GenerationRequest.continuing([0], 40, SamplingParams(steps=20, seed=3))
+    request = GenerationRequest.continuing([0], 40, make_params(steps=20, seed=3))
 
     async def text():
         return [e async for e in engine.submit(request)][-1]

@@ -10,7 +10,7 @@ import torch
 
 from models.checkpoints.load import load_checkpoint
 from models.families.llada import LLaDA
-from sampler.params import SamplingParams
+from sampler import make_params
 from server.api.jobs.recorder import SettledBlocks, stretches
 from server.engine.events import GenerationRequest
 from tests.server.conftest import make_engine, run_server, settings_of
@@ -120,13 +120,13 @@ def test_blocks_are_told_as_they_settle(served, chosen, settle):
 
 def test_blocks_count_written_positions():
     ids = [9] * 3 + [MASK] * 3 + [9] + [MASK]
-    params = SamplingParams(sampler="topk", block_length=2, steps=4)
+    params = make_params(sampler="topk", block_length=2, steps=4)
     request = GenerationRequest.continuing(ids, 1, params, hole=MASK, suffix=[9])
     assert stretches(request.editable) == [(3, 6), (7, 9)]
     blocks = SettledBlocks(request)
     told = [blocks.more(settled) for settled in (0, 4, 5, 7, 8, 9, 10)]
     assert told == [[], [], [0], [], [1], [2], []]
-    alone = GenerationRequest.continuing([9], 0, SamplingParams())
+    alone = GenerationRequest.continuing([9], 0, make_params())
     assert stretches(alone.editable) == [] and SettledBlocks(alone).more(1) == []
 
 

@@ -49,7 +49,7 @@ class Run(ABC):
         Raises:
             ApiError: naming the field.
         """
-        if budget is not None and params.compat == "official":
+        if budget is not None and params.own.fixed_steps:
             raise ApiError(
                 400, "latency_budget_ms is not for compat: official", param="latency_budget_ms"
             )

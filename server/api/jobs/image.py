@@ -106,7 +106,7 @@ class Drawing(Run):
                 GenerationRequest.continuing(
                     [],
                     shape_of(state).length,
-                    replace(params, seed=seed),
+                    params.changed(seed=seed),
                     wants_steps or partial > 0,
                     budget=self.budget_seconds,
                 )

@@ -148,7 +148,7 @@ class SettledBlocks:
     def __init__(self, request: GenerationRequest) -> None:
         """Nothing has settled."""
         written = [at for at, editable in enumerate(request.editable) if editable]
-        length = request.params.block_length or len(written)
+        length = request.params.own.block_positions(len(written))
         self._ends = [
             written[min(i + length, len(written)) - 1] + 1
             for i in range(0, len(written), length or 1)

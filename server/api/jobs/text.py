@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from models.tokenization.tokenizer import TokenizerError
+from sampler import SAMPLERS
 from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.params import InvalidParam
 from server.api.context import State
@@ -21,7 +22,7 @@ from server.api.jobs.echo import echo_of, granted_samples
 from server.api.jobs.prompts import Prompt
 from server.api.schemas.requests import StreamOptions, TextFields, refused
 from server.engine.events import Done, Failed, GenerationRequest, Step
-from server.engine.request_params import default_length
+from server.engine.request_params import default_length, default_of
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
 
@@ -63,14 +64,14 @@ class Generation(Run):
         self.check_work()
 
     def _request(self, body: TextFields, prompt: Prompt, seed: int) -> GenerationRequest:
-        view, settles_early = self.view, self.params.sampler not in ("ancestral", "gidd")
+        view, settles_early = self.view, SAMPLERS[self.params.sampler].settles_early
         wants_steps = view.trajectory or view.diffusing or view.alternatives is not None
         wants_steps |= settles_early and bool(body.stream or view.stops)
         try:
             return GenerationRequest.continuing(
                 prompt.ids,
                 self._length(body.max_tokens, prompt),
-                replace(self.params, seed=seed),
+                self.params.changed(seed=seed),
                 wants_steps,
                 prompt.hole,
                 prompt.suffix,
@@ -84,10 +85,15 @@ class Generation(Run):
         """How the log-probabilities of prompts are estimated."""
         return ScoreParams(
             samples=self.samples,
-            mixing_ratio=self.params.mixing_ratio,
-            noise_schedule=self.params.noise_schedule,
+            mixing_ratio=self._own_or_default("mixing_ratio"),
+            noise_schedule=self._own_or_default("noise_schedule"),
             seed=self.params.seed,
         )
+
+    def _own_or_default(self, name: str) -> Any:
+        """A parameter's value for this request, also where its sampler does not read it."""
+        default = default_of(self.state.defaults, name)
+        return getattr(self.params.own, name, default)
 
     def _length(self, asked: int | None, prompt: Prompt) -> int:
         """Positions to fill behind a prompt; by default the checkpoint's number, as far as the

@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from models.images.layout import ImageShape
-from sampler import SAMPLERS
-from sampler.params import OWNERS, SamplingParams
+from sampler import READERS, SAMPLERS
+from sampler.registry import DEFAULT_SAMPLER
 from server.api.context import State
-from server.api.schemas.requests import DiffusionFields
 from server.api.schemas.responses.models import Model, Models
 from server.api.schemas.responses.openapi import says
+from server.api.schemas.sampling import REQUESTABLE, described
 from server.engine.engine import Engine
-from server.engine.request_params import default_length
+from server.engine.request_params import default_length, default_of
 from server.http.errors import ApiError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -89,13 +89,14 @@ def describe(state: State) -> dict[str, Any]:
             "parameters": info.parameters,
             "dtype": info.dtype,
             "samplers": list(SAMPLERS),
-            "sampler": defaults.get("sampler", SamplingParams.sampler),
-            "fields": {n: list(o) for n, o in OWNERS.items() if n in DiffusionFields.model_fields},
-            "steps": defaults.get("steps", SamplingParams.steps),
-            "mixing_ratio": defaults.get("mixing_ratio", SamplingParams.mixing_ratio),
-            "temperature": defaults.get("temperature", SamplingParams.temperature),
-            "top_p": defaults.get("top_p", SamplingParams.top_p),
-            "guidance_scale": defaults.get("guidance_scale", SamplingParams.guidance_scale),
+            "sampler": defaults.get("sampler", DEFAULT_SAMPLER),
+            "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE},
+            "request_parameters": [described(name, p) for name, p in REQUESTABLE.items()],
+            "steps": default_of(defaults, "steps"),
+            "mixing_ratio": default_of(defaults, "mixing_ratio"),
+            "temperature": default_of(defaults, "temperature"),
+            "top_p": default_of(defaults, "top_p"),
+            "guidance_scale": default_of(defaults, "guidance_scale"),
             "max_tokens": None if images else default_length(defaults, info.max_length),
             "chat": tokenizer is not None and tokenizer.chat is not None,
             "limits": {"steps": limits.max_steps, "choices": limits.max_choices},

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import StrictInt
 
-from sampler import SAMPLERS
-from sampler.params import OWNERS, param_names
+from sampler.params import params_in
 from server.api.context import State
 from server.api.jobs.choices import View
 from server.api.jobs.following import SSE, Followed, wanted_form
@@ -91,13 +90,11 @@ class TrajectoryBody(CompletionBody):
 
     def resolved(self, run: Generation | Drawing) -> dict[str, Any]:
         """The body with all that was left open filled in: sent again, it gives the same tokens."""
-        apart = {"logprobs", "logit_bias"}
-        params = {
-            name: getattr(run.params, name)
-            for name in param_names()
+        params = {"sampler": run.params.sampler} | {
+            name: getattr(declaring, name)
+            for declaring in (run.params, run.params.own)
+            for name in params_in(declaring)
             if name in TrajectoryBody.model_fields
-            and name not in apart
-            and run.params.sampler in OWNERS.get(name, tuple(SAMPLERS))
         }
         form = {"stream", "stream_options", "trajectory", "diffusing", "user"}
         asked = self.model_dump(exclude_none=True, exclude=form) | params

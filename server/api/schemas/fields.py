@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.interface import ModelInfo
-from sampler import SAMPLERS
-from sampler.params import SEED_LIMIT
+from sampler.params import MAX_INTEGER
+from server.api.schemas import sampling
 from server.config import Settings
 
 Schema = dict[str, Any]
-LARGEST = 2**31
 THE_CHECKPOINTS = "; the checkpoint's where it is not given"
 
 
@@ -22,6 +21,7 @@ def _said(description: str, example: Any, **bounds: Any) -> Schema:
 
 
 FIELDS: dict[str, Schema] = {
+    **sampling.FIELDS,
     "model": _said("the served model's name; it may be left out", "stories"),
     "prompt": _said(
         "text, texts, token ids, or several lists of them; /tokenize takes one text",
@@ -39,16 +39,6 @@ FIELDS: dict[str, Schema] = {
     "max_completion_tokens": _said("as max_tokens", 120, minimum=0),
     "n": _said("choices for each prompt", 1),
     "ignore_eos": _said("end tokens end nothing: the whole canvas is the text", False),
-    "seed": _said(
-        "same seed, same text; drawn and told where it is not given",
-        7,
-        minimum=-SEED_LIMIT,
-        maximum=SEED_LIMIT - 1,
-    ),
-    "temperature": _said(
-        f"divides the logits; 0 takes the likeliest{THE_CHECKPOINTS}", 0.7, minimum=0, maximum=2
-    ),
-    "top_p": _said(f"mass of the nucleus{THE_CHECKPOINTS}", 0.95, exclusiveMinimum=0, maximum=1),
     "stop": _said("the text ends before the first of these", ["\n"]),
     "user": _said("accepted, not used", "someone"),
     "stream": _said("answer as server-sent events", False),
@@ -60,66 +50,6 @@ FIELDS: dict[str, Schema] = {
         "milliseconds from arrival within which the text is to be complete, if need be in fewer "
         "steps",
         500,
-    ),
-    "steps": _said(f"denoising steps{THE_CHECKPOINTS}", 32, minimum=1),
-    "sampler": _said(f"how tokens are decided{THE_CHECKPOINTS}", "topk", enum=[*SAMPLERS, None]),
-    "mixing_ratio": _said(
-        f"k, the share of uniform noise (ancestral, topk){THE_CHECKPOINTS}",
-        0.1,
-        minimum=0,
-        maximum=1,
-    ),
-    "guidance_scale": _said("w of classifier-free guidance; 1 is off", 1, minimum=0, maximum=100),
-    "noise_removal": _said("ancestral, gidd, remdm: what the last call does", "ancestral"),
-    "topk_absorb": _said("topk: masks to fill at each step, one entry a step", "even"),
-    "topk_uniform": _said("topk: tokens to refine at each step, one entry a step", "auto"),
-    "block_length": _said(
-        "topk, threshold: positions of a block; else the canvas is one",
-        32,
-        minimum=1,
-        maximum=LARGEST,
-    ),
-    "refine_scope": _said("topk: tokens that may be refined", "generated"),
-    "remasking": _said("topk: order in which masks are filled", "low_confidence"),
-    "logits_eos_inf": _said("topk, threshold: the end token is never written", False),
-    "confidence_eos_eot_inf": _said("topk: ends of text and turn are written last", False),
-    "confidence_threshold": _said(
-        "threshold: fill masks whose token is at least so likely", 0.9, minimum=0, maximum=1
-    ),
-    "entropy_bound": _said(
-        "threshold: fill masks while their entropies sum to this, in nats",
-        0.5,
-        minimum=0,
-        maximum=1e6,
-    ),
-    "confidence_factor": _said(
-        "threshold: the factor of Fast-dLLM's rule", 1.0, minimum=0, maximum=1e6
-    ),
-    "compat": _said("topk: official repeats the published loop, quirks included", "none"),
-    "p_uniform": _said(
-        "gidd: the share of uniform noise halfway", 0.1, minimum=0, exclusiveMaximum=1
-    ),
-    "remdm_schedule": _said("remdm: how much is masked again", "cap"),
-    "remdm_eta": _said(
-        "remdm: eta of the schedule; the published one where it is not given",
-        0.02,
-        minimum=0,
-        maximum=1,
-    ),
-    "remdm_t_on": _said(
-        "remdm, loop: the time at which its window opens; times fall from 1 to 0",
-        0.55,
-        minimum=0,
-        maximum=1,
-    ),
-    "remdm_t_off": _said(
-        "remdm, loop: the time at which its window closes, at most remdm_t_on",
-        0.05,
-        minimum=0,
-        maximum=1,
-    ),
-    "remdm_alpha_on": _said(
-        "remdm, loop: the signal held in its window", 0.9, exclusiveMinimum=0, exclusiveMaximum=1
     ),
     "trajectory": _said("delta tells each step beside the text; needs stream", "none"),
     "diffusing": _said("the whole canvas as text at every step; needs stream", False),
@@ -167,7 +97,7 @@ def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Sch
     canvas = max(info.max_length for info in infos)
     ids = {"minimum": 0, "maximum": max(info.vocab_size for info in infos) - 1}
     names = [info.name for info in infos]
-    counts = {"minimum": 0, "maximum": LARGEST}
+    counts = {"minimum": 0, "maximum": MAX_INTEGER}
     budgets = {"maxItems": settings.max_steps, "members": {"integer": counts}}
     return {
         "model": {"enum": [*names, None], "examples": names[:1]},

@@ -7,42 +7,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
-from sampler.params import InvalidParam, SamplingParams, param_names
+from sampler.params import InvalidParam, SamplingParams
 from server.api.jobs.choices import View
 from server.api.schemas.neutral import TEXT, Neutral
-from server.api.schemas.strict import Ids, Number, StrictBody, StrictPart
+from server.api.schemas.sampling import REQUESTABLE, SamplingFields
+from server.api.schemas.strict import Number, StrictPart
 from server.engine import request_params
 from server.http.errors import ApiError
 
 
-class DiffusionFields(StrictBody):
-    """Sampling fields that every generating route takes; unset ones fall to the checkpoint."""
+class DiffusionFields(SamplingFields):
+    """Fields of every generating route: the sampling parameters, and how the answer is sent."""
 
-    temperature: Number | None = None
-    top_p: Number | None = None
     seed: StrictInt | None = None
-    steps: StrictInt | None = None
-    sampler: str | None = None
-    mixing_ratio: Number | None = None
-    noise_removal: Literal["ancestral", "greedy", "none"] | None = None
-    topk_absorb: Literal["even"] | Ids | None = None
-    topk_uniform: Literal["auto"] | Ids | None = None
-    block_length: StrictInt | None = None
-    refine_scope: Literal["generated", "block"] | None = None
-    remasking: Literal["low_confidence", "random"] | None = None
-    logits_eos_inf: StrictBool | None = None
-    confidence_eos_eot_inf: StrictBool | None = None
-    confidence_threshold: Number | None = None
-    entropy_bound: Number | None = None
-    confidence_factor: Number | None = None
-    compat: Literal["none", "official"] | None = None
-    p_uniform: Number | None = None
-    remdm_schedule: Literal["cap", "rescale", "loop"] | None = None
-    remdm_eta: Number | None = None
-    remdm_t_on: Number | None = None
-    remdm_t_off: Number | None = None
-    remdm_alpha_on: Number | None = None
-    guidance_scale: Number | None = None
     trajectory: Literal["none", "delta"] | None = None
     stream: StrictBool | None = None
 
@@ -54,8 +31,7 @@ class DiffusionFields(StrictBody):
             ApiError: 400 naming the field.
         """
         try:
-            names = set(param_names()) - {"logprobs", "logit_bias"}
-            chosen = self.model_dump(include=names)
+            chosen = self.model_dump(include={"sampler", *REQUESTABLE})
             return request_params.sampling_params(defaults, chosen)
         except InvalidParam as error:
             raise refused(error) from None

@@ -16,6 +16,20 @@ class RequestLimits(Answer):
     choices: int
 
 
+class RequestParameter(Answer):
+    """A sampling parameter that a request may set."""
+
+    name: str
+    label: str
+    description: str
+    kind: Literal["integer", "number", "flag", "choice", "schedule"]
+    samplers: list[str] = Field(description="that read it")
+    choices: list[str] = Field(description="allowed words; of a schedule, the word for its default")
+    minimum: float | int | None
+    maximum: float | int | None
+    default: float | int | bool | str | None
+
+
 class DiffusionModel(Answer):
     """What a model is, and what its requests get where they do not choose."""
 
@@ -26,6 +40,9 @@ class DiffusionModel(Answer):
     sampler: str = Field(description="the one that requests get")
     fields: dict[str, list[str]] = Field(
         description="which samplers read a field; those that are not here are read by all"
+    )
+    request_parameters: list[RequestParameter] = Field(
+        description="sampling parameters of a request, for forms"
     )
     steps: int
     mixing_ratio: float

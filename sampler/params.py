@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-if TYPE_CHECKING:
-    from sampler.batch import SamplerState
+from sampler.state import SamplerState
 
 MAX_STEPS = 4096
 MAX_INTEGER = 2**31

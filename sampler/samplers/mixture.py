@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.batch import CanvasBatch, Columns, SamplerState
+from sampler.batch import CanvasBatch
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
 from sampler.moves import Moves
 from sampler.params import NOISE_REMOVAL, SamplerParams, param, params_in
 from sampler.philox import Role, integers, uniforms
+from sampler.state import Columns, SamplerState
 from sampler.transition import Transition
 
 GREEDY = NOISE_REMOVAL.words.index("greedy")

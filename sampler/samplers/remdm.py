@@ -23,11 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sampler.batch import CanvasBatch, Columns
+from sampler.batch import CanvasBatch
 from sampler.moves import Moves
 from sampler.params import InvalidParam, choice, number, param
 from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState, column_of
 from sampler.schedules import T_MIN, times
+from sampler.state import Columns
 
 ETAS = {"cap": 0.008, "rescale": 0.015, "loop": 0.02}
 """The published eta of each schedule."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.batch import CanvasBatch, Columns, SamplerState
+from sampler.batch import CanvasBatch
 from sampler.params import (
     MIXING_RATIO,
     BlockParams,
@@ -24,6 +24,7 @@ from sampler.params import (
     param,
     schedule,
 )
+from sampler.state import Columns, SamplerState
 
 REFINE_SCOPE = choice(
     "tokens that may be refined: all generated so far, or the active block's",

@@ -5,6 +5,8 @@ together. One module, one command; what they share is in ``common``.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -26,6 +28,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Serve, watch and inspect discrete-diffusion language models.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"xdlm-serve {version('xdlm-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def xdlm(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="print the version and exit"
+        ),
+    ] = False,
+) -> None:
+    """Options that come before a command's name."""
+
+
 app.command()(serve)
 app.command()(cluster)
 app.command()(with_sampling_flags(generate))

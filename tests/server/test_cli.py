@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ XDLM = Path(sys.executable).parent / "xdlm"
 
 def xdlm(*args: str, cwd=None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([XDLM, *args], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_version_is_that_of_the_installed_package():
+    done = xdlm("--version")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"xdlm-serve {version('xdlm-serve')}\n" and not done.stderr
 
 
 def test_generate_is_seeded_text(tmp_path):

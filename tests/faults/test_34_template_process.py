@@ -75,7 +75,7 @@ def pid_of(template: ChatTemplate) -> int:
     return template._process.pid
 
 
-def test_row_33_a_stopped_process_is_replaced_and_the_conversation_rendered(template):
+def test_row_34_a_stopped_process_is_replaced_and_the_conversation_rendered(template):
     for _ in range(2):
         stopped = pid_of(template)
         os.kill(stopped, signal.SIGSTOP)
@@ -85,13 +85,13 @@ def test_row_33_a_stopped_process_is_replaced_and_the_conversation_rendered(temp
         assert pid_of(template) != stopped and is_gone(stopped)
 
 
-def test_row_33_a_process_stopped_over_a_large_question_is_replaced(template):
+def test_row_34_a_process_stopped_over_a_large_question_is_replaced(template):
     os.kill(pid_of(template), signal.SIGSTOP)
     large = "x" * (1 << 20)  # more than a pipe holds
     assert template.render([{"role": "user", "content": large}], []) == [(large, False)]
 
 
-def test_row_33_a_cancelled_rendering_gives_its_time_to_the_next(template):
+def test_row_34_a_cancelled_rendering_gives_its_time_to_the_next(template):
     endless = [{"role": "user", "content": "endless"}]
     asked = [template.submit(endless, []) for _ in range(25)]
     time.sleep(0.2)
@@ -101,7 +101,7 @@ def test_row_33_a_cancelled_rendering_gives_its_time_to_the_next(template):
     assert time.monotonic() - begun < 2
 
 
-def test_row_33_a_queue_over_its_bound_is_refused_in_words(template):
+def test_row_34_a_queue_over_its_bound_is_refused_in_words(template):
     endless = [{"role": "user", "content": "endless"}]
     asked = [template.submit(endless, []) for _ in range(chat.MOST_WAITING)]
     with pytest.raises(ChatBusy, match=f"the limits are {chat.MOST_WAITING} and"):
@@ -117,7 +117,7 @@ def test_row_33_a_queue_over_its_bound_is_refused_in_words(template):
         future.cancel()
 
 
-def test_row_33_what_waits_too_long_is_told_so(template):
+def test_row_34_what_waits_too_long_is_told_so(template):
     endless = [{"role": "user", "content": "endless"}]
     asked = [template.submit(endless, []) for _ in range(16)]
     last = template.submit(TALK, [])
@@ -127,7 +127,7 @@ def test_row_33_what_waits_too_long_is_told_so(template):
         future.cancel()
 
 
-def test_row_33_clients_that_hang_up_over_an_endless_template_cost_the_next_one_nothing(tmp_path):
+def test_row_34_clients_that_hang_up_over_an_endless_template_cost_the_next_one_nothing(tmp_path):
     folder = folder_with(tmp_path, PICKY)
     with serving(str(folder)) as server:
 
@@ -155,7 +155,7 @@ def test_row_33_clients_that_hang_up_over_an_endless_template_cost_the_next_one_
 
 
 @pytest.mark.parametrize("before", ["idle", "busy", "stopped"])
-def test_row_33_no_template_process_outlives_a_killed_server(tmp_path, before):
+def test_row_34_no_template_process_outlives_a_killed_server(tmp_path, before):
     folder, connections = folder_with(tmp_path, PICKY), []
     with serving(str(folder)) as server:
         assert call(server, "POST", "/v1/chat/completions", body("hello"))[0].status == 200
@@ -173,7 +173,7 @@ def test_row_33_no_template_process_outlives_a_killed_server(tmp_path, before):
             connection.close()
 
 
-def test_row_33_a_template_process_knows_no_key(tmp_path):
+def test_row_34_a_template_process_knows_no_key(tmp_path):
     folder = folder_with(tmp_path, PICKY)
     names = ("XDLM_API_KEYS", "HF_TOKEN", "OPENAI_API_KEY", "DB_PASSWORD")
     with serving(str(folder), port=0, **dict.fromkeys(names, KEY)) as server:
@@ -185,7 +185,7 @@ def test_row_33_a_template_process_knows_no_key(tmp_path):
             assert KEY.encode() not in Path(f"/proc/{child}/{name}").read_bytes()
 
 
-def test_row_33_ranks_know_no_key_and_do_not_outlive_a_killed_server(tmp_path):
+def test_row_34_ranks_know_no_key_and_do_not_outlive_a_killed_server(tmp_path):
     folder = write_tiny(tmp_path / "tiny")
     with serving(str(folder), "--tensor-parallel", "2", XDLM_API_KEYS=KEY) as server:
         others = children(server.popen.pid, "multiprocessing")

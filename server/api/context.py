@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from models.checkpoints.load import Checkpoint
 from server.config import Settings
 from server.engine.engine import Engine
 from server.engine.request_params import default_of
+from server.trajectories.picture_process import Pictures
 from server.trajectories.store import Trajectories
 
 
@@ -28,7 +28,7 @@ class State:
         engines: of all models, by name; the first is the one that requests get.
         mark: begins the ids of what is kept here.
         created: seconds since 1970.
-        pictures: held by whoever draws one; drawing takes a core.
+        pictures: draws them, one at a time.
     """
 
     engine: Engine
@@ -37,7 +37,7 @@ class State:
     engines: Mapping[str, Engine]
     mark: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
-    pictures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    pictures: Pictures = field(default_factory=Pictures)
 
     @classmethod
     def around(

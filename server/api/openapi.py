@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from server.api.context import State
+from server.api.routes.trajectory_pictures import PictureBody
 from server.api.schemas import fields
 from server.api.schemas.responses.openapi import STREAMED
 from server.http.middleware import NEEDS_NO_KEY
@@ -39,7 +40,7 @@ def document(app: FastAPI, state: State) -> dict[str, Any]:
         separate_input_output_schemas=False,
     )
     _, streamed = models_json_schema(
-        [(model, "validation") for model in STREAMED],
+        [(model, "validation") for model in (*STREAMED, PictureBody)],
         ref_template="#/components/schemas/{model}",
     )
     schemas = spec["components"]["schemas"]

@@ -14,7 +14,7 @@ from sampler.params import SamplingParams
 from server.cli.generation import GenerationFailed
 from server.engine.engine import Engine
 from server.engine.events import Failed, GenerationRequest, Step
-from server.output.png import sheet_of
+from server.output.sheet import sheet_of
 
 
 async def drawn(
@@ -56,7 +56,9 @@ def tiled(
         scale: how many times larger each pixel is shown.
     """
     ids = torch.tensor([*canvases])
-    return sheet_of(ids, checkpoint.pixels(ids), checkpoint.check_pixels(), columns, scale)
+    shape = checkpoint.check_pixels()
+    missing = (ids >= shape.levels).view(len(ids), -1, shape.height, shape.width).any(1)
+    return sheet_of(checkpoint.pixels(ids).numpy(), missing.numpy(), columns, scale)
 
 
 def spread(states: Sequence[list[int]], count: int) -> list[list[int]]:

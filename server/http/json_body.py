@@ -38,11 +38,7 @@ class JsonRequest(Request):
             ApiError: as ``parse`` and ``checked``; 499 where the client went away before the end.
         """
         if not hasattr(self, "_json"):
-            try:
-                body = await self.body()
-            except ClientDisconnect:
-                raise ApiError(499, "client closed the request", code="cancelled") from None
-            text = body.removeprefix(codecs.BOM_UTF8)
+            text = await whole_body(self)
             self._json = await aside(len(text), checked, self._model, text)
         return self._json
 
@@ -60,9 +56,7 @@ class JsonRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             given = JsonRequest(request, model)
-            kind = given.headers.get("content-type", "").split(";")[0].strip().lower()
-            if kind != "application/json":
-                raise ApiError(400, "the body must be sent with Content-Type: application/json")
+            check_type(given)
             await given.json()
             return await handle(given)
 
@@ -79,6 +73,29 @@ def checked(model: type[BaseModel], body: bytes) -> BaseModel:
         return model.model_validate(parse(body))
     except ValidationError as error:
         raise invalid(error) from None
+
+
+def check_type(request: Request) -> None:
+    """Whether a request says that its body is JSON.
+
+    Raises:
+        ApiError: 400.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(400, "the body must be sent with Content-Type: application/json")
+
+
+async def whole_body(request: Request) -> bytes:
+    """The body of a request, without a byte order mark.
+
+    Raises:
+        ApiError: 499 where the client went away before the end.
+    """
+    try:
+        return (await request.body()).removeprefix(codecs.BOM_UTF8)
+    except ClientDisconnect:
+        raise ApiError(499, "client closed the request", code="cancelled") from None
 
 
 def parse(body: bytes) -> Any:

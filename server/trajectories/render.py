@@ -1,10 +1,14 @@
-"""Trajectories as pictures: a moving one (GIF), or states of the way on one sheet (PNG)."""
+"""Trajectories as pictures: a moving one (GIF), or states of the way on one sheet (PNG). Everything
+is measured before anything is drawn, and one state is drawn at a time.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,8 +16,28 @@ from server.trajectories.replay import Film, Frame
 
 Pen = ImageDraw.ImageDraw
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-Sheet = Callable[[Film, Sequence[Frame]], Image.Image]
-"""Draws a frame of every choice of a film of images."""
+State = list[list[Frame]]
+"""For each film the frames of its choices."""
+
+
+class Sheet(Protocol):
+    """How films of images are drawn."""
+
+    def size(self, film: Film) -> tuple[int, int]:
+        """Width and height of the picture of all choices."""
+        ...
+
+    def __call__(self, film: Film, frames: Sequence[Frame]) -> Image.Image:
+        """A frame of every choice."""
+        ...
+
+
+class TooMuch(ValueError):
+    """More than a limit: what is counted, how many there are, and how many there may be."""
+
+    def __init__(self, what: str, asked: int, limit: int) -> None:
+        super().__init__(f"{what} is {asked}; the limit is {limit}")
+
 
 PAPER, INK, SOFT, MASK = "#ffffff", "#1b1a17", "#5f5b53", "#d5d0c6"
 COLOURS = {
@@ -26,100 +50,153 @@ MASK_WIDTH, MASK_HEIGHT = 34, 17
 WIDTHS = {1: 760, 2: 560, 3: 480, 4: 420}
 STATES = 5  # of a text on a sheet
 FILM = 9  # of an image
+LEAST = 240  # width of a column
 TICK, REST = 90, 2500  # milliseconds of a frame, and of the last one
+MAX_TOKENS = 1 << 19
+"""Of all canvases and frames of a picture; laying out so many takes a second or two."""
+SAMPLE = 1 << 18  # pixels of a frame that the palette is made from
 
 
-def moving(films: Sequence[Film], sheet: Sheet, max_frames: int) -> bytes:
-    """A GIF of at most so many frames, all films at the same share of their steps."""
+def moving(films: Sequence[Film], sheet: Sheet, max_frames: int, max_pixels: int) -> bytes:
+    """A GIF of at most so many frames, all films at the same share of their steps.
+
+    Raises:
+        TooMuch: too many pixels in all frames, or tokens to lay out.
+    """
     count = min(max_frames, max(film.length for film in films))
-    pictures = _pictures(films, count, sheet)
+    size = _measured(films, count, sheet, max_pixels)
     # one palette for all: what does not change from frame to frame then costs nothing
-    some = [pictures[i * (count - 1) // 7] for i in range(8)]
-    palette = _joined(some, down=True).quantize(64)
-    reduced = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    sampled = {i * (count - 1) // 7 for i in range(8)}
+    some = [
+        _reduced(_page(films, state, sheet, size))
+        for n, state in enumerate(_states(films, count))
+        if n in sampled
+    ]
+    whole = Image.new("RGB", (some[0].width, sum(one.height for one in some)), PAPER)
+    for n, one in enumerate(some):
+        whole.paste(one, (0, n * one.height))
+    palette = whole.quantize(64)
+    reduced = (
+        _page(films, state, sheet, size).quantize(palette=palette, dither=Image.Dither.NONE)
+        for state in _states(films, count)
+    )
     out = io.BytesIO()
     times = [TICK] * (count - 1) + [REST]
-    reduced[0].save(
-        out, "GIF", save_all=True, append_images=reduced[1:], duration=times, loop=0, disposal=1
+    next(reduced).save(
+        out, "GIF", save_all=True, append_images=reduced, duration=times, loop=0, disposal=1
     )
     return out.getvalue()
 
 
-def still(films: Sequence[Film], sheet: Sheet) -> bytes:
-    """A PNG of some states, from the first to the last, one below the other."""
+def still(films: Sequence[Film], sheet: Sheet, max_pixels: int) -> bytes:
+    """A PNG of some states, from the first to the last, one below the other.
+
+    Raises:
+        TooMuch: see ``moving``.
+    """
     most = FILM if films[0].grid is not None else STATES
-    pictures = _pictures(films, min(most, max(film.length for film in films)), sheet)
-    whole = _joined(pictures, down=True)
+    count = min(most, max(film.length for film in films))
+    width, height = _measured(films, count, sheet, max_pixels)
+    whole = Image.new("RGB", (width, height * count), PAPER)
+    for n, state in enumerate(_states(films, count)):
+        _draw(whole, n * height, films, state, sheet)
     out = io.BytesIO()
     whole.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
-def size_of(films: Sequence[Film], frames: int) -> int:
-    """Pixels that so many frames will take, about; never too few."""
-    wide, high = 0, 0
-    for film in films:
-        positions = max(map(len, film.editable))
-        per_line = (WIDTHS[len(films)] - 2 * MARGIN) // 80
-        if film.grid is None:
-            high = max(high, len(film.editable) * (positions // per_line + 3) * LINE)
-            wide += WIDTHS[len(films)]
-        else:
-            side = max(240, film.grid.width, film.grid.height)
-            high, wide = max(high, side * len(film.editable)), wide + side * 4
-    return wide * high * frames
-
-
-def _pictures(films: Sequence[Film], count: int, sheet: Sheet) -> list[Image.Image]:
-    """So many states of all films side by side; each film's pictures are equally large."""
+def _states(films: Sequence[Film], count: int) -> Iterator[State]:
+    """So many states of all films, evenly spread."""
     columns = []
     for film in films:
         last = film.length - 1
         wanted = [round(i * last / max(1, count - 1)) for i in range(count)]
-        choices = [list(film.frames(i, wanted)) for i in range(len(film.editable))]
-        drawn = [
-            _headed(
-                film,
-                frames,
-                sheet(film, frames) if film.grid else _text(film, frames, WIDTHS[len(films)]),
-            )
-            for frames in zip(*choices, strict=True)
-        ]
-        columns.append(drawn)
-    rows = [_joined(row) for row in zip(*columns, strict=True)]
-    width, height = max(p.width for p in rows), max(p.height for p in rows)
-    return [_on_paper(p, width, height) for p in rows]
+        choices = [film.frames(i, wanted) for i in range(len(film.editable))]
+        columns.append(zip(*choices, strict=True))
+    for state in zip(*columns, strict=True):
+        yield [list(frames) for frames in state]
 
 
-def _headed(film: Film, frames: Sequence[Frame], body: Image.Image) -> Image.Image:
-    """What was asked for and how far it is, above a picture."""
-    page = Image.new("RGB", (max(body.width, 240), body.height + HEAD + MARGIN), PAPER)
-    pen = ImageDraw.Draw(page)
-    place = "final" if frames[0].final else f"step {frames[0].step}"
-    pen.text((MARGIN, MARGIN // 2), f"{film.title} · {place}", SOFT, _font("DejaVuSans.ttf", 14))
-    page.paste(body, (0, HEAD + MARGIN // 2))
+def _measured(films: Sequence[Film], count: int, sheet: Sheet, max_pixels: int) -> tuple[int, int]:
+    """Width and height that every state fits in."""
+    tokens = count * sum(len(editable) for film in films for editable in film.editable)
+    if tokens > MAX_TOKENS:
+        what = f"the number of tokens to draw, positions in {count} frames,"
+        raise TooMuch(what, tokens, MAX_TOKENS)
+    column, width, height = WIDTHS[len(films)], 0, 0
+    for film in films:
+        wide, high = sheet.size(film) if film.grid else (column, 0)
+        width, height = width + max(wide, LEAST), max(height, high)
+    _check_pixels(width, height, count, max_pixels)
+    font = _font("DejaVuSerif.ttf", SIZE)
+    for state in _states(films, count):
+        for film, frames in zip(films, state, strict=True):
+            if film.grid is None:
+                parts = zip(frames, film.editable, strict=True)
+                high = sum(_laid_out(film, f, e, column, font)[1] for f, e in parts)
+                height = max(height, high)
+        _check_pixels(width, height, count, max_pixels)
+    return width, height + HEAD + MARGIN
+
+
+def _check_pixels(width: int, height: int, count: int, max_pixels: int) -> None:
+    pixels = width * (height + HEAD + MARGIN) * count
+    if pixels > max_pixels:
+        raise TooMuch("the picture's size in pixels, all frames,", pixels, max_pixels)
+
+
+def _page(films: Sequence[Film], state: State, sheet: Sheet, size: tuple[int, int]) -> Image.Image:
+    page = Image.new("RGB", size, PAPER)
+    _draw(page, 0, films, state, sheet)
     return page
 
 
-def _text(film: Film, frames: Sequence[Frame], width: int) -> Image.Image:
-    """Canvases of text, one below the other; each as high as its longest state may be."""
-    font = _font("DejaVuSerif.ttf", SIZE)
-    pages = []
-    for frame, editable in zip(frames, film.editable, strict=True):
-        laid, height = _laid_out(film, frame, editable, width, font)
-        page = Image.new("RGB", (width, height), PAPER)
-        pen = ImageDraw.Draw(page)
-        for x, y, wide, word, kind, op in laid:
-            _word(pen, (x, y, wide), word, kind, op, font)
-        pages.append(page)
-    return _joined(pages, down=True)
+def _reduced(page: Image.Image) -> Image.Image:
+    """A page with fewer pixels, of the same colours."""
+    by = max(1.0, (page.width * page.height / SAMPLE) ** 0.5)
+    size = (max(1, int(page.width / by)), max(1, int(page.height / by)))
+    return page if by == 1 else page.resize(size, Image.Resampling.NEAREST)
+
+
+def _draw(page: Image.Image, top: int, films: Sequence[Film], state: State, sheet: Sheet) -> None:
+    """Films side by side; above each what was asked for and how far it is."""
+    pen, column = ImageDraw.Draw(page), WIDTHS[len(films)]
+    head, font = _font("DejaVuSans.ttf", 14), _font("DejaVuSerif.ttf", SIZE)
+    left = 0
+    for film, frames in zip(films, state, strict=True):
+        place = "final" if frames[0].final else f"step {frames[0].step}"
+        title = f"{shown(film.title)} · {place}"
+        pen.text((left + MARGIN, top + MARGIN // 2), title, SOFT, head)
+        below = top + HEAD + MARGIN // 2
+        if film.grid is not None:
+            page.paste(sheet(film, frames), (left, below))
+            left += max(sheet.size(film)[0], LEAST)
+            continue
+        for frame, editable in zip(frames, film.editable, strict=True):
+            laid, height = _laid_out(film, frame, editable, column, font)
+            for x, y, wide, word, kind, op in laid:
+                _word(pen, (left + x, below + y, wide), word, kind, op, font)
+            below += height
+        left += max(column, LEAST)
+
+
+def shown(text: str) -> str:
+    """A text in one line: each stretch of blanks is one, and what cannot be drawn is a sign."""
+    if text.isprintable():
+        return text
+    signs = (" " if c.isspace() else "\ufffd" if _unseen(c) else c for c in text)
+    return " ".join("".join(signs).split())
+
+
+def _unseen(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Cn")
 
 
 Laid = tuple[float, float, float, str, str, str]
 
 
 def _laid_out(
-    film: Film, frame: Frame, editable: Sequence[bool], width: int, font: Font
+    film: Film, frame: Frame, editable: Sequence[int], width: int, font: Font
 ) -> tuple[list[Laid], int]:
     """Where each token stands, (x, y, width, text, kind, op), and the height of all."""
     laid: list[Laid] = []
@@ -132,9 +209,9 @@ def _laid_out(
         ended = not given and id_ in film.ends
         if given and text.startswith("<") and text.endswith(">"):
             continue
-        word = "∎" if ended else "" if masked else text.strip()[:64]
+        word = "∎" if ended else "" if masked else _word_of(text)
         blank = 6 if masked or text[:1].isspace() or ended else 0
-        wide = float(MASK_WIDTH) if masked else font.getlength(word)
+        wide = float(MASK_WIDTH) if masked else _width(font, word)
         if "\n" in text and not masked:
             x, y = MARGIN, y + LINE
         if x == MARGIN:
@@ -168,28 +245,6 @@ def _word(
     pen.text((x, y + 1), word, colour, font)
 
 
-def _joined(pictures: Sequence[Image.Image], down: bool = False) -> Image.Image:
-    """Pictures in a row, or one below the other."""
-    if len(pictures) == 1:
-        return pictures[0]
-    widths, heights = [p.width for p in pictures], [p.height for p in pictures]
-    size = (max(widths), sum(heights)) if down else (sum(widths), max(heights))
-    whole = Image.new("RGB", size, PAPER)
-    at = 0
-    for picture in pictures:
-        whole.paste(picture, (0, at) if down else (at, 0))
-        at += picture.height if down else picture.width
-    return whole
-
-
-def _on_paper(picture: Image.Image, width: int, height: int) -> Image.Image:
-    if picture.size == (width, height):
-        return picture
-    page = Image.new("RGB", (width, height), PAPER)
-    page.paste(picture, (0, 0))
-    return page
-
-
 @lru_cache(maxsize=8)
 def _font(name: str, size: int) -> Font:
     """A font of the machine's, or the one that comes with the library (Latin letters only)."""
@@ -197,3 +252,13 @@ def _font(name: str, size: int) -> Font:
         return ImageFont.truetype(name, size)
     except OSError:
         return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=1 << 14)
+def _width(font: Font, word: str) -> float:
+    return font.getlength(word)
+
+
+@lru_cache(maxsize=1 << 14)
+def _word_of(text: str) -> str:
+    return shown(text[:1024]).strip()[:64]

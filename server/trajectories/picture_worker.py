@@ -1,0 +1,234 @@
+"""Draws one picture and ends: a program of its own, so that whatever a body holds costs nobody else
+memory, the interpreter's lock or the event loop.
+
+It reads a line of JSON (``Task``) and the body, and answers with lines of JSON: the picture's or
+error's, or before it those that ask for images of a decoder's codes. Bytes follow a line where it
+says how many.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from server.output.sheet import GAP, sheet_of
+from server.trajectories import render
+from server.trajectories.replay import Film, Frame
+
+CPU_SECONDS = 20
+MEMORY = 512 << 20
+"""Bytes besides those that Python and the libraries take."""
+MAX_VALUES = 1 << 20
+"""Of a body; each takes some tens of bytes once it is read. A recording of 8 MiB has 700,000."""
+MAX_RUNS = 4
+SIDE = 200  # pixels of an image's longer side, about
+COLUMNS = 4
+GREY = 128  # where no image token stands
+
+
+class Refused(Exception):
+    """The body cannot be drawn: message, field, and the error's code."""
+
+
+class Sheets:
+    """Draws images: by their ids alone, or by pixels that the server's decoder makes of them."""
+
+    def __init__(self, decoders: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> None:
+        """``decoders``: of each model that makes images, ``length``, ``levels``, ``height`` and
+        ``width`` in pixels, and ``cells``, rows and columns of its tokens.
+        """
+        self._decoders = decoders
+        self._requests, self._answers = requests, answers
+
+    def check(self, film: Film) -> None:
+        """Whether the film's canvases can be drawn.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if film.grid is None:
+            return
+        if film.grid.tokens == "vq":
+            decoder = self._decoders.get(film.model)
+            if decoder is None or any(len(e) != decoder["length"] for e in film.editable):
+                raise ValueError(f"only a server of {film.model[:64]!r} can draw its codes")
+        elif any(len(editable) != film.grid.length for editable in film.editable):
+            sizes = {len(editable) for editable in film.editable}
+            message = f"a canvas has {max(sizes)} positions, its image {film.grid.length}"
+            raise ValueError(message)
+
+    def _pixels(self, film: Film) -> tuple[int, int]:
+        """Height and width of one image."""
+        assert film.grid is not None
+        if film.grid.tokens != "vq":
+            return film.grid.height, film.grid.width
+        decoder = self._decoders[film.model]
+        return decoder["height"], decoder["width"]
+
+    def _layout(self, film: Film) -> tuple[int, int]:
+        """Images in a row, and how many times larger each pixel is shown."""
+        return min(COLUMNS, len(film.editable)), max(1, SIDE // max(self._pixels(film)))
+
+    def size(self, film: Film) -> tuple[int, int]:
+        """See ``render.Sheet``."""
+        height, width = self._pixels(film)
+        columns, scale = self._layout(film)
+        rows = -(-len(film.editable) // columns)
+        return (columns * (width + GAP) + GAP) * scale, (rows * (height + GAP) + GAP) * scale
+
+    def __call__(self, film: Film, frames: Sequence[Frame]) -> Image.Image:
+        """See ``render.Sheet``."""
+        assert film.grid is not None
+        ids = np.array([frame.ids for frame in frames], np.int64)
+        if film.grid.tokens == "vq":
+            pixels, decoder = self._decoded(film, ids), self._decoders[film.model]
+            cells = (ids >= decoder["levels"]).reshape(len(ids), -1, *decoder["cells"])
+            missing = np.asarray(cells.any(1))
+        else:
+            grid = film.grid
+            values = ids
+            if grid.tokens == "grey levels":
+                values = np.rint(ids * 255.0 / (grid.levels - 1))
+            values = np.where(ids < grid.levels, values, GREY).astype(np.uint8)
+            channels = grid.length // (grid.height * grid.width)
+            shape = (len(ids), channels, grid.height, grid.width)
+            pixels = np.moveaxis(values.reshape(shape), 1, -1)
+            missing = np.asarray((ids >= grid.levels).reshape(shape).any(1))
+        return sheet_of(pixels, missing, *self._layout(film))
+
+    def _decoded(self, film: Film, ids: np.ndarray) -> np.ndarray:
+        told = {"decode": film.model, "images": len(ids), "bytes": ids.nbytes}
+        tell(self._answers, told, ids.tobytes())
+        shape = json.loads(self._requests.readline())
+        found = self._requests.read(math.prod(shape))
+        return np.frombuffer(found, np.uint8).reshape(shape)
+
+
+def draw(task: dict[str, Any], body: bytes, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer with the picture that a body asks for.
+
+    Raises:
+        Refused: it cannot be drawn.
+    """
+    form, runs = read(body)
+    body = b""
+    sheets = Sheets(task["decoders"], requests, answers)
+    try:
+        films = []
+        while runs:
+            films.append(Film.of(runs.pop(0)))
+            sheets.check(films[-1])
+        if form == "gif":
+            made = render.moving(films, sheets, task["frames"], task["pixels"])
+        else:
+            made = render.still(films, sheets, task["pixels"])
+    except render.TooMuch as error:
+        raise Refused(str(error), "runs", "limit_exceeded") from None
+    except MemoryError:
+        message = f"the picture takes more memory than the limit, {MEMORY >> 20} MiB"
+        raise Refused(message, "runs", "limit_exceeded") from None
+    except ValueError as error:
+        raise Refused(f"runs: {str(error)[:400]}", "runs", "invalid_value") from None
+    tell(answers, {"picture": form, "bytes": len(made)}, made)
+
+
+def read(body: bytes) -> tuple[str, list[Any]]:
+    """The form that is asked for, and the events of each run.
+
+    Raises:
+        Refused: the body is not JSON, or holds something else.
+    """
+    if (values := body.count(b",") + 1) > MAX_VALUES:
+        message = f"the number of values in the body is {values}; the limit is {MAX_VALUES}"
+        raise Refused(message, None, "limit_exceeded")
+    try:
+        parsed = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_constant)
+        if b"\\ud" in body.lower():
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeError:
+        raise Refused("the body is not valid Unicode text", None, "invalid_json") from None
+    except RecursionError:
+        raise Refused("the body is nested too deeply", None, "invalid_json") from None
+    except ValueError as error:
+        message = f"the body is not valid JSON: {str(error)[:200]}"
+        raise Refused(message, None, "invalid_json") from None
+    if not isinstance(parsed, dict):
+        raise Refused("the body must be a JSON object", None, "invalid_value")
+    for name in parsed:
+        if name not in ("format", "runs"):
+            raise Refused(f"unknown field {name[:64]!r}", name[:64], "invalid_value")
+    form, runs = parsed.get("format"), parsed.get("runs")
+    form = "gif" if form is None else form
+    if form not in ("gif", "png"):
+        raise Refused("format: Input should be 'gif' or 'png'", "format", "invalid_value")
+    if not isinstance(runs, list) or not 1 <= len(runs) <= MAX_RUNS:
+        count = f"{len(runs)} runs" if isinstance(runs, list) else "no list"
+        raise Refused(f"runs: {count}; 1 to {MAX_RUNS} can be drawn", "runs", "invalid_value")
+    for run in runs:
+        if not isinstance(run, dict) or not {"events"} <= run.keys() <= {"events", "id"}:
+            message = "runs: each must have events, and nothing else but id"
+            raise Refused(message, "runs", "invalid_value")
+        if not isinstance(run.get("id"), str | None):
+            raise Refused("runs: id is no text", "runs", "invalid_value")
+    return form, [run["events"] for run in runs]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice[:64]!r} is given twice")
+    return found
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no finite number")
+
+
+def tell(answers: IO[bytes], line: dict[str, Any], payload: bytes = b"") -> None:
+    """A line, and the bytes that follow it."""
+    answers.write(json.dumps(line).encode() + b"\n" + payload)
+    answers.flush()
+
+
+def limit() -> None:
+    """Bound what this process may take from here on."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for ending in (signal.SIGINT, signal.SIGTERM):  # it ends with the server, not before
+        signal.signal(ending, signal.SIG_IGN)
+    os.nice(5)
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer once."""
+    task = json.loads(requests.readline() or b"null")
+    if task is None:
+        return
+    try:
+        draw(task, requests.read(task["bytes"]), requests, answers)
+    except Refused as error:
+        message, param, code = error.args
+        tell(answers, {"error": {"message": message, "param": param, "code": code}})
+    except MemoryError:
+        message = f"the body takes more memory than the limit, {MEMORY >> 20} MiB"
+        told = {"message": message, "param": None, "code": "limit_exceeded"}
+        tell(answers, {"error": told})
+
+
+if __name__ == "__main__":
+    limit()
+    serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -14,6 +14,13 @@ export class Problem extends Error {
   }
 }
 
+/** Why no header can carry a key, in words that do not show it; empty for one that can be sent. */
+export function keyProblem(key) {
+  const at = [...key].findIndex((sign) => !/^[\x21-\x7e]$/.test(sign));
+  if (at < 0) return "";
+  return `A key is made of ASCII letters, digits and signs; the character at position ${at + 1} is none of them.`;
+}
+
 export class Api {
   /** `askKey(wrong)` resolves to a key, or to null. It is kept for this tab alone. */
   constructor(askKey) {
@@ -22,7 +29,7 @@ export class Api {
   }
 
   async fetch(path, { method = "GET", body, headers = {}, signal } = {}) {
-    const key = sessionStorage.getItem(KEPT);
+    const key = this.key();
     const sent = { ...headers };
     if (key) sent.Authorization = `Bearer ${key}`;
     if (body !== undefined) sent["Content-Type"] = "application/json";
@@ -36,10 +43,19 @@ export class Api {
     throw new Problem(response.status, told?.error, wait);
   }
 
-  /** Ask once, however many requests were refused. */
+  /** The key of this tab, if it has one that can be sent. */
+  key() {
+    const kept = sessionStorage.getItem(KEPT);
+    if (kept === null || !keyProblem(kept)) return kept;
+    sessionStorage.removeItem(KEPT);
+    return null;
+  }
+
+  /** Forget the key that was refused, and ask for another: once, however many requests were. */
   async newKey(used) {
     const now = sessionStorage.getItem(KEPT);
     if (now && now !== used) return true; // somebody else has asked meanwhile
+    sessionStorage.removeItem(KEPT);
     this.asking ??= this.askKey(Boolean(used)).finally(() => {
       this.asking = null;
     });

@@ -1,6 +1,6 @@
 // The page: the form, the runs that it starts, and what is done with them.
 
-import { Api, Problem, sentence } from "./api.js";
+import { Api, keyProblem, Problem, sentence } from "./api.js";
 import { reducedMotion } from "./dom.js";
 import { Pane } from "./pane.js";
 import { Player } from "./player.js";
@@ -167,10 +167,18 @@ function stop() {
 function askKey(wrong) {
   const dialog = $("#key");
   const field = dialog.querySelector("input");
-  dialog.querySelector("p").textContent = wrong
+  const said = dialog.querySelector("p");
+  const asked = wrong
     ? "The server does not know that key. Another one?"
     : "This server asks for an API key. It stays in this tab, and is forgotten with it.";
+  const check = () => {
+    const problem = keyProblem(field.value.trim());
+    field.setCustomValidity(problem);
+    said.textContent = problem || asked;
+  };
   field.value = "";
+  field.oninput = check;
+  check();
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? field.value.trim() : null), { once: true });

@@ -81,6 +81,46 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(loaded, watch):
         watched.forgive("401")
 
 
+def test_a_key_that_no_header_can_carry_is_refused_in_words_and_not_kept(loaded, watch):
+    engine = make_engine(loaded["stories"])
+    for locked in run_server(engine, settings_of(api_keys="open-sesame")):
+        watched = watch(locked)
+        page = watched.page
+        page.goto(locked.url)
+        dialog = page.get_by_role("dialog")
+        for key, at in (("clé", 3), ("open sesame", 5), ("ключ", 1), ("a\x7f", 2), ("🦊", 1)):
+            dialog.get_by_label("Key").fill(key)
+            expect(dialog).to_contain_text(f"position {at} ")
+            page.keyboard.press("Enter")
+            expect(dialog).to_be_visible()
+            assert key not in dialog.inner_text()
+        assert page.evaluate("sessionStorage.length") == 0
+        dialog.get_by_label("Key").fill("open-sesame")
+        expect(dialog).to_contain_text("asks for an API key")
+        page.keyboard.press("Enter")
+        expect(page.locator("html[data-ready]")).to_be_attached()
+        watched.forgive("401")
+
+
+def test_a_kept_key_that_does_not_work_is_forgotten_and_asked_for_again(loaded, watch):
+    engine = make_engine(loaded["stories"])
+    for locked in run_server(engine, settings_of(api_keys="open-sesame")):
+        watched = watch(locked)
+        page = watched.page
+        page.goto(locked.url)
+        for kept, words in (("ключ", "asks for an API key"), ("gone", "does not know that key")):
+            page.evaluate("key => sessionStorage.setItem('xdlm-key', key)", kept)
+            page.reload()
+            dialog = page.get_by_role("dialog")
+            expect(dialog).to_contain_text(words)
+            assert page.evaluate("sessionStorage.getItem('xdlm-key')") is None
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Key").fill("open-sesame")
+        dialog.get_by_role("button", name="Use it").click()
+        expect(page.locator("html[data-ready]")).to_be_attached()
+        watched.forgive("401")
+
+
 def test_a_full_queue_is_waited_for(loaded, watch):
     engine = make_engine(loaded["stories"], max_waiting=1, max_running=1)
     for busy in run_server(engine, settings_of(max_waiting=1, max_running=1)):

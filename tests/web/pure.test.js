@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import { keyProblem } from "../../server/web/api.js";
 import { balanced, even, SHAPES } from "../../server/web/budgets.js";
 import { Run } from "../../server/web/reducer.js";
 import { asJson, decoded, encoded, fromJson, inScript, standalone } from "../../server/web/share.js";
@@ -103,4 +104,11 @@ test("a link holds any prompt", () => {
   assert.match(encoded(state), /^[\w-]+$/);
   assert.deepEqual(decoded(encoded(state)), state);
   for (const bad of ["", "!!", "AAAA", "bnVsbA"]) assert.equal(decoded(bad), null);
+});
+
+test("a key that no header can carry has a problem that says where", () => {
+  for (const key of ["sk-0123", "!~", "a"]) assert.equal(keyProblem(key), "");
+  for (const [key, at] of [["clé", 3], ["a b", 2], ["\n", 1], ["a\u0000", 2], ["ab🦊c", 3], ["\x7f", 1]]) {
+    assert.match(keyProblem(key), new RegExp(`position ${at} `));
+  }
 });

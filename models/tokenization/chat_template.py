@@ -25,7 +25,7 @@ MOST_WAITING = 1024
 """Conversations that wait for a template; one takes about a millisecond."""
 MOST_TEXT_WAITING = 1 << 26
 """Characters of them, but for a single one."""
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 """A conversation that has not begun after this is not rendered."""
 
 

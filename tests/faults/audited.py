@@ -72,7 +72,9 @@ def foreign(seen: Iterable[Event], *folders: Path) -> list[Event]:
     installed += [Path(place) for place in sys.path if place.endswith(".zip")]
     ours = [ROOT / name for name in ("server", "sampler", "models")]
     home = [p for place in (*installed, *ours) for p in (place, place.resolve())]
-    system = [Path(p) for p in ("/proc", "/sys", "/etc", "/usr/share", "/usr/lib", "/dev/null")]
+    system = [
+        Path(p) for p in ("/proc", "/sys", "/etc", "/usr/share", "/usr/lib", "/dev/null", "/dev/fd")
+    ]
     data = [p for folder in folders for p in (folder, folder.resolve())]
 
     def inside(text: str, places: Iterable[Path]) -> bool:

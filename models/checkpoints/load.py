@@ -234,7 +234,7 @@ def _described(
         image=getattr(sizes, "image", None),
     )
     has_text = (path / "tokenizer.json").is_file()
-    text = read_tokenizer(path, sizes.vocab_size) if has_text else None
+    text = read_tokenizer(path, sizes.vocab_size, info.mask_id) if has_text else None
     return found, network, text, info, defaults
 
 
@@ -258,7 +258,7 @@ def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
+def read_tokenizer(folder: Path, vocab_size: int, mask_id: int | None = None) -> TextTokenizer:
     """The tokenizer of a checkpoint folder, for a model of ``vocab_size`` ids.
 
     Raises:
@@ -268,7 +268,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> TextTokenizer:
         weights.member(folder, name)
     try:
         check_tokenizer_file(folder / "tokenizer.json", vocab_size)
-        tokenizer = TextTokenizer.load(folder / "tokenizer.json")
+        tokenizer = TextTokenizer.load(folder / "tokenizer.json", mask_id)
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     if tokenizer.vocab_size > vocab_size:

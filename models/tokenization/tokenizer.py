@@ -54,9 +54,13 @@ class TextTokenizer:
 
     Attributes:
         start: ids that it puts in front of a text.
+        chat: the checkpoint's chat template, if it has one.
+        mask_id: id that no text may become, also where the file does not mark it as special.
     """
 
-    def __init__(self, tokenizer: Tokenizer, chat: ChatTemplate | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, chat: ChatTemplate | None = None, mask_id: int | None = None
+    ) -> None:
         """Padding and truncation are switched off: a file may have been saved with them on.
 
         Raises:
@@ -66,6 +70,7 @@ class TextTokenizer:
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self.chat = chat
+        self.mask_id = mask_id
         self._tokenizer.encode_special_tokens = True
         added = tokenizer.get_added_tokens_decoder()
         self._special = {i: t.content for i, t in added.items() if t.special}
@@ -80,8 +85,12 @@ class TextTokenizer:
         self._table = ByteTable(tokenizer, self._special, self.decode, word)
 
     @classmethod
-    def load(cls, path: Path) -> TextTokenizer:
+    def load(cls, path: Path, mask_id: int | None = None) -> TextTokenizer:
         """Read a ``tokenizer.json``, and the chat template beside it if there is one.
+
+        Args:
+            path: of the file.
+            mask_id: id of the model's mask, if it has one.
 
         Raises:
             ValueError: the file is not a tokenizer, or the template no template.
@@ -90,7 +99,7 @@ class TextTokenizer:
             with _library("be read"):
                 tokenizer = Tokenizer.from_file(str(path))
                 _check(tokenizer)
-            read = cls(tokenizer, ChatTemplate.load(path.parent))
+            read = cls(tokenizer, ChatTemplate.load(path.parent), mask_id)
             with _library("write each of its ids"):
                 ids = [*tokenizer.get_vocab().values()][:TRIED]
                 tokenizer.decode_batch([[id_] for id_ in ids])
@@ -138,9 +147,12 @@ class TextTokenizer:
         text.encode()
         with _library("read this text"):
             if len(text) < LONG:
-                return self._tokenizer.encode(text, add_special_tokens=False)
-            # unlike encode, this lets other Python threads run meanwhile
-            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+                encoded = self._tokenizer.encode(text, add_special_tokens=False)
+            else:  # unlike encode, this lets other Python threads run meanwhile
+                encoded = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+        if self.mask_id is not None and self.mask_id in encoded.ids:
+            raise TokenizerError("the text spells out the mask token, which no text may contain")
+        return encoded
 
     def opening(self, ids: Sequence[int]) -> int:
         """How many of the first ids are those that open a text: all of ``start``, or none."""

@@ -53,7 +53,7 @@ def make_random(
             "fields of config.json, or both: tiny,n_layers=4"
         ),
     ] = "tiny",
-    seed: Annotated[int, typer.Option(help="fixes the weights")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="fixes the weights")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
     tokenizer: Annotated[
         str | None, typer.Option(help="a bundled name or folder to take the tokenizer from")

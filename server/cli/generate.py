@@ -26,7 +26,9 @@ def generate(
     ] = None,
     infill: Annotated[bool, typer.Option("--infill", help="fill masks in --prompt-ids")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="show the canvas at every step")] = False,
-    delay: Annotated[float, typer.Option(help="with --watch: seconds between steps")] = 0.12,
+    delay: Annotated[
+        float, typer.Option(min=0, max=3600, help="with --watch: seconds between steps")
+    ] = 0.12,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on stdout; with --watch a line a step")
     ] = False,
@@ -65,6 +67,10 @@ def generate(
             asyncio.run(show_text(engine, request, len(ids), viewer, as_json))
     except GenerationFailed as error:
         stop(str(error))
+    except OSError as error:
+        if svg is None or error.filename is None:
+            raise
+        stop(f"--svg: {error.filename}: {error.strerror}", 2)
 
 
 def _prompt(loaded: Checkpoint, prompt: str, prompt_ids: str | None) -> list[int]:

@@ -155,6 +155,9 @@ def test_every_flag_with_a_wrong_value_stops_the_start():
     cases.append({"args": ["generate", "--steps", "x"], "told": "--steps"})
     cases.append({"args": ["score", "x", "--samples", "x"], "told": "--samples"})
     cases.append({"args": ["draw", "3", "x.png", "--count", "0"], "told": "--count"})
+    cases.append({"args": ["make-random", "/nowhere/x", "--seed", "9" * 40], "told": "--seed"})
+    drawn = ["generate", "x", "--max-tokens", "2", "--steps", "1", "--watch", "--delay", "0"]
+    cases.append({"args": [*drawn, "--svg", "/nowhere/x.svg"], "told": "--svg: /nowhere/x.svg: "})
     judged(cases)
 
 

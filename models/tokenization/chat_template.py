@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import threading
 import time
@@ -46,6 +47,11 @@ class ChatTemplate:
     bad one costs its own request at most ``CPU_SECONDS`` of one core, ``WALL_SECONDS`` by the
     clock, and nobody else anything but the wait for the same template. The process starts with the
     first conversation, about a tenth of a second, and again after one that had to be ended.
+
+    Attributes:
+        source: the template's text.
+        shows_system: whether a system message reaches its output, once ``probe_system`` has run;
+            None where that is unknown.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str]) -> None:
@@ -63,6 +69,7 @@ class ChatTemplate:
         except RecursionError:
             raise ValueError("chat template: nested too deeply") from None
         self.source = source
+        self.shows_system: bool | None = None
         self._variables = dict(variables)
         self._queue = _Queue()
         self._process: TemplateProcess | None = None
@@ -115,6 +122,22 @@ class ChatTemplate:
             ChatBusy: there is no place for it, see ``MOST_WAITING``.
         """
         return self.submit(messages, special).result()
+
+    def probe_system(self, seconds: float = 5.0) -> None:
+        """Find out whether a system message reaches the template's output: render one, in at most
+        so many seconds, and set ``shows_system``.
+        """
+        probe = f"system probe {secrets.token_hex(8)}"
+        talk = [{"role": "system", "content": probe}, {"role": "user", "content": "x"}]
+        asked = self.submit(talk, [])
+        try:
+            pieces = asked.result(seconds)
+        except ChatError:
+            self.shows_system = False
+        except (ChatBusy, TimeoutError):
+            asked.cancel()
+        else:
+            self.shows_system = probe in "".join(text for text, _ in pieces)
 
     def submit(
         self, messages: Sequence[Mapping[str, str]], special: Sequence[str]

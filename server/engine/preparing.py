@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import structlog
+
 from models.checkpoints.load import Checkpoint
 from models.checkpoints.weights import CheckpointError
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.step import take_step
 from server.engine.request_params import check_defaults
+
+log = structlog.get_logger()
 
 
 def check_servable(checkpoint: Checkpoint) -> Checkpoint:
@@ -26,7 +30,15 @@ def check_servable(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def warm_up(checkpoint: Checkpoint) -> None:
-    """One short run, so that the first request does not pay for first-use set-up."""
+    """One short run, so that the first request does not pay for first-use set-up; and a look at
+    what the chat template does with a system message.
+    """
+    chat = None if checkpoint.text is None else checkpoint.text.chat
+    if chat is not None:
+        chat.probe_system()
+        if chat.shows_system is False:
+            name = checkpoint.info.name
+            log.warning("the chat template drops or refuses system messages", model=name)
     info = checkpoint.info
     params = make_params(steps=1, top_p=0.9)
     sampler = SAMPLERS[params.sampler].make(info.vocab_size, info.mask_id, checkpoint.ends)

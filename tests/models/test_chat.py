@@ -196,3 +196,20 @@ def test_where_templates_are_found(folder):
     (folder / "tokenizer_config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="JSON object"):
         TextTokenizer.load(folder / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", True),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", False),
+        ("{{ messages[-1].content }}", False),
+        ("{{ raise_exception('no system message, please') }}", False),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", None),
+    ],
+)
+def test_probe_of_a_system_message_tells_whether_the_template_shows_it(source, shown):
+    template = ChatTemplate(source, {})
+    assert template.shows_system is None
+    template.probe_system(0.5 if shown is None else 30)
+    assert template.shows_system is shown

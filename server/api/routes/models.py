@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from models.images.layout import ImageShape
+from models.tokenization.tokenizer import TextTokenizer
 from sampler import READERS, SAMPLERS
 from sampler.registry import DEFAULT_SAMPLER
 from server.api.context import State
@@ -99,6 +100,7 @@ def describe(state: State) -> dict[str, Any]:
             "guidance_scale": default_of(defaults, "guidance_scale"),
             "max_tokens": None if images else default_length(defaults, info.max_length),
             "chat": tokenizer is not None and tokenizer.chat is not None,
+            "chat_system": _shows_system(tokenizer),
             "limits": {"steps": limits.max_steps, "choices": limits.max_choices},
             "vocab_size": info.vocab_size,
             "mask_token": {
@@ -112,6 +114,11 @@ def describe(state: State) -> dict[str, Any]:
             "image": None if info.image is None else grid_of(info.image),
         },
     }
+
+
+def _shows_system(tokenizer: TextTokenizer | None) -> bool | None:
+    """Whether the chat template shows system messages; None where that is unknown."""
+    return tokenizer.chat.shows_system if tokenizer and tokenizer.chat else None
 
 
 def grid_of(shape: ImageShape) -> dict[str, Any]:

@@ -51,6 +51,9 @@ class DiffusionModel(Answer):
     guidance_scale: float
     max_tokens: int | None = Field(description="on an empty canvas; null for images")
     chat: bool = Field(description="it has a chat template")
+    chat_system: bool | None = Field(
+        description="whether the chat template shows system messages; null where unknown"
+    )
     limits: RequestLimits
     vocab_size: int
     mask_token: MaskToken

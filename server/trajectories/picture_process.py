@@ -21,7 +21,7 @@ from server.trajectories.picture_worker import CPU_SECONDS
 log = structlog.get_logger()
 
 MAX_WAITING = 4  # pictures, besides the one that is drawn; each holds its body
-WALL_SECONDS = 60.0  # of one picture, on a machine that has other things to do
+WALL_SECONDS = 120.0  # of one picture, on a machine that has other things to do
 RETRY_SECONDS = 2
 WORKER = "server.trajectories.picture_worker"
 ENVIRONMENT = {"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}  # no key of the server's is in it

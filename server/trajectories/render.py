@@ -101,7 +101,7 @@ def still(films: Sequence[Film], sheet: Sheet, max_pixels: int) -> bytes:
     for n, state in enumerate(_states(films, count)):
         _draw(whole, n * height, films, state, sheet)
     out = io.BytesIO()
-    whole.save(out, "PNG", optimize=True)
+    whole.save(out, "PNG")
     return out.getvalue()
 
 

@@ -124,8 +124,11 @@ class Drawing(Run):
         ]
 
     async def choices(self, readers: Sequence[ImageReader]) -> list[dict[str, Any]]:
-        """See ``Run``. Drawn beside the event loop: a decoder of image tokens takes its time."""
-        return await asyncio.to_thread(lambda: [reader.choice() for reader in readers])
+        """See ``Run``. Drawn beside the event loop, where a decoder of image tokens takes its time;
+        one by one, so that others have the thread in between and none is drawn for a client that
+        has gone.
+        """
+        return [await asyncio.to_thread(reader.choice) for reader in readers]
 
     async def whole(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
         """See ``Run``."""

@@ -18,7 +18,7 @@ from sampler.step import StepResult
 from sampler.transition import OPS
 from server.engine.events import Done, Event, Failed, Step
 from server.engine.group import Group
-from server.engine.isolation import attempt, failure_of
+from server.engine.isolation import attempt, each_alone, failure_of
 from server.engine.stream import StepRecord, Subscription
 
 log = structlog.get_logger()
@@ -112,7 +112,7 @@ class Running:
     def finish(self, owners: Collection[Subscription], now: float) -> list[Told]:
         """End requests as their canvases stand."""
         return [
-            (owner, _done(group, i, now))
+            (owner, each_alone(lambda group=group, i=i: _done(group, i, now)))
             for group in self.drop(owners)
             for i, owner in enumerate(group.owners)
         ]
@@ -132,7 +132,15 @@ class Running:
             if isinstance(outcome, Failed):
                 stepped.ended += [(owner, outcome) for owner in group.owners]
                 continue
-            over = self._settle(group, outcome, stepped)
+            try:
+                over = self._settle(group, outcome, stepped)
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:
+                log.exception("a step's outcome could not be taken in", sampler=group.name)
+                failed = failure_of(error)
+                stepped.ended += [(owner, failed) for owner in group.owners]
+                continue
             if bool(over.any()):
                 stepped.ended += _ended(group, over, outcome.failed, time.monotonic())
                 group = group.kept(~over)
@@ -196,7 +204,7 @@ def _ended(group: Group, over: torch.Tensor, failed: torch.Tensor, now: float) -
         if failed[i]:
             event: Event = Failed("not_finite", "the model gave no finite numbers")
         else:
-            event = _done(group, i, now)
+            event = each_alone(lambda i=i: _done(group, i, now))
         told.append((group.owners[i], event))
     return told
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from server.engine.batches import Told
 from server.engine.metrics import Metrics
@@ -53,5 +54,5 @@ class Outbox:
     def call(self, deliver: Callable[[], None]) -> None:
         """Call on the event loop, unless that has ended."""
         assert self._loop is not None
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop was closed, perhaps this moment by its own thread
             self._loop.call_soon_threadsafe(deliver)

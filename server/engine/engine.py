@@ -123,7 +123,8 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing is left to do."""
-        return not (self.scheduler.running or self.scheduler.waiting or self.scorer.waiting)
+        with self._wake:
+            return not (self.scheduler.running or self.scheduler.waiting or self.scorer.waiting)
 
     @property
     def backlog(self) -> int:

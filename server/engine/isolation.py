@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import structlog
 import torch
@@ -12,6 +13,8 @@ from server.engine.events import Failed
 from server.engine.group import Group
 
 log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 Outcome = StepResult | Failed
 """Of a group: what the step made of it, or why it came to nothing."""
@@ -67,3 +70,18 @@ def failure_of(error: Exception) -> Failed:
     if allocation or "can't allocate memory" in str(error):
         return OUT_OF_MEMORY
     return STEP_FAILED
+
+
+def each_alone(work: Callable[[], Result]) -> Result | Failed:
+    """The result of work for one request; an error in it is that request's failure alone.
+
+    Raises:
+        torch.AcceleratorError: the device is lost; nothing runs on it any more.
+    """
+    try:
+        return work()
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:
+        log.exception("a request could not be ended")
+        return failure_of(error)

@@ -206,14 +206,14 @@ class Scheduler(Generic[Key]):
         if self._impatient(entry):
             return 0, 0.0, entry.order
         halvings = self._waited(entry) / self.halving
-        return 1, math.log2(self._left(entry)) - halvings, entry.order
+        return 1, math.log2(max(1, self._left(entry))) - halvings, entry.order
 
     def _impatient(self, entry: _Entry) -> bool:
         return self._waited(entry) >= self.patience
 
     def _waited(self, entry: _Entry) -> float:
         """How long it has been here, in its own steps."""
-        return (self._step - entry.came) / entry.work.steps
+        return (self._step - entry.came) / max(1, entry.work.steps)
 
     def _done(self, entry: _Entry) -> int:
         return entry.done + (self._step - entry.since if entry.running else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -56,7 +57,9 @@ class Scoring:
 
 
 class Scorer:
-    """Takes texts from the event loop and scores them on the engine's thread."""
+    """Takes texts from the event loop and scores them on the engine's thread. The list of texts
+    is read and changed under a lock, since the watchdog's thread may empty it at any time.
+    """
 
     def __init__(
         self, checkpoint: Checkpoint, max_waiting: int, positions: int, max_backlog: int
@@ -68,6 +71,7 @@ class Scorer:
         self._max_waiting, self._positions = max_waiting, positions
         self._max_backlog = max_backlog
         self._turns: deque[Scoring] = deque()
+        self._lock = threading.RLock()
 
     @property
     def waiting(self) -> int:
@@ -77,33 +81,38 @@ class Scorer:
     @property
     def backlog(self) -> int:
         """Positions × samples to go."""
-        return sum(scoring.left for scoring in self._turns)
+        with self._lock:
+            return sum(scoring.left for scoring in self._turns)
 
     def takes(self, request: ScoreRequest) -> bool:
         """Whether there is room for one more. Work that is too much is taken where there is no
         other.
         """
-        if len(self._turns) >= self._max_waiting:
-            return False
-        return not self._turns or self.backlog + request.work <= self._max_backlog
+        with self._lock:
+            if len(self._turns) >= self._max_waiting:
+                return False
+            return not self._turns or self.backlog + request.work <= self._max_backlog
 
     def add(self, scoring: Scoring) -> None:
         """Take a text on."""
-        self._turns.append(scoring)
+        with self._lock:
+            self._turns.append(scoring)
 
     def drain(self) -> list[Scoring]:
         """Give up whatever is left."""
-        left = list(self._turns)
-        self._turns.clear()
-        return left
+        with self._lock:
+            left = list(self._turns)
+            self._turns.clear()
+            return left
 
     def advance(self) -> tuple[Scoring, Outcome] | None:
         """One pass for the text whose turn it is; what it came to, if it is over with that."""
-        while self._turns and self._turns[0].future.cancelled():
-            self._turns.popleft()
-        if not self._turns:
-            return None
-        scoring = self._turns[0]
+        with self._lock:
+            while self._turns and self._turns[0].future.cancelled():
+                self._turns.popleft()
+            if not self._turns:
+                return None
+            scoring = self._turns[0]
         outcome: Outcome | None = None
         try:
             self._pass(scoring)
@@ -113,13 +122,14 @@ class Scorer:
             log.exception("scoring failed")
             code = failure_of(error).code
             outcome = ScoreFailed(Failed(code, "the text could not be scored"))
-        if not self._turns or self._turns[0] is not scoring:
-            return None  # given up meanwhile
-        if outcome is None:
-            self._turns.rotate(-1)
-            return None
-        self._turns.popleft()
-        return scoring, outcome
+        with self._lock:
+            if not self._turns or self._turns[0] is not scoring:
+                return None  # given up meanwhile
+            if outcome is None:
+                self._turns.rotate(-1)
+                return None
+            self._turns.popleft()
+            return scoring, outcome
 
     def _pass(self, scoring: Scoring) -> None:
         request, device = scoring.request, self._checkpoint.device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,6 +19,7 @@ from server.api.jobs.base import Run, seeds_of
 from server.api.jobs.choices import Form, Piece, Reader
 from server.api.jobs.echo import echo_of, granted_samples
 from server.api.jobs.prompts import Prompt
+from server.api.jobs.waiting import together
 from server.api.schemas.requests import StreamOptions, TextFields, refused
 from server.engine.events import Done, Failed, GenerationRequest, Step
 from server.engine.request_params import default_length, default_of
@@ -108,6 +108,13 @@ class Generation(Run):
         limits.check_prompt(self.prompt_field, prompt.size, least, limit)
         if asked < least:
             raise ApiError(400, f"max_tokens must be at least {least}", param="max_tokens")
+        if prompt.size + asked == 0:
+            raise ApiError(
+                400,
+                f"{self.prompt_field} holds 0 tokens and max_tokens is 0; one of them must be at "
+                "least 1",
+                param=self.prompt_field,
+            )
         if asked > room:
             raise ApiError(
                 400,
@@ -128,7 +135,7 @@ class Generation(Run):
         tells = self.view.alternatives is not None
         score = self._score_params() if tells else None
         own = self.prompts[:: self.count]
-        echoes = await asyncio.gather(*(echo_of(self.state, prompt, score) for prompt in own))
+        echoes = await together([echo_of(self.state, prompt, score) for prompt in own])
         return [
             Reader(self.state, self.form, self.view, i, subscription, echoes[i // self.count])
             for i, subscription in enumerate(subscriptions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -51,6 +51,20 @@ async def scored(engine: Engine, request: ScoreRequest) -> Score:
         raise no_place(engine) from None
     except ScoreFailed as error:
         raise failure(engine, error.failed) from None
+
+
+async def together(waits: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """The answers of several waits, in order; where one of them fails the others are cancelled.
+
+    Raises:
+        Exception: of the first wait that failed.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(wait) for wait in waits]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Answer]) -> Answer:

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from server.api import middleware_stack
 from server.api.context import State
 from server.api.openapi import document
 from server.api.routes import (
@@ -24,14 +26,16 @@ from server.api.routes import (
     trajectories,
     trajectory_pictures,
 )
-from server.config import Settings
+from server.config import ConfigError, Settings
 from server.engine.engine import Engine
-from server.http import guards
 from server.http.tracing import Tracing, exporting
 from server.trajectories.store import Trajectories
 
-ASIDE_THREADS = 2
-"""For work on long texts; it is not to take the machine from the model."""
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+OFFLOAD_THREADS = 2
+"""Threads for work on long texts; few, so that the model keeps the CPU."""
 
 
 def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") -> FastAPI:
@@ -43,11 +47,11 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
         mark: up to 12 hexadecimal digits that begin the ids of its trajectories, by which others
             know where they are kept.
     """
-    traces = exporting(settings.trace_endpoint) if settings.trace_endpoint else None
+    traces = _exporter(settings.trace_endpoint)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(ASIDE_THREADS, "xdlm-aside") as pool:
+        with ThreadPoolExecutor(OFFLOAD_THREADS, "xdlm-offload") as pool:
             asyncio.get_running_loop().set_default_executor(pool)
             for engine in engines:
                 engine.start()
@@ -64,7 +68,7 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
     kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
     app.state.xdlm = State.around(engines, settings, kept, mark)
     files, metrics = page.assets(), engines[0].metrics
-    guards.install(app, settings, files.keys(), lambda: metrics.rejected("rate_limited"))
+    middleware_stack.install(app, settings, files.keys(), lambda: metrics.rejected("rate_limited"))
     if traces is not None:
         app.add_middleware(Tracing, tracer=traces.get_tracer("xdlm"))
     for routes in (
@@ -83,3 +87,17 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
     if settings.docs:
         app.include_router(docs.router_of(document(app, app.state.xdlm)))
     return app
+
+
+def _exporter(endpoint: str) -> TracerProvider | None:
+    """Sends traces to a collector; None without an endpoint.
+
+    Raises:
+        ConfigError: the packages that send traces are not installed.
+    """
+    if not endpoint:
+        return None
+    try:
+        return exporting(endpoint)
+    except ImportError as error:
+        raise ConfigError(f"trace_endpoint: {error}") from None

@@ -17,11 +17,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import logs
+from server.api import middleware_stack
 from server.api.routes import page
 from server.cluster.metrics import merged
 from server.cluster.proxy import Forward
 from server.config import Settings
-from server.http import guards
 from server.http.errors import ApiError
 
 ALL_SECONDS = 5.0  # in which all replicas have to answer what is asked of all
@@ -56,7 +56,7 @@ def create_front(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settin
     """The application that clients speak to; see ``Front``."""
     app = FastAPI(title="xdlm-serve", docs_url=None, redoc_url=None, openapi_url=None)
     files = page.assets()
-    guards.install(app, settings, files.keys(), _not_counted)
+    middleware_stack.install(app, settings, files.keys(), _not_counted)
 
     @app.get("/health")
     async def health() -> dict[str, str]:

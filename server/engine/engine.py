@@ -11,7 +11,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -19,7 +19,7 @@ import structlog
 from models.checkpoints.load import Checkpoint
 from server.engine.batches import Running, Told
 from server.engine.delivery import Outbox
-from server.engine.events import Failed, GenerationRequest
+from server.engine.events import Failed, GenerationRequest, Tally
 from server.engine.metrics import Metrics
 from server.engine.scheduler import QueueFull, Scheduler
 from server.engine.score import Score, ScoreRequest
@@ -149,14 +149,19 @@ class Engine:
         """
         return self.submit_all([request])[0]
 
-    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[Subscription]:
-        """Queue several requests, all or none.
+    def submit_all(
+        self,
+        requests: Sequence[GenerationRequest],
+        on_done: Callable[[Tally], None] | None = None,
+    ) -> list[Subscription]:
+        """Queue several requests, all or none. ``on_done`` is called with the tally of each that
+        finishes, when its end is read.
 
         Raises:
             QueueFull: at once; nothing was queued.
         """
         now = time.monotonic()
-        subscriptions = [Subscription(r, self.cancel, self.finish, now) for r in requests]
+        subscriptions = [Subscription(r, self.cancel, self.finish, now, on_done) for r in requests]
         works = [r.work for r in requests]
         with self._wake:
             if not self.ready or not self.scheduler.takes(works):

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from sampler.step import StepResult
 from sampler.transition import OPS
-from server.engine.events import Change, Done, Event, GenerationRequest, LogProbs, Step
-from server.http import tracing
+from server.engine.events import Change, Done, Event, GenerationRequest, LogProbs, Step, Tally
 
 MAX_PENDING = 8  # events a reader may lie behind before they are merged
 
@@ -30,6 +29,7 @@ class Subscription(AsyncIterator[Event]):
     on_cancel: Callable[[Subscription], None]
     on_finish: Callable[[Subscription], None]
     submitted: float
+    on_done: Callable[[Tally], None] | None = None
     admitted: float = 0.0
     ended: bool = False
     _pending: deque[Event] = field(default_factory=deque)
@@ -55,8 +55,8 @@ class Subscription(AsyncIterator[Event]):
             self._ready.clear()
             await self._ready.wait()
         event = self._pending.popleft()
-        if isinstance(event, Done):
-            tracing.ended(event.tally)
+        if isinstance(event, Done) and self.on_done is not None:
+            self.on_done(event.tally)
         return event
 
     def cancel(self) -> None:

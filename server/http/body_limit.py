@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import ApiError
-from server.http.wire import Json
+from server.http.json_response import JsonResponse
 
 CODED = frozenset({"POST", "PUT", "PATCH"})
 
@@ -55,7 +55,7 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and (len(declared) > 20 or int(declared) > self.limit):
             error = self._too_large(declared[:20])
-            await Json(error.body(), error.status)(scope, receive, send)
+            await JsonResponse(error.body(), error.status)(scope, receive, send)
             return
         held, read = Held(), 0
 
@@ -128,6 +128,6 @@ class ContentCoding:
                 message = "Content-Encoding: send the body uncompressed; no coding is supported"
                 error = ApiError(415, message, param="Content-Encoding", code="unsupported_coding")
                 headers = {"Accept-Encoding": "identity"}
-                await Json(error.body(), error.status, headers)(scope, receive, send)
+                await JsonResponse(error.body(), error.status, headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

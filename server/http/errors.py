@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -11,17 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from models.tokenization.tokenizer import TokenizerError
-from server.http.wire import Json
+from server.http.json_response import JsonResponse
 
 log = structlog.get_logger()
-
-ROUTES = (
-    *("GET /v1/models", "POST /v1/completions", "POST /v1/chat/completions"),
-    *("POST /v1/images/generations", "POST /v1/score", "POST /v1/diffusion/trajectories"),
-    *("POST /tokenize", "POST /detokenize"),
-)
-"""Told to clients that ask for another."""
 
 OUTSIDE = frozenset({"body", "query", "path", "str", "int"})
 """Parts of pydantic's locations that name no field: where it is sent, and members of unions."""
@@ -55,37 +47,47 @@ def error_body(status: int, message: str, param: str | None, code: str | None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def install(app: FastAPI) -> None:
-    """Map every exception to an answer in OpenAI's shape."""
+def install(
+    app: FastAPI, routes: Sequence[str], client_errors: Mapping[type[Exception], str]
+) -> None:
+    """Map every exception to a response in OpenAI's shape.
 
-    async def api_error(_: Request, error: Exception) -> Json:
+    Args:
+        app: the application.
+        routes: methods and paths that the answer to an unknown path lists.
+        client_errors: exceptions that are answered 400, with the ``code`` of each.
+    """
+
+    async def api_error(_: Request, error: Exception) -> JsonResponse:
         assert isinstance(error, ApiError)
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return Json(error.body(), error.status, headers)
+        return JsonResponse(error.body(), error.status, headers)
 
-    async def tokenizer_error(_: Request, error: Exception) -> Json:
-        return Json(error_body(400, str(error), None, "tokenizer"), 400)
+    async def client_error(_: Request, error: Exception) -> JsonResponse:
+        code = next(c for kind, c in client_errors.items() if isinstance(error, kind))
+        return JsonResponse(error_body(400, str(error), None, code), 400)
 
-    async def http_error(_: Request, error: Exception) -> Json:
+    async def http_error(_: Request, error: Exception) -> JsonResponse:
         assert isinstance(error, HTTPException)
         message = str(error.detail)
         if error.status_code == 404:
-            message = f"there is no such route; those for clients are {', '.join(ROUTES)}"
+            message = f"no such route; the routes are {', '.join(routes)}"
         body = error_body(error.status_code, message, None, None)
-        return Json(body, error.status_code, error.headers)
+        return JsonResponse(body, error.status_code, error.headers)
 
-    async def unreadable(_: Request, error: Exception) -> Json:
+    async def unreadable(_: Request, error: Exception) -> JsonResponse:
         assert isinstance(error, RequestValidationError)
-        return Json(_first(error.errors()).body(), 400)
+        return JsonResponse(_first(error.errors()).body(), 400)
 
-    async def internal(request: Request, error: Exception) -> Json:
+    async def internal(request: Request, error: Exception) -> JsonResponse:
         id_ = request.scope.get("request_id", "")
         log.error("unhandled", request_id=id_, exc_info=error)
         body = error_body(500, f"internal error; request id {id_}", None, "internal")
-        return Json(body, 500, {"X-Request-Id": id_, "X-Content-Type-Options": "nosniff"})
+        return JsonResponse(body, 500, {"X-Request-Id": id_, "X-Content-Type-Options": "nosniff"})
 
     app.add_exception_handler(ApiError, api_error)
-    app.add_exception_handler(TokenizerError, tokenizer_error)
+    for kind in client_errors:
+        app.add_exception_handler(kind, client_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, unreadable)
     app.add_exception_handler(Exception, internal)

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from server.http.errors import ApiError, invalid
 from server.http.json_shape import Shape
-from server.http.offload import aside
+from server.http.offload import offload
 
 MAX_DIGITS = 32  # of an integer
 MAX_NUMBER = 512  # characters of any other number
@@ -39,7 +39,7 @@ class JsonRequest(Request):
         """
         if not hasattr(self, "_json"):
             text = await whole_body(self)
-            self._json = await aside(len(text), checked, self._model, text)
+            self._json = await offload(len(text), checked, self._model, text)
         return self._json
 
 

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.api_keys import Keys, digest_of, presented
 from server.http.errors import ApiError
+from server.http.json_response import JsonResponse
 from server.http.rate_limit import Rates
-from server.http.wire import Json
 
 log = structlog.get_logger()
 
@@ -119,7 +119,7 @@ class AllowedHosts:
         """ASGI entry point."""
         if scope["type"] == "http" and not self._allows(scope):
             error = ApiError(400, "the Host header names no host of this server's", code="bad_host")
-            await Json(error.body(), error.status)(scope, receive, send)
+            await JsonResponse(error.body(), error.status)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -136,20 +136,20 @@ class ApiKeys:
     others routes learn by ``owner_of`` whose they are.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, free: Iterable[str] = ()) -> None:
-        """Without any key, nothing is asked for; for the paths ``free`` never."""
-        self.app, self.keys, self.free = app, keys, NEEDS_NO_KEY.union(free)
+    def __init__(self, app: ASGIApp, keys: Keys, keyless: Iterable[str] = ()) -> None:
+        """Requests to the paths ``keyless`` need no key; without ``keys``, none does."""
+        self.app, self.keys, self.keyless = app, keys, NEEDS_NO_KEY.union(keyless)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
-        if scope["type"] == "http" and self.keys and scope["path"] not in self.free:
+        if scope["type"] == "http" and self.keys and scope["path"] not in self.keyless:
             given = presented(Headers(scope=scope))
             if given is None or not self.keys.accept(given):
                 words = "is missing" if given is None else "is not one of this server's"
                 error = ApiError(
                     401, f"the API key {words} (Authorization: Bearer …)", code="invalid_api_key"
                 )
-                answer = Json(error.body(), error.status, {"WWW-Authenticate": "Bearer"})
+                answer = JsonResponse(error.body(), error.status, {"WWW-Authenticate": "Bearer"})
                 await answer(scope, receive, send)
                 return
             scope["owner"] = digest_of(given)
@@ -171,6 +171,6 @@ class RateLimit:
                 self.rejected()
                 error = ApiError(429, "too many requests", code="rate_limited")
                 headers = {"Retry-After": str(math.ceil(wait))}
-                await Json(error.body(), error.status, headers)(scope, receive, send)
+                await JsonResponse(error.body(), error.status, headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Work on long texts, aside from the event loop: others are answered meanwhile."""
+"""CPU-bound work on request bodies, run in a thread where the input is large."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
-LONG = 16 << 10  # bytes that take a millisecond or more to tokenise
+OFFLOAD_BYTES = 16 << 10
+"""Inputs of at least this size take a millisecond or more to tokenise."""
 
 
-async def aside(
-    size: int, work: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs
-) -> Made:
-    """Do some work: on a thread where it is on so many bytes that the event loop would stall, else
-    at once.
+async def offload(
+    size: int, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
+) -> Result:
+    """Run CPU-bound work in a thread when its input is large, else on the event loop at once.
+
+    Args:
+        size: of the input, in bytes.
+        work: the function to call.
+        *args: of ``work``.
+        **kwargs: of ``work``.
     """
-    if size < LONG:
+    if size < OFFLOAD_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

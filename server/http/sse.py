@@ -8,32 +8,42 @@ from contextlib import aclosing
 from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 
-from server.config import Settings
-from server.http.wire import one_line
+from server.http.json_response import one_line
 
 
 class EventStream(EventSourceResponse):
-    """A stream of events whose lines end in LF alone, so that an empty line ends each for readers
-    that look for two LF; ``data`` is JSON without any character that some reader ends a line at.
+    """A stream of server-sent events, each ended by two LF; ``data`` is JSON on one line.
+
+    Lines end in LF alone, for readers that look for an empty line between two LF.
     """
 
     def __init__(
         self,
         events: AsyncGenerator[dict[str, str]],
-        settings: Settings,
         headers: Mapping[str, str],
+        *,
+        ping_seconds: int,
+        grace_seconds: float,
         background: BackgroundTask | None = None,
     ) -> None:
-        """Nothing is sent yet; ``background`` is run after the end, or if nothing ever is."""
+        """Prepare the response; nothing is sent yet.
+
+        Args:
+            events: fields of each event by name.
+            headers: of the response.
+            ping_seconds: silence after which a comment is sent.
+            grace_seconds: time that the stream may go on after the server begins to shut down.
+            background: run after the stream has ended, also when it never began.
+        """
         super().__init__(
             _escaped(events),
             headers=headers,
             background=background,
-            ping=settings.ping_seconds,
+            ping=ping_seconds,
             sep="\n",
-            shutdown_grace_period=settings.shutdown_seconds,
+            shutdown_grace_period=grace_seconds,
         )
-        del self.headers["connection"]  # the connection's, not the answer's
+        del self.headers["connection"]  # set by the HTTP protocol
 
 
 async def _escaped(events: AsyncGenerator[dict[str, str]]) -> AsyncGenerator[dict[str, str]]:

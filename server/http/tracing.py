@@ -1,38 +1,40 @@
-"""Traces by OpenTelemetry: a span for each request, and under it the queue and the denoising of
-each text. Imports OpenTelemetry only when a tracer is made; without one nothing is done.
+"""OpenTelemetry traces: a span for each request, with child spans for queueing and denoising.
+
+OpenTelemetry is imported only when a tracer is made; without one, nothing is recorded.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.config import ConfigError
-from server.engine.events import Tally
-
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-_told: ContextVar[Callable[[Tally], None] | None] = ContextVar("told", default=None)
+RecordSpans = Callable[[float, float, Mapping[str, int]], None]
+"""Records a finished generation: milliseconds queued, milliseconds denoised, counts by name."""
+
+_recorder: ContextVar[RecordSpans | None] = ContextVar("recorder", default=None)
 
 
-def ended(tally: Tally) -> None:
-    """A text has ended: tell the trace of the request that reads it, if there is one."""
-    if tell := _told.get():
-        tell(tally)
+def span_recorder() -> RecordSpans | None:
+    """Adds child spans to the current request's span; None when requests are not traced."""
+    return _recorder.get()
 
 
 def exporting(endpoint: str) -> TracerProvider:
-    """Sends spans to an OTLP collector over HTTP, in the background; ``shutdown`` sends the last.
+    """A provider that sends spans to an OTLP collector over HTTP, in the background.
+
+    ``shutdown`` sends the spans that are left.
 
     Raises:
-        ConfigError: the extra ``otel`` is not installed.
+        ImportError: the extra ``otel`` is not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -40,7 +42,7 @@ def exporting(endpoint: str) -> TracerProvider:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        raise ConfigError("trace_endpoint: needs the extra otel (pip install '.[otel]')") from None
+        raise ImportError("needs the extra otel (pip install '.[otel]')") from None
 
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "xdlm-serve"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
@@ -48,8 +50,9 @@ def exporting(endpoint: str) -> TracerProvider:
 
 
 class Tracing:
-    """ASGI middleware. Continues the trace of a ``traceparent`` header. Attributes are routes,
-    statuses and counts: nothing else that a client wrote, and nothing that a model did.
+    """ASGI middleware that records a span for each request, continuing a ``traceparent`` header.
+
+    Attributes of spans are routes, statuses and counts; no text of a client or a model is recorded.
     """
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
@@ -67,28 +70,27 @@ class Tracing:
         span = self.tracer.start_span("request", parent, SpanKind.SERVER)
         inside = set_span_in_context(span, parent)
 
-        def tell(tally: Tally) -> None:
+        def record(queue_ms: float, denoise_ms: float, counts: Mapping[str, int]) -> None:
             end = time.time_ns()
-            began = end - int(tally.denoise_ms * 1e6)
-            submitted = began - int(tally.queue_ms * 1e6)
+            began = end - int(denoise_ms * 1e6)
+            submitted = began - int(queue_ms * 1e6)
             self.tracer.start_span("queue", inside, start_time=submitted).end(began)
-            counts = {
-                f"xdlm.{name}": getattr(tally, name)
-                for name in ("steps", "forwards", "positions", "unmasked", "refined", "remasked")
-            }
-            denoise = self.tracer.start_span("denoise", inside, start_time=began, attributes=counts)
+            attributes = {f"xdlm.{name}": count for name, count in counts.items()}
+            denoise = self.tracer.start_span(
+                "denoise", inside, start_time=began, attributes=attributes
+            )
             denoise.end(end)
 
-        async def noted(message: Message) -> None:
+        async def with_status(message: Message) -> None:
             if message["type"] == "http.response.start":
                 span.set_attribute("http.response.status_code", message["status"])
             await send(message)
 
-        token = _told.set(tell)
+        token = _recorder.set(record)
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, with_status)
         finally:
-            _told.reset(token)
+            _recorder.reset(token)
             if route := getattr(scope.get("route"), "path", None):
                 span.update_name(f"{scope['method']} {route}")
                 span.set_attributes({"http.request.method": scope["method"], "http.route": route})

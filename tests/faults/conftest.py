@@ -33,7 +33,7 @@ CANARY = {"prompt": "Once upon a time", "max_tokens": 30, "steps": 6, "seed": 11
 LONG = {**CANARY, "steps": 4000}
 """Runs for seconds, on whatever machine."""
 POOL = re.compile(
-    r"xdlm-(aside|template)_\d+|asyncio_\d+|AnyIO worker thread"
+    r"xdlm-(offload|template)_\d+|asyncio_\d+|AnyIO worker thread"
 )  # bounded, and made when first needed
 
 

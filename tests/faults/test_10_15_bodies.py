@@ -13,7 +13,7 @@ import pytest
 
 from models.checkpoints.load import load_checkpoint
 from models.tokenization.tokenizer import TextTokenizer
-from server.http.offload import aside
+from server.http.offload import offload
 from tests.faults.conftest import CANARY, watched
 from tests.server.conftest import write_tiny
 from tests.server.test_http import call
@@ -109,7 +109,7 @@ async def stall(tokenizer: TextTokenizer, prompt: str) -> tuple[float, int]:
 
     ticking = asyncio.create_task(tick())
     await asyncio.sleep(0.01)
-    count = await aside(len(prompt.encode()), tokenizer.count, prompt)
+    count = await offload(len(prompt.encode()), tokenizer.count, prompt)
     over = True
     await ticking
     return worst, count

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from server.http.wire import one_line
+from server.http.json_response import one_line
 from tests.server.test_http import BODY, call
 
 LINE_ENDS = "a\u2028b\u2029c\x85d"

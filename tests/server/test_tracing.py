@@ -114,12 +114,13 @@ def test_a_process_sends_its_spans_before_it_ends(tiny_folder):
 def test_without_an_endpoint_nothing_is_imported():
     code = """if True:
         import sys
-        from models import checkpoint
-        from server.app import create_app
-        from server.build import engine_of
+        from models.checkpoints.load import find_checkpoint, load_checkpoint
+        from server.api.app import create_app
+        from server.engine.factory import engine_of
         from server.config import Settings
         settings = Settings()
-        create_app([engine_of(checkpoint.load(checkpoint.find("stories")), settings)], settings)
+        checkpoint = load_checkpoint(find_checkpoint("stories"))
+        create_app([engine_of(checkpoint, settings)], settings)
         ours = ("opentelemetry.sdk", "opentelemetry.exporter")  # transformers loads the interface
         print([name for name in sys.modules if name.startswith(ours)])
     """

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -22,8 +22,12 @@ from server.engine.events import Failed, GenerationRequest, Tally
 from server.engine.scheduler import QueueFull
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError
+from server.http.json_response import JsonResponse
 from server.http.sse import EventStream
-from server.http.wire import Json
+from server.http.tracing import RecordSpans, span_recorder
+
+COUNTS = ("steps", "forwards", "positions", "unmasked", "refined", "remasked")
+"""Fields of ``Tally`` that traces show."""
 
 
 class Run(ABC):
@@ -95,7 +99,7 @@ class Run(ABC):
         """
         engine = self.state.engine
         try:
-            return engine.submit_all(self.requests)
+            return engine.submit_all(self.requests, _recorded(span_recorder()))
         except QueueFull:
             raise no_place(engine) from None
 
@@ -116,12 +120,13 @@ class Run(ABC):
         if stream:
             return EventStream(
                 self._streamed(request, readers, subscriptions),
-                self.state.settings,
                 {"X-Accel-Buffering": "no"},
+                ping_seconds=self.state.settings.ping_seconds,
+                grace_seconds=self.state.settings.shutdown_seconds,
                 background=BackgroundTask(cancel),  # a stream that never began
             )
         try:
-            return Json(await unless_gone(request, self._answer(readers, subscriptions)))
+            return JsonResponse(await unless_gone(request, self._answer(readers, subscriptions)))
         finally:
             cancel()
 
@@ -204,6 +209,17 @@ class Run(ABC):
             "queue_ms": round(tally.queue_ms, 3),
             "denoise_ms": round(tally.denoise_ms, 3),
         }
+
+
+def _recorded(record: RecordSpans | None) -> Callable[[Tally], None] | None:
+    """Records the tallies of finished requests as spans of their trace."""
+    if record is None:
+        return None
+
+    def on_done(tally: Tally) -> None:
+        record(tally.queue_ms, tally.denoise_ms, {name: getattr(tally, name) for name in COUNTS})
+
+    return on_done
 
 
 def child_seeds(seed: int, count: int) -> list[int]:

@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import Any, ClassVar, Protocol
 
 from server.api.context import State
+from server.api.schemas.requests import View
 from server.engine.events import Done, Step, Tally
 from server.engine.stream import Subscription
 from server.output.logprobs import TokenLogProb, WrittenLogProbs
@@ -49,25 +50,6 @@ class Form(Protocol):
     def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
         """The log-probabilities of some tokens."""
         ...
-
-
-@dataclass(frozen=True)
-class View:
-    """What a client wants to see of its choices.
-
-    Attributes:
-        stops: strings that end the text.
-        alternatives: likeliest tokens to tell beside each; None tells no log-probabilities.
-        samples: Monte Carlo samples for those of an echoed prompt; None takes the usual number.
-        trajectory: diffs of the canvas.
-        diffusing: the canvas as text at every step, in place of what has settled.
-    """
-
-    stops: Sequence[str] = ()
-    alternatives: int | None = None
-    samples: int | None = None
-    trajectory: bool = False
-    diffusing: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from server.config import Settings
 from server.http.errors import ApiError
+from server.http.json_response import one_line
 from server.http.negotiation import preferred
 from server.http.sse import EventStream
-from server.http.wire import one_line
 from server.trajectories.recording import Record, Recording
 
 SSE, LINES, DOCUMENT = "text/event-stream", "application/x-ndjson", "application/json"
@@ -46,7 +46,12 @@ class Followed(Response):
         super().__init__()
         self._recording = recording
         if form == SSE:
-            self._response: Response = EventStream(_sse(recording, start), settings, HEADERS)
+            self._response: Response = EventStream(
+                _sse(recording, start),
+                HEADERS,
+                ping_seconds=settings.ping_seconds,
+                grace_seconds=settings.shutdown_seconds,
+            )
         else:
             write = _lines if form == LINES else _document
             self._response = StreamingResponse(write(recording, start), 200, HEADERS, form)

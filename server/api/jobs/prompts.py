@@ -1,25 +1,30 @@
-"""Texts given as characters or as token ids, to ids that the model may see."""
+"""Prompts given as text or as token ids: their ids, and the echo of a prompt in an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sampler.likelihood.monte_carlo import ScoreParams
 from server.api.context import State
 from server.api.jobs import limits
+from server.api.jobs.choices import Echo
+from server.api.jobs.waiting import scored
+from server.engine.score import ScoreRequest
 from server.http.errors import ApiError
+from server.output.logprobs import given_tokens
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Where a text is to be written.
+    """The fixed part of a canvas: what precedes and follows the generated text.
 
     Attributes:
-        ids: in front of it.
-        suffix: ids behind it.
-        hole: id of the positions in ``ids`` that are to be filled too, if there may be such.
-        echo: its text, where that is to stand in front of the answer.
-        start: how many of the first ids the tokenizer put there; they are no part of the text.
+        ids: token ids before the generated text.
+        suffix: token ids after it.
+        hole: token id of the positions in ``ids`` that are generated too; None allows none.
+        echo: the prompt's text, where the answer repeats it.
+        start: number of leading ids that the tokenizer added; they are not part of the text.
     """
 
     ids: list[int]
@@ -30,18 +35,18 @@ class Prompt:
 
     @property
     def size(self) -> int:
-        """Positions that it takes."""
+        """Number of positions that the prompt takes."""
         return len(self.ids) + len(self.suffix)
 
 
 def checked_ids(state: State, ids: list[int], field: str, masks: str | None = "") -> list[int]:
-    """The ids themselves, if they are some.
+    """The given token ids, once they are checked against the vocabulary.
 
     Args:
-        state: of the application.
-        ids: as given.
-        field: of the body, to blame.
-        masks: what to add where the mask id is refused; None lets it stand.
+        state: the application's state.
+        ids: token ids.
+        field: the body's field that errors name.
+        masks: appended to the error about the mask id; None allows the mask id.
 
     Raises:
         ApiError: 400.
@@ -56,7 +61,7 @@ def checked_ids(state: State, ids: list[int], field: str, masks: str | None = ""
 
 
 def check_bytes(state: State, texts: Iterable[str], field: str) -> None:
-    """Texts that are too long for the canvas whatever their ids are, before time is spent on ids.
+    """Refuse texts that cannot fit on the canvas, by a lower bound that needs no tokenisation.
 
     Raises:
         ApiError: 400.
@@ -71,10 +76,10 @@ def check_bytes(state: State, texts: Iterable[str], field: str) -> None:
 
 
 def ids_of(state: State, given: str | list[int], field: str, masks: str | None = "") -> list[int]:
-    """Ids of a text that opens a canvas; characters get the start token in front.
+    """Token ids of a prompt; a text gets the start token in front.
 
     Raises:
-        ApiError: 400, see ``checked_ids``, or more ids than the canvas has positions.
+        ApiError: 400, see ``checked_ids``, or for more ids than the canvas has positions.
     """
     canvas = state.checkpoint.info.max_length
     if isinstance(given, str):
@@ -85,3 +90,39 @@ def ids_of(state: State, given: str | list[int], field: str, masks: str | None =
     if len(ids) > canvas:
         limits.check_prompt(field, len(ids), 1, canvas)
     return checked_ids(state, ids, field, masks) if ids is given else ids
+
+
+def granted_samples(state: State, asked: int | None) -> int:
+    """Number of Monte Carlo samples of a score: as asked, by default 32 or the server's limit.
+
+    Raises:
+        ApiError: 400 for more than the limit.
+    """
+    most = state.settings.max_score_samples
+    if asked is not None and asked > most:
+        raise limits.exceeded("samples", "samples", asked, most)
+    return min(ScoreParams.samples, most) if asked is None else asked
+
+
+async def echo_of(state: State, prompt: Prompt, params: ScoreParams | None) -> Echo:
+    """The prompt as the answers to it repeat it, with its estimated log-probabilities.
+
+    Args:
+        state: the application's state.
+        prompt: the prompt.
+        params: of the estimate; None returns no log-probabilities.
+
+    Raises:
+        ApiError: as ``scored``.
+    """
+    if prompt.echo is None or params is None:
+        return Echo(prompt.echo or "")
+    tokenizer, ids = state.checkpoint.tokenizer, prompt.ids
+    unscored = tokenizer.opening(ids)
+    log_p: list[float | None] = [None] * unscored
+    if len(ids) > unscored:
+        request = ScoreRequest(ids, list(range(unscored, len(ids))), params)
+        score = await scored(state.engine, request)
+        log_p += [-nats for nats in score.nats]
+    text, start = prompt.echo, prompt.start
+    return Echo(text, given_tokens(tokenizer, ids[start:], log_p[start:], text), params.samples)

@@ -17,8 +17,7 @@ from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.base import Run, seeds_of
 from server.api.jobs.choices import Form, Piece, Reader
-from server.api.jobs.echo import echo_of, granted_samples
-from server.api.jobs.prompts import Prompt
+from server.api.jobs.prompts import Prompt, echo_of, granted_samples
 from server.api.jobs.waiting import together
 from server.api.schemas.requests import StreamOptions, TextFields, refused
 from server.engine.events import Done, Failed, GenerationRequest, Step

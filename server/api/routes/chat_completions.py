@@ -28,7 +28,7 @@ from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.text import ChatCompletion, ChatCompletionChunk
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
-from server.http.offload import aside
+from server.http.offload import offload
 from server.output.logprobs import TokenLogProb, finite
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["text"], route_class=JsonRoute)
@@ -130,7 +130,7 @@ async def ids_of_chat(
         check_bytes(state, texts, "messages")
     limits.check_texts("messages", texts, canvas)
     size = sum(len(text.encode()) for text in texts)
-    return await aside(size, tokenizer.encode_pieces, pieces)
+    return await offload(size, tokenizer.encode_pieces, pieces)
 
 
 async def _waited(submitted: Future[Pieces]) -> Pieces:

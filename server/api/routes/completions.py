@@ -14,18 +14,17 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs import limits
-from server.api.jobs.choices import View
 from server.api.jobs.prompts import Prompt, check_bytes, ids_of
 from server.api.jobs.text import Generation
 from server.api.routes.models import text_model
 from server.api.schemas.neutral import COMPLETION
-from server.api.schemas.requests import TextFields
+from server.api.schemas.requests import TextFields, View
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.text import Completion, CompletionChunk
 from server.api.schemas.strict import Ids
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
-from server.http.offload import aside
+from server.http.offload import offload
 from server.output.logprobs import TokenLogProb, by_label, finite
 
 router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
@@ -122,7 +121,7 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Write text behind a prompt, in its holes, or in front of a suffix."""
     state = text_model(State.of(request), body.model)
-    generation = await aside(len(await request.body()), generation_of, state, body)
+    generation = await offload(len(await request.body()), generation_of, state, body)
     return await generation.respond(request, bool(body.stream))
 
 

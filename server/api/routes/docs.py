@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from jinja2 import Environment, StrictUndefined
 
-from server.http.wire import Json
+from server.http.json_response import JsonResponse
 
 Schema = dict[str, Any]
 BOUNDS = {
@@ -33,7 +33,7 @@ def router_of(spec: Schema) -> APIRouter:
 
     @router.get("/openapi.json")
     async def openapi() -> Response:
-        return Json(spec)
+        return JsonResponse(spec)
 
     @router.get("/docs")
     async def docs() -> Response:

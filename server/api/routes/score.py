@@ -12,8 +12,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from sampler.params import SEED_LIMIT, InvalidParam
 from server.api.context import State
 from server.api.jobs import limits
-from server.api.jobs.echo import granted_samples
-from server.api.jobs.prompts import checked_ids
+from server.api.jobs.prompts import checked_ids, granted_samples
 from server.api.jobs.waiting import scored, unless_gone
 from server.api.routes.models import text_model
 from server.api.schemas.requests import refused
@@ -22,7 +21,7 @@ from server.api.schemas.responses.score import Score
 from server.api.schemas.strict import Ids, Number, StrictBody
 from server.engine.score import ScoreRequest, score_params, score_record, score_request
 from server.http.json_body import JsonRoute
-from server.http.offload import aside
+from server.http.offload import offload
 
 router = APIRouter(prefix="/v1/score", tags=["text"], route_class=JsonRoute)
 
@@ -49,7 +48,7 @@ class ScoreBody(StrictBody):
 async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
     """Bound the negative log-likelihood of a text, or of what follows a prompt."""
     state = text_model(State.of(request), body.model)
-    wanted = await aside(len(await request.body()), _request, state, body)
+    wanted = await offload(len(await request.body()), _request, state, body)
     found = await unless_gone(request, scored(state.engine, wanted))
     return {
         "id": f"score-{secrets.token_hex(12)}",

@@ -19,8 +19,8 @@ from server.api.schemas.responses.openapi import ASKING, says
 from server.api.schemas.strict import Ids, StrictBody
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
-from server.http.offload import aside
-from server.http.wire import Json
+from server.http.json_response import JsonResponse
+from server.http.offload import offload
 
 router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 
@@ -48,7 +48,7 @@ class DetokenizeBody(StrictBody):
     response_model=None,
     responses=says(Tokens, *ASKING),
 )
-async def tokenize(body: TokenizeBody, request: Request) -> Json:
+async def tokenize(body: TokenizeBody, request: Request) -> JsonResponse:
     """Ids of a prompt, or of a conversation by the checkpoint's template."""
     state = text_model(State.of(request), body.model)
     tokenizer = state.checkpoint.tokenizer
@@ -60,11 +60,11 @@ async def tokenize(body: TokenizeBody, request: Request) -> Json:
     else:
         prompt, canvas = body.prompt or "", state.checkpoint.info.max_length
         limits.check_texts("prompt", [prompt], canvas)
-        ids = await aside(size, tokenizer.encode, prompt, body.add_special_tokens)
-    return await aside(size, _tokens, state, ids, body.return_token_strs)
+        ids = await offload(size, tokenizer.encode, prompt, body.add_special_tokens)
+    return await offload(size, _tokens, state, ids, body.return_token_strs)
 
 
-def _tokens(state: State, ids: list[int], named: bool) -> Json:
+def _tokens(state: State, ids: list[int], named: bool) -> JsonResponse:
     """The answer with ids, and with ``named`` the text of each.
 
     Raises:
@@ -81,7 +81,7 @@ def _tokens(state: State, ids: list[int], named: bool) -> Json:
         raise limits.exceeded("return_token_strs", what, len(ids), most)
     if named:
         answer["token_strs"] = state.checkpoint.tokenizer.labels(ids)
-    return Json(answer)
+    return JsonResponse(answer)
 
 
 @router.post(
@@ -90,16 +90,16 @@ def _tokens(state: State, ids: list[int], named: bool) -> Json:
     response_model=None,
     responses=says(Detokenized, *ASKING),
 )
-async def detokenize(body: DetokenizeBody, request: Request) -> Json:
+async def detokenize(body: DetokenizeBody, request: Request) -> JsonResponse:
     """Text of ids; special tokens leave no trace."""
     state = text_model(State.of(request), body.model)
     most = limits.most_text(state.checkpoint.info.max_length)
     if len(body.tokens) > most:
         raise limits.exceeded("tokens", "the number of tokens", len(body.tokens), most)
-    return await aside(len(await request.body()), _text, state, body.tokens)
+    return await offload(len(await request.body()), _text, state, body.tokens)
 
 
-def _text(state: State, ids: list[int]) -> Json:
+def _text(state: State, ids: list[int]) -> JsonResponse:
     """The answer with the text of ids.
 
     Raises:
@@ -110,7 +110,7 @@ def _text(state: State, ids: list[int]) -> Json:
     size, most = sum(len(tokenizer.data(i)) for i in ids), MOST_WRITTEN * limits.most_text(canvas)
     if size > most:
         raise limits.exceeded("tokens", "the number of bytes of their text", size, most)
-    return Json({"prompt": tokenizer.decode(ids)})
+    return JsonResponse({"prompt": tokenizer.decode(ids)})
 
 
 @router.get(

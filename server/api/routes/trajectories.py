@@ -13,19 +13,19 @@ from pydantic import StrictInt
 
 from sampler.params import params_in
 from server.api.context import State
-from server.api.jobs.choices import View
 from server.api.jobs.following import SSE, Followed, wanted_form
 from server.api.jobs.image import Drawing, label_of
 from server.api.jobs.recorder import KIND, Recorder
 from server.api.jobs.text import Generation
 from server.api.routes.completions import CompletionBody, CompletionForm, Prompts, prompts_of
 from server.api.routes.models import any_model, grid_of, makes_images
+from server.api.schemas.requests import View
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.trajectories import HEADERS, Deleted, recorded
 from server.http.api_keys import owner_of
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
-from server.http.offload import aside
+from server.http.offload import offload
 from server.trajectories.recording import Recording
 
 router = APIRouter(prefix="/v1/diffusion/trajectories", tags=["text"], route_class=JsonRoute)
@@ -129,7 +129,7 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     if given := _last_event_id(request):
         return _continued(request, form, *given)
     state = any_model(state, body.model)
-    run = await aside(len(await request.body()), body.run, state)
+    run = await offload(len(await request.body()), body.run, state)
     info = state.checkpoint.info
     recording = Recorder(state, run, owner_of(request.scope)).start(
         request_id=request.scope["request_id"],

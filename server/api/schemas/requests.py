@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from sampler.params import InvalidParam, SamplingParams
-from server.api.jobs.choices import View
 from server.api.schemas.neutral import TEXT, Neutral
 from server.api.schemas.sampling import REQUESTABLE, SamplingFields
 from server.api.schemas.strict import Number, StrictPart
@@ -68,6 +68,27 @@ MOST_BIASES = 300
 Biases = Annotated[
     dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]], BeforeValidator(_names_of_ids)
 ]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the choices of an answer show.
+
+    Attributes:
+        stops: strings that end the text.
+        alternatives: most likely tokens to return for each token; None returns no
+            log-probabilities.
+        samples: Monte Carlo samples for the log-probabilities of an echoed prompt; None takes the
+            default.
+        trajectory: return the changes of each step.
+        diffusing: return the whole canvas as text at each step, in place of the settled text.
+    """
+
+    stops: Sequence[str] = ()
+    alternatives: int | None = None
+    samples: int | None = None
+    trajectory: bool = False
+    diffusing: bool = False
 
 
 class TextFields(DiffusionFields):

@@ -1,4 +1,4 @@
-"""How answers are written: JSON by orjson."""
+"""JSON responses, serialised by orjson."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import orjson
 from starlette.responses import Response
 
 LINE_ENDS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
-"""Characters that JSON may hold raw, where some readers end a line; and how it spells them."""
+"""Characters that JSON allows unescaped and some line readers split at, with their JSON escapes."""
 
 
 def one_line(text: str) -> str:
-    """A JSON text without line breaks, as all readers of lines see it."""
+    """A JSON text with every character escaped at which some reader would end a line."""
     if not text.isascii():
-        for end, spelt in LINE_ENDS.items():
-            text = text.replace(end, spelt)
+        for end, escape in LINE_ENDS.items():
+            text = text.replace(end, escape)
     return text
 
 
-class Json(Response):
-    """A JSON body."""
+class JsonResponse(Response):
+    """A response with a JSON body."""
 
     media_type = "application/json"
 

@@ -1,8 +1,7 @@
-"""The house keeps its shape: who imports whom, and what an installation looks like."""
+"""Imports between packages, rooms and modules, and the contents of an installation."""
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.imports import ROOT, circle, graph, imports, modules, sources, upward
+
 PACKAGES = {"server", "sampler", "models", "loadtest"}
 MAY_IMPORT = {
     "server": {"server", "sampler", "models"},
@@ -20,23 +20,45 @@ MAY_IMPORT = {
     "loadtest": {"loadtest"},
 }
 SAMPLER_NEEDS = {"torch", "jaxtyping"}
-
-
-def imports(path: Path) -> set[str]:
-    """Top-level names of all modules that a file imports, also inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add((node.module or "").split(".")[0])
-    return found
-
-
-def modules(package: str) -> list[Path]:
-    """All modules of a package."""
-    return [*(ROOT / package).rglob("*.py")]
+MODULES = sources(*PACKAGES)
+IMPORTS = graph(MODULES)
+FLOORS: list[tuple[str, ...]] = [
+    ("server.__main__",),
+    ("server.cli.*",),
+    ("server.cluster.*",),
+    ("server.api.*",),
+    ("server.api.openapi",),
+    ("server.api.routes.*",),
+    ("server.api.jobs.*",),
+    ("server.api.context",),
+    ("server.api.schemas.*",),
+    ("server.output.*",),
+    ("server.engine.*",),
+    ("server.trajectories.*",),
+    ("server.config", "server.config_file", "server.config_values"),
+    ("server.*",),
+    ("server.http.*",),
+    ("sampler", "sampler.registry"),
+    ("sampler.samplers.*", "sampler.likelihood.*"),
+    ("sampler.step", "sampler.transition", "sampler.deadline"),
+    ("sampler.logits.*",),
+    ("sampler.*",),
+    (
+        "models.checkpoints.load",
+        "models.checkpoints.convert",
+        "models.checkpoints.formats",
+        "models.checkpoints.random_init",
+    ),
+    ("models.parallel.*",),
+    ("models.registry",),
+    ("models.families.*",),
+    ("models.tokenization.*",),
+    ("models.checkpoints.*",),
+    ("models.interface", "models.images.*"),
+    ("models.*",),
+    ("loadtest.*",),
+]
+"""From the highest to the lowest: a module imports from its own floor and from those below."""
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
@@ -44,6 +66,37 @@ def test_imports_follow_the_layers(package):
     for path in modules(package):
         wrong = (imports(path) & PACKAGES) - MAY_IMPORT[package]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_modules_import_from_their_floor_and_below():
+    assert not upward(IMPORTS, FLOORS)
+
+
+def test_modules_import_each_other_in_no_circle():
+    assert not circle(IMPORTS)
+
+
+def test_transport_knows_no_model_engine_or_route():
+    found = {
+        (module, other)
+        for module, others in IMPORTS.items()
+        for other in others
+        if module.startswith("server.http") and not other.startswith("server.http")
+    }
+    assert not found
+
+
+def test_import_checks_find_circles_and_upward_imports():
+    rooms = [("a.*",), ("b.*",), ("b.low",)]
+    assert upward({"b.x": {"a"}, "a": {"b.x", "a.y"}, "b.low": {"b"}}, rooms) == {
+        ("b.x", "a"),
+        ("b.low", "b"),
+    }
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) and not circle({"a": {"b"}, "b": {"c"}})
+
+
+def test_the_server_folder_has_few_files_of_its_own():
+    assert len([*(ROOT / "server").glob("*.py")]) <= 8
 
 
 def test_the_sampler_needs_torch_and_no_more():

@@ -14,7 +14,7 @@ from sampler.params import SamplingParams
 from server.cli.generation import GenerationFailed
 from server.engine.engine import Engine
 from server.engine.events import Failed, GenerationRequest, Step
-from server.output.sheet import sheet_of
+from server.trajectories.sheet import sheet_of
 
 
 async def drawn(

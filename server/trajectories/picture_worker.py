@@ -21,9 +21,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from server.output.sheet import GAP, sheet_of
 from server.trajectories import render
 from server.trajectories.replay import Film, Frame
+from server.trajectories.sheet import GAP, sheet_of
 
 CPU_SECONDS = 20
 MEMORY = 512 << 20

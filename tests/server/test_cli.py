@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sampler import SAMPLERS
-from server.output.sheet import MASKED
+from server.trajectories.sheet import MASKED
 
 XDLM = Path(sys.executable).parent / "xdlm"
 

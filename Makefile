@@ -1,4 +1,4 @@
-# `make serve` and `make test` do all their own set-up; the rest is for developers.
+# `make serve` and `make test` install what they need; the rest is for developers.
 PYTHON ?= python3.11
 BIN := .venv/bin
 BROWSER := tests/browser
@@ -10,7 +10,7 @@ SOURCES := server sampler models loadtest recipes tests benchmarks
 serve: .venv/runtime  ## serve the bundled checkpoints on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories digits
 
-loadtest: .venv/loadtest  ## twenty seconds of load on a server of its own; report in build/loadtest/smoke
+loadtest: .venv/loadtest  ## twenty seconds of load on its own server; report in build/loadtest/smoke
 	rm -rf build/loadtest/smoke
 	$(BIN)/xdlm-loadtest smoke --out build/loadtest/smoke
 
@@ -26,7 +26,7 @@ test-browser: .venv/dev chromium $(BROWSER)/node_modules/ready  ## the page, in 
 screenshots: .venv/dev chromium  ## of the page, into docs/
 	$(BIN)/python -m benchmarks.screenshots
 
-test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## clients of others
+test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## third-party clients
 	$(BIN)/pytest -m clients
 
 soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
@@ -35,22 +35,23 @@ soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
 test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
 	.venv-cluster/bin/python -m pytest -m cluster tests/cluster
 
-fuzz: .venv/dev  ## fifty thousand requests made from the specification, and broken bodies
+fuzz: .venv/dev  ## fifty thousand requests generated from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
 
 image: .venv/dev  ## the Dockerfile's commands, without a container engine
 	$(BIN)/pytest -m "slow or not slow" tests/server/test_deploy.py
 
-check: .venv/dev  ## format, lint, types
+check: .venv/dev  ## format, lint, types, words
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/pyright
+	$(BIN)/python -m tests.check_words
 
 format: .venv/dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-lock:  ## write constraints.txt anew from pyproject.toml
+lock:  ## regenerate constraints.txt from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q torch==2.13.0
 	.venv-lock/bin/pip install -q -e ".[dev,loadtest,ray]"
@@ -58,7 +59,7 @@ lock:  ## write constraints.txt anew from pyproject.toml
 	  .venv-lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
 	rm -rf .venv-lock
 
-# Stamps: one environment, the development tools added to it only when they are asked for.
+# Stamp files: one environment; development tools are added to it only when needed.
 .venv/runtime: pyproject.toml constraints.txt
 	@echo "Installing the locked packages into .venv (once; some minutes, mostly PyTorch) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -73,7 +74,7 @@ lock:  ## write constraints.txt anew from pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,loadtest]"
 	touch $@
 
-# Debian's Chromium, fetched where there is none; axe-core by the npm that pyright's Node brings.
+# Debian's Chromium, installed if missing; axe-core by the npm of pyright's Node.
 .PHONY: chromium
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
@@ -83,7 +84,7 @@ $(BROWSER)/node_modules/ready: $(BROWSER)/package.json $(BROWSER)/package-lock.j
 	    ci --prefix $(BROWSER) --no-audit --no-fund
 	touch $@
 
-# The clients live apart: their dependencies must not choose ours. Needs node 20 and npm besides.
+# Clients have an environment of their own, so that their dependencies do not affect ours. Needs Node 20 and npm.
 CLIENTS := tests/clients
 
 .venv-clients/ready: $(CLIENTS)/requirements.txt
@@ -92,7 +93,7 @@ CLIENTS := tests/clients
 	.venv-clients/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
-# Ray lives apart too: the single server is tested without it. What .venv has is used from there.
+# Ray has its own environment too: the single server is tested without it. Packages of .venv are used from there.
 .venv-cluster/ready: .venv/dev
 	@echo "Installing Ray into .venv-cluster (once) ..."
 	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster

@@ -1,1 +1,1 @@
-"""What a route does with a valid request, from submission to the last event."""
+"""Jobs of checked requests: submission, reading of events, answers and streams."""

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from fastapi import Request, Response
 from starlette.background import BackgroundTask
@@ -18,28 +18,56 @@ from sampler.params import SamplingParams
 from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.waiting import failure, no_place, unless_gone
-from server.engine.events import Failed, GenerationRequest, Tally
+from server.engine.events import Done, Failed, GenerationRequest, Step, Tally
 from server.engine.scheduler import QueueFull
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError
 from server.http.json_response import JsonResponse
 from server.http.sse import EventStream
 from server.http.tracing import RecordSpans, span_recorder
+from server.output.text import Trajectory
 
 COUNTS = ("steps", "forwards", "positions", "unmasked", "refined", "remasked")
 """Fields of ``Tally`` that traces show."""
 
 
-class Run(ABC):
-    """Checked requests, and what all answers to them say.
+class ChoiceReader(Protocol):
+    """Follows the events of one choice; ``canvas`` and ``tally`` are set at the end."""
+
+    trajectory: Trajectory
+    canvas: Sequence[int]
+    tally: Tally
+
+    def take(self, event: Step | Done) -> object:
+        """Read any event."""
+        ...
+
+    def follow(self, step: Step) -> object:
+        """Read a step."""
+        ...
+
+    def end(self, done: Done) -> None:
+        """Read the end."""
+        ...
+
+    def choice(self) -> dict[str, Any]:
+        """The complete choice, after the end."""
+        ...
+
+
+ReaderT = TypeVar("ReaderT", bound=ChoiceReader)
+
+
+class Run(ABC, Generic[ReaderT]):
+    """A job: the checked requests of one body, and the answer that is built from their events.
 
     Attributes:
-        state: of the application, seen from the model.
-        params: of the body; each choice has its own seed.
+        state: the application's state, for the requested model.
+        params: sampling parameters of the body; each choice has its own seed.
         requests: one for each choice.
-        budget: milliseconds, where one was chosen.
-        id, created, model: as the wire has them.
-        failed: what ended a stream after its headers.
+        budget: latency budget in milliseconds, if the body has one.
+        id, created, model: as in the answer.
+        failed: the failure that ended a stream after its headers were sent.
     """
 
     requests: list[GenerationRequest]
@@ -48,14 +76,16 @@ class Run(ABC):
     def __init__(
         self, state: State, prefix: str, params: SamplingParams, budget: float | None
     ) -> None:
-        """Check what all bodies have; ``requests`` are made by those who inherit.
+        """Check the fields that all bodies have; subclasses build ``requests``.
 
         Raises:
             ApiError: naming the field.
         """
         if budget is not None and params.own.fixed_steps:
             raise ApiError(
-                400, "latency_budget_ms is not for compat: official", param="latency_budget_ms"
+                400,
+                "latency_budget_ms is not supported with compat: official",
+                param="latency_budget_ms",
             )
         self.state, self.params, self.budget = state, params, budget
         self.model = state.checkpoint.info.name
@@ -64,11 +94,11 @@ class Run(ABC):
 
     @property
     def budget_seconds(self) -> float | None:
-        """What the engine is told."""
+        """The latency budget in seconds."""
         return None if self.budget is None else self.budget / 1e3
 
     def check_choices(self, n: int, prompts: int) -> None:
-        """Refuse more choices than there may be, or than the queue will ever hold.
+        """Refuse more choices than the limit, or than the queue can hold.
 
         Raises:
             ApiError: 400.
@@ -83,7 +113,7 @@ class Run(ABC):
             )
 
     def check_work(self) -> None:
-        """Refuse too much work.
+        """Refuse more steps or more work than the limits.
 
         Raises:
             ApiError: 400.
@@ -92,7 +122,7 @@ class Run(ABC):
         limits.check_work(self.state.settings, self.params.steps, lengths)
 
     def submit(self) -> list[Subscription]:
-        """Queue the requests, all or none.
+        """Queue all requests, or none of them.
 
         Raises:
             ApiError: 429 when the queue has no room for them.
@@ -104,7 +134,7 @@ class Run(ABC):
             raise no_place(engine) from None
 
     async def respond(self, request: Request, stream: bool) -> Response:
-        """The answer, or the response that streams it."""
+        """Run the requests and answer with a JSON body or a stream."""
         # queue before any header is sent, so that a full queue is a 429 and not a broken stream
         subscriptions = self.submit()
 
@@ -123,7 +153,7 @@ class Run(ABC):
                 {"X-Accel-Buffering": "no"},
                 ping_seconds=self.state.settings.ping_seconds,
                 grace_seconds=self.state.settings.shutdown_seconds,
-                background=BackgroundTask(cancel),  # a stream that never began
+                background=BackgroundTask(cancel),  # if the stream never begins
             )
         try:
             return JsonResponse(await unless_gone(request, self._answer(readers, subscriptions)))
@@ -131,7 +161,7 @@ class Run(ABC):
             cancel()
 
     async def _answer(
-        self, readers: Sequence[Any], subscriptions: Sequence[Subscription]
+        self, readers: Sequence[ReaderT], subscriptions: Sequence[Subscription]
     ) -> dict[str, Any]:
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
@@ -141,7 +171,7 @@ class Run(ABC):
         return await self.whole(readers)
 
     async def _streamed(
-        self, request: Request, readers: Sequence[Any], subscriptions: Sequence[Subscription]
+        self, request: Request, readers: Sequence[ReaderT], subscriptions: Sequence[Subscription]
     ) -> AsyncGenerator[dict[str, str]]:
         try:
             async with aclosing(self.stream(readers, subscriptions)) as events:
@@ -153,36 +183,34 @@ class Run(ABC):
             for subscription in subscriptions:
                 subscription.cancel()
 
-    async def choices(self, readers: Sequence[Any]) -> list[dict[str, Any]]:
-        """The choices as the wire has them, when all requests have ended."""
+    async def choices(self, readers: Sequence[ReaderT]) -> list[dict[str, Any]]:
+        """The complete choices, after all requests have ended."""
         found = []
         for reader in readers:
             found.append(reader.choice())
-            await asyncio.sleep(0)  # many long ones leave room for others
+            await asyncio.sleep(0)  # let other requests run between long choices
         return found
 
     @abstractmethod
-    async def whole(self, readers: Sequence[Any]) -> dict[str, Any]:
-        """The answer, when all requests have ended."""
+    async def whole(self, readers: Sequence[ReaderT]) -> dict[str, Any]:
+        """The answer's body, after all requests have ended."""
 
     @abstractmethod
     def stream(
-        self, readers: Sequence[Any], subscriptions: Sequence[Subscription]
+        self, readers: Sequence[ReaderT], subscriptions: Sequence[Subscription]
     ) -> AsyncGenerator[dict[str, str]]:
         """Server-sent events from the first to the last; a failure is one of them."""
 
     @abstractmethod
-    async def readers(self, subscriptions: Sequence[Subscription]) -> Sequence[Any]:
-        """Who follows each request: an object with ``take``, ``follow``, ``end``, ``choice``,
-        ``trajectory`` and, after the end, ``canvas`` and ``tally``.
-        """
+    async def readers(self, subscriptions: Sequence[Subscription]) -> Sequence[ReaderT]:
+        """A reader for each choice; ``subscriptions`` are those of ``requests``."""
 
     @abstractmethod
-    def usage(self, readers: Sequence[Any]) -> dict[str, Any]:
-        """What the requests of some readers cost; they have ended."""
+    def usage(self, readers: Sequence[ReaderT]) -> dict[str, Any]:
+        """The ``usage`` object of requests that have ended."""
 
     def object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """A wire object of this answer."""
+        """An answer object: a completion, or one chunk of it."""
         return {
             "id": self.id,
             "object": kind,
@@ -194,7 +222,7 @@ class Run(ABC):
         }
 
     def cost(self, tallies: Sequence[Tally]) -> dict[str, Any]:
-        """``usage.diffusion`` of choices that have ended."""
+        """The ``usage.diffusion`` object of choices that have ended."""
         tally = Tally.of_all(tallies)
         asked = {} if self.budget is None else {"steps_asked": self.params.steps}
         return {
@@ -232,8 +260,8 @@ def child_seeds(seed: int, count: int) -> list[int]:
 
 
 def seeds_of(seed: int, prompts: int, count: int) -> list[list[int]]:
-    """Seeds of all choices, by prompt. From a negative seed every choice of every prompt gets one
-    of its own; from any other, each prompt's choices get those that they would get alone.
+    """Seeds of all choices, by prompt. A negative seed gives every choice of every prompt a
+    different seed; any other gives each prompt the seeds that it would get in a request of its own.
     """
     if seed >= 0:
         return [child_seeds(seed, count)] * prompts

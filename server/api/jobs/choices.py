@@ -1,4 +1,4 @@
-"""Following one choice: engine events in, pieces of its stream and its whole answer out."""
+"""Reads the engine's events of one choice and builds its chunks and its complete answer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from server.output.logprobs import TokenLogProb, WrittenLogProbs
 from server.output.text import SettledText, Text, Trajectory, snapshot_of, text_of
 
 Piece = tuple[dict[str, Any], dict[str, Any]]
-"""A choice of a chunk, and what else the chunk holds."""
+"""The choice of a chunk, and further fields of the chunk."""
 
 
 class Form(Protocol):
-    """How a route writes its objects."""
+    """Builds the JSON objects of one route: completions or chat completions."""
 
-    prefix: ClassVar[str]  # of ids
-    whole: ClassVar[str]  # the ``object`` of an answer
-    chunk: ClassVar[str]  # and of a piece of a stream
-    tells_end: ClassVar[bool]  # log-probabilities are told of the end token too
+    prefix: ClassVar[str]  # prefix of ids
+    whole: ClassVar[str]  # ``object`` of an answer
+    chunk: ClassVar[str]  # ``object`` of a chunk
+    tells_end: ClassVar[bool]  # whether log-probabilities include the end token
 
     @staticmethod
     def choice(
@@ -38,24 +38,28 @@ class Form(Protocol):
     def delta(
         index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """The choice of a piece; with no text and no reason it says nothing."""
+        """A choice of a chunk; the text and the reason may be empty."""
         ...
 
     @staticmethod
     def opening(index: int) -> dict[str, Any] | None:
-        """A choice's first piece, if it has one of its own."""
+        """The first chunk's choice, if the route has one before any text."""
         ...
 
     @staticmethod
     def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
-        """The log-probabilities of some tokens."""
+        """The ``logprobs`` object of some tokens."""
         ...
 
 
 @dataclass(frozen=True)
 class Echo:
-    """The prompt in front of an answer's text, and its log-probabilities where they are wanted,
-    estimated from so many samples.
+    """The echoed prompt of a choice.
+
+    Attributes:
+        text: of the prompt; empty without echo.
+        tokens: with their log-probabilities, if they are requested.
+        samples: Monte Carlo samples of the log-probabilities.
     """
 
     text: str = ""
@@ -64,12 +68,12 @@ class Echo:
 
 
 class Reader:
-    """Follows one choice.
+    """Reads the events of one choice and builds its answer objects.
 
     Attributes:
-        trajectory: its canvas, step by step.
-        tokens: how many of its text are known so far; after the end, all.
-        text, tally, canvas: how it ended, once it has.
+        trajectory: the canvas after the last step.
+        tokens: number of tokens of the text so far.
+        text, tally, canvas: the result; set at the end.
     """
 
     text: Text
@@ -85,7 +89,7 @@ class Reader:
         subscription: Subscription,
         echo: Echo,
     ) -> None:
-        """Nothing has happened yet."""
+        """Start before the first event."""
         self._checkpoint, self._metrics = state.checkpoint, state.engine.metrics
         self._form, self._view, self._index = form, view, index
         self._subscription, self._echo = subscription, echo
@@ -97,12 +101,12 @@ class Reader:
         )
         tokenizer, alternatives = self._checkpoint.tokenizer, view.alternatives or 0
         self._written = WrittenLogProbs(tokenizer, alternatives)
-        self._tokens_told = 0
+        self._tokens_returned = 0
         self._has_settled = False
         self.tokens = 0
 
     def opening(self) -> list[dict[str, Any]]:
-        """Choices in front of all events: the form's own, and the prompt's echo."""
+        """Choices of chunks before any event: the route's first one, and the echoed prompt."""
         opening = self._form.opening(self._index)
         pieces = [] if opening is None else [opening]
         if self._echo.text or self._echo.tokens:
@@ -110,11 +114,11 @@ class Reader:
         return pieces
 
     def take(self, event: Step | Done) -> list[Piece]:
-        """An event's pieces."""
+        """The chunks that an event gives."""
         return self._pieces_of(event) if isinstance(event, Step) else self._last_pieces(event)
 
     def follow(self, step: Step) -> str:
-        """What has settled with a step; a stop string in it ends the request."""
+        """Apply a step and return the newly settled text; a stop string in it ends the request."""
         self.trajectory.follow(step)
         self._written.follow(step)
         if text := self._settled.more(self.trajectory.canvas, step.settled):
@@ -125,7 +129,7 @@ class Reader:
         return text
 
     def end(self, done: Done) -> None:
-        """Sets ``text``, ``tally`` and ``canvas``."""
+        """Set ``text``, ``tally`` and ``canvas``."""
         self.tally, self.canvas = done.tally, done.tokens
         self.text = text_of(
             self._checkpoint, done.tokens, self._editable, self._view.stops, self._through_ends
@@ -135,7 +139,7 @@ class Reader:
         self._note_settled()
 
     def choice(self) -> dict[str, Any]:
-        """The whole choice, after the end."""
+        """The complete choice, after the end."""
         tokens = self._last_tokens(first=0)
         text = self._echo.text + self.text.text
         logprobs = self._logprobs([*self._echo.tokens, *tokens])
@@ -158,29 +162,29 @@ class Reader:
     def _last_pieces(self, done: Done) -> list[Piece]:
         self.end(done)
         rest = self.text.text if self._view.diffusing else self._settled.last(self.text.text)
-        tokens = self._last_tokens(self._tokens_told)
+        tokens = self._last_tokens(self._tokens_returned)
         pieces = [(self._delta(rest, tokens), {})] if rest or tokens else []
         return [*pieces, (self._delta("", [], self.text.reason), {})]
 
     def _last_tokens(self, first: int) -> list[TokenLogProb]:
-        """The tokens of the whole text from the ``first`` on."""
+        """The tokens of the complete text, from number ``first`` on."""
         if self._view.alternatives is None:
             return []
         offset, ends = len(self._echo.text), self._form.tells_end
         return self._written.of(self.canvas, self.text, first, offset, ends)
 
     def _more_tokens(self, canvas: Sequence[int]) -> list[TokenLogProb]:
-        """The tokens that were not told before, as far as they lie within what was handed out."""
+        """Tokens that were not returned yet and whose text was."""
         text, said = self._settled.text, self._settled.characters
         if self._view.alternatives is None or text is None:
             return []
-        tokens = self._written.of(canvas, text, self._tokens_told, len(self._echo.text))
+        tokens = self._written.of(canvas, text, self._tokens_returned, len(self._echo.text))
         tokens = list(takewhile(lambda token: token.token.end <= said, tokens))
-        self._tokens_told += len(tokens)
+        self._tokens_returned += len(tokens)
         return tokens
 
     def _note_settled(self) -> None:
-        """Note when the first text could be read."""
+        """Record the time to the first settled text."""
         if not self._has_settled:
             self._has_settled = True
             self._metrics.settled(time.monotonic() - self._subscription.submitted)

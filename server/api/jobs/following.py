@@ -23,10 +23,10 @@ HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Accel-Buffering": "
 
 
 def wanted_form(request: Request) -> str:
-    """The media type that the client asks for.
+    """The media type that the client prefers.
 
     Raises:
-        ApiError: 406 for none that we have.
+        ApiError: 406 if none is available.
     """
     forms = (SSE, LINES, DOCUMENT)
     form = preferred(",".join(request.headers.getlist("accept")), forms)
@@ -37,12 +37,13 @@ def wanted_form(request: Request) -> str:
 
 
 class Followed(Response):
-    """A recording from its record ``start`` on, in a form; the client counts as a follower until
-    it is gone.
+    """A response with a recording from record ``start`` on, in one of three media types.
+
+    The client counts as a follower until it disconnects.
     """
 
     def __init__(self, recording: Recording, start: int, form: str, settings: Settings) -> None:
-        """Nothing is sent yet."""
+        """Prepare the response."""
         super().__init__()
         self._recording = recording
         if form == SSE:
@@ -60,10 +61,11 @@ class Followed(Response):
         """ASGI entry point.
 
         Raises:
-            ApiError: 429 where too many read it already.
+            ApiError: 429 if too many clients read it.
         """
         if self._recording.followers >= MAX_FOLLOWERS:
-            message = f"{self._recording.followers} clients read it; the limit is {MAX_FOLLOWERS}"
+            followers = self._recording.followers
+            message = f"{followers} clients read this trajectory; the limit is {MAX_FOLLOWERS}"
             raise ApiError(429, message, param="id", code="too_many_readers", retry_after=1)
         with self._recording.followed():
             await self._response(scope, receive, send)
@@ -72,7 +74,7 @@ class Followed(Response):
 
 
 def event_id(recording: Recording, n: int) -> str:
-    """The id of its n-th event: it names the recording too."""
+    """The id of a recording's n-th event; it contains the recording's id."""
     return f"{recording.id}:{n}"
 
 
@@ -91,7 +93,7 @@ async def _lines(recording: Recording, start: int) -> AsyncIterator[bytes]:
 
 
 async def _document(recording: Recording, start: int) -> AsyncIterator[bytes]:
-    """Written as it comes: memory is not taken twice, and the connection is not idle."""
+    """One JSON document, written record by record."""
     yield b'{"id":' + orjson.dumps(recording.id) + b',"events":['
     between = b""
     async for n, record in recording.follow(start):

@@ -1,4 +1,4 @@
-"""Images by denoising: checked requests, what a reader makes of each, and the wire objects."""
+"""Image generation jobs: checked requests, their answer and their stream."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ class ImageReader:
     tally: Tally
 
     def __init__(self, state: State, index: int, subscription: Subscription, form: Format) -> None:
-        """Nothing has happened yet."""
+        """Start before the first event."""
         self._state, self._index = state, index
         self._form: Format = form
         self._subscription = subscription
         self.trajectory = Trajectory(state.checkpoint)
 
     def take(self, event: Step | Done) -> None:
-        """Any event."""
+        """Read any event."""
         if isinstance(event, Step):
             self.follow(event)
         else:
             self.end(event)
 
     def follow(self, step: Step) -> None:
-        """Bring the canvas up to date."""
+        """Apply a step to the canvas."""
         self.trajectory.follow(step)
 
     def end(self, done: Done) -> None:
-        """Sets ``tally`` and ``canvas``."""
+        """Set ``tally`` and ``canvas``."""
         self.tally, self.canvas = done.tally, done.tokens
 
     def choice(self) -> dict[str, Any]:
-        """The whole choice, after the end."""
+        """The complete choice, after the end."""
         return {
             "index": self._index,
             "b64_json": self.drawn(self.canvas),
@@ -68,13 +68,13 @@ class ImageReader:
         }
 
     def drawn(self, canvas: Sequence[int]) -> str:
-        """A canvas as an image file, in base64; what is masked is grey."""
+        """A canvas as an image file in base64; masked positions are grey."""
         (pixels,) = self._state.checkpoint.pixels(torch.tensor([canvas]))
         return base64.b64encode(encoded(pixels, self._form)).decode()
 
 
-class Drawing(Run):
-    """A body's images, one for each choice."""
+class Drawing(Run[ImageReader]):
+    """A job that generates images: one request for each choice of a body."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Drawing(Run):
     ) -> None:
         """Check a body.
 
-        ``partial``: images on the way to each, for a stream.
+        ``partial`` is the number of intermediate images of each, for a stream.
 
         Raises:
             ApiError: naming the field.
@@ -117,7 +117,7 @@ class Drawing(Run):
         self.check_work()
 
     async def readers(self, subscriptions: Sequence[Subscription]) -> list[ImageReader]:
-        """A reader for each image; ``subscriptions`` are those of ``requests``."""
+        """See ``Run``."""
         return [
             ImageReader(self.state, i, subscription, self.form)
             for i, subscription in enumerate(subscriptions)
@@ -145,8 +145,8 @@ class Drawing(Run):
     async def stream(
         self, readers: Sequence[ImageReader], subscriptions: Sequence[Subscription]
     ) -> AsyncGenerator[dict[str, str]]:
-        """Named events as OpenAI has them: so many partial images for each, spread evenly over its
-        steps, and the finished one.
+        """Named events as in OpenAI's API: partial images at even intervals of each image's steps,
+        and the finished image.
         """
         parts = self.partial + 1
         due = [[i * self.params.steps // parts for i in range(1, parts)] for _ in readers]
@@ -171,7 +171,7 @@ class Drawing(Run):
                     yield await self._event(PARTIAL, i, canvas, reader, partial_image_index=number)
 
     def _described(self) -> dict[str, Any]:
-        """What an answer, or an event, says of the images."""
+        """Properties of the images that answers and events have."""
         size = native_size(self.state)
         return {"size": size, "background": "opaque", "output_format": self.form}
 
@@ -191,7 +191,7 @@ class Drawing(Run):
         return {"event": kind, "data": orjson.dumps(data).decode()}
 
     def usage(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
-        """What some of the images cost; they have ended."""
+        """See ``Run``."""
         tokens = sum(len(reader.canvas) for reader in readers)
         return {
             "input_tokens": 0,
@@ -203,23 +203,23 @@ class Drawing(Run):
 
 
 def shape_of(state: State) -> ImageShape:
-    """The images of the model, which makes some."""
+    """The image layout of a model that generates images."""
     shape = state.checkpoint.info.image
     assert shape is not None
     return shape
 
 
 def native_size(state: State) -> str:
-    """Width and height of the model's images, as OpenAI writes them."""
+    """Width and height of the model's images, written as in OpenAI's API."""
     height, width = shape_of(state).size
     return f"{width}x{height}"
 
 
 def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> int:
-    """The class that a request asks for, by its number or by a prompt that names it.
+    """The class that a request selects, by its number or by a prompt with its name.
 
     Raises:
-        ApiError: 400 for none, for two that differ, or for one that is not there.
+        ApiError: 400 if none is selected, two differ, or it does not exist.
     """
     try:
         named = None if prompt is None else class_named(info, prompt)

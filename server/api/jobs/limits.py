@@ -1,6 +1,4 @@
-"""What one request may ask for, by the server's settings. A refusal says what was asked and what
-the limit is.
-"""
+"""Limits of one request, by the server's settings. Errors name both numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from server.config import Settings
 from server.http.errors import ApiError
 
-MOST_TEXT = 1 << 19  # bytes that become ids in one request, and ids that become text
-MOST_OF_A_POSITION = 64  # or as many bytes for each position of a larger canvas
-MOST_NAMED = 1 << 16  # ids whose texts are told one by one, or those of a larger canvas
-MOST_WRITTEN = 4  # times the same: bytes of a text that ids are read as
+MOST_TEXT = 1 << 19  # bytes tokenised in one request, and ids detokenised
+MOST_OF_A_POSITION = 64  # the same for larger canvases, in bytes for each position
+MOST_NAMED = 1 << 16  # ids returned with their texts, or the canvas if it is larger
+MOST_WRITTEN = 4  # times ``most_text``: bytes of a detokenised text
 
 
 def exceeded(param: str, what: str, asked: object, limit: int) -> ApiError:
@@ -23,7 +21,7 @@ def exceeded(param: str, what: str, asked: object, limit: int) -> ApiError:
 
 
 def check_choices(settings: Settings, n: int, prompts: int) -> None:
-    """Choices of one request: ``n`` for each prompt.
+    """Check the number of choices of one request, ``n`` for each prompt.
 
     Raises:
         ApiError: there are too many.
@@ -35,12 +33,12 @@ def check_choices(settings: Settings, n: int, prompts: int) -> None:
 
 
 def most_text(canvas: int) -> int:
-    """Bytes of the longest text that is tokenised, in UTF-8."""
+    """Largest UTF-8 size of the texts that one request may have tokenised, in bytes."""
     return max(MOST_TEXT, MOST_OF_A_POSITION * canvas)
 
 
 def check_texts(param: str, texts: Iterable[str], canvas: int) -> None:
-    """Texts that are to become ids, together: a tokenizer takes a hundred times their memory.
+    """Check the total size of texts before they are tokenised, which takes 100 times their memory.
 
     Raises:
         ApiError: they are too long.
@@ -51,7 +49,7 @@ def check_texts(param: str, texts: Iterable[str], canvas: int) -> None:
 
 
 def check_stops(settings: Settings, stops: Sequence[str]) -> None:
-    """How many stop strings there are, and how long they are, in characters.
+    """Check the number of stop strings and their lengths in characters.
 
     Raises:
         ApiError: too many, or one is too long.
@@ -65,7 +63,7 @@ def check_stops(settings: Settings, stops: Sequence[str]) -> None:
 
 
 def check_work(settings: Settings, steps: int, canvases: Sequence[int]) -> None:
-    """Steps, and steps × positions of all canvases, which is what the network will compute.
+    """Check the number of steps, and steps × positions of all canvases, the network's work.
 
     Raises:
         ApiError: too many.
@@ -79,9 +77,9 @@ def check_work(settings: Settings, steps: int, canvases: Sequence[int]) -> None:
 
 
 def check_prompt(param: str, size: int, least: int, canvas: int, about: str = "") -> None:
-    """A prompt of ``size`` positions, and at least so many to fill, lie on the canvas.
+    """Check that a prompt of ``size`` positions and ``least`` generated ones fit on the canvas.
 
-    ``about`` says how well the size is known.
+    ``about`` qualifies the size in the message.
 
     Raises:
         ApiError: they do not.

@@ -1,4 +1,4 @@
-"""Runs one job and writes its recording, whoever reads it."""
+"""Runs a job and records its events, independently of the clients that read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import orjson
 import structlog
 
 from server.api.context import State
-from server.api.jobs.base import Run
+from server.api.jobs.base import ChoiceReader, Run
 from server.engine.events import Failed, GenerationRequest, Step
 from server.engine.stream import merged
 from server.http.errors import ApiError, error_body
@@ -25,13 +25,13 @@ KIND = "diffusion.trajectory"
 
 
 class Recorder:
-    """Drives the readers of a job's choices, from ``diffusion.created`` to the one end.
+    """Runs a job and records its events, from ``diffusion.created`` to one final event.
 
-    A run that nobody follows any more goes on for ``resume_seconds``, and is then cancelled.
+    A run without followers is cancelled after ``resume_seconds``.
     """
 
-    def __init__(self, state: State, job: Run, owner: bytes = b"") -> None:
-        """Nothing runs before ``start``; ``owner`` is whoever may read it, see ``Recording``."""
+    def __init__(self, state: State, job: Run[Any], owner: bytes = b"") -> None:
+        """Nothing runs before ``start``; ``owner`` is the key that may read the recording."""
         self._state, self._job = state, job
         job.requests = [replace(r, lossless=True) for r in job.requests]
         self._recording = Recording(job.id, self._cancel, self._note_followers, owner)
@@ -39,7 +39,7 @@ class Recorder:
         self._leave: asyncio.TimerHandle | None = None
 
     def start(self, **created: Any) -> Recording:
-        """Queue the run. ``created`` is told in the first record, beside the canvases.
+        """Queue the run. ``created`` are further fields of the first record.
 
         Raises:
             ApiError: 429 when the queue has no room.
@@ -62,7 +62,7 @@ class Recorder:
 
     async def _run(self) -> None:
         try:
-            self._readers = await self._job.readers(self._subscriptions)
+            self._readers: Sequence[ChoiceReader] = await self._job.readers(self._subscriptions)
             async with aclosing(merged(self._subscriptions)) as events:
                 async for i, event in events:
                     if isinstance(event, Failed):
@@ -120,7 +120,7 @@ class Recorder:
         return round(1e3 * (time.monotonic() - self._subscriptions[0].submitted), 3)
 
     def _write(self, name: str, data: dict[str, Any], last: bool = False) -> None:
-        """Add to the recording, unless it has ended; recordings that need too much room end."""
+        """Append a record, unless the recording has ended; if memory is full, end the largest."""
         if self._recording.ended:
             return
         trajectories, now = self._state.trajectories, time.monotonic()
@@ -131,22 +131,22 @@ class Recorder:
             largest.cancel("too_large", "the recordings take more memory than they may")
 
     def _note_followers(self) -> None:
-        """Somebody came or went."""
+        """Start or stop the timer that cancels a run without followers."""
         if self._leave is not None:
             self._leave.cancel()
             self._leave = None
         if not self._recording.followers:
             seconds = self._state.settings.resume_seconds
-            message = f"nobody read the trajectory for {seconds:g} s"
+            message = f"the trajectory had no reader for {seconds:g} s"
             loop = asyncio.get_running_loop()
             self._leave = loop.call_later(seconds, self._cancel, "abandoned", message)
 
 
 class SettledBlocks:
-    """Counts the blocks of a canvas that can no longer change; without blocks it is one."""
+    """Counts the blocks of a canvas that can no longer change; a canvas without blocks is one."""
 
     def __init__(self, request: GenerationRequest) -> None:
-        """Nothing has settled."""
+        """Start with no settled block."""
         written = [at for at, editable in enumerate(request.editable) if editable]
         length = request.params.own.block_positions(len(written))
         self._ends = [
@@ -156,7 +156,7 @@ class SettledBlocks:
         self._told = 0
 
     def more(self, settled: int) -> list[int]:
-        """Blocks that have settled since the last call, when so many leading positions have."""
+        """Blocks that have settled since the last call; ``settled`` counts leading positions."""
         first = self._told
         while self._told < len(self._ends) and self._ends[self._told] <= settled:
             self._told += 1
@@ -164,7 +164,7 @@ class SettledBlocks:
 
 
 def stretches(editable: Sequence[bool]) -> list[tuple[int, int]]:
-    """Where a canvas may be written: (first position, position behind the last)."""
+    """Editable ranges of a canvas: (first position, one past the last)."""
     edges = [
         at
         for at in range(len(editable) + 1)

@@ -1,4 +1,4 @@
-"""What the text routes share: checked requests, their answer, and their stream."""
+"""Text generation jobs: checked requests, their answer and their stream."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
 
 
-class Generation(Run):
-    """A body's texts, one for each choice, and the wire objects they turn into."""
+class Generation(Run[Reader]):
+    """A job that generates text: one request for each choice of a body."""
 
     def __init__(
         self, state: State, body: TextFields, form: type[Form], prompts: Sequence[Prompt]
@@ -44,7 +44,7 @@ class Generation(Run):
             logit_bias=body.biases(state.checkpoint.info.vocab_size),
         )
         if len(prompts) > 1 and body.seed is None and "seed" not in state.defaults:
-            params = replace(params, seed=-max(1, params.seed))  # no two choices share their noise
+            params = replace(params, seed=-max(1, params.seed))  # all choices get different noise
         super().__init__(state, form.prefix, params, body.latency_budget_ms)
         self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
         self.stream_options = body.stream_options or StreamOptions()
@@ -81,7 +81,7 @@ class Generation(Run):
             raise refused(error) from None
 
     def _score_params(self) -> ScoreParams:
-        """How the log-probabilities of prompts are estimated."""
+        """Parameters of the estimate of prompts' log-probabilities."""
         return ScoreParams(
             samples=self.samples,
             mixing_ratio=self._own_or_default("mixing_ratio"),
@@ -90,13 +90,15 @@ class Generation(Run):
         )
 
     def _own_or_default(self, name: str) -> Any:
-        """A parameter's value for this request, also where its sampler does not read it."""
+        """A parameter's value for this request, also if its sampler does not read it."""
         default = default_of(self.state.defaults, name)
         return getattr(self.params.own, name, default)
 
     def _length(self, asked: int | None, prompt: Prompt) -> int:
-        """Positions to fill behind a prompt; by default the checkpoint's number, as far as the
-        canvas has room, or none where the prompt has holes. An echoed prompt may stand alone.
+        """Number of positions to generate after a prompt.
+
+        The default is the checkpoint's, limited by the room on the canvas, or 0 for a prompt with
+        holes. An echoed prompt may have 0.
         """
         limit = self.state.checkpoint.info.max_length
         room = limit - prompt.size
@@ -125,11 +127,10 @@ class Generation(Run):
         return asked
 
     async def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
-        """A reader for each choice; ``subscriptions`` are those of ``requests``. Waits for the
-        log-probabilities of the prompts, where they are to be told.
+        """See ``Run``. Waits for the log-probabilities of echoed prompts, if they are requested.
 
         Raises:
-            ApiError: they came to nothing.
+            ApiError: their scoring failed.
         """
         tells = self.view.alternatives is not None
         score = self._score_params() if tells else None
@@ -148,7 +149,9 @@ class Generation(Run):
     async def stream(
         self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
     ) -> AsyncGenerator[dict[str, str]]:
-        """SSE events: diffs if asked for, the settled text, the finish, the usage, ``[DONE]``."""
+        """Server-sent events: step changes if requested, text as it settles, finish reasons, the
+        usage and ``[DONE]``.
+        """
 
         def chunk(choice: dict[str, Any], **more: Any) -> dict[str, str]:
             if self.stream_options.continuous_usage_stats:
@@ -174,7 +177,7 @@ class Generation(Run):
         yield {"data": "[DONE]"}
 
     def counts(self, readers: Sequence[Reader]) -> dict[str, int]:
-        """Tokens read, and written so far."""
+        """Numbers of prompt tokens and of completion tokens so far."""
         tokens = sum(reader.tokens for reader in readers)
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -183,13 +186,13 @@ class Generation(Run):
         }
 
     def usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
-        """What the choices cost; all of them have ended."""
+        """See ``Run``."""
         cost = self.cost([reader.tally for reader in readers])
         return {**self.counts(readers), "diffusion": cost}
 
 
 def _taken(reader: Reader, event: Step | Done) -> list[Piece] | Failed:
-    """An event's pieces, or the end where the tokenizer cannot write its ids."""
+    """The chunks of an event, or a failure if the tokenizer cannot decode its ids."""
     try:
         return reader.take(event)
     except TokenizerError as error:

@@ -18,13 +18,13 @@ from server.http.errors import ApiError
 Answer = TypeVar("Answer")
 
 
-RETRY_READY = 5  # seconds after which a server that takes no requests may take some again
+RETRY_READY = 5  # seconds; Retry-After of a server that is not ready
 NOT_NOW = frozenset({"shutting_down", "engine_hung", "queue_timeout", "deadline", "out_of_memory"})
-"""Codes of failures that the same request may not meet again: 503."""
+"""Codes of failures that a retry may avoid; answered 503."""
 
 
 def no_place(engine: Engine) -> ApiError:
-    """The answer when the engine takes no request: 429, or 503 when it takes none at all."""
+    """The error of a rejected request: 429 if the queue is full, 503 if the engine is not ready."""
     if (reason := engine.unready) is not None:
         return ApiError(503, reason, code="not_ready", retry_after=RETRY_READY)
     engine.metrics.rejected()
@@ -32,7 +32,7 @@ def no_place(engine: Engine) -> ApiError:
 
 
 def failure(engine: Engine, failed: Failed) -> ApiError:
-    """The answer when a request came to nothing."""
+    """The error of a request that failed."""
     if failed.code in NOT_NOW:
         wait = engine.retry_after() if engine.ready else RETRY_READY
         return ApiError(503, failed.message, code=failed.code, retry_after=wait)
@@ -43,7 +43,7 @@ async def scored(engine: Engine, request: ScoreRequest) -> Score:
     """Wait for a score.
 
     Raises:
-        ApiError: 429 when there is no place for it; 500 or 503 when it came to nothing.
+        ApiError: 429 if the queue is full; 500 or 503 if scoring failed.
     """
     try:
         return await engine.score(request)
@@ -68,7 +68,7 @@ async def together(waits: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]
 
 
 async def unless_gone(request: Request, waiting: Coroutine[Any, Any, Answer]) -> Answer:
-    """Wait for an answer; a client that hangs up cancels the wait."""
+    """Wait for an answer; a client that disconnects cancels it."""
 
     async def hung_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":

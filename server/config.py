@@ -28,10 +28,8 @@ from server.http.api_keys import Keys
 __all__ = ["ConfigError", "Settings"]
 
 PREFIX = "XDLM_"
-STRANGERS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "TERMINAL_WIDTH")
-"""Variables by which libraries end a process that they mean nothing to: by a folder that is not
-there, by a width that is no number.
-"""
+FOREIGN_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "TERMINAL_WIDTH")
+"""Environment variables of libraries that can end this process when their values are invalid."""
 
 
 class Settings(BaseSettings):
@@ -49,7 +47,7 @@ class Settings(BaseSettings):
 
     checkpoints: Annotated[
         list[str], NoDecode, BeforeValidator(values.names), Field(min_length=1)
-    ] = Field(["stories"], description="bundled names and folders, with commas between")
+    ] = Field(["stories"], description="bundled names or folders, separated by commas")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     device: str = Field(
@@ -58,114 +56,124 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA"
     )
-    threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads of the model; 0 takes all cores"
-    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 uses all cores")
     tensor_parallel: int = Field(
-        1, ge=1, le=1024, description="processes, or CUDA devices, that share one LLaDA"
+        1, ge=1, le=1024, description="processes or CUDA devices that one LLaDA is split over"
     )
     max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")
     max_positions: int = Field(
-        0, ge=0, description="canvas positions in one step; 0 takes 512 on a CPU, 16384 on CUDA"
+        0, ge=0, description="canvas positions in one step; 0 means 512 on a CPU, 16384 on CUDA"
     )
-    max_backlog: int = Field(2**26, ge=1, description="steps times positions that wait before 429")
+    max_backlog: int = Field(
+        2**26, ge=1, description="queued work before 429, in steps times positions"
+    )
     queue_seconds: float = Field(
-        300, ge=0, description="a request that has not begun after this fails; 0 never"
+        300, ge=0, description="seconds after which a queued request fails; 0 disables it"
     )
     request_seconds: float = Field(
-        0, ge=0, description="a request that has not ended after this fails; 0 never"
+        0, ge=0, description="seconds after which an unfinished request fails; 0 disables it"
     )
     watchdog_seconds: float = Field(
-        60, ge=0, description="a step that takes longer hangs; 0 watches nothing"
+        60, ge=0, description="seconds after which a step counts as hung; 0 disables the watchdog"
     )
     max_score_samples: int = Field(1024, ge=1, description="Monte Carlo samples of one score")
     score_positions: int = Field(
         0,
         ge=0,
-        description="canvas positions scored between two denoising steps; 0 takes as many as a "
-        "step has, up to 1024",
+        description="canvas positions scored between two denoising steps; 0 means max_positions, "
+        "at most 1024",
     )
-    ping_seconds: int = Field(15, ge=1, description="silence on a stream before a comment is sent")
+    ping_seconds: int = Field(
+        15, ge=1, description="seconds without an event before a stream gets a comment"
+    )
     shutdown_seconds: int = Field(
-        10, ge=0, description="time for requests under way to end at shutdown"
+        10, ge=0, description="seconds for running requests to end at shutdown"
     )
     resume_seconds: float = Field(
-        10, ge=0, description="a trajectory that nobody reads is cancelled after this"
+        10, ge=0, description="seconds after which a trajectory without readers is cancelled"
     )
-    trajectory_store_mb: int = Field(256, ge=1, description="memory of recorded trajectories")
+    trajectory_store_mb: int = Field(
+        256, ge=1, description="MiB of memory for recorded trajectories"
+    )
     trajectory_store_seconds: float = Field(
-        600, ge=0, description="a finished trajectory can be read again for so long"
+        600, ge=0, description="seconds for which a finished trajectory is stored"
     )
-    max_choices: int = Field(128, ge=1, description="n times prompts of one request")
+    max_choices: int = Field(128, ge=1, description="choices of one request: n times prompts")
     max_steps: int = Field(MAX_STEPS, ge=1, le=MAX_STEPS, description="steps of one request")
     # the longest canvas in use, 4 096 positions, filled one token a step
     max_work: int = Field(2**24, ge=1, description="steps times positions of one request")
     max_stops: int = Field(16, ge=0, description="stop strings of one request")
     max_stop_length: int = Field(256, ge=1, description="characters of a stop string")
-    max_picture_frames: int = Field(160, ge=2, description="frames of a GIF; more are thinned out")
+    max_picture_frames: int = Field(
+        160, ge=2, description="frames of a GIF; of longer runs some are left out"
+    )
     max_picture_pixels: int = Field(2**26, ge=1, description="pixels of a picture, all frames")
     max_body_mb: int = Field(8, ge=1, description="MiB of a request body before 413")
     max_bodies_mb: int = Field(
-        64, ge=1, description="MiB of all request bodies at once before 503; at least one fits"
+        64, ge=1, description="MiB of all request bodies together before 503; at least max_body_mb"
     )
     max_connections: int = Field(
-        0, ge=0, description="connections at once; 0 takes what file descriptors allow, up to 4096"
+        0,
+        ge=0,
+        description="open connections; 0 uses what the file descriptor limit allows, at most 4096",
     )
     keep_alive_seconds: int = Field(
-        5, ge=1, description="a connection that asks nothing is closed after this"
+        5, ge=1, description="seconds after which an idle connection is closed"
     )
     api_keys: Annotated[InstanceOf[Keys], NoDecode, BeforeValidator(values.keys)] = Field(
-        Keys(), description="keys that are accepted, with commas between; none asks for none"
+        Keys(), description="accepted API keys, separated by commas; empty disables authentication"
     )
     api_key_file: Annotated[InstanceOf[Keys], NoDecode, BeforeValidator(values.keys_of_file)] = (
-        Field(Keys(), description="file of more keys, one a line; # begins a comment")
+        Field(Keys(), description="file of further API keys, one a line; # begins a comment")
     )
     trace_endpoint: str = Field(
-        "", description="OTLP collector that traces are sent to, a whole URL; none sends none"
+        "", description="URL of an OTLP/HTTP collector for traces; empty disables tracing"
     )
     allowed_hosts: Annotated[list[str], NoDecode, BeforeValidator(values.names)] = Field(
         [],
-        description="names in the Host header that are answered, with commas between; none: "
-        "those of loopback on a loopback address, else all",
+        description="accepted names in Host headers, separated by commas; empty accepts loopback "
+        "names on a loopback address, and all names elsewhere",
     )
-    rate_per_minute: int = Field(0, ge=0, description="requests for work a minute; 0 is no limit")
+    rate_per_minute: int = Field(
+        0, ge=0, description="POST requests a minute; 0 disables the limit"
+    )
     key_rate_per_minute: int = Field(
-        0, ge=0, description="requests for work a minute of each key; 0 is no limit"
+        0, ge=0, description="POST requests a minute of each key; 0 disables the limit"
     )
     docs: bool = Field(False, description="serve /openapi.json and /docs")
 
     @field_validator("*", mode="before")
     @classmethod
     def _of_its_kind(cls, given: Any, info: ValidationInfo) -> Any:
-        """Values that Pydantic would take for something else, and those that mean nothing."""
+        """Refuse values that Pydantic would coerce to another meaning."""
         return values.of_its_kind(cls.model_fields[str(info.field_name)].annotation, given)
 
     @field_validator("host")
     @classmethod
     def _one_address(cls, host: str) -> str:
         if host != host.strip() or " " in host:
-            raise ValueError("must hold no blanks")
+            raise ValueError("must not contain blanks")
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
     @field_validator("trace_endpoint")
     @classmethod
     def _whole_url(cls, endpoint: str) -> str:
         if endpoint and not values.is_whole_url(endpoint):
-            raise ValueError("must be a whole URL, as http://127.0.0.1:4318/v1/traces")
+            raise ValueError("must be a full URL, such as http://127.0.0.1:4318/v1/traces")
         return endpoint
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.tensor_parallel > 1 and len(self.checkpoints) > 1:
-            raise ValueError("tensor_parallel: is for one checkpoint, not several")
+            raise ValueError("tensor_parallel: is only supported with one checkpoint")
         if self.key_rate_per_minute and not self.keys:
-            raise ValueError("key_rate_per_minute: is for a server that asks for keys")
+            raise ValueError("key_rate_per_minute: needs api_keys or api_key_file")
         return self
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Names that the ``Host`` header may have; none allows all."""
+        """Accepted names in the ``Host`` header; empty accepts all."""
         if self.allowed_hosts:
             return frozenset(name.lower() for name in self.allowed_hosts)
         return LOOPBACK | {url_host(self.host)} if is_loopback(self.host) else frozenset()
@@ -181,16 +189,16 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> Keys:
-        """All keys; without any, none is asked for."""
+        """All API keys; empty disables authentication."""
         return self.api_keys | self.api_key_file
 
     @classmethod
     def read(cls, flags: Mapping[str, Any], file: Path | None = None) -> Self:
-        """Flags over the environment over a YAML file over defaults. A value that is none stops the
-        start also where a better one is set elsewhere.
+        """Flags over the environment over a YAML file over defaults. An invalid value is
+        an error even if it is overridden.
 
         Raises:
-            ConfigError: a value that is none, or a file that cannot be used.
+            ConfigError: an invalid value, or a file that cannot be used.
         """
         settings: dict[str, Any] = {}
         for name, value, place in cls._given(flags, file):
@@ -207,7 +215,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def _given(cls, flags: Mapping[str, Any], file: Path | None) -> Iterator[tuple[str, Any, str]]:
-        """Names and values with where they are from, the least important first."""
+        """Names, values and their sources, in ascending priority."""
         if file is not None:
             for name, (value, line) in filed(file, cls.model_fields).items():
                 yield name, value, f"{file}, line {line}"
@@ -223,8 +231,8 @@ class Settings(BaseSettings):
             yield name, value, "command line"
 
     def as_yaml(self) -> str:
-        """All settings with what they mean, as a file that ``read`` takes. Keys themselves are not
-        in it: where they are named by a file, its path is.
+        """All settings with their descriptions, as a YAML file for ``read``. API keys are left out;
+        the path of a key file is included.
         """
         return "".join(
             f"# {field.description}\n{_line(name, getattr(self, name))}"
@@ -240,21 +248,21 @@ def _line(name: str, value: Any) -> str:
     return yaml.safe_dump({name: value}, allow_unicode=True, width=1000)
 
 
-def forget_strangers() -> None:
-    """Take variables from this process that are none of its settings and could end it."""
-    for name in STRANGERS:
+def clear_foreign_variables() -> None:
+    """Remove environment variables of libraries that could end this process."""
+    for name in FOREIGN_VARIABLES:
         os.environ.pop(name, None)
 
 
 def keep_keys_from_children() -> None:
-    """Processes that are started from here on inherit no key."""
+    """Keep API keys out of the environment of processes started from now on."""
     for name in os.environ:
         if name.upper() == f"{PREFIX}API_KEYS":
             os.unsetenv(name)
 
 
 def _of_field(error: ValidationError) -> str:
-    """What is wrong with a field itself; nothing, where it only does not fit others."""
+    """The error of a field itself; empty if it only conflicts with other fields."""
     return next((_message(e["msg"]) for e in error.errors() if e["loc"]), "")
 
 

@@ -13,13 +13,13 @@ import structlog
 from server.log_writer import LineWriter, never_blocking
 
 LAST_SECONDS = 1.0
-"""How long a process that ends waits for its last lines to be read."""
+"""Longest wait for the last lines at the end of the process."""
 
 _writers: dict[int, LineWriter] = {}
 
 
 class _Logger:
-    """Where structlog leaves a line. Without a lock, since signal handlers log too."""
+    """Structlog's logger; it takes no lock, since signal handlers log too."""
 
     def __init__(self, out: LineWriter) -> None:
         self._out = out
@@ -46,15 +46,13 @@ def configure() -> None:
 
 
 def take_over_output() -> None:
-    """Have all that this process prints written by threads of their own: a reader that sleeps, has
-    gone or is full can then hold up neither serving nor ending.
-    """
+    """Write stdout and stderr in threads, so that a slow reader cannot block the server."""
     never_blocking(2)
     sys.stdout, sys.stderr = _writer(1), _writer(2)
 
 
 def settle() -> None:
-    """Wait a moment for the last lines to be written, before a process ends."""
+    """Wait for the last lines to be written, up to ``LAST_SECONDS`` for each writer."""
     for writer in tuple(_writers.values()):
         writer.settle(LAST_SECONDS)
 
@@ -68,7 +66,7 @@ def _writer(descriptor: int) -> LineWriter:
 
 
 def _dropped(count: int) -> str:
-    """The line that says what is missing."""
+    """The line that reports dropped lines."""
     line: dict[str, Any] = {"count": count, "event": "log lines dropped", "level": "warning"}
     line["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return orjson.dumps(line).decode() + "\n"

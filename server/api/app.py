@@ -1,4 +1,4 @@
-"""The HTTP application: middleware, routes, and the map from exceptions to answers."""
+"""The HTTP application: middleware, routes and exception handlers."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ OFFLOAD_THREADS = 2
 
 
 def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") -> FastAPI:
-    """The application around engines that have not been started yet, each with its own model.
+    """The application of engines, each with its own model, which its lifespan starts.
 
     Args:
-        engines: the first is the one that requests get.
+        engines: the first is the default of requests.
         settings: of the server.
         mark: up to 12 hexadecimal digits that begin the ids of its trajectories, by which others
             know where they are kept.

@@ -1,4 +1,4 @@
-"""What the routes share, kept on the application."""
+"""State that the routes of an application share."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ class State:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What requests get when they do not choose."""
+        """Default values of request parameters."""
         steps = default_of(self.checkpoint.defaults, "steps")
         return {**self.checkpoint.defaults, "steps": min(steps, self.settings.max_steps)}

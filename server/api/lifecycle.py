@@ -1,4 +1,4 @@
-"""The HTTP server around an application, and how it ends."""
+"""The HTTP server of an application, and its graceful shutdown."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from server.http.protocol import GuardedProtocol
 log = structlog.get_logger()
 
 TICK = 0.05
-FAREWELL = 5.0  # seconds for the last events to be read
+FAREWELL = 5.0  # seconds for clients to read the last events
 OVERDUE = 30.0
-"""Seconds after ``shutdown_seconds`` at which a process that has still not ended is ended."""
+"""Seconds after ``shutdown_seconds`` after which the process is ended by force."""
 IGNORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
-"""They would end the process in the middle of its streams, and mean nothing here."""
+"""Signals that are ignored; by default they would end the process."""
 SPARE = 16  # file descriptors for other things than connections
 FEWEST, MOST = 8, 4096  # connections
 
 
 def affordable_connections() -> int:
-    """Connections for which there are file descriptors, with some to spare."""
+    """The number of connections that the file descriptor limit allows."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return MOST
@@ -45,26 +45,24 @@ def affordable_connections() -> int:
 
 
 class LoopErrors:
-    """Logs what goes wrong in the event loop itself, of each kind one line a second: where no file
-    can be opened any more, asyncio tells of every connection that it cannot accept, thousands of
-    times.
+    """Logs errors of the event loop, at most one line a second of each kind.
+
+    Without file descriptors, asyncio reports each connection that it cannot accept.
     """
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._logged_until: dict[str, float] = {}
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The event loop's exception handler."""
         kind = context["message"].partition("(")[0]
-        if loop.time() >= self._told.get(kind, 0.0):
-            self._told[kind] = loop.time() + 1
+        if loop.time() >= self._logged_until.get(kind, 0.0):
+            self._logged_until[kind] = loop.time() + 1
             log.error("event loop", what=kind, exc_info=context.get("exception"))
 
 
 def ignore_stray_signals() -> None:
-    """From now on, also while checkpoints are loaded; processes that are started get the signals'
-    usual meanings.
-    """
+    """Ignore ``IGNORED`` from now on; child processes keep the default handling."""
     for number in IGNORED:
         signal.signal(number, lambda *_: None)
 

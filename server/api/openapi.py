@@ -1,4 +1,4 @@
-"""The specification of the routes: what FastAPI reads off them, made true to what they check."""
+"""The OpenAPI document: FastAPI's, with the bounds and descriptions of this server's fields."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from server.api.schemas.responses.openapi import STREAMED
 from server.http.middleware import NEEDS_NO_KEY
 
 ABOUT = (
-    "An OpenAI-compatible server for discrete-diffusion language models. Every field of a body is "
-    "honoured or refused by name."
+    "An OpenAI-compatible server for discrete-diffusion language models. Unknown and unsupported "
+    "fields of a body are rejected by name."
 )
 TAGS = [
-    {"name": "text", "description": "Writing by denoising."},
-    {"name": "images", "description": "Drawing by denoising."},
-    {"name": "models", "description": "What is served."},
-    {"name": "tokens", "description": "Text to ids and back."},
-    {"name": "status", "description": "For those who run the server."},
+    {"name": "text", "description": "Text generation and scoring."},
+    {"name": "images", "description": "Image generation."},
+    {"name": "models", "description": "Served models."},
+    {"name": "tokens", "description": "Tokenization."},
+    {"name": "status", "description": "Health, version and metrics."},
 ]
 
 
 def document(app: FastAPI, state: State) -> dict[str, Any]:
-    """The specification of an application, with the bounds of its settings and checkpoint."""
+    """The OpenAPI document of an application, with the limits of its settings and models."""
     spec = get_openapi(
         title="xdlm-serve",
         version=version("xdlm-serve"),
@@ -64,8 +64,9 @@ def document(app: FastAPI, state: State) -> dict[str, Any]:
 
 
 def _describe(properties: dict[str, Any], said: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Put beside each property what is said of it, and its own words first. Bounds are of numbers,
-    texts or lists, so they may stand beside alternatives that are none.
+    """Add descriptions and bounds to properties; keywords that a property has already stay.
+
+    Bounds apply to one JSON type each, so they may stand beside alternatives of other types.
     """
     for name, schema in properties.items():
         more = {**said.get(name, {}), **ours.get(name, {})}

@@ -1,6 +1,4 @@
-"""The command line, and the only composition root: its commands build the pieces and put them
-together. One module, one command; what they share is in ``common``.
-"""
+"""The command line: each command builds its components. Shared options are in ``common``."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from server.cli.generate import generate
 from server.cli.sampling_flags import with_sampling_flags
 from server.cli.score import score
 from server.cli.serve import listening, serve
-from server.config import forget_strangers
+from server.config import clear_foreign_variables
 
 __all__ = ["app", "listening", "main"]
 
@@ -59,8 +57,8 @@ app.command()(convert)
 
 
 def main() -> None:
-    """Entry point of the ``xdlm`` console script. What is wrong with a command line is one line."""
-    forget_strangers()
+    """Entry point of the ``xdlm`` console script. Errors of a command line are one line."""
+    clear_foreign_variables()
     keep_freed_memory()
     try:
         code = app(standalone_mode=False)

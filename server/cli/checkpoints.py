@@ -1,4 +1,4 @@
-"""``xdlm info``, ``make-random`` and ``convert``: what a checkpoint is, and making one."""
+"""``xdlm info``, ``make-random`` and ``convert``: describe and create checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from models.checkpoints.load import CheckpointError, find_checkpoint, inspect_checkpoint
 from models.checkpoints.weights import read_json
 from models.printable import printable
-from server.cli.common import check_said, stop
+from server.cli.common import check_generation_config, stop
 
 
 def info(
@@ -21,7 +21,7 @@ def info(
     ] = "stories",
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
 ) -> None:
-    """Say what a checkpoint is."""
+    """Describe a checkpoint."""
     from dataclasses import asdict
 
     from sampler import SAMPLERS
@@ -30,7 +30,7 @@ def info(
         facts_of, defaults = inspect_checkpoint(find_checkpoint(checkpoint))
     except CheckpointError as error:
         stop(str(error))
-    check_said(checkpoint, defaults)
+    check_generation_config(checkpoint, defaults)
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
     facts = {**asdict(facts_of), **noise, "samplers": list(SAMPLERS), "defaults": defaults}
     if as_json:
@@ -83,14 +83,14 @@ def make_random(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="a folder, .safetensors or .ckpt, by its content")],
+    source: Annotated[Path, typer.Argument(help="a folder, .safetensors or .ckpt file")],
     folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
     mixing_ratio: Annotated[
-        float | None, typer.Option(help="k that it was trained with, where it does not say")
+        float | None, typer.Option(help="training mixing ratio k, if the checkpoint has none")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="trained weights, not their average")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="use weights without averaging")] = False,
     config: Annotated[
-        str, typer.Option(help="what it does not say of config.json: n_heads=12,model_length=1024")
+        str, typer.Option(help="values missing for config.json: n_heads=12,model_length=1024")
     ] = "",
     vq: Annotated[
         Path | None, typer.Option(help="LlamaGen's tokenizer of images: vq_ds16_c2i.pt")
@@ -104,7 +104,7 @@ def convert(
         fields = parse_fields(config, {}, "--config") if config else {}
         if source.is_dir():
             said = read_json(source / "generation_config.json", required=False)
-            check_said(str(source), said)
+            check_generation_config(str(source), said)
         written = write(
             source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
         )

@@ -1,4 +1,4 @@
-"""``xdlm cluster``: replicas on Ray Serve, on this machine or in a cluster that runs."""
+"""``xdlm cluster``: replicas on Ray Serve, on this machine or in a running cluster."""
 
 # pyright: reportMissingImports=false
 
@@ -20,7 +20,7 @@ JOINED = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 LOCAL = {
     **JOINED,
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: keep to 127.0.0.1
-    "RAY_worker_niceness": "0",  # replicas are no background work
+    "RAY_worker_niceness": "0",  # replicas are not background work
     # a busy machine of few cores starts processes slower than Ray waits for them
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
@@ -32,21 +32,20 @@ def cluster(
     ] = None,
     replicas: Annotated[int | None, typer.Option(help="of each model")] = None,
     max_replicas: Annotated[
-        int | None, typer.Option(help="grow up to this with the work that is queued")
+        int | None, typer.Option(help="largest number of replicas when autoscaling")
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
     replica_gpus: Annotated[float | None, typer.Option(help="GPUs for each replica")] = None,
     tensor_parallel: Annotated[
-        int | None, typer.Option(help="processes, or GPUs, that share the model of a replica")
+        int | None, typer.Option(help="processes or GPUs that a replica's model is split over")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="a Ray cluster that runs, HOST:PORT; none starts one here")
+        str | None,
+        typer.Option(help="HOST:PORT of a running Ray cluster; else start one"),
     ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="deploy to --address, and return")
-    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="deploy to --address and exit")] = False,
 ) -> None:
     """Serve checkpoints as replicas on Ray Serve. Flags override XDLM_* variables, of which there
     are more. Deploying again to the same cluster updates it without ending a stream.
@@ -102,8 +101,9 @@ def cluster(
 
 
 def _local(settings: Any) -> dict[str, Any]:
-    """How Ray is started on this machine: no more of it than replicas need, for loopback alone.
-    CPUs are counted so that all replicas fit, and those of the next version beside them.
+    """Arguments of ``ray.init`` on this machine: only what replicas need.
+
+    The number of CPUs allows all replicas and those of the next version at once.
     """
     most = len(settings.checkpoints) * max(settings.replicas, settings.max_replicas)
     return {

@@ -1,4 +1,4 @@
-"""What commands share: options, and loading a checkpoint or saying why not."""
+"""Options and checkpoint loading that commands share."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 
 
 def say(message: str) -> None:
-    """A line on stderr about what is wrong."""
+    """Print an error line on stderr."""
     errors.print(f"xdlm: {printable(message)}", style="red", markup=False, soft_wrap=True)
 
 
 def stop(message: str, code: int = 1) -> NoReturn:
-    """End the command with a line on stderr."""
+    """End the command with an error line on stderr."""
     say(message)
     raise typer.Exit(code)
 
@@ -45,8 +45,9 @@ def load(
     ranks: int = 1,
     lost: Callable[[int], None] = lambda rank: None,
 ) -> Checkpoint:
-    """A checkpoint by a bundled name or a folder, ready to run; on several ranks, if asked for:
-    ``lost`` is told, on a thread of its own, which of them ended by itself.
+    """A checkpoint by a bundled name or a folder, ready to run.
+
+    With several ranks, ``lost`` is called on its own thread with each rank that ends unexpectedly.
     """
     import torch
 
@@ -63,8 +64,8 @@ def load(
         stop(str(error))
 
 
-def check_said(name: str, defaults: Mapping[str, Any]) -> None:
-    """End the command where a ``generation_config.json`` says what no request could choose."""
+def check_generation_config(name: str, defaults: Mapping[str, Any]) -> None:
+    """End the command if ``generation_config.json`` has values that no request could set."""
     try:
         check_defaults(defaults)
     except InvalidParam as error:
@@ -72,8 +73,8 @@ def check_said(name: str, defaults: Mapping[str, Any]) -> None:
 
 
 def params_of(loaded: Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
-    """What the checkpoint does by itself, but for what was chosen."""
-    check_said(loaded.info.name, loaded.defaults)
+    """Sampling parameters: the checkpoint's defaults, overridden by chosen flags."""
+    check_generation_config(loaded.info.name, loaded.defaults)
     try:
         return sampling_params(loaded.defaults, parsed(chosen))
     except InvalidParam as error:

@@ -1,4 +1,4 @@
-"""``xdlm draw``: images of a class in one picture."""
+"""``xdlm draw``: images of classes, in one picture file."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def draw(
     checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "digits",
     count: Annotated[int, typer.Option(min=1, max=256, help="images of each class")] = 1,
     film: Annotated[
-        int, typer.Option(min=0, help="show so many moments of the first image instead")
+        int, typer.Option(min=0, help="number of steps of the first image to show instead")
     ] = 0,
-    scale: Annotated[int, typer.Option(min=1, max=64, help="show each pixel so large")] = 4,
-    seed: Annotated[int, typer.Option(help="of the first image; the others count on")] = 0,
+    scale: Annotated[int, typer.Option(min=1, max=64, help="scale factor")] = 4,
+    seed: Annotated[int, typer.Option(help="seed of the first image; further images count up")] = 0,
     device: DeviceOption = "cpu",
     dtype: DTypeOption = "auto",
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Draw images of a class into one picture, or show how one comes about."""
+    """Generate images of a class into one picture, or the steps of one image."""
     from server.cli.drawing import drawn, spread, tiled
     from server.cli.generation import GenerationFailed
     from server.engine.factory import engine_of

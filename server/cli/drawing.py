@@ -47,12 +47,12 @@ async def drawn(
 def tiled(
     checkpoint: Checkpoint, canvases: Sequence[Sequence[int]], columns: int, scale: int
 ) -> Image.Image:
-    """Canvases as one picture, row by row; masks are blue.
+    """Canvases as a grid of images; masked positions are blue.
 
     Args:
-        checkpoint: whose images they are.
+        checkpoint: the model of the images.
         canvases: ids.
-        columns: pictures in a row.
+        columns: images in a row.
         scale: how many times larger each pixel is shown.
     """
     ids = torch.tensor([*canvases])
@@ -62,6 +62,6 @@ def tiled(
 
 
 def spread(states: Sequence[list[int]], count: int) -> list[list[int]]:
-    """At most so many of the states, spread evenly, the first and the last among them."""
+    """At most ``count`` evenly spaced states, including the first and the last."""
     last, count = len(states) - 1, min(count, len(states))
     return [states[round(i * last / max(1, count - 1))] for i in range(count)]

@@ -1,4 +1,4 @@
-"""``xdlm generate``: one text, without a server."""
+"""``xdlm generate``: generate one text without a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.engine.request_params import default_length
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="how the text begins")] = "",
+    prompt: Annotated[str, typer.Argument(help="prompt of the text")] = "",
     checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
     max_tokens: Annotated[int | None, typer.Option(help="positions to fill")] = None,
     prompt_ids: Annotated[
@@ -48,11 +48,11 @@ def generate(
     ids = _prompt(loaded, prompt, prompt_ids)
     room, hole = loaded.info.max_length - len(ids), loaded.info.mask_id if infill else None
     if loaded.info.mask_id in ids and not infill and not params.own.reads_given_masks:
-        stop(f"--prompt-ids hold the mask id {loaded.info.mask_id}; --infill has it filled", 2)
+        stop(f"--prompt-ids hold the mask id {loaded.info.mask_id}; use --infill to fill it", 2)
     length = default_length(loaded.defaults, room) if max_tokens is None else max_tokens
     least = 0 if hole in ids else 1
     if not least <= length <= room:
-        stop(f"--max-tokens must lie between {least} and {room} behind this prompt", 2)
+        stop(f"--max-tokens must lie between {least} and {room} with this prompt", 2)
     try:
         request = GenerationRequest.continuing(ids, length, params, watch, hole)
     except InvalidParam as error:

@@ -22,7 +22,7 @@ def with_sampling_flags(
     """A command with ``--sampler`` and one flag for each parameter.
 
     Args:
-        command: takes those that were given as the mapping ``chosen``.
+        command: takes given flags as the mapping ``chosen``.
         without: parameters that get no flag.
     """
     declared = {n: p for n, p in PARAMS.items() if p.requestable and n not in without}

@@ -1,4 +1,4 @@
-"""``xdlm score``: how likely a text is."""
+"""``xdlm score``: estimate a text's negative log-likelihood."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from server.config import Settings
 
 
 def score(
-    text: Annotated[str, typer.Argument(help="what is scored")],
-    prompt: Annotated[str | None, typer.Option(help="what it follows")] = None,
+    text: Annotated[str, typer.Argument(help="text to score")],
+    prompt: Annotated[str | None, typer.Option(help="prompt before the text")] = None,
     checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
-    estimator: Annotated[str, typer.Option(help="nelbo, or llada's conditional one")] = "nelbo",
+    estimator: Annotated[str, typer.Option(help="nelbo or llada")] = "nelbo",
     samples: Annotated[int, typer.Option(help="Monte Carlo samples")] = 128,
     mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
-    end: Annotated[bool, typer.Option("--end", help="the end token is scored too")] = False,
+    end: Annotated[bool, typer.Option("--end", help="also score the end token")] = False,
     seed: Annotated[int, typer.Option(help="same seed, same score")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
     device: DeviceOption = "cpu",
     dtype: DTypeOption = "auto",
 ) -> None:
-    """Say how likely a text is: an upper bound of its negative log-likelihood."""
+    """Estimate an upper bound of a text's negative log-likelihood."""
     from server.cli.generation import GenerationFailed, show_score
     from server.engine.factory import engine_of
     from server.engine.score import score_params, score_request

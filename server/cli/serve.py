@@ -1,4 +1,4 @@
-"""``xdlm serve``: builds engines and app from Settings, and listens."""
+"""``xdlm serve``: build engines and the application from settings, and serve."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; 0 takes all")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0 uses all cores")] = None,
     tensor_parallel: Annotated[
-        int | None, typer.Option(help="processes or GPUs that share one LLaDA")
+        int | None, typer.Option(help="processes or GPUs that one LLaDA is split over")
     ] = None,
     max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
     max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
@@ -47,18 +47,18 @@ def serve(
     api_keys: Annotated[
         list[str] | None,
         typer.Option(
-            "--api-key", help="accept this key; may be repeated. Others can see flags: ps"
+            "--api-key", help="accept this API key; repeatable. Other users can see flags (ps)"
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="accept the keys of this file, one a line")
+        Path | None, typer.Option(help="file of accepted API keys, one a line")
     ] = None,
     docs: Annotated[
-        bool | None, typer.Option("--docs", help="serve the API's reference at /docs")
+        bool | None, typer.Option("--docs", help="serve the API reference at /docs")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="print all settings as such a file, and stop")
+        bool, typer.Option("--print-config", help="print all settings as YAML, and exit")
     ] = False,
 ) -> None:
     """Serve checkpoints over HTTP. Flags override XDLM_* variables, of which there are more, and
@@ -98,9 +98,7 @@ def _serve(settings: Settings) -> None:
     gone: list[int] = []
 
     def lost(rank: int) -> None:
-        """Without one of its ranks a network answers nothing: a supervisor is to start all of them
-        anew.
-        """
+        """Shut down: a model without one of its ranks cannot answer, so all must be restarted."""
         gone.append(rank)
         errors.print(f"xdlm: rank {rank} of the model ended; the server shuts down", style="red")
         os.kill(os.getpid(), signal.SIGTERM)
@@ -137,7 +135,7 @@ def _serve(settings: Settings) -> None:
 
 
 def _checked(name: str, settings: Settings) -> None:
-    """Refuse at once, before a port is taken, what a look at headers and configuration shows."""
+    """Check headers and configuration of a checkpoint before the port is bound."""
     try:
         check_checkpoint(
             find_checkpoint(name), settings.device, settings.dtype, settings.tensor_parallel
@@ -147,23 +145,24 @@ def _checked(name: str, settings: Settings) -> None:
 
 
 def _warn(settings: Settings) -> None:
-    """Say what lets others in."""
+    """Log settings that give others access."""
     log = structlog.get_logger()
     if not settings.keys and not is_loopback(settings.host):
         log.warning(
-            "no key is asked for: whoever reaches the port may use it", address=settings.host
+            "no API key is set: anyone who can reach the port can use the server",
+            address=settings.host,
         )
     file = settings.api_key_file.file
     if file is not None and (mode := readable_by_others(file)) is not None:
         log.warning(
-            "others on this machine can read the keys", setting="api_key_file", mode=f"{mode:04o}"
+            "other users of this machine can read the key file",
+            setting="api_key_file",
+            mode=f"{mode:04o}",
         )
 
 
 def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], None]) -> Checkpoint:
-    """A checkpoint that can answer its first request at once. Defaults that make no sense are
-    refused before the port is announced.
-    """
+    """A loaded and warmed-up checkpoint; invalid defaults end the command."""
     how = (settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
     loaded = load(name, *how, lost)
     try:
@@ -177,7 +176,7 @@ def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], Non
 
 
 def _examples(models: list[Checkpoint]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A route and a body for each kind of model."""
+    """An example route and body for each kind of model."""
     if any(loaded.info.image is None for loaded in models):
         yield "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 120}
     if any(loaded.info.image is not None for loaded in models):

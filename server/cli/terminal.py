@@ -1,4 +1,4 @@
-"""The terminal viewer: a canvas that denoises before your eyes."""
+"""The terminal viewer of ``xdlm generate --watch``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Viewer:
         self._live.start()
 
     async def show(self, step: Step) -> None:
-        """Draw one step, then wait a little."""
+        """Draw one step, then wait for the delay."""
         if step.canvas is not None:
             self._canvas = list(step.canvas)
         marks = {}
@@ -71,7 +71,7 @@ class Viewer:
         for frame in sorted({last * i // (PICTURES - 1) for i in range(PICTURES)}):
             console.print(self._frames[frame], Text("\n"))
         drawn = console.export_svg(title="xdlm generate --watch")
-        # the library's picture asks a web server for its font; ours stays on the machine
+        # rich's SVG loads its font from a web server; remove it
         self._svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
         self._frames.clear()
 
@@ -83,7 +83,7 @@ class Viewer:
         return head
 
     def _text(self, marks: dict[int, str]) -> Text:
-        """The canvas as text; behind the first end token nothing but open masks is shown."""
+        """The canvas as text, with masks and changes in colour."""
         text = Text("\n")
         for position, id_ in enumerate(self._canvas):
             mark = marks.get(position)

@@ -1,4 +1,4 @@
-"""API keys: kept as digests, compared in constant time."""
+"""API keys, stored as digests and compared in constant time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 from starlette.datastructures import Headers
 
 MAX_FILE = 1 << 20
-"""Bytes of a file of keys."""
+"""Largest size of a key file in bytes."""
 KEY = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, repr=False)
 class Keys:
-    """The keys that a server accepts; none means that it asks for none.
+    """The API keys that a server accepts; empty disables authentication.
 
     Attributes:
-        digests: SHA-256 of each.
-        file: where they were read from, if from a file.
+        digests: SHA-256 of each key.
+        file: the file that they were read from, if any.
     """
 
     digests: tuple[bytes, ...] = ()
@@ -36,21 +36,21 @@ class Keys:
         """Digests of keys.
 
         Raises:
-            ValueError: there is no key, or one that no header can carry. Tells none of them.
+            ValueError: there is no key, or one that no header can carry.
         """
         given = list(keys)
         if not all(isinstance(key, str) for key in given):
-            raise ValueError("every key must be a text; quote those that are numbers")
+            raise ValueError("every key must be a text; quote keys that are numbers")
         found = [key.strip() for key in given]
         if not found:
-            raise ValueError("holds no key; leave it out for a server that asks for none")
+            raise ValueError("has no key; leave it out to disable authentication")
         if not all(KEY.fullmatch(key) for key in found):
             raise ValueError("a key must be printable ASCII without blanks, and not empty")
         return cls(tuple(dict.fromkeys(_digest(key.encode()) for key in found)))
 
     @classmethod
     def read(cls, path: Path) -> Keys:
-        """Keys of a file, one a line; empty lines and those that begin with # are skipped.
+        """Keys of a file, one a line; empty lines and comments (#) are skipped.
 
         Raises:
             ValueError: as ``of``, or the file cannot be read.
@@ -69,9 +69,7 @@ class Keys:
         return replace(keys, file=path)
 
     def accept(self, authorization: str) -> bool:
-        """Whether the value of an ``Authorization`` header holds one of the keys. All are compared,
-        whichever fits.
-        """
+        """Whether an ``Authorization`` header has one of the keys; all keys are compared."""
         scheme, _, _ = authorization.partition(" ")
         given = digest_of(authorization)
         fits = [hmac.compare_digest(given, digest) for digest in self.digests]
@@ -88,13 +86,15 @@ class Keys:
 
 
 def owner_of(scope: Mapping[str, Any]) -> bytes:
-    """Whose request this is: the digest of its key; empty on a server that asks for none."""
+    """The digest of a request's key, which owns its recordings; empty without authentication."""
     return scope.get("owner", b"")
 
 
 def presented(headers: Headers) -> str | None:
-    """The key of a request as an ``Authorization`` header has it. Clients made for Azure and
-    Anthropic send it bare, as ``api-key`` or ``x-api-key``; it counts where the other is missing.
+    """The key of a request in the form of an ``Authorization`` header.
+
+    Without that header, ``api-key`` or ``x-api-key`` are read, as Azure's and Anthropic's clients
+    send them.
     """
     given = headers.get("authorization")
     if given is not None:
@@ -113,8 +113,9 @@ def _digest(key: bytes) -> bytes:
 
 
 def readable_by_others(file: Path) -> int | None:
-    """The mode of a file that is open to more than its owner; None where it is not. The group of a
-    file that root owns does not count for a process that is not root: it reads by that group.
+    """The mode of a file that others than its owner can read; None if only the owner can.
+
+    For a file of root and a process of another user, the group is allowed: it reads by that group.
     """
     try:
         found = file.stat()

@@ -1,4 +1,4 @@
-"""Bounds of request bodies: of each, and of all that are in memory together."""
+"""Limits of request bodies: of each one, and of all in memory together."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CODED = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Held:
-    """What is in memory of one body.
+    """The part of a request body that is in memory.
 
     Attributes:
         size: in bytes.
-        complete: whether nothing more will come.
-        given_up: whether its place went to others.
+        complete: whether the body has been read to its end.
+        given_up: whether the request is refused to make room for others.
     """
 
     def __init__(self) -> None:
@@ -27,18 +27,17 @@ class Held:
         self.waiting: asyncio.Timeout | None = None
 
     def give_up(self) -> None:
-        """Have whoever waits for the rest stop."""
+        """Refuse the request; interrupts a wait for the rest of its body."""
         self.given_up = True
         if self.waiting is not None:
             self.waiting.reschedule(asyncio.get_running_loop().time())
 
 
 class BodyLimit:
-    """Answers 413 to bodies that are too large: by their declared length before anything is read,
-    else as soon as the stream has grown past the limit. What follows is never kept.
+    """Answers 413 to bodies above a limit: by Content-Length, else once the limit has been read.
 
-    Where all bodies together are too large, the largest of those that are not complete is answered
-    503; where all are complete, the one that came last. A body counts until its request is over.
+    If all bodies together exceed the total, the largest incomplete one is answered 503, or the
+    newest if all are complete. A body counts until its request is over.
     """
 
     def __init__(self, app: ASGIApp, limit: int, total: int) -> None:
@@ -88,10 +87,10 @@ class BodyLimit:
             self._size -= held.size
 
     def _grow(self, held: Held, size: int) -> None:
-        """Count bytes of a body, at the cost of another one if need be.
+        """Count bytes of a body; refuse the largest incomplete body if the total is exceeded.
 
         Raises:
-            ApiError: 503, there is no room for them.
+            ApiError: 503 if this body is the one refused.
         """
         held.size += size
         self._size += size
@@ -115,7 +114,7 @@ class BodyLimit:
 
 
 class ContentCoding:
-    """Answers 415 to bodies that are compressed."""
+    """Answers 415 to compressed bodies."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

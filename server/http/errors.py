@@ -16,11 +16,11 @@ from server.http.json_response import JsonResponse
 log = structlog.get_logger()
 
 OUTSIDE = frozenset({"body", "query", "path", "str", "int"})
-"""Parts of pydantic's locations that name no field: where it is sent, and members of unions."""
+"""Parts of pydantic's error locations that are not fields: sources and union members."""
 
 
 class ApiError(Exception):
-    """An answer other than success. ``param`` names the field that is to blame."""
+    """An error response. ``param`` names the field that caused it."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ def install(
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """The refusal of a body: its first fault, and where in the body it is."""
+    """A 400 response for the first validation error of a body."""
     return _first(error.errors(include_url=False, include_input=False))
 
 
@@ -114,6 +114,6 @@ def _first(faults: Sequence[Any]) -> ApiError:
 
 
 def _written(path: Sequence[str | int]) -> str:
-    """As it would be written in a program: ``messages[2].content``."""
+    """A field's path in a body, such as ``messages[2].content``."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in path)
     return "".join(parts).removeprefix(".")

@@ -1,7 +1,7 @@
-"""Where one message ends and the next begins on a connection (RFC 9112), before a parser reads it.
+"""Splits the bytes of a connection into messages (RFC 9112) before they are parsed.
 
-A parser tells of a message's end, but not at which byte; whoever has to hold the next request back,
-or to leave fields out, must know.
+The parser reports the end of a message but not its byte position, which is needed to hold back the
+next request and to drop header fields.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 MAX_HEADERS = 100
-MAX_HEAD = 32 << 10  # bytes of a request line and its headers, and of the trailer behind a body
+MAX_HEAD = 32 << 10  # bytes of a request line and its headers, and of the trailer after a body
 MAX_CHUNK_LINE = 1 << 10  # bytes of a chunk's size and its extensions
 MAX_OVERHEAD = 64 << 10  # bytes of framing that a body may have beyond those of its data
 
@@ -23,7 +23,7 @@ TRAILER = re.compile(rb"(?:%s){0,%d}\r\n" % (FIELD, MAX_HEADERS))
 
 
 class Refused(Exception):
-    """What was sent is no request; ``status`` is the answer's."""
+    """The client's bytes are not a valid request; ``status`` is that of the response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -31,17 +31,16 @@ class Refused(Exception):
 
 
 class Framing:
-    """Cuts the bytes of a connection into heads and bodies, each whole or as far as it is here.
+    """Splits the bytes of a connection into heads and parts of bodies.
 
-    Left out are ``Upgrade`` headers, none of which is taken (RFC 9110, 7.8), and trailer fields,
-    which are not headers (RFC 9110, 6.5.1).
+    ``Upgrade`` headers (RFC 9110, 7.8) and trailer fields (RFC 9110, 6.5.1) are dropped.
 
     Attributes:
-        ended: whether all of the body that was begun last has been taken.
+        ended: whether the current body has been taken completely.
     """
 
     def __init__(self) -> None:
-        """Nothing has been sent yet."""
+        """Start with an empty buffer."""
         self._held = bytearray()
         self._scanned = 0  # bytes of a head in which its end has been looked for
         self._left = 0  # bytes of a body, or of a chunk and its line end
@@ -50,28 +49,28 @@ class Framing:
         self.ended = True  # the body that was begun last
 
     def __len__(self) -> int:
-        """Bytes that were not taken yet."""
+        """Bytes in the buffer."""
         return len(self._held)
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the client."""
+        """Append bytes from the client."""
         self._held += data
 
     def clear(self) -> None:
-        """Forget all that was not taken."""
+        """Discard the buffer."""
         self._held.clear()
 
     def starts(self) -> bool:
-        """Whether a head has begun; empty lines in front of it are dropped."""
+        """Whether a head has begun; empty lines before it are dropped."""
         blank = len(self._held) - len(self._held.lstrip(b"\r\n"))
         del self._held[:blank]
         return bool(self._held)
 
     def check(self, size: int = MAX_HEAD) -> None:
-        """Look at the request line, as far as it is here.
+        """Check the request line, as far as it has been received.
 
         Raises:
-            Refused: it is none of HTTP/1.0 or HTTP/1.1, or one of a proxy.
+            Refused: it is not HTTP/1.0 or HTTP/1.1, or is for a proxy.
         """
         first = self._held.find(b"\n", 0, size)
         if first >= 0:
@@ -83,7 +82,7 @@ class Framing:
         """A request line with its headers, once it is complete.
 
         Raises:
-            Refused: it never will be.
+            Refused: it is invalid or too large.
         """
         held = self._held
         end = held.find(b"\r\n\r\n", max(0, self._scanned - 3))
@@ -102,15 +101,15 @@ class Framing:
         return bytes(head)
 
     def begin_body(self, length: int | None) -> None:
-        """A body of so many bytes follows, or one of chunks."""
+        """Begin a body of ``length`` bytes, or a chunked one for None."""
         self._chunked, self._left = length is None, length or 0
         self._overhead, self.ended = 0, False
 
     def body(self) -> bytes:
-        """As much of the body as is here, still in its chunks; it may be nothing.
+        """The received part of the body, with its chunk framing; it may be empty.
 
         Raises:
-            Refused: a chunk's size is none, or there is more framing than there may be.
+            Refused: a chunk size is invalid, or there is too much framing.
         """
         if not self._chunked:
             piece = self._taken(self._passed(0))
@@ -125,13 +124,13 @@ class Framing:
         return taken
 
     def _passed(self, at: int) -> int:
-        """The place behind what is here of ``_left``, from ``at`` on."""
+        """The index after the received part of ``_left`` bytes that begin at ``at``."""
         passed = min(self._left, len(self._held) - at)
         self._left -= passed
         return at + passed
 
     def _end_of_chunks(self) -> int:
-        """The place behind all lines and data of chunks that are here."""
+        """The index after all chunk lines and chunk data received."""
         held, at = self._held, self._passed(0)
         while at < len(held):
             end = held.find(b"\r\n", at, at + MAX_CHUNK_LINE)
@@ -155,7 +154,7 @@ class Framing:
         return at
 
     def _end_of_trailer(self) -> bytes:
-        """The empty line that ends the body, once all of the trailer is here."""
+        """The empty line that ends the body, once the trailer is complete."""
         held = self._held
         end = 2 if held.startswith(b"\r\n") else held.find(b"\r\n\r\n") + 4
         if (len(held) if end == 3 else end) > MAX_HEAD:
@@ -170,10 +169,10 @@ class Framing:
 
 
 def _check_line(line: bytes) -> None:
-    """Refuse a request line that is none of ours."""
+    """Refuse an invalid request line."""
     if not REQUEST_LINE.fullmatch(line):
         other = re.search(rb" HTTP/[0-9.]+\r\n\Z", line)
         words = "the HTTP version must be 1.0 or 1.1" if other else "the request is not valid HTTP"
         raise Refused(400, words)
     if line.startswith(b"CONNECT "):
-        raise Refused(400, "CONNECT is for proxies, and this server is none")
+        raise Refused(400, "CONNECT is not supported: this server is not a proxy")

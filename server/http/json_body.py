@@ -1,4 +1,4 @@
-"""Request bodies as JSON, read so that there is one way to understand them."""
+"""Strict JSON request bodies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JsonRequest(Request):
         self._model = model
 
     async def json(self) -> Any:
-        """The body, read once; a long one is parsed and checked aside from the event loop.
+        """The body, read once; a large one is parsed and validated in a thread.
 
         Raises:
             ApiError: as ``parse`` and ``checked``; 499 where the client went away before the end.
@@ -47,7 +47,7 @@ class JsonRoute(APIRoute):
     """A route whose body, where it takes one, is strict JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler behind the reading of the body."""
+        """The route's handler, preceded by reading the body."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
@@ -67,7 +67,7 @@ def checked(model: type[BaseModel], body: bytes) -> BaseModel:
     """A body as its model.
 
     Raises:
-        ApiError: 400; of several faults the first is told.
+        ApiError: 400 with the first error.
     """
     try:
         return model.model_validate(parse(body))
@@ -99,8 +99,8 @@ async def whole_body(request: Request) -> bytes:
 
 
 def parse(body: bytes) -> Any:
-    """A JSON text in UTF-8. What readers disagree on is refused: names that occur twice, numbers
-    that are not finite, half of a surrogate pair.
+    """A JSON text in UTF-8. Refuses what JSON readers disagree on: duplicate names, numbers that
+    are not finite, and unpaired surrogates.
 
     Raises:
         ApiError: 400.
@@ -141,7 +141,7 @@ def _float(digits: str) -> float | int:
     if len(digits) > MAX_NUMBER:
         raise _bad(f"a number has {len(digits)} characters; the limit is {MAX_NUMBER}")
     if not math.isfinite(number := float(digits)):
-        raise _bad(f"{digits[:32]} is no finite number")
+        raise _bad(f"{digits[:32]} is not a finite number")
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
@@ -160,7 +160,7 @@ class _Integers(dict[str, int]):
 
 
 def _refuse_surrogates(parsed: Any) -> None:
-    """Look at every text of a body, in small steps: others have the processor between them."""
+    """Refuse unpaired surrogates, iteratively so that other threads can run in between."""
     fields = parsed.items() if isinstance(parsed, dict) else [(None, parsed)]
     for name, value in fields:
         for given, param in ((name, None), (value, name)):

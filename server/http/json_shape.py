@@ -1,4 +1,4 @@
-"""Counts of what a JSON text holds, taken before anything is built from it."""
+"""Counts of a JSON text's values, taken before the text is parsed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.http.errors import ApiError
 
 MAX_DEPTH = 32
 MAX_VALUES = (1 << 19) + (1 << 16)
-"""More than 128 prompts of 4,096 token ids have."""
+"""Enough for 128 prompts of 4,096 token ids."""
 FREE_CONTAINERS, BYTES_PER_CONTAINER = 4096, 64
 FREE_NAMES, NAMES_PER_CONTAINER = 1024, 16
 WINDOW = 1 << 16  # bytes that are looked at without a pause for other threads
@@ -21,14 +21,14 @@ OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 @dataclass(frozen=True)
 class Shape:
-    """What a text holds outside its strings, up to where it stops being JSON.
+    """Counts of a JSON text's elements outside strings.
 
     Attributes:
         size: of the text, in bytes.
-        depth: of brackets.
+        depth: nesting of brackets.
         containers: lists and objects.
-        names: of members of objects.
-        values: of all kinds, containers among them.
+        names: members of objects.
+        values: of all kinds, containers included.
     """
 
     size: int

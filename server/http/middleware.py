@@ -1,4 +1,4 @@
-"""What happens to every request before its route sees it. Plain ASGI: streams pass through."""
+"""ASGI middleware of every request: ids, logs, hosts, API keys and rate limits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestId:
-    """Gives every response an ``X-Request-Id``: the client's own where it is harmless, or a new
-    one; and forbids browsers to guess another type than the one that it declares.
+    """Adds ``X-Request-Id`` to every response, the client's if it is well-formed or a new one, and
+    ``X-Content-Type-Options: nosniff``.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -54,8 +54,9 @@ class RequestId:
 
 
 class RequestLog:
-    """Writes a line for every request when it is over: what was asked of which route, and how it
-    ended. Nothing that a client wrote is in it, but for a harmless ``X-Request-Id``.
+    """Logs every request when it is over: method, route, status, size and outcome.
+
+    The log has no text of a client except a well-formed ``X-Request-Id``.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -89,7 +90,7 @@ class RequestLog:
         try:
             await self.app(scope, received, counted)
         finally:
-            # a stream that fails after its headers says so here: it ends like any other
+            # set by streams that fail after their headers
             if failed := scope.get("state", {}).get("failed"):
                 end = "failed"
             log.info(
@@ -106,19 +107,21 @@ class RequestLog:
 
 
 class AllowedHosts:
-    """Answers 400 to requests whose ``Host`` is not one of this server's names, so that a web page
-    whose own name leads here (DNS rebinding) gets nothing. HTTP/1.0, which no browser speaks, may
-    leave it out where all names are answered.
+    """Answers 400 to requests whose ``Host`` is not an allowed name, against DNS rebinding.
+
+    HTTP/1.0 requests, which browsers do not send, may lack the header if all names are allowed.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        """Names without a port; none allows all that are well formed."""
+        """``hosts`` are names without ports; empty allows all well-formed ones."""
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
         if scope["type"] == "http" and not self._allows(scope):
-            error = ApiError(400, "the Host header names no host of this server's", code="bad_host")
+            error = ApiError(
+                400, "the Host header is not an allowed host of this server", code="bad_host"
+            )
             await JsonResponse(error.body(), error.status)(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -132,8 +135,9 @@ class AllowedHosts:
 
 
 class ApiKeys:
-    """Answers 401 to requests without a key of the server's, before their body is read. For all
-    others routes learn by ``owner_of`` whose they are.
+    """Answers 401 to requests without a valid API key, before their body is read.
+
+    The key of accepted requests is available to routes by ``owner_of``.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, keyless: Iterable[str] = ()) -> None:
@@ -157,10 +161,10 @@ class ApiKeys:
 
 
 class RateLimit:
-    """Answers 429 to requests for work that come faster than they may: of one key, or of all."""
+    """Answers 429 to POST requests above the rate limits of their key or of the server."""
 
     def __init__(self, app: ASGIApp, rates: Rates, rejected: Callable[[], None]) -> None:
-        """``rejected`` is called for each that is refused."""
+        """``rejected`` is called for each refused request."""
         self.app, self.rates, self.rejected = app, rates, rejected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

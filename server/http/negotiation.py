@@ -1,4 +1,4 @@
-"""Which of several forms a client would rather have: the ``Accept`` header (RFC 9110, 12.5.1)."""
+"""Content negotiation by the ``Accept`` header (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ QUALITY = re.compile(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*", re.IGNOR
 
 
 def preferred(header: str, offered: Sequence[str]) -> str | None:
-    """The media type of ``offered`` that the client likes best; the first of those liked equally.
+    """The media type of ``offered`` that the client prefers; the first of equals.
 
-    Of the ranges that match a type, the most precise one counts. Parameters but q are not looked
-    at, and neither is what is no range. None if the client takes none of them; without any range
-    it takes all.
+    The most specific range that matches a type counts. Parameters except q and invalid ranges are
+    ignored. None if the client accepts none of them; a header without ranges accepts all.
     """
     ranges = _ranges(header)
     if not ranges:

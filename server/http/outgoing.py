@@ -1,4 +1,4 @@
-"""What uvicorn's protocol writes answers to, and how it is held back."""
+"""Flow control and transport of responses for uvicorn's protocol."""
 
 from __future__ import annotations
 
@@ -12,49 +12,45 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class Flow(FlowControl):
-    """Reads no more from a client that has sent enough ahead of its turn."""
+    """Flow control that stops reading from a client that has sent too much ahead of its turn."""
 
     def __init__(self, transport: asyncio.Transport, enough: Callable[[], bool]) -> None:
-        """``enough`` is asked whenever somebody would read on."""
+        """``enough`` returns whether reading stays paused."""
         super().__init__(transport)
         self._enough = enough
 
     def resume_reading(self) -> None:
-        """Read on, unless there is enough."""
+        """Resume reading, unless ``enough`` is true."""
         if not self._enough():
             super().resume_reading()
 
 
 class Answer(asyncio.Transport):
-    """A connection as one answer sees it: closing it is left to ``end``, which gives the client
-    time to read the answer.
-    """
+    """The transport of one response. Closing calls ``end``, which lets the client read it first."""
 
     def __init__(
         self, transport: asyncio.Transport, end: Callable[[], None], over: Callable[[], bool]
     ) -> None:
-        """``over`` says whether the connection is being closed."""
+        """``over`` returns whether the connection is being closed."""
         super().__init__()
         self._transport, self._end, self._over = transport, end, over
 
     def write(self, data: Any) -> None:
-        """Send a part of the answer; nothing once the connection is being closed."""
+        """Send a part of the response, unless the connection is being closed."""
         if not self.is_closing():
             self._transport.write(data)
 
     def close(self) -> None:
-        """The answer was the last."""
+        """Close after the response."""
         self._end()
 
     def is_closing(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether the connection is closing or closed."""
         return self._over() or self._transport.is_closing()
 
 
 def until_closed(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
-    """An application whose answers of unknown length end with the connection: HTTP/1.0 knows no
-    chunks.
-    """
+    """Wraps an application for HTTP/1.0: responses of unknown length end with the connection."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         declared = False

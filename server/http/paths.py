@@ -1,4 +1,4 @@
-"""How paths and methods that a client writes are brought to those that the routes have."""
+"""Middleware that normalises paths and answers HEAD."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SLASHES = re.compile(r"/{2,}")
 FORGIVING = re.compile(r"/+(?:v1|health|ready)(?:/.*)?", re.DOTALL)
-"""Paths in which slashes too many are dropped. ``/metrics`` and the like stay as they are: a proxy
-may refuse such a path by its exact spelling."""
+"""Paths whose surplus slashes are removed. Others, such as ``/metrics``, stay exact: a proxy may
+block them by their spelling.
+"""
 
 
 class PlainPaths:
-    """Answers a path of the API with slashes too many, as clients make from a base URL that ends in
-    one, as the plain one. There is no redirect, which would have to know the scheme of a proxy.
+    """Removes surplus slashes from API paths, which clients build from base URLs that end in one.
+
+    A redirect would need to know the scheme of a proxy.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -28,7 +30,7 @@ class PlainPaths:
 
 
 class Head:
-    """Answers HEAD with the headers of GET. What would have followed is not made."""
+    """Answers HEAD with the headers of GET, without producing a body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

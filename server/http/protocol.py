@@ -1,6 +1,4 @@
-"""HTTP/1.1 on a connection, with limits that middleware cannot set: it sees a request only once its
-headers are complete, and never sees how slowly a client reads.
-"""
+"""HTTP/1.1 on a connection, with deadlines and limits that middleware cannot enforce."""
 
 from __future__ import annotations
 
@@ -46,11 +44,11 @@ class GuardedProtocol(HttpToolsProtocol):
     stall_seconds = STALL_SECONDS
     linger_seconds = LINGER_SECONDS
     send_buffer = SEND_BUFFER
-    parser: Any  # none once the connection is lost
+    parser: Any  # None once the connection is lost
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # uvicorn would answer those beyond it in plain text, and let them stay
+        # uvicorn would answer further connections in plain text and keep them open
         self.most, self.limit_concurrency = self.limit_concurrency, None
         self.since = self.loop.time()  # when it last became the client's turn
         self._framing = Framing()
@@ -58,11 +56,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stall: asyncio.TimerHandle | None = None
         self._in_head = self._in_body = False
         self._over = False  # nothing that is sent from now on is a request
-        self._discarded = 0  # bytes that nobody wants any more
+        self._discarded = 0  # bytes received after a refusal
         self._refusal: Refused | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is to say what it wants before long."""
+        """Start the deadline for the first request."""
         super().connection_made(transport)
         self.flow = Flow(transport, lambda: len(self._framing) > MAX_HELD)
         connection: socket.socket = transport.get_extra_info("socket")
@@ -72,7 +70,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget all timers."""
+        """Cancel all timers."""
         self._over = True
         self._disarm()
         self._unstall()
@@ -80,7 +78,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read requests, as far as it is their turn."""
+        """Process received bytes."""
         if self._over:
             self._discard(len(data))
             return
@@ -88,12 +86,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._advance()
 
     def eof_received(self) -> None:
-        """The client has closed: its connection is, too, once what was written has left."""
+        """The client has closed its side: close once all output is sent."""
         self._over = True
         self._arm(self.stall_seconds, self.transport.abort)
 
     def _advance(self) -> None:
-        """Feed the parser what belongs to the request whose turn it is."""
+        """Feed the parser the bytes of the current request."""
         try:
             while not self._over and not self.transport.is_closing():
                 fed = self._feed_body() if self._in_body else self._feed_head()
@@ -110,12 +108,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _feed_head(self) -> bool:
-        """Whether there was a whole one, and it was its turn."""
+        """Feed the parser one complete head; whether there was one."""
         if not self._framing.starts():
             return False
         if self._answering:
             if self.cycle.response_started:
-                self._framing.check()  # a stream has no other way to tell its client
+                self._framing.check()  # a running stream can only be closed
             return False
         if not self._in_head:
             self._in_head = True
@@ -134,7 +132,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return True
 
     def _feed_body(self) -> bool:
-        """Whether there was any of it."""
+        """Feed the parser a part of the body; whether there was one."""
         piece = self._framing.body()
         if piece:
             self.parser.feed_data(piece)
@@ -149,20 +147,20 @@ class GuardedProtocol(HttpToolsProtocol):
     # The parser's callbacks ----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A request; there is one in each head that the parser is fed, and none in a body."""
+        """A request begins; the parser must see exactly one in each head."""
         if not self._in_head:
             raise Refused(400, "the request is not valid HTTP")
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One more header."""
+        """A header."""
         if len(self.headers) >= MAX_HEADERS:
             self._refusal = Refused(431, f"there are more than {MAX_HEADERS} headers")
             raise self._refusal
         super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """The request is known; its body is to come."""
+        """The headers are complete; the body follows."""
         codings = [v.lower() for n, v in self.headers if n == b"transfer-encoding"]
         if codings and (codings != [b"chunked"] or self.parser.get_http_version() == "1.0"):
             self._refusal = Refused(400, "Transfer-Encoding must be chunked, and HTTP be 1.1")
@@ -174,13 +172,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arm(self.body_seconds, self._late, "the body took too long")
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body; nobody wants it any more where the answer is complete."""
+        """A part of the body; discarded if the response is complete."""
         super().on_body(body)
         if not self._answering:
             self._discard(len(body))
 
     def on_message_complete(self) -> None:
-        """The whole request is here."""
+        """The request is complete."""
         self._disarm()
         self._in_body = False
         super().on_message_complete()
@@ -193,8 +191,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """An answer is complete. Where its body is still coming, the client has a moment to notice:
-        closing at once would take the answer from it.
+        """A response is complete. If the request's body is still arriving, close after a delay:
+        closing at once would lose the response.
         """
         super().on_response_complete()
         self.since = self.loop.time()
@@ -206,11 +204,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self.loop.call_soon(self._advance)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing was asked for long enough."""
+        """Close an idle connection."""
         self.end()
 
     def end(self) -> None:
-        """Close, once all that was written has left, and without a client's help before long."""
+        """Close once all output is sent, or after a deadline."""
         if self._over or self.transport.is_closing():
             return
         if self._in_body:
@@ -222,9 +220,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arm(self.stall_seconds, self.transport.abort)
 
     def _linger(self) -> None:
-        """Close for writing, and read what was under way: a connection that is closed with bytes
-        unread takes the answer from its client.
-        """
+        """Close for writing and discard input for a while: else the response may be lost."""
         self._over = True
         self._framing.clear()
         self._unset_keepalive_if_required()
@@ -240,9 +236,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # Refusals ------------------------------------------------------------------------------------
 
     def _refuse(self, status: int, message: str, code: str = "bad_request") -> None:
-        """Answer, and close. Where an answer is under way already, close: the client would take
-        this one for a part of it.
-        """
+        """Send an error response and close; if a response has begun already, only close."""
         self._disarm()
         self._unset_keepalive_if_required()
         log.warning("connection refused", status=status, reason=message)
@@ -252,10 +246,10 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._over = True
                 self.transport.abort()
                 return
-            cycle.disconnected = True  # nobody will read what the route answers
+            cycle.disconnected = True  # the route's response is not sent
             cycle.message_event.set()
         elif self._in_body and not self._in_head:
-            self._linger()  # it has its answer
+            self._linger()  # it has been answered
             return
         body = orjson.dumps(error_body(status, message, None, code))
         head = b"content-type: application/json\r\nx-content-type-options: nosniff\r\n"
@@ -279,9 +273,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # Too many connections ------------------------------------------------------------------------
 
     def _make_room(self) -> None:
-        """Close the connection whose client has been waited for longest, first of those between two
-        requests; where all are being answered, this one.
-        """
+        """Close the connection that waited longest for its client, idle ones first, or this one."""
         others = (c for c in self.connections if isinstance(c, GuardedProtocol) and c is not self)
         waited_for = [c for c in others if c.is_waited_for]
         if waited_for:
@@ -291,7 +283,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether it is the client's turn."""
+        """Whether the connection waits for its client."""
         return self._over or self._in_body or not self._answering
 
     @property
@@ -301,11 +293,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has been answered, and nothing was asked since."""
+        """Whether it is between two requests."""
         return self.timeout_keep_alive_task is not None
 
     def shed(self) -> None:
-        """Close at once, to have its file descriptor."""
+        """Close at once, to free its file descriptor."""
         if not self._over and not self.is_idle:
             self._refuse(503, "there are too many connections", "too_many_connections")
         self._over = True
@@ -317,13 +309,13 @@ class GuardedProtocol(HttpToolsProtocol):
     # Slow readers --------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
-        """The buffer is full: the client has a while to make room."""
+        """The send buffer is full: start the deadline for reading."""
         super().pause_writing()
         self._unstall()
         self._stall = self.loop.call_later(self.stall_seconds, self._stalled)
 
     def resume_writing(self) -> None:
-        """There is room."""
+        """The send buffer has room again."""
         self._unstall()
         super().resume_writing()
 

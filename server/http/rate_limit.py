@@ -1,4 +1,4 @@
-"""How often clients may ask: token buckets, one for all and one for each key."""
+"""Rate limits by token buckets, one for all requests and one for each key."""
 
 from __future__ import annotations
 
@@ -9,38 +9,36 @@ from dataclasses import dataclass
 
 @dataclass
 class Bucket:
-    """Holds up to a minute's requests, refilled evenly."""
+    """A token bucket of one minute's requests."""
 
     per_minute: float
     tokens: float
     filled: float
 
     def fill(self, now: float) -> None:
-        """Add what has come since the last time."""
+        """Add the tokens of the time since the last call."""
         more = (now - self.filled) * self.per_minute / 60
         self.tokens, self.filled = min(self.per_minute, self.tokens + more), now
 
     @property
     def wait(self) -> float:
-        """Seconds until there is a whole token; 0 if there is one."""
+        """Seconds until a token is available; 0 if one is."""
         return max(0.0, (1 - self.tokens) * 60 / self.per_minute)
 
 
 class Rates:
-    """The buckets of one server; those of keys are known by digests."""
+    """The token buckets of a server; keys are identified by digests."""
 
     def __init__(
         self, for_all: int, for_each: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Requests a minute; 0 is no limit."""
+        """Limits in requests a minute; 0 disables a limit."""
         self._clock, self._for_each = clock, for_each
         self._all = self._full(for_all)
         self._by_key: dict[bytes, Bucket] = {}
 
     def wait(self, key: bytes) -> float:
-        """Count a request: 0 if it may go on, or the seconds until another may, and then it does
-        not count.
-        """
+        """Count a request and return 0, or return the seconds to wait without counting it."""
         buckets = [] if self._all is None else [self._all]
         if self._for_each:
             if key not in self._by_key:

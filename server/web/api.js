@@ -4,7 +4,7 @@ import { EventReader } from "./sse.js";
 
 const RUNS = "/v1/diffusion/trajectories";
 const KEPT = "xdlm-key";
-const TRIES = 6; // to take up a broken stream again
+const TRIES = 6; // to resume a broken stream
 
 /** An answer that is none; `wait` is in seconds, where the server says when to come back. */
 export class Problem extends Error {
@@ -75,7 +75,7 @@ export class Api {
 
   /**
    * Start a run and append its records to `run` as they come. A full queue is waited for, a broken
-   * stream taken up behind the last event seen. `tell` gets a line for people, or "".
+   * stream resumed after the last event seen. `tell` gets a line for people, or "".
    */
   async follow(body, run, { signal, onrecord, tell }) {
     let response = await this.begin(body, signal, tell);
@@ -101,8 +101,8 @@ export class Api {
       }
       response = null;
       tries += 1;
-      if (run.created === null || tries > TRIES) throw new Error("the connection broke, and could not be taken up again");
-      tell(`The connection broke; taking it up again (${tries} of ${TRIES}) …`);
+      if (run.created === null || tries > TRIES) throw new Error("the connection broke and could not be resumed");
+      tell(`The connection broke; resuming (${tries} of ${TRIES}) …`);
       await pause(Math.min(4000, 150 * 2 ** tries), signal);
     }
   }

@@ -148,7 +148,7 @@ def parts(*given: Any) -> dict[str, Any]:
         (parts({"type": "text", "text": "a"}, {"type": "file"}), "part 1 is of type 'file'"),
         (parts({"type": "input_audio"}), "messages[1].content: part 0 is of type 'input_audio'"),
         (parts({"type": "text"}), "part 0 has no text"),
-        (parts("a"), "part 0 is no object with a type"),
+        (parts("a"), "part 0 is not an object with a type"),
     ],
 )
 def test_a_refused_message_is_named_with_its_field(chatty, message, words):

@@ -192,9 +192,9 @@ def test_brackets_in_strings_are_not_nesting(body, depth):
     [
         (b'{"prompt": "a", "n": 1, "n": 2}', "n", "'n' is given twice"),
         (b'{"prompt": "a", "stream_options": {"x": 1, "x": 1}}', "x", "'x' is given twice"),
-        (b'{"prompt": "a", "temperature": 1e400}', None, "1e400 is no finite number"),
-        (b'{"prompt": "a", "temperature": NaN}', None, "NaN is no finite number"),
-        (b'{"prompt": "a", "temperature": -Infinity}', None, "-Infinity is no finite number"),
+        (b'{"prompt": "a", "temperature": 1e400}', None, "1e400 is not a finite number"),
+        (b'{"prompt": "a", "temperature": NaN}', None, "NaN is not a finite number"),
+        (b'{"prompt": "a", "temperature": -Infinity}', None, "-Infinity is not a finite number"),
         (b'{"prompt": "a", "seed": 9223372036854775808}', "seed", "9223372036854775808"),
         (b'{"prompt": "a", "seed": ' + b"9" * 33 + b"}", None, "33 digits; the limit is 32"),
         (b'{"prompt": "a", "seed": ' + b"9" * 9999 + b"}", None, "9999 digits"),

@@ -208,7 +208,7 @@ def test_keys_come_from_the_environment_and_bad_files_are_one_line(tmp_path):
     )
     assert run.stdout.strip() == "Keys(2)", run.stderr
     (tmp_path / "empty").write_text("# nothing\n")
-    for name, words in (("missing", "cannot read"), ("empty", "holds no key")):
+    for name, words in (("missing", "cannot read"), ("empty", "has no key")):
         done = xdlm("serve", "--api-key-file", str(tmp_path / name))
         assert done.returncode == 2 and f"api_key_file: {words}" in done.stderr
         assert "Traceback" not in done.stderr
@@ -276,7 +276,7 @@ def test_an_open_server_beyond_loopback_and_a_shared_key_file_are_warnings(tiny_
     with serving(str(tiny_folder), "--host", "0.0.0.0") as server:
         pass
     warned = [line["event"] for line in server.lines() if line["level"] == "warning"]
-    assert warned == ["no key is asked for: whoever reaches the port may use it"]
+    assert warned == ["no API key is set: anyone who can reach the port can use the server"]
     (tmp_path / "keys").write_text(FILED)
     (tmp_path / "keys").chmod(0o644)
     file = ("--api-key-file", str(tmp_path / "keys"))

@@ -345,7 +345,7 @@ def test_a_full_queue_is_429_before_anything_is_recorded(tiny):
     [
         ({"steps": 0}, "steps", "between 1 and"),
         ({"prompt": []}, "prompt", "empty list"),
-        ({"diffusing": True}, "diffusing", "not for trajectories"),
+        ({"diffusing": True}, "diffusing", "not supported for trajectories"),
         ({"stop": ["\ud800"]}, "stop", "Unicode"),
         ({"prompt": "\ud800"}, "prompt", "Unicode"),
         ({"zzz": 1}, "zzz", "unknown field 'zzz'"),

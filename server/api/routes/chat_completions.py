@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: a conversation by the checkpoint's own template."""
+"""POST /v1/chat/completions: conversations, by the checkpoint's chat template."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ChatForm:
 
 
 def _entry(token: Token, log_p: float) -> dict[str, Any]:
-    """OpenAI's object for a token; a special one has no bytes."""
+    """OpenAI's object for a token; special tokens have no bytes."""
     return {
         "token": token.escaped if token.text is None else token.text,
         "logprob": finite(log_p),
@@ -139,11 +139,11 @@ async def _waited(submitted: Future[Pieces]) -> Pieces:
 
 @router.post(
     "",
-    summary="Answer a conversation",
+    summary="Create a chat completion",
     responses=says(ChatCompletion, *GENERATING, stream=ChatCompletionChunk),
 )
 async def chat(body: ChatBody, request: Request) -> Response:
-    """Write the next message, by the checkpoint's chat template."""
+    """Generates the next message of a conversation, by the checkpoint's chat template."""
     state = text_model(State.of(request), body.model)
     if body.max_completion_tokens is not None:
         if body.max_tokens not in (None, body.max_completion_tokens):

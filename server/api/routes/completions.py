@@ -1,6 +1,4 @@
-"""POST /v1/completions: text behind a prompt, at once or as a stream, with its trajectory on
-request.
-"""
+"""POST /v1/completions: text after a prompt or in its holes, complete or streamed."""
 
 from __future__ import annotations
 
@@ -55,10 +53,10 @@ class CompletionBody(TextFields):
         return replace(super().view(), samples=self.prompt_samples())
 
     def prompt_samples(self) -> int | None:
-        """Monte Carlo samples for the prompt's log-probabilities, where they are chosen.
+        """Monte Carlo samples for the prompt's log-probabilities, if the body chooses them.
 
         Raises:
-            ApiError: 400 where none are told.
+            ApiError: 400 if none are returned.
         """
         if self.samples is not None and (not self.echo or self.logprobs is None):
             raise ApiError(400, "samples needs echo: true and logprobs", param="samples")
@@ -68,7 +66,7 @@ class CompletionBody(TextFields):
         """The prompts, each as text or as ids.
 
         Raises:
-            ApiError: 400 for none.
+            ApiError: 400 for an empty list.
         """
         if isinstance(self.prompt, str):
             return [self.prompt]
@@ -115,18 +113,18 @@ class CompletionForm:
 
 @router.post(
     "",
-    summary="Complete a text",
+    summary="Create a completion",
     responses=says(Completion, *GENERATING, stream=CompletionChunk),
 )
 async def complete(body: CompletionBody, request: Request) -> Response:
-    """Write text behind a prompt, in its holes, or in front of a suffix."""
+    """Generates text after a prompt, in its holes, or between a prompt and a suffix."""
     state = text_model(State.of(request), body.model)
     generation = await offload(len(await request.body()), generation_of, state, body)
     return await generation.respond(request, bool(body.stream))
 
 
 def generation_of(state: State, body: CompletionBody) -> Generation:
-    """What a body asks for.
+    """The job of a body.
 
     Raises:
         ApiError: 400 naming the field.
@@ -135,7 +133,7 @@ def generation_of(state: State, body: CompletionBody) -> Generation:
 
 
 def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
-    """Where a body's texts are to be written.
+    """The prompts of a body, as token ids.
 
     Raises:
         ApiError: 400 naming the field.
@@ -144,7 +142,7 @@ def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
     suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     hole = state.checkpoint.info.mask_id if body.infill else None
     if body.echo and (body.suffix or body.infill):
-        raise ApiError(400, "echo does not go with suffix or infill", param="echo")
+        raise ApiError(400, "echo is not supported with suffix or infill", param="echo")
     prompts, asked = [], body.prompts()
     limits.check_choices(state.settings, body.n or 1, len(asked))  # before texts become ids
     for given in asked:
@@ -162,8 +160,8 @@ def _ids(state: State, prompt: str | list[int], infill: bool) -> list[int]:
     """Token ids of a prompt.
 
     Raises:
-        ApiError: 400 for ids that are none, or that ask for filling without ``infill``.
+        ApiError: 400 for ids outside the vocabulary, or masks without ``infill``.
     """
     if infill and isinstance(prompt, str):
         raise ApiError(400, "infill needs a prompt of token ids", param="infill")
-    return ids_of(state, prompt, "prompt", None if infill else "; infill: true has it filled")
+    return ids_of(state, prompt, "prompt", None if infill else "; set infill: true to fill masks")

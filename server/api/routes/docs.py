@@ -1,4 +1,4 @@
-"""The specification, as JSON and as a page without scripts or foreign parts."""
+"""The OpenAPI document, as JSON and as an HTML page without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOUNDS = {
 
 
 def router_of(spec: Schema) -> APIRouter:
-    """Routes that serve a specification."""
+    """Routes that serve an OpenAPI document."""
     router = APIRouter(include_in_schema=False)
     page, policy = render(spec)
 
@@ -62,13 +62,13 @@ def render(spec: Schema) -> tuple[str, str]:
 
 
 def name_of(schema: Schema) -> str | None:
-    """The component that a schema is, or is a list of."""
+    """The name of the component that a schema, or its items, refer to."""
     schema = schema.get("items", schema)
     return schema["$ref"].split("/")[3] if "$ref" in schema else None
 
 
 def held(content: Schema) -> Schema:
-    """The schema of a body, or of what each event of a stream holds."""
+    """The schema of a body, or of the data of a stream's events."""
     if "itemSchema" not in content:
         return content["schema"]
     item = content["itemSchema"]

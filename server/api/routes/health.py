@@ -13,22 +13,25 @@ from server.api.schemas.responses.openapi import says
 from server.http.errors import ApiError
 
 METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All metrics."},
+    200: {
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "description": "All metrics in Prometheus text format.",
+    },
     **{status: said for status, said in says(Version, 401, 500).items() if status != 200},
 }
 
 router = APIRouter(tags=["status"])
 
 
-@router.get("/health", summary="Is it alive", response_model=None, responses=says(Health))
+@router.get("/health", summary="Liveness probe", response_model=None, responses=says(Health))
 async def health() -> dict[str, str]:
-    """The process answers."""
+    """Returns 200 while the process is alive."""
     return {"status": "ok"}
 
 
-@router.get("/ready", summary="Does it take work", response_model=None, responses=says(Ready, 503))
+@router.get("/ready", summary="Readiness probe", response_model=None, responses=says(Ready, 503))
 async def ready(request: Request) -> dict[str, str]:
-    """The engine takes requests; 503 while it does not, and why."""
+    """Returns 200 while all engines accept requests, else 503 with the reason."""
     for name, engine in State.of(request).engines.items():
         if engine.unready is not None:
             raise ApiError(503, f"{name}: {engine.unready}", code="not_ready", retry_after=1)
@@ -36,15 +39,15 @@ async def ready(request: Request) -> dict[str, str]:
 
 
 @router.get(
-    "/version", summary="Which build", response_model=None, responses=says(Version, 401, 500)
+    "/version", summary="Server version", response_model=None, responses=says(Version, 401, 500)
 )
 async def build() -> dict[str, str]:
     """The version of this server."""
     return {"version": version("xdlm-serve")}
 
 
-@router.get("/metrics", summary="Measure it", responses=METRICS)
+@router.get("/metrics", summary="Prometheus metrics", responses=METRICS)
 async def metrics(request: Request) -> Response:
-    """Prometheus text format."""
+    """Metrics in Prometheus text format."""
     body = State.of(request).engine.metrics.render()
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

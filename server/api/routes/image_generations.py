@@ -1,4 +1,4 @@
-"""POST /v1/images/generations: images of a class, at once or with partial ones on the way."""
+"""POST /v1/images/generations: images of a class, complete or streamed with partial images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ImageBody(DiffusionFields):
     user: str | None = None
 
     def check(self, state: State) -> None:
-        """Refuse what this model cannot do.
+        """Refuse options that the model does not support.
 
         Raises:
             ApiError: 400 naming the field.
@@ -55,12 +55,12 @@ class ImageBody(DiffusionFields):
 
 @router.post(
     "",
-    summary="Draw images",
+    summary="Generate images",
     response_model=None,
     responses=says(Images, *GENERATING, stream=ImageStreamEvent),
 )
 async def draw(body: ImageBody, request: Request) -> Response:
-    """Draw images of a class, by denoising."""
+    """Generates images of a class."""
     state = image_model(State.of(request), body.model)
     body.check(state)
     drawing = Drawing(

@@ -1,4 +1,4 @@
-"""GET /v1/models: what is served, and what its requests may choose."""
+"""GET /v1/models: the served models, their properties and request parameters."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def text_model(state: State, name: str | None) -> State:
     """The text model that a request names, or the first.
 
     Raises:
-        ApiError: 404 for a name that is none; 400 for a model that makes images.
+        ApiError: 404 for an unknown name; 400 for an image model.
     """
     return _chosen(state, name, images=False)
 
 
 def image_model(state: State, name: str | None) -> State:
-    """The same of models that make images."""
+    """The image model that a request names, or the first; see ``text_model``."""
     return _chosen(state, name, images=True)
 
 
@@ -43,7 +43,7 @@ def any_model(state: State, name: str | None) -> State:
     """The model that a request names, or the first of all.
 
     Raises:
-        ApiError: 404 for a name that is none.
+        ApiError: 404 for an unknown name.
     """
     if name is None:
         return state
@@ -72,12 +72,12 @@ def _chosen(state: State, name: str | None, images: bool) -> State:
 
 
 def makes_images(engine: Engine) -> bool:
-    """Whether its canvases are images."""
+    """Whether the engine's model generates images."""
     return engine.checkpoint.info.image is not None
 
 
 def describe(state: State) -> dict[str, Any]:
-    """OpenAI's model object with a ``diffusion`` object beside."""
+    """OpenAI's model object with an additional ``diffusion`` object."""
     info, defaults, limits = state.checkpoint.info, state.defaults, state.settings
     images, tokenizer = info.image is not None, state.checkpoint.text
     return {
@@ -122,7 +122,7 @@ def _shows_system(tokenizer: TextTokenizer | None) -> bool | None:
 
 
 def grid_of(shape: ImageShape) -> dict[str, Any]:
-    """The images of a model, for the wire."""
+    """Size and encoding of a model's images, as a response object."""
     height, width = shape.size
     return {
         "width": width,
@@ -135,7 +135,7 @@ def grid_of(shape: ImageShape) -> dict[str, Any]:
 
 @router.get("", summary="List models", response_model=None, responses=says(Models, 401, 500))
 async def models(request: Request) -> dict[str, Any]:
-    """All models; a request that names none gets the first that its route is for."""
+    """Lists all models; requests without a model use the first that fits their route."""
     state = State.of(request)
     return {"object": "list", "data": [describe(state.of_model(name)) for name in state.engines]}
 
@@ -147,5 +147,5 @@ async def models(request: Request) -> dict[str, Any]:
     responses=says(Model, 401, 404, 500),
 )
 async def model(name: str, request: Request) -> dict[str, Any]:
-    """One model by its name."""
+    """Returns one model by its name."""
     return describe(any_model(State.of(request), name))

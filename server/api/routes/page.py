@@ -1,4 +1,4 @@
-"""GET /: the trajectory page and its parts, and the template of the files that it exports."""
+"""GET /: the trajectory page, its files, and the template of exported pages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Asset:
-    """A file as it is sent."""
+    """A static file."""
 
     body: bytes
     kind: str
@@ -52,7 +52,7 @@ class Asset:
 
 
 def assets(folder: Path = WEB) -> dict[str, Asset]:
-    """Every file of the page by its path."""
+    """All files of the page, by path."""
     found = {
         PREFIX + path.name: Asset(path.read_bytes(), KINDS[path.suffix])
         for path in sorted(folder.iterdir())
@@ -65,9 +65,7 @@ def assets(folder: Path = WEB) -> dict[str, Asset]:
 
 
 def player(folder: Path = WEB) -> str:
-    """The page of an exported file, without trajectories: all in one, and a policy that allows its
-    own script and style alone.
-    """
+    """The template of exported pages: one file that loads nothing else."""
     script, style = bundled(folder, "offline.js"), (folder / "style.css").read_text("utf-8")
     if "</" in script + style:
         raise ValueError("an exported page cannot hold </ in its script or style")
@@ -79,8 +77,9 @@ def player(folder: Path = WEB) -> str:
 
 
 def bundled(folder: Path, entry: str) -> str:
-    """A module and all that it imports as one, each behind what it needs. Modules import by name
-    and without renaming, and what they define has different names.
+    """A module and its imports in one text, dependencies first.
+
+    Modules import by name without renaming, and their top-level names differ.
     """
     written: dict[str, str] = {}
 

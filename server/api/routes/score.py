@@ -1,4 +1,4 @@
-"""POST /v1/score: how likely a text is under the model, as a bound with its standard error."""
+"""POST /v1/score: an upper bound of a text's negative log-likelihood, with a standard error."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class ScoreBody(StrictBody):
 
 @router.post(
     "",
-    summary="Say how likely a text is",
+    summary="Score a text",
     response_model=None,
     responses=says(Score, *GENERATING),
 )
 async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
-    """Bound the negative log-likelihood of a text, or of what follows a prompt."""
+    """Estimates an upper bound of the negative log-likelihood of a text, given a prompt or not."""
     state = text_model(State.of(request), body.model)
     wanted = await offload(len(await request.body()), _request, state, body)
     found = await unless_gone(request, scored(state.engine, wanted))
@@ -60,7 +60,7 @@ async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
 
 
 def _request(state: State, body: ScoreBody) -> ScoreRequest:
-    """What the engine is asked.
+    """The engine's request for a body.
 
     Raises:
         ApiError: 400 naming the field.

@@ -1,4 +1,4 @@
-"""/tokenize, /detokenize and /tokenizer_info: text to ids and back, as the checkpoint has it."""
+"""/tokenize, /detokenize and /tokenizer_info: the checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class DetokenizeBody(StrictBody):
 
 @router.post(
     "/tokenize",
-    summary="Text to ids",
+    summary="Tokenize a text or a conversation",
     response_model=None,
     responses=says(Tokens, *ASKING),
 )
 async def tokenize(body: TokenizeBody, request: Request) -> JsonResponse:
-    """Ids of a prompt, or of a conversation by the checkpoint's template."""
+    """Returns the token ids of a prompt, or of a conversation by the checkpoint's chat template."""
     state = text_model(State.of(request), body.model)
     tokenizer = state.checkpoint.tokenizer
     if (body.prompt is None) == (body.messages is None):
@@ -65,10 +65,10 @@ async def tokenize(body: TokenizeBody, request: Request) -> JsonResponse:
 
 
 def _tokens(state: State, ids: list[int], named: bool) -> JsonResponse:
-    """The answer with ids, and with ``named`` the text of each.
+    """The response with ids, and with ``named`` the text of each.
 
     Raises:
-        ApiError: 400 for too many to name.
+        ApiError: 400 for too many texts of ids.
     """
     answer = {
         "count": len(ids),
@@ -77,7 +77,7 @@ def _tokens(state: State, ids: list[int], named: bool) -> JsonResponse:
     }
     most = max(MOST_NAMED, state.checkpoint.info.max_length)
     if named and len(ids) > most:
-        what = "the number of tokens to name"
+        what = "the number of token texts"
         raise limits.exceeded("return_token_strs", what, len(ids), most)
     if named:
         answer["token_strs"] = state.checkpoint.tokenizer.labels(ids)
@@ -86,12 +86,12 @@ def _tokens(state: State, ids: list[int], named: bool) -> JsonResponse:
 
 @router.post(
     "/detokenize",
-    summary="Ids to text",
+    summary="Detokenize token ids",
     response_model=None,
     responses=says(Detokenized, *ASKING),
 )
 async def detokenize(body: DetokenizeBody, request: Request) -> JsonResponse:
-    """Text of ids; special tokens leave no trace."""
+    """Returns the text of token ids; special tokens are skipped."""
     state = text_model(State.of(request), body.model)
     most = limits.most_text(state.checkpoint.info.max_length)
     if len(body.tokens) > most:
@@ -100,10 +100,10 @@ async def detokenize(body: DetokenizeBody, request: Request) -> JsonResponse:
 
 
 def _text(state: State, ids: list[int]) -> JsonResponse:
-    """The answer with the text of ids.
+    """The response with the text of ids.
 
     Raises:
-        ApiError: 400 for ids that are none, or that make too long a text.
+        ApiError: 400 for ids outside the vocabulary, or too long a text.
     """
     tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
     checked_ids(state, ids, "tokens", masks=None)
@@ -120,7 +120,7 @@ def _text(state: State, ids: list[int]) -> JsonResponse:
     responses=says(TokenizerInfo, 401, 500),
 )
 async def tokenizer_info(request: Request) -> dict[str, Any]:
-    """What a client needs that renders conversations itself, as vLLM names it."""
+    """Returns special tokens and the chat template, as vLLM's route of this name."""
     checkpoint = text_model(State.of(request), None).checkpoint
     tokenizer, info = checkpoint.tokenizer, checkpoint.info
 

@@ -1,6 +1,4 @@
-"""/v1/diffusion/trajectories: the denoising process itself, recorded as it happens; to be followed
-live, taken up again where a connection broke, and read again for a while.
-"""
+"""/v1/diffusion/trajectories: recorded runs, followed live, resumed or replayed."""
 
 from __future__ import annotations
 
@@ -43,8 +41,8 @@ TEXT_ONLY = (
 class TrajectoryBody(CompletionBody):
     """The body of POST /v1/diffusion/trajectories: of a completion, or of an image.
 
-    It is a stream of diffs with its usage whatever ``stream``, ``stream_options`` and
-    ``trajectory`` say.
+    The response is always a stream of step records with the usage; ``stream``, ``stream_options``
+    and ``trajectory`` change nothing.
     """
 
     prompt: Prompts | None = None  # type: ignore[assignment]
@@ -53,7 +51,7 @@ class TrajectoryBody(CompletionBody):
     def view(self) -> View:
         """See ``TextFields``."""
         if self.diffusing:
-            raise ApiError(400, "diffusing is not for trajectories", param="diffusing")
+            raise ApiError(400, "diffusing is not supported for trajectories", param="diffusing")
         return View(
             stops=self.stop or [],
             alternatives=self.alternatives(),
@@ -62,15 +60,15 @@ class TrajectoryBody(CompletionBody):
         )
 
     def run(self, state: State) -> Generation | Drawing:
-        """What is recorded, by the kind of the model.
+        """The job to record, of text or of images by the model's kind.
 
         Raises:
-            ApiError: 400 naming the field, those of the other kind among them.
+            ApiError: 400 naming the field, also for fields of the other kind.
         """
         if makes_images(state.engine):
             for name in TEXT_ONLY:
                 if getattr(self, name):
-                    raise ApiError(400, f"{name} is not for images", param=name)
+                    raise ApiError(400, f"{name} is not supported for images", param=name)
             if not isinstance(self.prompt, str | None):
                 raise ApiError(400, "prompt must name a class", param="prompt")
             return Drawing(
@@ -83,13 +81,13 @@ class TrajectoryBody(CompletionBody):
                 wants_steps=True,
             )
         if self.class_label is not None:
-            raise ApiError(400, "class_label is for images", param="class_label")
+            raise ApiError(400, "class_label is only supported for images", param="class_label")
         if self.prompt is None:
             raise ApiError(400, "prompt: Field required", param="prompt", code="invalid_value")
         return Generation(state, self, TrajectoryForm, prompts_of(state, self))
 
     def resolved(self, run: Generation | Drawing) -> dict[str, Any]:
-        """The body with all that was left open filled in: sent again, it gives the same tokens."""
+        """The body with all defaults filled in; sent again, it gives the same tokens."""
         params = {"sampler": run.params.sampler} | {
             name: getattr(declaring, name)
             for declaring in (run.params, run.params.own)
@@ -112,19 +110,19 @@ class TrajectoryBody(CompletionBody):
 
 
 class TrajectoryForm(CompletionForm):
-    """Choices as completions have them."""
+    """Builds the choices of trajectories like those of completions."""
 
     prefix: ClassVar = "traj"
 
 
 @router.post(
     "",
-    summary="Watch a text or an image being denoised",
+    summary="Record a denoising run",
     responses=recorded(*GENERATING, 406),
     openapi_extra=PARAMETERS,
 )
 async def record(body: TrajectoryBody, request: Request) -> Response:
-    """Start a run and follow it; or go on with one that ``Last-Event-ID`` names."""
+    """Starts a run and streams its events, or resumes after the event ``Last-Event-ID``."""
     state, form = State.of(request), wanted_form(request)
     if given := _last_event_id(request):
         return _continued(request, form, *given)
@@ -148,27 +146,25 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     openapi_extra=PARAMETERS,
 )
 async def replay(id_: str, request: Request) -> Response:
-    """All that was recorded, or what came behind ``Last-Event-ID``; a run under way is followed to
-    its end.
-    """
+    """Returns the recorded events, all or after ``Last-Event-ID``; follows a run to its end."""
     form = wanted_form(request)
     recording = _found(request, id_)
     given = _last_event_id(request)
     if given is None:
         return Followed(recording, 0, form, State.of(request).settings)
     if given[0] != id_:
-        raise _bad_event_id(f"names another trajectory than {id_}")
+        raise _bad_event_id(f"is not an event of {id_}")
     return _continued(request, form, *given)
 
 
 @router.delete(
     "/{id_}",
-    summary="Cancel or forget a trajectory",
+    summary="Cancel or delete a trajectory",
     response_model=None,
     responses=says(Deleted, 401, 404, 500),
 )
 async def delete(id_: str, request: Request) -> dict[str, Any]:
-    """Cancel a run, or forget one that has ended."""
+    """Cancels a running trajectory, or deletes a finished one."""
     recording = _found(request, id_)
     running = not recording.ended
     if running:
@@ -179,7 +175,7 @@ async def delete(id_: str, request: Request) -> dict[str, Any]:
 
 
 def _found(request: Request, id_: str) -> Recording:
-    """A recording that the request's key may read; those of other keys are not there.
+    """A recording that the request's key may read; recordings of other keys are not found.
 
     Raises:
         ApiError: 404.
@@ -187,34 +183,34 @@ def _found(request: Request, id_: str) -> Recording:
     trajectories = State.of(request).trajectories
     recording = trajectories.get(id_, time.monotonic(), owner_of(request.scope))
     if recording is None:
-        message = "there is no such trajectory; finished ones are kept for a while only"
+        message = "no such trajectory; finished trajectories are deleted after a while"
         raise ApiError(404, message, param="id", code="trajectory_not_found")
     return recording
 
 
 def _continued(request: Request, form: str, id_: str, last: int) -> Response:
-    """What came behind a recording's event."""
+    """The events of a recording after event number ``last``."""
     recording = _found(request, id_)
     start = last + 1
     if start > len(recording.records):
-        raise _bad_event_id("names an event that has not been")
+        raise _bad_event_id("is ahead of the recording")
     if form == SSE and recording.ended and start == len(recording.records):
         return Response(status_code=204)  # tells an EventSource not to come back
     return Followed(recording, start, form, State.of(request).settings)
 
 
 def _last_event_id(request: Request) -> tuple[str, int] | None:
-    """The trajectory and the number of the event that a client has seen last, if it says so.
+    """The trajectory and event number of ``Last-Event-ID``, if it is given.
 
     Raises:
-        ApiError: 400 for what is no event's id.
+        ApiError: 400 if it is not an event id.
     """
     given = request.headers.get("last-event-id", "")
     if not given:
         return None
     found = EVENT_ID.fullmatch(given)
     if found is None:
-        raise _bad_event_id("is no id of an event")
+        raise _bad_event_id("is not a valid event id")
     return found[1], int(found[2])
 
 

@@ -29,7 +29,7 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 
 
 class Recorded(BaseModel):
-    """A trajectory as its own route gives it (``Accept: application/json``)."""
+    """A recorded trajectory, as its route returns it with ``Accept: application/json``."""
 
     model_config = ConfigDict(extra="forbid")
     id: str | None = None
@@ -55,7 +55,7 @@ BODY = {
 
 @router.post(
     "",
-    summary="Draw trajectories",
+    summary="Render trajectories",
     response_model=None,
     response_class=Response,
     responses=PICTURE,

@@ -1,5 +1,6 @@
-"""What each field of a request body means, its bounds and an example: for the specification. The
-routes check their bodies themselves; a test holds the two together.
+"""Descriptions, bounds and examples of request fields, for the OpenAPI document.
+
+Routes check bodies by themselves; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from server.api.schemas import sampling
 from server.config import Settings
 
 Schema = dict[str, Any]
-THE_CHECKPOINTS = "; the checkpoint's where it is not given"
+THE_CHECKPOINTS = "; the checkpoint's by default"
 
 
 def _said(description: str, example: Any, **bounds: Any) -> Schema:
@@ -22,7 +23,7 @@ def _said(description: str, example: Any, **bounds: Any) -> Schema:
 
 FIELDS: dict[str, Schema] = {
     **sampling.FIELDS,
-    "model": _said("the served model's name; it may be left out", "stories"),
+    "model": _said("name of a served model; optional", "stories"),
     "prompt": _said(
         "text, texts, token ids, or several lists of them; /tokenize takes one text",
         "Once upon a time",
@@ -32,67 +33,69 @@ FIELDS: dict[str, Schema] = {
         "the conversation, for the checkpoint's chat template",
         [{"role": "user", "content": "Once upon a time"}],
     ),
-    "suffix": _said("text that stands behind the answer and is kept", " The end."),
-    "infill": _said("masks in a prompt of ids are filled too", False),
-    "echo": _said("the prompt stands in front of the answer", False),
-    "max_tokens": _said(f"positions to fill{THE_CHECKPOINTS}", 120, minimum=0),
-    "max_completion_tokens": _said("as max_tokens", 120, minimum=0),
+    "suffix": _said("fixed text after the generated text", " The end."),
+    "infill": _said("also fill masks in a prompt of token ids", False),
+    "echo": _said("repeat the prompt before the generated text", False),
+    "max_tokens": _said(f"positions to generate{THE_CHECKPOINTS}", 120, minimum=0),
+    "max_completion_tokens": _said("same as max_tokens", 120, minimum=0),
     "n": _said("choices for each prompt", 1),
-    "ignore_eos": _said("end tokens end nothing: the whole canvas is the text", False),
+    "ignore_eos": _said("do not end the text at an end token", False),
     "stop": _said("the text ends before the first of these", ["\n"]),
     "user": _said("accepted, not used", "someone"),
     "stream": _said("answer as server-sent events", False),
-    "stream_options": _said("with stream only", {"include_usage": True}),
-    "logprobs": _said("tell log-probabilities, and of how many of the likeliest tokens", 2),
-    "top_logprobs": _said("likeliest tokens told beside each; needs logprobs: true", 2),
-    "logit_bias": _said("token ids to what is added to their logits", {"5": -100}),
+    "stream_options": _said("only with stream: true", {"include_usage": True}),
+    "logprobs": _said(
+        "return log-probabilities; completions: also of this many most likely tokens", 2
+    ),
+    "top_logprobs": _said("most likely tokens to return for each token; needs logprobs: true", 2),
+    "logit_bias": _said("values added to the logits of token ids", {"5": -100}),
     "latency_budget_ms": _said(
-        "milliseconds from arrival within which the text is to be complete, if need be in fewer "
-        "steps",
+        "milliseconds from arrival to the end; steps are reduced to meet it",
         500,
     ),
-    "trajectory": _said("delta tells each step beside the text; needs stream", "none"),
-    "diffusing": _said("the whole canvas as text at every step; needs stream", False),
-    "class_label": _said("what an image is to show, by its number", 7, minimum=0),
-    "size": _said("width x height; only the model's own", "auto"),
-    "response_format": _said("images come in base64", "b64_json"),
-    "output_format": _said("png where it is not given; neither loses anything", "png"),
-    "partial_images": _said("images on the way to each; needs stream", 2),
-    "format": _said("gif moves, png shows some states", "gif"),
-    "runs": _said("trajectories, side by side", [{"events": []}], minItems=1, maxItems=4),
-    "text": _said("what is scored: text or token ids", " named Lily.", minItems=1),
-    "end": _said("the end token behind the text is scored too", False),
-    "estimator": _said("nelbo: eq. 15 of the paper; llada: masks alone", "nelbo"),
+    "trajectory": _said("delta returns the changes of each step; needs stream", "none"),
+    "diffusing": _said("return the whole canvas as text at each step; needs stream", False),
+    "class_label": _said("class of the image, by number", 7, minimum=0),
+    "size": _said("width x height; only the model's size", "auto"),
+    "response_format": _said("images are returned in base64", "b64_json"),
+    "output_format": _said("png by default; both are lossless", "png"),
+    "partial_images": _said("number of intermediate images of each; needs stream", 2),
+    "format": _said("gif is animated; png shows some steps", "gif"),
+    "runs": _said("trajectories to show side by side", [{"events": []}], minItems=1, maxItems=4),
+    "text": _said("text or token ids to score", " named Lily.", minItems=1),
+    "end": _said("also score the end token after the text", False),
+    "estimator": _said("nelbo: eq. 15 of the paper; llada: masks only", "nelbo"),
     "samples": _said("Monte Carlo samples of a score", 32),
-    "add_special_tokens": _said("put the start token in front of a prompt", True),
-    "return_token_strs": _said("tell the text of each id too", False),
-    "tokens": _said("ids", [1, 2, 3]),
+    "add_special_tokens": _said("prepend the start token to a prompt", True),
+    "return_token_strs": _said("also return the text of each id", False),
+    "tokens": _said("token ids", [1, 2, 3]),
 }
-"""By name, whichever body has them."""
+"""Fields of bodies, by name."""
 
 PARTS: dict[str, dict[str, Schema]] = {
-    "ImageBody": {"prompt": _said("the class, by its name or its number", "7")},
+    "ImageBody": {"prompt": _said("class of the image, by name or number", "7")},
     "Message": {
-        "role": _said("who says it; developer counts as system", "user"),
-        "content": _said("a text, or its parts, a line for each", "Once upon a time"),
+        "role": _said("author of the message; developer is read as system", "user"),
+        "content": _said("text, or text parts that are joined by line breaks", "Once upon a time"),
         "name": _said("accepted, not used", "someone"),
     },
     "Recorded": {
-        "id": _said("its name, not used", "traj-0123456789abcdef01234567"),
-        "events": _said("all its records, each with event and data", [], minItems=1),
+        "id": _said("id of the trajectory; not used", "traj-0123456789abcdef01234567"),
+        "events": _said("all records, each with event and data", [], minItems=1),
     },
-    "TextPart": {"type": _said("text only", "text"), "text": _said("a part", "Once")},
+    "TextPart": {"type": _said("must be text", "text"), "text": _said("text of the part", "Once")},
     "StreamOptions": {
-        "include_usage": _said("a last chunk tells the usage", True),
-        "continuous_usage_stats": _said("every chunk tells the usage so far", False),
+        "include_usage": _said("send the usage in a last chunk", True),
+        "continuous_usage_stats": _said("send the usage so far in every chunk", False),
     },
 }
-"""Fields of what bodies are made of."""
+"""Fields of objects within bodies, by object."""
 
 
 def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Schema]:
-    """Bounds that are this server's own, of several models the widest; ``members`` are those of
-    what lists hold, by type.
+    """Bounds by this server's settings and models; of several models the widest.
+
+    ``members`` are bounds of lists' entries, by type.
     """
     canvas = max(info.max_length for info in infos)
     ids = {"minimum": 0, "maximum": max(info.vocab_size for info in infos) - 1}

@@ -1,4 +1,4 @@
-"""Conversations: messages as people write them, and as other servers dump their answers."""
+"""Messages of conversations, also in the form in which servers return them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_ANSWERS = {
     "reasoning_content": Neutral((), NO_THOUGHTS),
     "provider_specific_fields": Neutral(({},), "nothing in it is used"),
 }
-"""What answers of servers have beside their text, and clients send back."""
+"""Fields of servers' answers that clients send back with the conversation."""
 
 
 MOST = 4096  # messages of a conversation, and parts of a message
@@ -36,7 +36,7 @@ class TextPart(StrictPart):
 
 
 def _joined(given: Any) -> Any:
-    """Text parts as one text, a line for each."""
+    """Text parts joined by line breaks."""
     if not isinstance(given, list):
         return given
     if len(given) > MOST:
@@ -45,7 +45,7 @@ def _joined(given: Any) -> Any:
     for i, part in enumerate(given):
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(part, dict) or not isinstance(kind, str):
-            raise _part(i, "is no object with a type")
+            raise _part(i, "is not an object with a type")
         if kind != "text":
             raise _part(i, f"is of type {kind[:64]!r}; only text is supported")
         if not isinstance(part.get("text"), str):
@@ -68,7 +68,7 @@ Content = Annotated[
 
 
 class Message(StrictPart):
-    """One message. An assistant's may be without content, and have any field that says nothing."""
+    """A message. An assistant's may lack content and have unknown fields that are empty."""
 
     neutral: ClassVar = OF_ANSWERS
 
@@ -89,7 +89,7 @@ class Message(StrictPart):
         return value is None or (data.get("role") == "assistant" and says_nothing(value))
 
     def plain(self) -> dict[str, str]:
-        """What templates understand: a role and a text."""
+        """The role and the text that chat templates read."""
         return {
             "role": "system" if self.role == "developer" else self.role,
             "content": self.content,

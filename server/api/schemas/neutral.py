@@ -1,5 +1,6 @@
-"""Parameters of OpenAI's SDK and of vLLM that are accepted where they change nothing: at which
-values, and why they are refused at others. Null is one of the values of each.
+"""Unsupported parameters of OpenAI and vLLM that are accepted at values that change nothing.
+
+Null is accepted for all of them.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Neutral:
-    """A parameter that is not honoured.
+    """An unsupported parameter and the values at which it is accepted.
 
     Attributes:
-        values: those that change nothing.
-        why: it is refused at others.
-        labels: types of whose values any is accepted and none used.
+        values: accepted values, which change nothing.
+        why: reason why other values are refused.
+        labels: types of which every value is accepted and ignored.
         same_as: a field of the body whose value is accepted too.
-        off: a field of the body and the value of it that makes any value of this one say nothing.
+        off: another field and its value that disables this parameter, so that any value is
+            accepted.
     """
 
     values: tuple[Any, ...] = ()
@@ -28,7 +30,7 @@ class Neutral:
     off: tuple[str, Any] | None = None
 
     def allows(self, value: Any, body: Mapping[str, Any]) -> bool:
-        """Whether it changes nothing in a body. True is not 1, nor false 0."""
+        """Whether a value is accepted in a body. True differs from 1, and false from 0."""
         if self.off is not None and body.get(self.off[0]) == self.off[1]:
             return isinstance(value, (list, dict))
         if isinstance(value, self.labels):
@@ -43,11 +45,11 @@ class Neutral:
 
     @property
     def reason(self) -> str:
-        """The end of a refusal."""
+        """The reason as the end of an error message."""
         return f": {self.why}" if self.why else ""
 
     def schema(self) -> dict[str, Any]:
-        """For the specification."""
+        """JSON Schema of the parameter."""
         if self.labels:
             kinds = [{"type": "object" if kind is dict else "string"} for kind in self.labels]
             return {
@@ -65,7 +67,7 @@ class Neutral:
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether it is null, false, empty, or an object of nulls: what programs write for nothing."""
+    """Whether a value is null, false, empty, or an object of nulls."""
     if isinstance(value, dict):
         return all(part is None for part in value.values())
     return value is None or value is False or value in ("", [])
@@ -76,10 +78,10 @@ NO_TOOLS = "these models call no tools"
 NO_SOUND = "these models read and write text only"
 NO_GRAMMAR = "a canvas is not written in order, so that no grammar can bind it"
 NO_PENALTY = "counts of earlier tokens mean nothing where all positions are written at once"
-NO_TRUNCATION = "temperature and top_p shape what is drawn"
-NO_TEMPLATE = "conversations take the checkpoint's own template"
-NO_THOUGHTS = "these models write no thoughts apart from their answer"
-ALL_SPECIAL = "special tokens leave no trace in texts"
+NO_TRUNCATION = "use temperature and top_p"
+NO_TEMPLATE = "conversations use the checkpoint's chat template"
+NO_THOUGHTS = "these models write no reasoning apart from their answer"
+ALL_SPECIAL = "special tokens are never part of texts"
 
 LABELS: dict[str, Neutral] = {
     "metadata": Neutral(labels=(dict,)),
@@ -91,12 +93,12 @@ LABELS: dict[str, Neutral] = {
     "service_tier": Neutral(("auto", "default"), "there is one tier"),
     "request_id": LABEL,
     "cache_salt": LABEL,
-    "priority": Neutral((0,), "requests are taken in the order in which they come"),
+    "priority": Neutral((0,), "requests have no priorities"),
 }
-"""What says something of a request and nothing of its answer."""
+"""Parameters that label a request and do not affect its answer."""
 
 SAMPLING: dict[str, Neutral] = {
-    "best_of": Neutral((1,), "every choice that is made is told", same_as="n"),
+    "best_of": Neutral((1,), "every generated choice is returned", same_as="n"),
     "presence_penalty": Neutral((0,), NO_PENALTY),
     "frequency_penalty": Neutral((0,), NO_PENALTY),
     "repetition_penalty": Neutral((1,), NO_PENALTY),
@@ -116,9 +118,9 @@ SAMPLING: dict[str, Neutral] = {
     "skip_special_tokens": Neutral((True,), ALL_SPECIAL),
     "spaces_between_special_tokens": Neutral((True, False), ALL_SPECIAL),
     "detokenize": Neutral((True,), "answers are texts"),
-    "prompt_logprobs": Neutral((), "echo with logprobs tells those of a prompt"),
-    "return_tokens_as_token_ids": Neutral((False,), "POST /tokenize tells ids"),
-    "return_token_ids": Neutral((False,), "POST /tokenize tells ids"),
+    "prompt_logprobs": Neutral((), "use echo with logprobs on /v1/completions"),
+    "return_tokens_as_token_ids": Neutral((False,), "POST /tokenize returns ids"),
+    "return_token_ids": Neutral((False,), "POST /tokenize returns ids"),
     "truncate_prompt_tokens": Neutral((), "a prompt is never cut"),
     "response_format": Neutral(({"type": "text"},), NO_GRAMMAR),
     "structured_outputs": Neutral((), NO_GRAMMAR),
@@ -127,12 +129,12 @@ SAMPLING: dict[str, Neutral] = {
     "guided_choice": Neutral((), NO_GRAMMAR),
     "guided_grammar": Neutral((), NO_GRAMMAR),
     "guided_decoding_backend": Neutral((), NO_GRAMMAR),
-    "logits_processors": Neutral(([],), "requests bring no programs"),
-    "kv_transfer_params": Neutral((), "there is no cache to hand on"),
-    "vllm_xargs": Neutral(({},), "there are none to take"),
+    "logits_processors": Neutral(([],), "programs in requests are not run"),
+    "kv_transfer_params": Neutral((), "there is no KV cache to transfer"),
+    "vllm_xargs": Neutral(({},), "no further arguments are supported"),
     "class_label": Neutral((), "this route makes text"),
 }
-"""What shapes a text elsewhere."""
+"""Parameters of text generation in other servers."""
 
 TEXT = {**LABELS, **SAMPLING}
 
@@ -168,17 +170,17 @@ CHAT: dict[str, Neutral] = {
     "suffix": Neutral((), "/v1/completions has it"),
 }
 
-ONE_SIZE = "the model draws in one way"
+ONE_STYLE = "the model has one quality and style"
 IMAGE: dict[str, Neutral] = {
     **LABELS,
-    "quality": Neutral(("auto",), ONE_SIZE),
+    "quality": Neutral(("auto",), ONE_STYLE),
     "background": Neutral(("auto", "opaque"), "images have no transparency"),
     "moderation": Neutral(("auto", "low"), "there is no moderation"),
     "output_compression": Neutral((100,), "images lose nothing"),
-    "style": Neutral((), ONE_SIZE),
-    "complexity": Neutral((), ONE_SIZE),
+    "style": Neutral((), ONE_STYLE),
+    "complexity": Neutral((), ONE_STYLE),
     "frame_count": Neutral((1,), "an image has one frame"),
     "frame_duration_ms": Neutral((), "an image has one frame"),
     "svg": Neutral((), "images are made of pixels"),
-    "diffusing": Neutral((False,), "partial_images shows an image on its way"),
+    "diffusing": Neutral((False,), "use partial_images"),
 }

@@ -1,4 +1,4 @@
-"""What request bodies share: strictness, refusals that help, and the diffusion fields."""
+"""Fields that several request bodies share."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class DiffusionFields(SamplingFields):
     stream: StrictBool | None = None
 
     def sampling_params(self, defaults: Mapping[str, Any]) -> SamplingParams:
-        """The request's choices over the checkpoint's defaults; a seed is drawn where none is
-        given.
+        """The request's choices over the checkpoint's defaults; without a seed, a random
+        one is chosen.
 
         Raises:
             ApiError: 400 naming the field.
@@ -38,7 +38,7 @@ class DiffusionFields(SamplingFields):
 
 
 def _names_of_ids(given: Any) -> Any:
-    """More entries than there may be are counted, not looked at."""
+    """Refuse too many entries before they are checked one by one."""
     if isinstance(given, dict) and len(given) > MOST_BIASES:
         raise ValueError(f"{len(given)} biases; the limit is {MOST_BIASES}")
     return given
@@ -108,14 +108,14 @@ class TextFields(DiffusionFields):
     latency_budget_ms: Annotated[Number, Field(gt=0, le=3_600_000)] | None = None
 
     def alternatives(self) -> int | None:
-        """Likeliest tokens to tell beside each; None where no log-probabilities are wanted."""
+        """Most likely tokens to return for each token; None returns no log-probabilities."""
         raise NotImplementedError
 
     def view(self) -> View:
-        """What the client wants to see.
+        """What the answer's choices show.
 
         Raises:
-            ApiError: 400 for wishes that exclude each other, naming the field.
+            ApiError: 400 for options that exclude each other, naming the field.
         """
         view = View(
             stops=self.stop or [],
@@ -135,17 +135,17 @@ class TextFields(DiffusionFields):
         return view
 
     def biases(self, vocab_size: int) -> tuple[tuple[int, float], ...]:
-        """``logit_bias`` as (id, bias) pairs; those of 0 are left out.
+        """``logit_bias`` as (id, bias) pairs without biases of 0.
 
         Raises:
-            ApiError: 400 for a key that is no token id.
+            ApiError: 400 for a key that is not a token id.
         """
         biases = []
         for key, bias in (self.logit_bias or {}).items():
             if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab_size):
                 raise ApiError(
                     400,
-                    f"logit_bias: {key[:20]!r} is no token id between 0 and {vocab_size - 1}",
+                    f"logit_bias: {key[:20]!r} is not a token id between 0 and {vocab_size - 1}",
                     param="logit_bias",
                 )
             if bias:
@@ -154,5 +154,5 @@ class TextFields(DiffusionFields):
 
 
 def refused(error: InvalidParam) -> ApiError:
-    """A 400 that names the field."""
+    """A 400 response that names the parameter."""
     return ApiError(400, str(error), param=error.field, code="invalid_value")

@@ -1,6 +1,4 @@
-"""Sampling parameters as request fields: their types and what the specification says of them, made
-from the samplers' own declarations.
-"""
+"""Sampling parameters as request fields, generated from the samplers' declarations."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ def schema_of(name: str, declared: Param) -> dict[str, Any]:
     readers = ", ".join(READERS.get(name, ()))
     about = f"{readers}: {declared.doc}" if readers else declared.doc
     example = declared.default if declared.example is None else declared.example
-    schema = {"description": f"{about}; the checkpoint's where not given", "examples": [example]}
+    schema = {"description": f"{about}; the checkpoint's by default", "examples": [example]}
     if declared.kind in ("number", "integer"):
         schema["exclusiveMinimum" if declared.open_low else "minimum"] = declared.low
         schema["exclusiveMaximum" if declared.open_high else "maximum"] = declared.high
@@ -39,23 +37,23 @@ def schema_of(name: str, declared: Param) -> dict[str, Any]:
 
 FIELDS: dict[str, dict[str, Any]] = {
     "sampler": {
-        "description": "how tokens are decided; the checkpoint's where not given",
+        "description": "sampling algorithm; the checkpoint's by default",
         "examples": ["topk"],
         "enum": [*SAMPLERS, None],
     },
     **{name: schema_of(name, declared) for name, declared in REQUESTABLE.items()},
 }
-"""What the specification says of each, by name."""
+"""JSON Schema of each sampling field, by name."""
 
 _fields: dict[str, Any] = {n: (_type_of(p) | None, None) for n, p in REQUESTABLE.items()}
 SamplingFields: type[StrictBody] = create_model(
     "SamplingFields", __base__=StrictBody, sampler=(str | None, None), **_fields
 )
-"""A body with ``sampler`` and one field for each parameter; None leaves it to the checkpoint."""
+"""A body with ``sampler`` and one field for each parameter; None is the checkpoint's value."""
 
 
 def described(name: str, declared: Param) -> dict[str, Any]:
-    """A parameter for forms: what it is called, how it is entered, and which samplers read it."""
+    """A parameter's description in /v1/models, from which clients can build a form."""
     bounded = declared.kind in ("number", "integer")
     return {
         "name": name,

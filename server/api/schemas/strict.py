@@ -1,4 +1,4 @@
-"""Objects in which every field is honoured or refused by name."""
+"""Request objects that reject unknown and unsupported fields by name."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from server.api.schemas.neutral import Neutral
 
 Number = Annotated[float, Field(strict=True)]
 Ids = Annotated[list[StrictInt], Field(fail_fast=True)]
-"""Like every list of a body it is checked up to its first fault: a report of all of them would take
-far more time and memory than the body.
+"""Token ids. Lists are checked up to the first error, since a report of all errors would take far
+more time and memory than the body.
 """
 
 
 class StrictPart(BaseModel):
-    """An object in which every field is honoured or refused by name. Null is as good as nothing
-    for every field that may be left out.
+    """A request object that rejects unknown fields by name. Null counts as left out.
 
-    ``neutral`` lists fields of other servers that are accepted only where they change nothing.
+    ``neutral`` lists unsupported fields that are accepted at values that change nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -77,17 +76,17 @@ class StrictPart(BaseModel):
 
     @classmethod
     def no_object(cls) -> str:
-        """The refusal of what is no object."""
+        """The error message for a value that is not an object."""
         return "must be a JSON object"
 
     @classmethod
     def passes_over(cls, value: Any, data: Mapping[str, Any]) -> bool:
-        """Whether a field of ``data`` that the model has not may have the value."""
+        """Whether an unknown field of ``data`` is ignored because of its value."""
         return False
 
 
 class StrictBody(StrictPart):
-    """A JSON body."""
+    """A request body."""
 
     @classmethod
     def no_object(cls) -> str:
@@ -96,5 +95,5 @@ class StrictBody(StrictPart):
 
 
 def refuse(field: str, message: str) -> PydanticCustomError:
-    """A fault of a field, to be raised by validators."""
+    """A validation error of a field."""
     return PydanticCustomError("refused", "{message}", {"message": message, "field": field})

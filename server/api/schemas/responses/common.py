@@ -1,4 +1,4 @@
-"""What answers are made of."""
+"""Objects that several responses contain."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ FinishReason = Literal["stop", "length"]
 
 
 class Answer(BaseModel):
-    """An object that has the fields it says and no others."""
+    """Base of response objects; no further fields are allowed."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Problem(Answer):
-    """What was wrong."""
+    """Description of an error."""
 
-    message: str = Field(description="for people; of a limit, what was asked and what it is")
+    message: str = Field(
+        description="human-readable; for limits it names the requested value and the limit"
+    )
     type: Literal[
         "invalid_request_error", "authentication_error", "rate_limit_error", "server_error"
     ]
-    param: str | None = Field(description="the field that is to blame")
-    code: str | None = Field(description="for programs: limit_exceeded, queue_full, …")
+    param: str | None = Field(description="the field that caused the error")
+    code: str | None = Field(description="machine-readable: limit_exceeded, queue_full, …")
 
 
 class Error(Answer):
-    """Any answer but a good one."""
+    """An error response."""
 
     error: Problem
 
 
 class DiffusionUsage(Answer):
-    """What denoising took; of several choices the counts add up, steps and times are the most."""
+    """Work of denoising. Of several choices, counts are sums; steps and times are maxima."""
 
-    steps_asked: int = Field(default=0, description="with latency_budget_ms only")
+    steps_asked: int = Field(default=0, description="requested steps; with latency_budget_ms only")
     steps: int
-    forwards: int = Field(description="evaluations of the network")
-    positions: int = Field(description="that were to fill")
+    forwards: int = Field(description="network evaluations")
+    positions: int = Field(description="generated positions")
     tokens_per_forward: float
     unmasked: int
     refined: int
@@ -48,7 +50,7 @@ class DiffusionUsage(Answer):
 
 
 class Usage(Answer):
-    """Tokens, and what they took."""
+    """Token counts and the work of denoising."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -57,9 +59,9 @@ class Usage(Answer):
 
 
 class UsageSoFar(Usage):
-    """The same of a stream: before its end the tokens so far, and nothing of what they took."""
+    """Usage of a stream; before its end, token counts so far."""
 
-    diffusion: DiffusionUsage = Field(default=None, description="once all has ended")  # type: ignore[assignment]
+    diffusion: DiffusionUsage = Field(default=None, description="at the end of all choices")  # type: ignore[assignment]
 
 
 class Change(Answer):
@@ -69,7 +71,7 @@ class Change(Answer):
     op: Literal["unmask", "refine", "remask"]
     id: int
     text: str
-    was: int | None = Field(description="the id before; null for a mask")
+    was: int | None = Field(description="previous id; null for a mask")
     conf: float = Field(description="the model's probability of the new token; 0 for noise")
 
 
@@ -87,33 +89,35 @@ class StepRecord(Answer):
     step: int
     steps: int
     block: int
-    masked: int = Field(description="masks left on the canvas")
+    masked: int = Field(description="masked positions left on the canvas")
     changes: list[Change]
-    final: bool = Field(default=False, description="the call that removes the remaining noise")
-    snapshot: Snapshot = Field(default=None, description="on the first record, and every 16")  # type: ignore[assignment]
+    final: bool = Field(
+        default=False, description="the last step, which removes the remaining noise"
+    )
+    snapshot: Snapshot = Field(default=None, description="on the first record and every 16th")  # type: ignore[assignment]
 
 
 class MaskToken(Answer):
-    """The token that stands for nothing yet."""
+    """The mask token."""
 
     id: int
     text: str
 
 
 class ImageGrid(Answer):
-    """The images of a model."""
+    """Size and encoding of a model's images."""
 
     width: int = Field(description="in pixels")
     height: int
     channels: int
     tokens: Literal["grey levels", "vq", "bytes"]
-    levels: int = Field(description="ids below this stand in images")
+    levels: int = Field(description="ids below this occur in images")
 
 
 class Generated(Answer):
-    """What all generated objects have."""
+    """Fields of all generated objects."""
 
     id: str
     created: int = Field(description="seconds since 1970")
     model: str
-    seed: int = Field(description="the request's, or the one that was drawn for it")
+    seed: int = Field(description="the request's seed, or a random one")

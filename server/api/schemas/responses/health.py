@@ -1,4 +1,4 @@
-"""What those who run the server are told."""
+"""Responses of health, readiness and version routes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from server.api.schemas.responses.common import Answer
 
 
 class Health(Answer):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["ok"]
 
 
 class Ready(Answer):
-    """Requests are taken."""
+    """All engines accept requests."""
 
     status: Literal["ready"]
 
 
 class Version(Answer):
-    """The build."""
+    """Version of the server."""
 
     version: str

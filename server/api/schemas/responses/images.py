@@ -1,4 +1,4 @@
-"""What the route that draws answers."""
+"""Responses of image generation."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from server.api.schemas.responses.common import Answer, DiffusionUsage
 
 
 class Picture(Answer):
-    """An image."""
+    """A generated image."""
 
-    b64_json: str = Field(description="the file, in base64")
+    b64_json: str = Field(description="the image file in base64")
 
 
 class ImageTokens(Answer):
-    """There is no text in it, nor images."""
+    """Input tokens by kind; both are 0."""
 
     text_tokens: int
     image_tokens: int
 
 
 class ImageUsage(Answer):
-    """Tokens of the images, and what they took."""
+    """Token counts of images and the work of denoising."""
 
     input_tokens: int
     output_tokens: int
@@ -33,7 +33,7 @@ class ImageUsage(Answer):
 
 
 class Images(Answer):
-    """Images of a class."""
+    """Generated images of a class."""
 
     created: int
     data: list[Picture]
@@ -46,7 +46,7 @@ class Images(Answer):
 
 
 class ImageStreamEvent(Answer):
-    """An image, on its way (partial_image) or finished (completed)."""
+    """An intermediate (partial_image) or finished (completed) image."""
 
     type: Literal["image_generation.partial_image", "image_generation.completed"]
     b64_json: str
@@ -55,7 +55,7 @@ class ImageStreamEvent(Answer):
     quality: Literal["auto"]
     background: Literal["opaque"]
     output_format: Literal["png", "webp"]
-    index: int = Field(description="of the image, where there are several")
+    index: int = Field(description="number of the image among the request's")
     seed: int
-    partial_image_index: int = Field(default=0, description="of a partial image")
-    usage: ImageUsage = Field(default=None, description="of a finished one")  # type: ignore[assignment]
+    partial_image_index: int = Field(default=0, description="number of a partial image")
+    usage: ImageUsage = Field(default=None, description="with a finished image")  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What is served, and its tokens."""
+"""Responses of model and tokenizer routes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.api.schemas.responses.common import Answer, ImageGrid, MaskToken
 
 
 class RequestLimits(Answer):
-    """What one request may ask for."""
+    """Limits of one request."""
 
     steps: int
     choices: int
@@ -23,7 +23,7 @@ class RequestParameter(Answer):
     label: str
     description: str
     kind: Literal["integer", "number", "flag", "choice", "schedule"]
-    samplers: list[str] = Field(description="that read it")
+    samplers: list[str] = Field(description="samplers that use it")
     choices: list[str] = Field(description="allowed words; of a schedule, the word for its default")
     minimum: float | int | None
     maximum: float | int | None
@@ -31,15 +31,15 @@ class RequestParameter(Answer):
 
 
 class DiffusionModel(Answer):
-    """What a model is, and what its requests get where they do not choose."""
+    """Properties of a model and the defaults of its requests."""
 
     family: str
     parameters: int
     dtype: str
     samplers: list[str]
-    sampler: str = Field(description="the one that requests get")
+    sampler: str = Field(description="the default")
     fields: dict[str, list[str]] = Field(
-        description="which samplers read a field; those that are not here are read by all"
+        description="samplers that use a parameter; parameters not listed are used by all"
     )
     request_parameters: list[RequestParameter] = Field(
         description="sampling parameters of a request, for forms"
@@ -49,8 +49,8 @@ class DiffusionModel(Answer):
     temperature: float
     top_p: float
     guidance_scale: float
-    max_tokens: int | None = Field(description="on an empty canvas; null for images")
-    chat: bool = Field(description="it has a chat template")
+    max_tokens: int | None = Field(description="default on an empty canvas; null for images")
+    chat: bool = Field(description="whether the model has a chat template")
     chat_system: bool | None = Field(
         description="whether the chat template shows system messages; null where unknown"
     )
@@ -58,14 +58,14 @@ class DiffusionModel(Answer):
     vocab_size: int
     mask_token: MaskToken
     max_canvas: int = Field(description="positions, prompt included")
-    block_length: int | None = Field(description="null is the whole canvas")
-    classes: int = Field(description="labels that it takes, from 0; 0 for text")
-    class_names: list[str] = Field(description="in the order of the labels, where they have any")
-    image: ImageGrid | None = Field(description="what it makes; null for text")
+    block_length: int | None = Field(description="null means the whole canvas")
+    classes: int = Field(description="number of class labels; 0 for text")
+    class_names: list[str] = Field(description="names by label; empty if classes have none")
+    image: ImageGrid | None = Field(description="its images; null for text")
 
 
 class Model(Answer):
-    """A model that is served."""
+    """A served model."""
 
     id: str
     object: Literal["model"]
@@ -75,14 +75,14 @@ class Model(Answer):
 
 
 class Models(Answer):
-    """All of them."""
+    """List of models."""
 
     object: Literal["list"]
     data: list[Model]
 
 
 class Tokens(Answer):
-    """Ids of a text."""
+    """Token ids of a text."""
 
     count: int
     max_model_len: int
@@ -91,13 +91,13 @@ class Tokens(Answer):
 
 
 class Detokenized(Answer):
-    """Text of ids."""
+    """Text of token ids."""
 
     prompt: str
 
 
 class TokenizerInfo(Answer):
-    """What a client needs that renders conversations itself."""
+    """Special tokens and the chat template, for clients that render conversations themselves."""
 
     bos_token: str | None
     eos_token: str | None

@@ -1,4 +1,4 @@
-"""The responses of a route, as FastAPI takes them."""
+"""Declarations of routes' responses for FastAPI."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from server.api.schemas.responses.images import ImageStreamEvent
 from server.api.schemas.responses.text import ChatCompletionChunk, CompletionChunk
 
 ERRORS = {
-    400: "a field has a bad value, or asks for more than a limit",
+    400: "a field is invalid or exceeds a limit",
     401: "the API key is missing or wrong",
-    404: "there is no such model",
+    404: "the model does not exist",
     413: "the body is too large",
     429: "the queue is full; see Retry-After",
-    500: "our fault; the message has the request's id",
+    500: "internal error; the message names the request id",
     503: "loading or shutting down; see Retry-After",
 }
 ASKING = (400, 401, 404, 413, 500)
-"""Errors of a route that takes a body."""
+"""Error statuses of a route with a request body."""
 GENERATING = (*ASKING, 429, 503)
-"""Errors of a route that queues work."""
+"""Error statuses of a route that queues work."""
 STREAMED: tuple[type[BaseModel], ...] = (CompletionChunk, ChatCompletionChunk, ImageStreamEvent)
-"""What events of streams hold; the specification names them beside the routes' own answers."""
+"""Data of stream events; schemas that the specification lists besides the routes' responses."""
 
 
 def says(
     model: type[BaseModel], *errors: int, stream: type[BaseModel] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route: its answer, its errors, and what each event of its stream holds
-    (one of ``STREAMED``).
+    """The ``responses`` of a route for FastAPI.
+
+    Args:
+        model: of the response body.
+        *errors: statuses of errors.
+        stream: data of each event of the route's stream, one of ``STREAMED``.
     """
     good: dict[str, Any] = {"model": model, "description": (model.__doc__ or "").strip()}
     if stream is not None:

@@ -1,4 +1,4 @@
-"""What scoring answers."""
+"""Responses of scoring."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.api.schemas.responses.common import Answer
 
 
 class ScoredToken(Answer):
-    """One token's share."""
+    """A token's part of the score."""
 
     id: int
     text: str
@@ -18,16 +18,16 @@ class ScoredToken(Answer):
 
 
 class ScoreUsage(Answer):
-    """Tokens, and what they took."""
+    """Token counts and the work of scoring."""
 
-    prompt_tokens: int = Field(description="that were given")
+    prompt_tokens: int = Field(description="tokens of the prompt")
     scored_tokens: int
     total_tokens: int
-    forwards: int = Field(description="evaluations of the network")
+    forwards: int = Field(description="network evaluations")
 
 
 class Score(Answer):
-    """An upper bound of a text's negative log-likelihood, estimated."""
+    """An estimated upper bound of a text's negative log-likelihood, in nats."""
 
     id: str
     object: Literal["score"]

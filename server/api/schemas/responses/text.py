@@ -1,4 +1,4 @@
-"""What the routes that write answer, whole or in pieces."""
+"""Responses of completions and chat completions, complete and streamed."""
 
 from __future__ import annotations
 
@@ -19,38 +19,46 @@ from server.api.schemas.responses.common import (
 class TextLogProbs(Answer):
     """Log-probabilities of a completion's tokens, in nats, one entry a token."""
 
-    tokens: list[str] = Field(description="part of a character is bytes:\\xe2\\x80")
-    token_logprobs: list[float | None] = Field(description="null for a token that was given")
+    tokens: list[str] = Field(description="incomplete UTF-8 is written as bytes:\\xe2\\x80")
+    token_logprobs: list[float | None] = Field(
+        description="null for a token of the prompt without an estimate"
+    )
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
-    steps: list[int | None] = Field(description="at which it was written; null for a prompt's")
-    prompt_samples: int = Field(default=0, description="behind the prompt's, with echo")
+    steps: list[int | None] = Field(
+        description="step at which the token was written; null for the prompt"
+    )
+    prompt_samples: int = Field(
+        default=0, description="Monte Carlo samples of the prompt's log-probabilities, with echo"
+    )
 
 
 class TopLogProb(Answer):
-    """A likely token."""
+    """A token and its log-probability."""
 
     token: str
     logprob: float
-    bytes: list[int] | None = Field(description="of the text; null for a special token")
+    bytes: list[int] | None = Field(
+        description="UTF-8 bytes of the token; null for a special token"
+    )
 
 
 class TokenLogProb(TopLogProb):
-    """A token of a chat answer."""
+    """A token of a chat message."""
 
     top_logprobs: list[TopLogProb]
-    step: int | None = Field(description="at which it was written")
+    step: int | None = Field(description="step at which the token was written")
 
 
 class ChatLogProbs(Answer):
-    """Log-probabilities of a chat answer's tokens."""
+    """Log-probabilities of a chat message's tokens."""
 
     content: list[TokenLogProb]
     refusal: None
 
 
 class DiffusionMeta(Answer):
-    """Beside the canvas as text."""
+    """Progress of denoising, with diffusing: true."""
 
     step: int
     steps: int
@@ -58,7 +66,7 @@ class DiffusionMeta(Answer):
 
 
 class TextChoice(Answer):
-    """One text."""
+    """A completion choice."""
 
     index: int
     text: str
@@ -67,7 +75,7 @@ class TextChoice(Answer):
 
 
 class TextPiece(TextChoice):
-    """More of one text."""
+    """A completion choice of a chunk."""
 
     finish_reason: FinishReason | None  # type: ignore[assignment]
 
@@ -81,7 +89,7 @@ class AnsweredMessage(Answer):
 
 
 class ChatChoice(Answer):
-    """One answer."""
+    """A chat completion choice."""
 
     index: int
     message: AnsweredMessage
@@ -90,14 +98,14 @@ class ChatChoice(Answer):
 
 
 class Delta(Answer):
-    """What is new."""
+    """New content of a message."""
 
-    role: Literal["assistant"] = Field(default="assistant", description="on the first piece")
+    role: Literal["assistant"] = Field(default="assistant", description="on the first chunk")
     content: str = ""
 
 
 class ChatPiece(Answer):
-    """More of one answer."""
+    """A chat completion choice of a chunk."""
 
     index: int
     delta: Delta
@@ -106,7 +114,7 @@ class ChatPiece(Answer):
 
 
 class Completion(Generated):
-    """Texts behind prompts."""
+    """Completions of prompts."""
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
@@ -114,7 +122,7 @@ class Completion(Generated):
 
 
 class Chunk(Generated):
-    """What all pieces of streams have beside their choices."""
+    """Fields of all chunks."""
 
     usage: UsageSoFar = Field(
         default=None,
@@ -125,14 +133,14 @@ class Chunk(Generated):
 
 
 class CompletionChunk(Chunk):
-    """A piece of a stream of texts."""
+    """A chunk of a streamed completion."""
 
     object: Literal["text_completion"]
     choices: list[TextPiece]
 
 
 class ChatCompletion(Generated):
-    """Answers to a conversation."""
+    """Replies to a conversation."""
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
@@ -140,7 +148,7 @@ class ChatCompletion(Generated):
 
 
 class ChatCompletionChunk(Chunk):
-    """A piece of a stream of answers."""
+    """A chunk of a streamed chat completion."""
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChatPiece]

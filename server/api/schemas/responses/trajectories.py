@@ -1,4 +1,4 @@
-"""What the trajectory routes answer, and their responses."""
+"""Responses of trajectory routes."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from server.api.schemas.responses.text import TextChoice
 
 
 class RecordedChoice(Answer):
-    """A canvas that is to be denoised."""
+    """A canvas at the start of denoising."""
 
     index: int
     seed: int
     positions: int
-    editable: list[list[int]] = Field(description="first position, and the one behind")
+    editable: list[list[int]] = Field(description="ranges: first position, and one past the last")
 
 
 class Created(Generated):
-    """diffusion.created: what was asked for, all that was left open filled in."""
+    """diffusion.created: the request with all defaults filled in."""
 
     object: Literal["diffusion.trajectory"]
     choices: list[RecordedChoice]
     request_id: str
-    request: dict[str, Any] = Field(description="a body that gives the same tokens again")
+    request: dict[str, Any] = Field(description="a body that reproduces the same tokens")
     mask: MaskToken
     ends: list[int] = Field(description="ids that end a text")
-    image: ImageGrid | None = Field(description="what the canvases are; null for text")
+    image: ImageGrid | None = Field(description="size of the images; null for text")
 
 
 class RecordedStep(StepRecord):
-    """diffusion.step: what a step changed."""
+    """diffusion.step: the changes of a step."""
 
     choice: int
     elapsed_ms: float
@@ -60,14 +60,14 @@ class Block(Answer):
 
 
 class FinishedChoice(TextChoice):
-    """A text and its canvas."""
+    """A finished text and its canvas."""
 
     finish_reason: FinishReason
-    ids: list[int] = Field(description="of the whole canvas")
+    ids: list[int] = Field(description="token ids of the whole canvas")
 
 
 class FinishedImage(Answer):
-    """An image and its canvas."""
+    """A finished image and its canvas."""
 
     index: int
     b64_json: str = Field(description="a PNG")
@@ -76,7 +76,7 @@ class FinishedImage(Answer):
 
 
 class Completed(Generated):
-    """diffusion.completed: it ended well."""
+    """diffusion.completed: the run succeeded."""
 
     object: Literal["diffusion.trajectory"]
     choices: list[FinishedChoice] | list[FinishedImage]
@@ -85,7 +85,7 @@ class Completed(Generated):
 
 
 class Failed(Answer):
-    """diffusion.failed: it did not."""
+    """diffusion.failed: the run failed."""
 
     id: str
     elapsed_ms: float
@@ -93,7 +93,7 @@ class Failed(Answer):
 
 
 class Event(Answer):
-    """One event."""
+    """An event of a trajectory."""
 
     event: Literal[
         "diffusion.created",
@@ -107,14 +107,14 @@ class Event(Answer):
 
 
 class Trajectory(Answer):
-    """All events, from the first that was asked for to the last."""
+    """The events of a trajectory, from the first requested one to the last."""
 
     id: str
     events: list[Event]
 
 
 class Deleted(Answer):
-    """What became of it."""
+    """Result of deleting a trajectory."""
 
     id: str
     object: Literal["diffusion.trajectory"]
@@ -122,14 +122,14 @@ class Deleted(Answer):
 
 
 RECORDED = {
-    404: "there is no such model, or no such trajectory any more",
-    406: "Accept allows none of the three forms",
+    404: "the model or the trajectory does not exist",
+    406: "Accept allows none of the three media types",
 }
 HEADERS: list[dict[str, Any]] = [
     {
         "name": "Last-Event-ID",
         "in": "header",
-        "description": "the last event that was seen; the answer begins behind it",
+        "description": "id of the last event received; the response starts after it",
         "schema": {"type": "string"},
     },
     {
@@ -145,7 +145,7 @@ HEADERS: list[dict[str, Any]] = [
 
 
 def recorded(*errors: int) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route that answers with a recording."""
+    """The ``responses`` of a route that returns a recording."""
     event = {"$ref": "#/components/schemas/Event"}
     text: dict[str, Any] = {"type": "string"}
     inner = {"$ref": event["$ref"] + "/properties/data"}
@@ -153,13 +153,13 @@ def recorded(*errors: int) -> dict[int | str, dict[str, Any]]:
     sent = {"type": "object", "properties": {"id": text, "event": text, "data": data}}
     good = {
         "model": Trajectory,
-        "description": "the events, in the form that Accept asks for",
+        "description": "the events, in the media type that Accept selects",
         "content": {
             "text/event-stream": {"itemSchema": sent},
             "application/x-ndjson": {"itemSchema": event},
         },
     }
-    seen = {204: {"description": "nothing came behind the event that was seen"}}
+    seen = {204: {"description": "no event follows Last-Event-ID"}}
     failed = {
         status: {"model": Error, "description": RECORDED.get(status, ERRORS.get(status))}
         for status in errors

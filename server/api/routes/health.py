@@ -24,13 +24,13 @@ router = APIRouter(tags=["status"])
 
 
 @router.get("/health", summary="Liveness probe", response_model=None, responses=says(Health))
-async def health() -> dict[str, str]:
+async def health() -> Health:
     """Returns 200 while the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/ready", summary="Readiness probe", response_model=None, responses=says(Ready, 503))
-async def ready(request: Request) -> dict[str, str]:
+async def ready(request: Request) -> Ready:
     """Returns 200 while all engines accept requests, else 503 with the reason."""
     for name, engine in State.of(request).engines.items():
         if engine.unready is not None:
@@ -41,7 +41,7 @@ async def ready(request: Request) -> dict[str, str]:
 @router.get(
     "/version", summary="Server version", response_model=None, responses=says(Version, 401, 500)
 )
-async def build() -> dict[str, str]:
+async def build() -> Version:
     """The version of this server."""
     return {"version": version("xdlm-serve")}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 
 from models.images.layout import ImageShape
@@ -11,6 +9,7 @@ from models.tokenization.tokenizer import TextTokenizer
 from sampler import READERS, SAMPLERS
 from sampler.registry import DEFAULT_SAMPLER
 from server.api.context import State
+from server.api.schemas.responses.common import ImageGrid
 from server.api.schemas.responses.models import Model, Models
 from server.api.schemas.responses.openapi import says
 from server.api.schemas.sampling import REQUESTABLE, described
@@ -76,7 +75,7 @@ def makes_images(engine: Engine) -> bool:
     return engine.checkpoint.info.image is not None
 
 
-def describe(state: State) -> dict[str, Any]:
+def describe(state: State) -> Model:
     """OpenAI's model object with an additional ``diffusion`` object."""
     info, defaults, limits = state.checkpoint.info, state.defaults, state.settings
     images, tokenizer = info.image is not None, state.checkpoint.text
@@ -121,7 +120,7 @@ def _shows_system(tokenizer: TextTokenizer | None) -> bool | None:
     return tokenizer.chat.shows_system if tokenizer and tokenizer.chat else None
 
 
-def grid_of(shape: ImageShape) -> dict[str, Any]:
+def grid_of(shape: ImageShape) -> ImageGrid:
     """Size and encoding of a model's images, as a response object."""
     height, width = shape.size
     return {
@@ -134,7 +133,7 @@ def grid_of(shape: ImageShape) -> dict[str, Any]:
 
 
 @router.get("", summary="List models", response_model=None, responses=says(Models, 401, 500))
-async def models(request: Request) -> dict[str, Any]:
+async def models(request: Request) -> Models:
     """Lists all models; requests without a model use the first that fits their route."""
     state = State.of(request)
     return {"object": "list", "data": [describe(state.of_model(name)) for name in state.engines]}
@@ -146,6 +145,6 @@ async def models(request: Request) -> dict[str, Any]:
     response_model=None,
     responses=says(Model, 401, 404, 500),
 )
-async def model(name: str, request: Request) -> dict[str, Any]:
+async def model(name: str, request: Request) -> Model:
     """Returns one model by its name."""
     return describe(any_model(State.of(request), name))

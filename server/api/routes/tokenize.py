@@ -70,7 +70,7 @@ def _tokens(state: State, ids: list[int], named: bool) -> JsonResponse:
     Raises:
         ApiError: 400 for too many texts of ids.
     """
-    answer = {
+    answer: Tokens = {
         "count": len(ids),
         "max_model_len": state.checkpoint.info.max_length,
         "tokens": ids,
@@ -110,7 +110,7 @@ def _text(state: State, ids: list[int]) -> JsonResponse:
     size, most = sum(len(tokenizer.data(i)) for i in ids), MOST_WRITTEN * limits.most_text(canvas)
     if size > most:
         raise limits.exceeded("tokens", "the number of bytes of their text", size, most)
-    return JsonResponse({"prompt": tokenizer.decode(ids)})
+    return JsonResponse(Detokenized(prompt=tokenizer.decode(ids)))
 
 
 @router.get(
@@ -119,7 +119,7 @@ def _text(state: State, ids: list[int]) -> JsonResponse:
     response_model=None,
     responses=says(TokenizerInfo, 401, 500),
 )
-async def tokenizer_info(request: Request) -> dict[str, Any]:
+async def tokenizer_info(request: Request) -> TokenizerInfo:
     """Returns special tokens and the chat template, as vLLM's route of this name."""
     checkpoint = text_model(State.of(request), None).checkpoint
     tokenizer, info = checkpoint.tokenizer, checkpoint.info

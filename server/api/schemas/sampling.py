@@ -8,6 +8,7 @@ from pydantic import StrictBool, StrictInt, create_model
 
 from sampler import PARAMS, READERS, SAMPLERS
 from sampler.params import Param
+from server.api.schemas.responses.models import RequestParameter
 from server.api.schemas.strict import Ids, Number, StrictBody
 
 REQUESTABLE: dict[str, Param] = {n: p for n, p in PARAMS.items() if p.requestable}
@@ -52,7 +53,7 @@ SamplingFields: type[StrictBody] = create_model(
 """A body with ``sampler`` and one field for each parameter; None is the checkpoint's value."""
 
 
-def described(name: str, declared: Param) -> dict[str, Any]:
+def described(name: str, declared: Param) -> RequestParameter:
     """A parameter's description in /v1/models, from which clients can build a form."""
     bounded = declared.kind in ("number", "integer")
     return {

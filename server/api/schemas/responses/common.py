@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 FinishReason = Literal["stop", "length"]
 
@@ -13,6 +14,11 @@ class Answer(BaseModel):
     """Base of response objects; no further fields are allowed."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+@with_config(extra="forbid")
+class AnswerDict(TypedDict):
+    """Base of response objects that routes build as dicts; no further fields are allowed."""
 
 
 class Problem(Answer):
@@ -97,21 +103,21 @@ class StepRecord(Answer):
     snapshot: Snapshot = Field(default=None, description="on the first record and every 16th")  # type: ignore[assignment]
 
 
-class MaskToken(Answer):
+class MaskToken(AnswerDict):
     """The mask token."""
 
     id: int
     text: str
 
 
-class ImageGrid(Answer):
+class ImageGrid(AnswerDict):
     """Size and encoding of a model's images."""
 
-    width: int = Field(description="in pixels")
+    width: Annotated[int, Field(description="in pixels")]
     height: int
     channels: int
     tokens: Literal["grey levels", "vq", "bytes"]
-    levels: int = Field(description="ids below this occur in images")
+    levels: Annotated[int, Field(description="ids below this occur in images")]
 
 
 class Generated(Answer):

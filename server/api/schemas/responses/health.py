@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from server.api.schemas.responses.common import Answer
+from server.api.schemas.responses.common import AnswerDict
 
 
-class Health(Answer):
+class Health(AnswerDict):
     """The process is alive."""
 
     status: Literal["ok"]
 
 
-class Ready(Answer):
+class Ready(AnswerDict):
     """All engines accept requests."""
 
     status: Literal["ready"]
 
 
-class Version(Answer):
+class Version(AnswerDict):
     """Version of the server."""
 
     version: str

@@ -2,69 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 
-from server.api.schemas.responses.common import Answer, ImageGrid, MaskToken
+from server.api.schemas.responses.common import AnswerDict, ImageGrid, MaskToken
 
 
-class RequestLimits(Answer):
+class RequestLimits(AnswerDict):
     """Limits of one request."""
 
     steps: int
     choices: int
 
 
-class RequestParameter(Answer):
+class RequestParameter(AnswerDict):
     """A sampling parameter that a request may set."""
 
     name: str
     label: str
     description: str
     kind: Literal["integer", "number", "flag", "choice", "schedule"]
-    samplers: list[str] = Field(description="samplers that use it")
-    choices: list[str] = Field(description="allowed words; of a schedule, the word for its default")
+    samplers: Annotated[list[str], Field(description="samplers that use it")]
+    choices: Annotated[
+        list[str], Field(description="allowed words; of a schedule, the word for its default")
+    ]
     minimum: float | int | None
     maximum: float | int | None
     default: float | int | bool | str | None
 
 
-class DiffusionModel(Answer):
+class DiffusionModel(AnswerDict):
     """Properties of a model and the defaults of its requests."""
 
     family: str
     parameters: int
     dtype: str
     samplers: list[str]
-    sampler: str = Field(description="the default")
-    fields: dict[str, list[str]] = Field(
-        description="samplers that use a parameter; parameters not listed are used by all"
-    )
-    request_parameters: list[RequestParameter] = Field(
-        description="sampling parameters of a request, for forms"
-    )
+    sampler: Annotated[str, Field(description="the default")]
+    fields: Annotated[
+        dict[str, list[str]],
+        Field(description="samplers that use a parameter; parameters not listed are used by all"),
+    ]
+    request_parameters: Annotated[
+        list[RequestParameter], Field(description="sampling parameters of a request, for forms")
+    ]
     steps: int
     mixing_ratio: float
     temperature: float
     top_p: float
     guidance_scale: float
-    max_tokens: int | None = Field(description="default on an empty canvas; null for images")
-    chat: bool = Field(description="whether the model has a chat template")
-    chat_system: bool | None = Field(
-        description="whether the chat template shows system messages; null where unknown"
-    )
+    max_tokens: Annotated[
+        int | None, Field(description="default on an empty canvas; null for images")
+    ]
+    chat: Annotated[bool, Field(description="whether the model has a chat template")]
+    chat_system: Annotated[
+        bool | None,
+        Field(description="whether the chat template shows system messages; null where unknown"),
+    ]
     limits: RequestLimits
     vocab_size: int
     mask_token: MaskToken
-    max_canvas: int = Field(description="positions, prompt included")
-    block_length: int | None = Field(description="null means the whole canvas")
-    classes: int = Field(description="number of class labels; 0 for text")
-    class_names: list[str] = Field(description="names by label; empty if classes have none")
-    image: ImageGrid | None = Field(description="its images; null for text")
+    max_canvas: Annotated[int, Field(description="positions, prompt included")]
+    block_length: Annotated[int | None, Field(description="null means the whole canvas")]
+    classes: Annotated[int, Field(description="number of class labels; 0 for text")]
+    class_names: Annotated[
+        list[str], Field(description="names by label; empty if classes have none")
+    ]
+    image: Annotated[ImageGrid | None, Field(description="its images; null for text")]
 
 
-class Model(Answer):
+class Model(AnswerDict):
     """A served model."""
 
     id: str
@@ -74,29 +82,29 @@ class Model(Answer):
     diffusion: DiffusionModel
 
 
-class Models(Answer):
+class Models(AnswerDict):
     """List of models."""
 
     object: Literal["list"]
     data: list[Model]
 
 
-class Tokens(Answer):
+class Tokens(AnswerDict):
     """Token ids of a text."""
 
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: list[str] = Field(default=[], description="with return_token_strs")
+    token_strs: NotRequired[Annotated[list[str], Field(description="with return_token_strs")]]
 
 
-class Detokenized(Answer):
+class Detokenized(AnswerDict):
     """Text of token ids."""
 
     prompt: str
 
 
-class TokenizerInfo(Answer):
+class TokenizerInfo(AnswerDict):
     """Special tokens and the chat template, for clients that render conversations themselves."""
 
     bos_token: str | None

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.api.schemas.responses.common import Error
+from server.api.schemas.responses.common import AnswerDict, Error
 from server.api.schemas.responses.images import ImageStreamEvent
 from server.api.schemas.responses.text import ChatCompletionChunk, CompletionChunk
 
@@ -28,7 +28,7 @@ STREAMED: tuple[type[BaseModel], ...] = (CompletionChunk, ChatCompletionChunk, I
 
 
 def says(
-    model: type[BaseModel], *errors: int, stream: type[BaseModel] | None = None
+    model: type[BaseModel] | type[AnswerDict], *errors: int, stream: type[BaseModel] | None = None
 ) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route for FastAPI.
 

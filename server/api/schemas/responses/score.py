@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.api.schemas.responses.common import Answer
+from server.api.schemas.responses.common import AnswerDict
 
 
-class ScoredToken(Answer):
+class ScoredToken(AnswerDict):
     """A token's part of the score."""
 
     id: int
@@ -17,16 +17,16 @@ class ScoredToken(Answer):
     nats: float
 
 
-class ScoreUsage(Answer):
+class ScoreUsage(AnswerDict):
     """Token counts and the work of scoring."""
 
-    prompt_tokens: int = Field(description="tokens of the prompt")
+    prompt_tokens: Annotated[int, Field(description="tokens of the prompt")]
     scored_tokens: int
     total_tokens: int
-    forwards: int = Field(description="network evaluations")
+    forwards: Annotated[int, Field(description="network evaluations")]
 
 
-class Score(Answer):
+class Score(AnswerDict):
     """An estimated upper bound of a text's negative log-likelihood, in nats."""
 
     id: str
@@ -38,7 +38,7 @@ class Score(Answer):
     mixing_ratio: float
     seed: int
     nats: float
-    standard_error: float | None = Field(description="of nats; null for a single sample")
+    standard_error: Annotated[float | None, Field(description="of nats; null for a single sample")]
     nats_per_token: float
     perplexity: float
     tokens: list[ScoredToken]

@@ -206,7 +206,7 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
             "topk_absorb",
             "must sum to the 30 masked positions, not 31",
         ),
-        ({"sampler": "topk", "topk_absorb": [30]}, "topk_absorb", "one entry a step"),
+        ({"sampler": "topk", "topk_absorb": [30]}, "topk_absorb", "one entry per step"),
         ({"sampler": "topk", "block_length": 4}, "steps", "number of blocks, 8"),
         ({"sampler": "topk", "noise_removal": "none"}, "noise_removal", "ancestral"),
         ({"p_uniform": 0.1}, "p_uniform", "by sampler gidd; got ancestral"),

@@ -72,7 +72,7 @@ Biases = Annotated[
 
 @dataclass(frozen=True)
 class View:
-    """What the choices of an answer show.
+    """Options of what an answer's choices show.
 
     Attributes:
         stops: strings that end the text.
@@ -112,7 +112,7 @@ class TextFields(DiffusionFields):
         raise NotImplementedError
 
     def view(self) -> View:
-        """What the answer's choices show.
+        """The options of what the answer's choices show.
 
         Raises:
             ApiError: 400 for options that exclude each other, naming the field.

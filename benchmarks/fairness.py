@@ -100,7 +100,7 @@ def simulate(
             scheduler.submit(arrived, work)
             requests[arrived] = Request(kind, work, at, work.steps)
             arrived += 1
-        change = scheduler.next_step()
+        change = scheduler.begin_step()
         running.difference_update(change.pause)
         running.update(change.begin, change.resume)
         now += BASE + PER_POSITION * scheduler.positions

@@ -29,7 +29,7 @@ from server.api.routes import (
 from server.config import ConfigError, Settings
 from server.engine.engine import Engine
 from server.http.tracing import Tracing, exporting
-from server.trajectories.store import Trajectories
+from server.trajectories.store import TrajectoryStore
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -38,14 +38,14 @@ OFFLOAD_THREADS = 2
 """Threads for work on long texts; few, so that the model keeps the CPU."""
 
 
-def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") -> FastAPI:
+def create_app(engines: Sequence[Engine], settings: Settings, id_prefix: str = "") -> FastAPI:
     """The application of engines, each with its own model, which its lifespan starts.
 
     Args:
         engines: the first is the default of requests.
         settings: of the server.
-        mark: up to 12 hexadecimal digits that begin the ids of its trajectories, by which others
-            know where they are kept.
+        id_prefix: up to 12 hexadecimal digits at the start of trajectory ids, from which a cluster
+            finds the replica that holds them.
     """
     traces = _exporter(settings.trace_endpoint)
 
@@ -65,8 +65,8 @@ def create_app(engines: Sequence[Engine], settings: Settings, mark: str = "") ->
     app = FastAPI(
         title="xdlm-serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    kept = Trajectories(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
-    app.state.xdlm = State.around(engines, settings, kept, mark)
+    kept = TrajectoryStore(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
+    app.state.xdlm = State.around(engines, settings, kept, id_prefix)
     files, metrics = page.assets(), engines[0].metrics
     middleware_stack.install(app, settings, files.keys(), lambda: metrics.rejected("rate_limited"))
     if traces is not None:

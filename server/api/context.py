@@ -14,7 +14,7 @@ from server.config import Settings
 from server.engine.engine import Engine
 from server.engine.request_params import default_of
 from server.trajectories.picture_process import Pictures
-from server.trajectories.store import Trajectories
+from server.trajectories.store import TrajectoryStore
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class State:
         settings: of the server.
         trajectories: recordings, of all models.
         engines: of all models, by name; the first is the one that requests get.
-        mark: begins the ids of what is kept here.
+        id_prefix: first digits of the ids of this server's trajectories.
         created: seconds since 1970.
         pictures: draws them, one at a time.
     """
 
     engine: Engine
     settings: Settings
-    trajectories: Trajectories
+    trajectories: TrajectoryStore
     engines: Mapping[str, Engine]
-    mark: str = ""
+    id_prefix: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     pictures: Pictures = field(default_factory=Pictures)
 
@@ -44,12 +44,12 @@ class State:
         cls,
         engines: Sequence[Engine],
         settings: Settings,
-        trajectories: Trajectories,
-        mark: str = "",
+        trajectories: TrajectoryStore,
+        id_prefix: str = "",
     ) -> State:
         """The state of an application with one engine or more."""
         by_name = {engine.checkpoint.info.name: engine for engine in engines}
-        return cls(engines[0], settings, trajectories, by_name, mark)
+        return cls(engines[0], settings, trajectories, by_name, id_prefix)
 
     def of_model(self, name: str) -> State:
         """The same, seen from another model.

@@ -10,9 +10,9 @@ from models.printable import json_line, printable
 from server.cli.terminal import Viewer
 from server.engine.engine import Engine
 from server.engine.events import Done, Failed, GenerationRequest, Step
-from server.engine.score import ScoreRequest, score_record
+from server.engine.score_request import ScoreRequest, score_record
 from server.engine.scoring import ScoreFailed
-from server.output.text import Trajectory, text_of
+from server.output.text import TrajectoryEncoder, text_of
 
 
 class GenerationFailed(Exception):
@@ -57,7 +57,7 @@ async def show_text(
     wants them.
     """
     loaded = engine.checkpoint
-    trajectory = Trajectory(loaded)
+    trajectory = TrajectoryEncoder(loaded)
     try:
         async for event in _events(engine, request):
             if isinstance(event, Step):

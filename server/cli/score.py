@@ -28,7 +28,7 @@ def score(
     """Estimate an upper bound of a text's negative log-likelihood."""
     from server.cli.generation import GenerationFailed, show_score
     from server.engine.factory import engine_of
-    from server.engine.score import score_params, score_request
+    from server.engine.score_request import score_params, score_request
 
     chosen = {"estimator": estimator, "samples": samples, "seed": seed}
     loaded = load(checkpoint, device, dtype)

@@ -23,7 +23,7 @@ from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import errors, load, stop
 from server.config import ConfigError, Settings, keep_keys_from_children
-from server.engine.preparing import check_servable, warm_up
+from server.engine.factory import check_servable, engine_of, warm_up
 from server.http.addresses import is_loopback, listening, url_host
 from server.http.api_keys import readable_by_others
 
@@ -80,7 +80,6 @@ def _serve(settings: Settings) -> None:
     from server import logs
     from server.api.app import create_app
     from server.api.lifecycle import Server, ignore_stray_signals
-    from server.engine.factory import engine_of
     from server.engine.metrics import Metrics
 
     logs.take_over_output()

@@ -11,7 +11,7 @@ from ray.serve import Application, Deployment
 
 from models.checkpoints.load import CheckpointError, find_checkpoint
 from server.cluster.autoscaling import SHRINK_SECONDS
-from server.cluster.ingress import Front
+from server.cluster.ingress import Ingress
 from server.cluster.replica import Replica
 from server.cluster.settings import ClusterSettings
 from server.config import Settings
@@ -36,7 +36,7 @@ def application(args: ClusterSettings) -> Application:
         for model, checkpoint in places.items()
     }
     front: Any = serve.deployment(
-        serve.ingress()(Front),
+        serve.ingress()(Ingress),
         name="front",
         num_replicas=args.fronts,
         max_ongoing_requests=HELD,
@@ -49,13 +49,13 @@ def application(args: ClusterSettings) -> Application:
 
 def _replicas(model: str, args: ClusterSettings) -> Deployment:
     """The deployment of a model."""
-    growing: dict[str, Any] = {"num_replicas": args.replicas}
+    scaling: dict[str, Any] = {"num_replicas": args.replicas}
     if args.max_replicas > args.replicas:
         policy = {
-            "policy_function": "server.cluster.autoscaling:ByWork",
+            "policy_function": "server.cluster.autoscaling:BacklogPolicy",
             "policy_kwargs": {"target_seconds": args.target_seconds},
         }
-        growing = {
+        scaling = {
             "autoscaling_config": {
                 "min_replicas": args.replicas,
                 "max_replicas": args.max_replicas,
@@ -75,6 +75,6 @@ def _replicas(model: str, args: ClusterSettings) -> Deployment:
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=args.drain_seconds + RESERVED,
-        **growing,
+        **scaling,
     )
     return made

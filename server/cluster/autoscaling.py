@@ -12,7 +12,7 @@ from ray.serve.config import AutoscalingContext
 SHRINK_SECONDS = 120.0  # a replica is taken away once so long fewer would have done
 
 
-class ByWork:
+class BacklogPolicy:
     """As many replicas as hold the work that is left to ``target_seconds`` on each. Ray Serve sees
     to the limits, and to ``SHRINK_SECONDS``: a model takes long to load.
     """

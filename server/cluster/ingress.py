@@ -20,14 +20,14 @@ from server import logs
 from server.api import middleware_stack
 from server.api.routes import page
 from server.cluster.metrics import merged
-from server.cluster.proxy import Forward
+from server.cluster.proxy import ReplicaProxy
 from server.config import Settings
 from server.http.errors import ApiError
 
 ALL_SECONDS = 5.0  # in which all replicas have to answer what is asked of all
 
 
-class Front:
+class Ingress:
     """What Ray Serve runs as the ingress."""
 
     def __init__(self, settings: Settings, replicas: Mapping[str, DeploymentHandle[Any]]) -> None:
@@ -39,7 +39,7 @@ class Front:
         """Called by Ray Serve, whose proxy writes the ``X-Request-Id`` into answers itself: the one
         that it has given the request, or the client's.
         """
-        app = create_front(self._replicas, self._settings)
+        app = create_ingress(self._replicas, self._settings)
 
         async def without_id(scope: Scope, receive: Receive, send: Send) -> None:
             async def sent(message: Message) -> None:
@@ -52,8 +52,8 @@ class Front:
         return without_id
 
 
-def create_front(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settings) -> FastAPI:
-    """The application that clients speak to; see ``Front``."""
+def create_ingress(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settings) -> FastAPI:
+    """The application that clients speak to; see ``Ingress``."""
     app = FastAPI(title="xdlm-serve", docs_url=None, redoc_url=None, openapi_url=None)
     files = page.assets()
     middleware_stack.install(app, settings, files.keys(), _not_counted)
@@ -80,7 +80,7 @@ def create_front(replicas: Mapping[str, DeploymentHandle[Any]], settings: Settin
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.include_router(page.router_of(files))
-    app.mount("/", Forward(replicas))
+    app.mount("/", ReplicaProxy(replicas))
     return app
 
 

@@ -18,24 +18,24 @@ AHEAD = 64  # messages of an answer that may wait to be sent on
 Start = tuple[int, list[tuple[bytes, bytes]]]
 
 
-def mark_of_model(model: str) -> str:
+def model_tag(model: str) -> str:
     """Four hexadecimal digits."""
     return hashlib.sha256(model.encode()).hexdigest()[:4]
 
 
-def mark_of_replica(unique_id: str) -> str:
+def replica_tag(unique_id: str) -> str:
     """Eight hexadecimal digits; behind its model's, they begin the ids of what a replica keeps."""
     return hashlib.sha256(unique_id.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
-class Forwarded:
+class ForwardedRequest:
     """A request.
 
     Attributes:
         method, path, query, headers, body: of HTTP.
         client: address and port.
-        keeper: mark of the replica that keeps what is asked for; empty if any will do.
+        owner_tag: mark of the replica that keeps what is asked for; empty if any will do.
         refused: marks of the replicas that had no place for it.
     """
 
@@ -45,7 +45,7 @@ class Forwarded:
     headers: list[tuple[bytes, bytes]]
     body: bytes
     client: tuple[str, int] | None = None
-    keeper: str = ""
+    owner_tag: str = ""
     refused: frozenset[str] = frozenset()
 
     @property
@@ -68,7 +68,7 @@ class Forwarded:
         }
 
 
-async def answered(app: ASGIApp, request: Forwarded) -> AsyncGenerator[Start | bytes]:
+async def answered(app: ASGIApp, request: ForwardedRequest) -> AsyncGenerator[Start | bytes]:
     """An application's answer: status and headers, then the body as it comes. Closing it is the
     client's going away.
     """

@@ -23,7 +23,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from server.cluster.messages import TRAJECTORY, Forwarded, mark_of_model
+from server.cluster.messages import TRAJECTORY, ForwardedRequest, model_tag
 from server.http.errors import ApiError, error_body
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class Answer:
     body: bytes | DeploymentResponseGenerator[Any]
 
 
-class Forward:
+class ReplicaProxy:
     """An ASGI application that has the replicas answer."""
 
     def __init__(self, replicas: Mapping[str, DeploymentHandle[Any]]) -> None:
@@ -55,7 +55,7 @@ class Forward:
             for name, handle in replicas.items()
         }
         self._default = next(iter(replicas))
-        self._by_mark = {mark_of_model(name): name for name in replicas}
+        self._by_tag = {model_tag(name): name for name in replicas}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point. Stops the replica's work when the client goes away."""
@@ -71,12 +71,12 @@ class Forward:
             gone.cancel()
             await asyncio.gather(answering, gone, return_exceptions=True)
 
-    async def _answer(self, request: Forwarded, send: Send) -> None:
+    async def _answer(self, request: ForwardedRequest, send: Send) -> None:
         if request.method == "GET" and request.path == "/v1/models" and len(self._replicas) > 1:
             await self._models(request, send)
             return
-        model, keeper = self._place(request)
-        answer = await self._asked(model, replace(request, keeper=keeper))
+        model, owner_tag = self._place(request)
+        answer = await self._asked(model, replace(request, owner_tag=owner_tag))
         start: Message = {"type": "http.response.start", "status": answer.status}
         await send({**start, "headers": answer.headers})
         if isinstance(answer.body, bytes):
@@ -93,7 +93,7 @@ class Forward:
             answer.body.cancel()
         await send({"type": "http.response.body", "body": last})
 
-    async def _models(self, request: Forwarded, send: Send) -> None:
+    async def _models(self, request: ForwardedRequest, send: Send) -> None:
         """The lists of all models as one."""
         listed: list[Any] = []
         for model in self._replicas:
@@ -105,14 +105,14 @@ class Forward:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _place(self, request: Forwarded) -> tuple[str, str]:
+    def _place(self, request: ForwardedRequest) -> tuple[str, str]:
         """The model whose replicas are asked, and the mark of the one that must answer, if one
         must.
         """
         kept = request.path.startswith(TRAJECTORIES)
         last = Headers(raw=request.headers).get("last-event-id", "")
         if kept and (found := TRAJECTORY.search(request.path) or TRAJECTORY.match(last)):
-            return self._by_mark.get(found[1], self._default), found[2]
+            return self._by_tag.get(found[1], self._default), found[2]
         if request.path.startswith("/v1/models/"):
             return self._known(request.path.removeprefix("/v1/models/")), ""
         try:
@@ -124,7 +124,7 @@ class Forward:
     def _known(self, model: object) -> str:
         return model if isinstance(model, str) and model in self._replicas else self._default
 
-    async def _asked(self, model: str, request: Forwarded) -> Answer:
+    async def _asked(self, model: str, request: ForwardedRequest) -> Answer:
         """The answer of a replica that has a place for the request, or of one that has none if none
         has; of another one where one is lost.
 
@@ -148,7 +148,7 @@ class Forward:
             return refusal
         raise ApiError(503, "no replica answers", code="not_ready", retry_after=5)
 
-    async def _tried(self, model: str, request: Forwarded) -> Answer:
+    async def _tried(self, model: str, request: ForwardedRequest) -> Answer:
         """What one replica says."""
         parts = self._replicas[model].remote(request)
         assert isinstance(parts, DeploymentResponseGenerator)  # as ``stream`` asks for
@@ -183,7 +183,7 @@ def lost_event(path: str, kind: str) -> bytes:
     return event + b"data: " + data + b"\n\n"
 
 
-async def _received(scope: Scope, receive: Receive) -> Forwarded:
+async def _received(scope: Scope, receive: Receive) -> ForwardedRequest:
     """A request with all of its body."""
     body = b""
     while True:
@@ -193,7 +193,7 @@ async def _received(scope: Scope, receive: Receive) -> Forwarded:
             break
     headers = [(k, v) for k, v in scope["headers"] if k != b"x-request-id"]
     headers.append((b"x-request-id", scope["request_id"].encode()))
-    return Forwarded(
+    return ForwardedRequest(
         scope["method"], scope["path"], scope["query_string"], headers, body, scope.get("client")
     )
 

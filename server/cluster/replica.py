@@ -20,11 +20,10 @@ from models.checkpoints.load import (
 from models.checkpoints.malloc import keep_freed_memory
 from server import logs
 from server.api.app import create_app
-from server.cluster.messages import Forwarded, Start, answered, mark_of_model, mark_of_replica
+from server.cluster.messages import ForwardedRequest, Start, answered, model_tag, replica_tag
 from server.config import Settings
-from server.engine.factory import engine_of
+from server.engine.factory import check_servable, engine_of, warm_up
 from server.engine.metrics import Metrics
-from server.engine.preparing import check_servable, warm_up
 
 
 class Replica:
@@ -47,11 +46,11 @@ class Replica:
         self._lost: int | None = None
         loaded = check_servable(self._loaded(find_checkpoint(checkpoint), settings))
         warm_up(loaded)
-        self._mark = mark_of_replica(serve.get_replica_context().replica_id.unique_id)
+        self._tag = replica_tag(serve.get_replica_context().replica_id.unique_id)
         self._metrics = Metrics()
         self._engine = engine_of(loaded, settings, self._metrics)
-        mark = mark_of_model(loaded.info.name) + self._mark
-        self._app = create_app([self._engine], settings, mark)
+        tag = model_tag(loaded.info.name) + self._tag
+        self._app = create_app([self._engine], settings, tag)
         self._running = AsyncExitStack()
         await self._running.enter_async_context(self._app.router.lifespan_context(self._app))
 
@@ -66,15 +65,15 @@ class Replica:
 
         return load_divided_checkpoint(place, settings.tensor_parallel, lost, *how)
 
-    async def answer(self, request: Forwarded) -> AsyncGenerator[str | Start | bytes]:
+    async def answer(self, request: ForwardedRequest) -> AsyncGenerator[str | Start | bytes]:
         """The replica's mark, the start of the answer, then its body as it comes."""
-        yield self._mark
+        yield self._tag
         async for part in answered(self._app, request):
             yield part
 
     async def metrics(self) -> tuple[str, bytes]:
         """The replica's mark, and its metrics in Prometheus's text format."""
-        return self._mark, self._metrics.render()
+        return self._tag, self._metrics.render()
 
     async def ready(self) -> bool:
         """Whether requests are taken."""

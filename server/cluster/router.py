@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from server.cluster.messages import Forwarded, mark_of_replica
+from server.cluster.messages import ForwardedRequest, replica_tag
 
 ASKED = 3
 """Replicas that are asked for their work, of all that there are; ``benchmarks/router_sim.py``
@@ -34,13 +34,13 @@ class LeastWork(RequestRouter):
     ) -> list[list[RunningReplica]]:
         """See ``RequestRouter``: ranks of replicas, the best first."""
         request = pending_request.args[0] if pending_request and pending_request.args else None
-        if not isinstance(request, Forwarded):
+        if not isinstance(request, ForwardedRequest):
             return [random.sample(candidate_replicas, min(2, len(candidate_replicas)))]
-        marks = {mark_of_replica(r.replica_id.unique_id): r for r in candidate_replicas}
-        if request.keeper in marks:
-            return [[marks[request.keeper]]]
-        fresh = [r for mark, r in marks.items() if mark not in request.refused]
-        some = random.sample(fresh or candidate_replicas, min(ASKED, len(fresh or marks)))
+        by_tag = {replica_tag(r.replica_id.unique_id): r for r in candidate_replicas}
+        if request.owner_tag in by_tag:
+            return [[by_tag[request.owner_tag]]]
+        fresh = [r for tag, r in by_tag.items() if tag not in request.refused]
+        some = random.sample(fresh or candidate_replicas, min(ASKED, len(fresh or by_tag)))
         if len(some) == 1:
             return [some]
         known = await asyncio.gather(*(_backlog(replica) for replica in some))

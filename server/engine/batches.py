@@ -1,5 +1,5 @@
-"""The canvases that have begun, by sampler: those that take part in steps, and those set aside.
-Lives on the engine's thread.
+"""Canvases that have begun, batched by sampler: running and preempted ones. Used on the engine's
+thread alone.
 """
 
 from __future__ import annotations
@@ -18,38 +18,39 @@ from sampler.step import StepResult
 from sampler.transition import OPS
 from server.engine.events import Done, Event, Failed, Step
 from server.engine.group import Group
-from server.engine.isolation import attempt, each_alone, failure_of
-from server.engine.stream import StepRecord, Subscription
+from server.engine.isolation import each_alone, failure_of, step_groups
+from server.engine.stream import GroupStep, Subscription
 
 log = structlog.get_logger()
 
-Told = tuple[Subscription, Event]
+Notification = tuple[Subscription, Event]
+"""An event and the subscription that receives it."""
 Groups = dict[str, Group]
 
 
 @dataclass
-class Stepped:
-    """What a step came to.
+class StepOutcome:
+    """The results of one step of all groups.
 
     Attributes:
-        records: what readers are told of its changes.
-        ended: who has come to an end with it.
-        requests, positions, head_rows, skipped: counts of those for whom it went well.
+        records: changes, for the subscribers of each group.
+        ended: last events of the requests that ended with the step.
+        requests, positions, head_rows, skipped: counts over the groups whose step succeeded.
     """
 
-    records: list[StepRecord] = field(default_factory=list)
-    ended: list[Told] = field(default_factory=list)
+    records: list[GroupStep] = field(default_factory=list)
+    ended: list[Notification] = field(default_factory=list)
     requests: int = 0
     positions: int = 0
     head_rows: int = 0
     skipped: int = 0
 
 
-class Running:
-    """Packed canvases, a group for each sampler."""
+class Batches:
+    """Running and preempted canvases, packed into one group for each sampler."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """No canvas has begun."""
+        """Empty batches of a checkpoint's canvases."""
         info = checkpoint.info
         self._checkpoint = checkpoint
         self._samplers = {
@@ -61,28 +62,33 @@ class Running:
         self._paused: Groups = {}
 
     def __bool__(self) -> bool:
-        """Whether there is something to step."""
+        """Whether any canvas is running."""
         return bool(self._active)
 
-    def begin(self, owners: Sequence[Subscription]) -> list[Told]:
-        """Draw the canvases of new requests; what they are told. Those that cannot begin fail."""
+    def begin(self, owners: Sequence[Subscription]) -> list[Notification]:
+        """Create the canvases of new requests from the prior.
+
+        Returns:
+            The first event of each request that wants steps, and ``Failed`` for each request that
+            could not start.
+        """
         by_sampler: dict[str, list[Subscription]] = {}
         for owner in owners:
             by_sampler.setdefault(owner.request.params.sampler, []).append(owner)
-        told: list[Told] = []
+        events: list[Notification] = []
         for name, some in by_sampler.items():
-            told += self._begin(name, some)
-        return told
+            events += self._begin(name, some)
+        return events
 
-    def _begin(self, name: str, owners: Sequence[Subscription]) -> list[Told]:
+    def _begin(self, name: str, owners: Sequence[Subscription]) -> list[Notification]:
         try:
             sampler, device = self._samplers[name], self._checkpoint.device
             canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
             batch = sampler.begin(CanvasBatch.of(canvases, device))
             _add(self._active, Group.of(name, sampler, batch, list(owners)))
         except Exception as error:
-            if len(owners) > 1:  # one of them is to blame
-                return [told for owner in owners for told in self._begin(name, [owner])]
+            if len(owners) > 1:  # find the failing request
+                return [event for owner in owners for event in self._begin(name, [owner])]
             log.exception("a request could not start", sampler=name)
             code = failure_of(error).code
             return [(owners[0], Failed(code, "the request could not start"))]
@@ -94,23 +100,23 @@ class Running:
         ]
 
     def pause(self, owners: Collection[Subscription]) -> None:
-        """Set canvases aside."""
+        """Preempt requests; their canvases are kept."""
         for group in _taken(self._active, owners):
             _add(self._paused, group)
 
     def resume(self, owners: Collection[Subscription]) -> None:
-        """Go on with canvases that were set aside."""
+        """Resume preempted requests."""
         for group in _taken(self._paused, owners):
             _add(self._active, group)
 
     def drop(self, owners: Collection[Subscription]) -> list[Group]:
-        """Take canvases out, wherever they are."""
+        """Remove requests, running or preempted; returns their groups."""
         return [
             group for groups in (self._active, self._paused) for group in _taken(groups, owners)
         ]
 
-    def finish(self, owners: Collection[Subscription], now: float) -> list[Told]:
-        """End requests as their canvases stand."""
+    def finish(self, owners: Collection[Subscription], now: float) -> list[Notification]:
+        """End requests with their canvases as they stand; returns their last events."""
         return [
             (owner, each_alone(lambda group=group, i=i: _done(group, i, now)))
             for group in self.drop(owners)
@@ -118,17 +124,21 @@ class Running:
         ]
 
     def clear(self) -> None:
-        """Forget all canvases."""
+        """Remove all canvases."""
         self._active, self._paused = {}, {}
 
-    def step(self, now: float, pace: float) -> Stepped:
-        """Take one step, at the time ``now``. ``pace``, in seconds per step, tells who is to
-        hurry.
+    def step(self, now: float, step_seconds: float) -> StepOutcome:
+        """Take one step of all running canvases.
+
+        Args:
+            now: by the monotonic clock.
+            step_seconds: estimated time of a step; requests that would miss their latency budget
+                get fewer remaining steps.
         """
-        stepped = Stepped()
-        groups = [group.with_deadline_steps(now, pace) for group in self._active.values()]
+        stepped = StepOutcome()
+        groups = [group.with_deadline_steps(now, step_seconds) for group in self._active.values()]
         self._active = {}
-        for group, outcome in attempt(self._checkpoint.model, groups):
+        for group, outcome in step_groups(self._checkpoint.model, groups):
             if isinstance(outcome, Failed):
                 stepped.ended += [(owner, outcome) for owner in group.owners]
                 continue
@@ -147,8 +157,8 @@ class Running:
             _add(self._active, group)
         return stepped
 
-    def _settle(self, group: Group, result: StepResult, stepped: Stepped) -> torch.Tensor:
-        """Take a step's outcome into the group; returns who is over, [B]."""
+    def _settle(self, group: Group, result: StepResult, stepped: StepOutcome) -> torch.Tensor:
+        """Update a group by the result of a step; returns which canvases are complete, [B]."""
         canvas, position = group.batch.owner
         blocks = group.batch.block
         changed = canvas[result.change.rows]
@@ -158,12 +168,12 @@ class Running:
         group.forwards += result.forwards
         group.batch = result.batch
         if any(o.request.wants_steps for o in group.owners):
-            stepped.records.append(StepRecord.of(group.owners, result, blocks))
+            stepped.records.append(GroupStep.of(group.owners, result, blocks))
         stepped.requests += result.batch.size
         stepped.positions += result.batch.tokens.numel()
         stepped.head_rows += result.head_rows
         stepped.skipped += int((result.forwards == 0).sum())
-        # an end token in what can no longer change ends the text: the rest is not needed
+        # an end token among the settled positions ends the text: the rest is not needed
         batch, settled = result.batch, result.settled
         ends = torch.isin(batch.tokens, self._ends) & ~group.through_ends[canvas]
         given = torch.where(batch.editable, -1, position)
@@ -181,7 +191,7 @@ def _add(groups: Groups, more: Group) -> None:
 
 
 def _taken(groups: Groups, owners: Collection[Subscription]) -> list[Group]:
-    """Take the canvases of some owners out of groups."""
+    """Remove the canvases of some owners from groups; returns them."""
     taken: list[Group] = []
     if not owners:
         return taken
@@ -197,16 +207,18 @@ def _taken(groups: Groups, owners: Collection[Subscription]) -> list[Group]:
     return taken
 
 
-def _ended(group: Group, over: torch.Tensor, failed: torch.Tensor, now: float) -> list[Told]:
-    """The last event of each canvas that is over."""
-    told: list[Told] = []
+def _ended(
+    group: Group, over: torch.Tensor, failed: torch.Tensor, now: float
+) -> list[Notification]:
+    """The last event of each canvas where over [B] is true."""
+    events: list[Notification] = []
     for i in torch.nonzero(over)[:, 0].tolist():
         if failed[i]:
             event: Event = Failed("not_finite", "the model gave no finite numbers")
         else:
             event = each_alone(lambda i=i: _done(group, i, now))
-        told.append((group.owners[i], event))
-    return told
+        events.append((group.owners[i], event))
+    return events
 
 
 def _done(group: Group, i: int, now: float) -> Done:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from server.engine.batches import Told
+from server.engine.batches import Notification
 from server.engine.metrics import Metrics
-from server.engine.score import Score
-from server.engine.scoring import Outcome, ScoreFailed, Scoring
+from server.engine.score_request import Score
+from server.engine.scoring import ScoreFailed, ScoreOutcome, ScoreTask
 
 
-class Outbox:
+class Delivery:
     """May be used from any thread once it is open; what is handed in comes out in that order."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -30,13 +30,13 @@ class Outbox:
         assert self._loop is not None
         return self._loop.create_future()
 
-    def end(self, ended: Sequence[Told]) -> None:
+    def end(self, ended: Sequence[Notification]) -> None:
         """Tell requests how they ended."""
         for owner, event in ended:
             self._metrics.ended(owner.request, event, time.monotonic() - owner.submitted)
         self.send(ended)
 
-    def send(self, events: Sequence[Told]) -> None:
+    def send(self, events: Sequence[Notification]) -> None:
         """Tell requests, each its event."""
 
         def deliver() -> None:
@@ -46,10 +46,10 @@ class Outbox:
         if events:
             self.call(deliver)
 
-    def scored(self, scoring: Scoring, outcome: Outcome) -> None:
+    def scored(self, task: ScoreTask, outcome: ScoreOutcome) -> None:
         """Tell whoever waits for a score."""
         self._metrics.scored(outcome.failed.code if isinstance(outcome, ScoreFailed) else None)
-        self.call(lambda: scoring.settle(outcome))
+        self.call(lambda: task.settle(outcome))
 
     def call(self, deliver: Callable[[], None]) -> None:
         """Call on the event loop, unless that has ended."""

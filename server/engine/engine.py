@@ -1,8 +1,8 @@
-"""The engine: one thread owns the model and walks all running requests a step at a time.
+"""The engine: one thread owns the model and advances all running requests by one step at a time.
 
-Requests join and leave between any two steps. The thread hands each step's outcome to the event
-loop in one call; there it is divided among the subscribers, so the step itself never loops over
-requests.
+Requests join and leave between any two steps (continuous batching). The thread hands each step's
+results to the event loop in one call; they are divided among the subscribers there, so that the
+step itself does not loop over requests.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from dataclasses import dataclass
 import structlog
 
 from models.checkpoints.load import Checkpoint
-from server.engine.batches import Running, Told
-from server.engine.delivery import Outbox
+from server.engine.batches import Batches, Notification
+from server.engine.delivery import Delivery
 from server.engine.events import Failed, GenerationRequest, Tally
 from server.engine.metrics import Metrics
 from server.engine.scheduler import QueueFull, Scheduler
-from server.engine.score import Score, ScoreRequest
-from server.engine.scoring import ScoreFailed, Scorer, Scoring
-from server.engine.step_timer import Pace
+from server.engine.score_request import Score, ScoreRequest
+from server.engine.scoring import LikelihoodScorer, ScoreFailed, ScoreTask
+from server.engine.step_timer import StepTimer
 from server.engine.stream import Subscription
 from server.engine.watchdog import Watchdog
 
 log = structlog.get_logger()
 
-STOP_SECONDS = 5.0  # that a step in progress is waited for
+STOP_SECONDS = 5.0  # wait for a step in progress when the engine stops
 
 SHUTTING_DOWN = Failed("shutting_down", "the server is shutting down")
 HUNG = Failed("engine_hung", "a denoising step does not come back")
 BROKEN = Failed("internal", "the engine failed")
-QUEUE_TIMEOUT = Failed("queue_timeout", "the request waited too long for its turn")
+QUEUE_TIMEOUT = Failed("queue_timeout", "the request waited too long in the queue")
 DEADLINE = Failed("deadline", "the request took too long")
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds from submission; infinite where there is no limit.
+    """Limits in seconds from submission; infinite where there is none.
 
     Attributes:
-        queued: until a request must have begun.
-        whole: until it must have ended.
+        queued: until the first step.
+        whole: until the end.
     """
 
     queued: float = math.inf
@@ -53,7 +53,7 @@ class Deadlines:
 
 
 class Engine:
-    """Runs one checkpoint.
+    """Runs the requests of one checkpoint.
 
     ``start`` and ``submit`` are called on the event loop that reads the events.
     """
@@ -62,53 +62,53 @@ class Engine:
         self,
         checkpoint: Checkpoint,
         scheduler: Scheduler[Subscription],
-        scorer: Scorer,
+        scorer: LikelihoodScorer,
         metrics: Metrics,
         watchdog: Watchdog,
         deadlines: Deadlines,
     ):
-        """Nothing runs before ``start``."""
+        """The thread runs only after ``start``."""
         self.checkpoint = checkpoint
         self.scheduler = scheduler
         self.scorer = scorer
         self.metrics = metrics
         self.watchdog = watchdog
         self._deadlines = deadlines
-        self._running = Running(checkpoint)
-        self._pace = Pace()
-        self._outbox = Outbox(metrics)
+        self._batches = Batches(checkpoint)
+        self._timer = StepTimer()
+        self._delivery = Delivery(metrics)
         self._cancelled: set[Subscription] = set()
         self._finishing: set[Subscription] = set()
         self._wake = threading.Condition()
         self._draining = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="xdlm-engine", daemon=True)
-        watchdog.on_hang = self._abandon
+        watchdog.on_hang = self._fail_hung
         metrics.watch(lambda: self.scheduler.running, lambda: self.scheduler.waiting)
 
     def start(self) -> None:
         """Start the engine's thread; events go to the running event loop."""
-        self._outbox.open()
+        self._delivery.open()
         self._thread.start()
 
     def drain(self) -> None:
-        """Take no more requests; those that are here go on."""
+        """Refuse new requests; running and queued ones go on."""
         self._draining = True
 
     def stop(self) -> None:
-        """Fail whatever is left and end the thread, after the step in progress."""
+        """End the thread after the step in progress; fail the requests that are left."""
         self.watchdog.stop()
         with self._wake:
             self._stopping = True
             self._wake.notify()
         self._thread.join(STOP_SECONDS)
         if self._thread.is_alive():
-            log.error("the step in progress does not end; it is left behind")
+            log.error("the step in progress does not end; its thread is abandoned")
             self._fail_all(SHUTTING_DOWN)
 
     @property
     def unready(self) -> str | None:
-        """Why no requests are taken; None where they are."""
+        """Why requests are refused; None while they are accepted."""
         if self._draining or self._stopping:
             return "shutting down"
         if not self._thread.is_alive():
@@ -117,35 +117,35 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests are accepted."""
         return self.unready is None
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether there are no requests and no scores left."""
         with self._wake:
             return not (self.scheduler.running or self.scheduler.waiting or self.scorer.waiting)
 
     @property
     def backlog(self) -> int:
-        """Positions × steps left of all that is here."""
+        """Work left of all requests and scores, in positions × steps."""
         with self._wake:
             return self.scheduler.backlog + self.scorer.backlog
 
     @property
     def backlog_seconds(self) -> float:
-        """About how long that takes, at the pace seen of late."""
-        return self._pace.seconds(self.backlog)
+        """Estimated seconds of the backlog, by the moving average of the time per position."""
+        return self._timer.seconds(self.backlog)
 
     def retry_after(self) -> int:
-        """Whole seconds after which a client that found no room may come again."""
-        return self._pace.retry_after(self.backlog)
+        """Value of ``Retry-After`` for a refused request, in whole seconds."""
+        return self._timer.retry_after(self.backlog)
 
     def submit(self, request: GenerationRequest) -> Subscription:
         """Queue a request.
 
         Raises:
-            QueueFull: at once; nothing was queued.
+            QueueFull: there is no room; nothing was queued.
         """
         return self.submit_all([request])[0]
 
@@ -154,17 +154,17 @@ class Engine:
         requests: Sequence[GenerationRequest],
         on_done: Callable[[Tally], None] | None = None,
     ) -> list[Subscription]:
-        """Queue several requests, all or none. ``on_done`` is called with the tally of each that
-        finishes, when its end is read.
+        """Queue all of several requests, or none of them. ``on_done`` is called with the tally of
+        each request that succeeds, when its end is read.
 
         Raises:
-            QueueFull: at once; nothing was queued.
+            QueueFull: there is no room; nothing was queued.
         """
         now = time.monotonic()
         subscriptions = [Subscription(r, self.cancel, self.finish, now, on_done) for r in requests]
         works = [r.work for r in requests]
         with self._wake:
-            if not self.ready or not self.scheduler.takes(works):
+            if not self.ready or not self.scheduler.has_room(works):
                 raise QueueFull
             for subscription, work in zip(subscriptions, works, strict=True):
                 self.scheduler.submit(subscription, work, now)
@@ -172,31 +172,31 @@ class Engine:
         return subscriptions
 
     def score(self, request: ScoreRequest) -> asyncio.Future[Score]:
-        """Score a text; cancelling what is returned stops the work on it. Fails with
+        """Queue a text to be scored. Cancelling the future stops the work; it fails with
         ``ScoreFailed``.
 
         Raises:
-            QueueFull: at once; nothing was queued.
+            QueueFull: there is no room; nothing was queued.
         """
-        scoring = Scoring(request, self._outbox.promise())
+        task = ScoreTask(request, self._delivery.promise())
         with self._wake:
-            if not self.ready or not self.scorer.takes(request):
+            if not self.ready or not self.scorer.has_room(request):
                 raise QueueFull
-            self.scorer.add(scoring)
+            self.scorer.add(task)
             self._wake.notify()
-        return scoring.future
+        return task.future
 
     def cancel(self, subscription: Subscription) -> None:
-        """Free a request's slot: at once if it waits, before the next step if it runs."""
+        """Remove a request: at once if it waits, before the next step if it runs."""
         with self._wake:
-            was_here = self.scheduler.remove(subscription)
+            known = self.scheduler.remove(subscription)
             self._cancelled.add(subscription)
             self._wake.notify()
-        if was_here:
+        if known:
             self.metrics.cancelled()
 
     def finish(self, subscription: Subscription) -> None:
-        """End a running request as it stands, before the next step."""
+        """End a running request before the next step, with its canvas as it stands."""
         with self._wake:
             self._finishing.add(subscription)
 
@@ -205,21 +205,21 @@ class Engine:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                self._turn()
+                self._iterate()
             except Exception:
                 log.exception("the engine failed")
-                self._running.clear()
+                self._batches.clear()
                 self._fail_all(BROKEN)
                 self.watchdog.ended()
                 self.watchdog.incident("the engine failed")
-        self._running.clear()
+        self._batches.clear()
         self._fail_all(SHUTTING_DOWN)
 
-    def _turn(self) -> None:
-        """Everything between the beginnings of two steps."""
+    def _iterate(self) -> None:
+        """Admit, preempt and end requests, take one step and one scoring pass."""
         with self._wake:
             while self.idle and not self._stopping:
-                self._running.drop(self._cancelled)
+                self._batches.drop(self._cancelled)
                 self._cancelled.clear()
                 self._finishing.clear()
                 self._wake.wait()
@@ -228,37 +228,37 @@ class Engine:
             cancelled, self._cancelled = self._cancelled, set()
             finishing, self._finishing = self._finishing, set()
             now, limits = time.monotonic(), self._deadlines
-            late, overdue = self.scheduler.late(now - limits.queued, now - limits.whole)
-            change = self.scheduler.next_step()
+            late, overdue = self.scheduler.expire(now - limits.queued, now - limits.whole)
+            change = self.scheduler.begin_step()
             positions = self.scheduler.positions
-        self._outbox.end([(s, QUEUE_TIMEOUT) for s in late] + [(s, DEADLINE) for s in overdue])
+        self._delivery.end([(s, QUEUE_TIMEOUT) for s in late] + [(s, DEADLINE) for s in overdue])
         self.watchdog.began()
-        self._running.drop(cancelled | set(late) | set(overdue))
-        self._end(self._running.finish(finishing, now))
-        self._running.pause(change.pause)
-        self._running.resume(change.resume)
+        self._batches.drop(cancelled | set(late) | set(overdue))
+        self._end(self._batches.finish(finishing, now))
+        self._batches.pause(change.pause)
+        self._batches.resume(change.resume)
         self._begin(change.begin, now)
-        if self._running:
+        if self._batches:
             self._step(positions)
         if over := self.scorer.advance():
-            self._outbox.scored(*over)
+            self._delivery.scored(*over)
         self.watchdog.ended()
 
     def _begin(self, begin: Sequence[Subscription], now: float) -> None:
         for subscription in begin:
             subscription.admitted = now
             self.metrics.queued(now - subscription.submitted)
-        told = self._running.begin(begin)
-        self._end([(o, event) for o, event in told if isinstance(event, Failed)])
-        self._outbox.send([(o, event) for o, event in told if not isinstance(event, Failed)])
+        first = self._batches.begin(begin)
+        self._end([(o, event) for o, event in first if isinstance(event, Failed)])
+        self._delivery.send([(o, event) for o, event in first if not isinstance(event, Failed)])
 
     def _step(self, positions: int) -> None:
         began = time.monotonic()
-        stepped = self._running.step(began, self._pace.step)
+        stepped = self._batches.step(began, self._timer.step)
         for record in stepped.records:
-            self._outbox.call(record.deliver)
+            self._delivery.call(record.deliver)
         seconds = time.monotonic() - began
-        self._pace.saw(seconds, positions)
+        self._timer.record(seconds, positions)
         self.metrics.stepped(
             seconds=seconds,
             requests=stepped.requests,
@@ -270,20 +270,20 @@ class Engine:
 
     # Any thread ----------------------------------------------------------------------------------
 
-    def _abandon(self) -> None:
-        """A step hangs: nobody is to wait for it any longer."""
+    def _fail_hung(self) -> None:
+        """Fail all requests, because a step hangs."""
         self._fail_all(HUNG)
 
     def _fail_all(self, failed: Failed) -> None:
         with self._wake:
             left, unscored = self.scheduler.drain(), self.scorer.drain()
             self._cancelled.update(left)
-        self._outbox.end([(s, failed) for s in left])
-        for scoring in unscored:
-            self._outbox.scored(scoring, ScoreFailed(failed))
+        self._delivery.end([(s, failed) for s in left])
+        for task in unscored:
+            self._delivery.scored(task, ScoreFailed(failed))
 
-    def _end(self, ended: Sequence[Told]) -> None:
-        """Tell those who are still here, once."""
+    def _end(self, ended: Sequence[Notification]) -> None:
+        """Deliver the last events of requests that have not ended yet."""
         with self._wake:
-            here = [(owner, event) for owner, event in ended if self.scheduler.remove(owner)]
-        self._outbox.end(here)
+            known = [(owner, event) for owner, event in ended if self.scheduler.remove(owner)]
+        self._delivery.end(known)

@@ -1,25 +1,34 @@
-"""An engine with all its parts, as settings want it."""
+"""Builds an engine from settings, and prepares a checkpoint for it."""
 
 from __future__ import annotations
 
 import math
 
+import structlog
+
 from models.checkpoints.load import Checkpoint
+from models.checkpoints.weights import CheckpointError
+from sampler import SAMPLERS, make_params
+from sampler.batch import CanvasBatch
+from sampler.step import take_step
 from server.config import Settings
 from server.engine.engine import Deadlines, Engine
 from server.engine.metrics import Metrics
+from server.engine.request_params import check_defaults
 from server.engine.scheduler import Scheduler
-from server.engine.scoring import Scorer
+from server.engine.scoring import LikelihoodScorer
 from server.engine.watchdog import Watchdog
 
-POSITIONS = {"cpu": 512, "cuda": 16384}
-"""In one step, where no number is set. On a CPU more positions make a step longer for every request
-in it, but up to some hundreds each of them costs less (``benchmarks/step_positions.py``); a GPU is
-idle below thousands.
+log = structlog.get_logger()
+
+MAX_POSITIONS = {"cpu": 512, "cuda": 16384}
+"""Default of the setting ``max_positions``, by device. On a CPU each position lengthens the step
+for every request in it, but up to some hundreds each of them costs less
+(``benchmarks/step_positions.py``); a GPU is underused below some thousands.
 """
-COMPANY = {"cpu": 8.0, "cuda": math.inf}
-"""So many times the work of the first may others in its step ask for. For the same reason: on a CPU
-a short request would pay for each position of a long one that rides along
+MAX_WORK_RATIO = {"cpu": 8.0, "cuda": math.inf}
+"""A request may join a step only if its work is at most this multiple of the head request's, by
+device. On a CPU a short request pays for each position of a long one in its step
 (``benchmarks/fairness.py``).
 """
 
@@ -30,16 +39,16 @@ def engine_of(
     metrics: Metrics | None = None,
     watchdog: Watchdog | None = None,
 ) -> Engine:
-    """An engine for a checkpoint, not started yet. Engines of one server share their metrics."""
-    positions = settings.max_positions or POSITIONS[checkpoint.device.type]
+    """An engine for a checkpoint, not started. Engines of one server share their metrics."""
+    positions = settings.max_positions or MAX_POSITIONS[checkpoint.device.type]
     scheduler = Scheduler(
         settings.max_waiting,
         settings.max_running,
         positions,
         settings.max_backlog,
-        company=COMPANY[checkpoint.device.type],
+        max_work_ratio=MAX_WORK_RATIO[checkpoint.device.type],
     )
-    scorer = Scorer(
+    scorer = LikelihoodScorer(
         checkpoint,
         settings.max_waiting,
         settings.score_positions or min(positions, 1024),
@@ -54,3 +63,41 @@ def engine_of(
         watchdog or Watchdog(settings.watchdog_seconds),
         deadlines,
     )
+
+
+def check_servable(checkpoint: Checkpoint) -> Checkpoint:
+    """Check that requests can be answered with a checkpoint and that its defaults are valid.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: a part that requests need is missing.
+        InvalidParam: a default in ``generation_config.json`` is invalid.
+    """
+    if checkpoint.info.image is not None:
+        checkpoint.check_pixels()
+    elif checkpoint.text is None:
+        raise CheckpointError(f"{checkpoint.info.name}: tokenizer.json is missing")
+    check_defaults(checkpoint.defaults)
+    return checkpoint
+
+
+def warm_up(checkpoint: Checkpoint) -> None:
+    """Run the model once, so that the first request does not pay for first-use set-up, and probe
+    whether the chat template shows system messages.
+    """
+    chat = None if checkpoint.text is None else checkpoint.text.chat
+    if chat is not None:
+        chat.probe_system()
+        if chat.shows_system is False:
+            name = checkpoint.info.name
+            log.warning("the chat template drops or refuses system messages", model=name)
+    info = checkpoint.info
+    params = make_params(steps=1, top_p=0.9)
+    sampler = SAMPLERS[params.sampler].make(info.vocab_size, info.mask_id, checkpoint.ends)
+    length = min(64, info.max_length) if info.image is None else info.image.length
+    canvas = ([0] * length, [True] * length, params)
+    batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
+    for _ in range(2):
+        batch = take_step(sampler, checkpoint.model, batch).batch

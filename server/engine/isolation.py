@@ -16,14 +16,14 @@ log = structlog.get_logger()
 
 Result = TypeVar("Result")
 
-Outcome = StepResult | Failed
+GroupOutcome = StepResult | Failed
 """Of a group: what the step made of it, or why it came to nothing."""
 
 OUT_OF_MEMORY = Failed("out_of_memory", "there is not enough memory for this request")
 STEP_FAILED = Failed("internal", "the denoising step failed")
 
 
-def attempt(network: Network, groups: Sequence[Group]) -> list[tuple[Group, Outcome]]:
+def step_groups(network: Network, groups: Sequence[Group]) -> list[tuple[Group, GroupOutcome]]:
     """Take one step of all groups together.
 
     Where that fails it is tried again in halves, and those in halves, until it is known whose
@@ -48,10 +48,10 @@ def attempt(network: Network, groups: Sequence[Group]) -> list[tuple[Group, Outc
     # behind the handler: the traceback keeps the step's tensors alive
     if failed is OUT_OF_MEMORY and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return [pair for half in halves(groups) for pair in attempt(network, half)]
+    return [pair for half in split(groups) for pair in step_groups(network, half)]
 
 
-def halves(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     """Several groups in two parts, or both parts of one."""
     middle = len(groups) // 2
     if middle:

@@ -1,7 +1,7 @@
-"""Who takes part in the next step. Plain data: no torch, no threads, no clock, no sampler.
+"""Chooses the requests of the next step. Plain data: no torch, no threads, no clock, no sampler.
 
-A canvas between two steps is its tokens and nothing else, so a request can be set aside for a while
-at no cost, and its output does not depend on when it runs. That is what makes fairness cheap here.
+The state of a canvas between two steps is its tokens alone, so a request can be preempted at no
+cost, and its output does not depend on when its steps are taken.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
-PATIENCE = 16
-"""A request that has been here for so many times its own steps goes before all that came after it.
+PATIENCE_RATIO = 16
+"""A request that has been here for this multiple of its own step count goes before all later ones.
 """
-HALVING = 4.0
-"""One that has been here for so many times its own steps counts as half the work; so requests that
-are about alike go about in order of arrival. ``benchmarks/fairness.py`` compares values of both."""
-TURN = 8
-"""Steps after which the choice is made anew, where nobody came or went."""
+AGEING_HALF_LIFE = 4.0
+"""Multiple of a request's own step count after which its work left counts half, so that similar
+requests run about in order of arrival. ``benchmarks/fairness.py`` compares values of both."""
+RESCHEDULE_STEPS = 8
+"""Steps between two choices while no request comes or ends."""
 
 
 class QueueFull(Exception):
-    """No place in the waiting queue."""
+    """There is no room for the request."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a request asks of the engine.
+    """The cost of a request.
 
     Attributes:
-        positions: that the network reads at each of its steps.
-        steps: of which there are so many.
+        positions: positions that the network evaluates at each step.
+        steps: number of steps.
     """
 
     positions: int
@@ -47,10 +47,16 @@ class Work:
 
 @dataclass(slots=True)
 class _Entry:
-    """A request that is here.
+    """A request in the scheduler.
 
-    ``done`` counts its steps up to the last time it joined, or was set aside; ``since`` is the step
-    at which it joined.
+    Attributes:
+        order: its number in order of arrival.
+        arrived: time of arrival, in seconds.
+        came: the scheduler's step count at arrival.
+        begun: it has taken part in a step.
+        running: it takes part in the next step.
+        done: its own steps before it last started to run.
+        since: the scheduler's step count when it last started to run.
     """
 
     order: int
@@ -65,7 +71,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Change(Generic[Key]):
-    """Who begins, who goes on and who is set aside before the next step."""
+    """Requests that begin, resume and are preempted before the next step."""
 
     begin: Sequence[Key] = ()
     resume: Sequence[Key] = ()
@@ -73,16 +79,15 @@ class Change(Generic[Key]):
 
 
 class Scheduler(Generic[Key]):
-    """Least work left first, which counts for less and less the longer a request is here; and
-    patience: those who have waited long enough go in order of arrival.
+    """Least work left first, with ageing, and with a patience beyond which requests run in order of
+    arrival.
 
-    Each step has room for some requests and some positions. It is filled anew whenever somebody
-    comes or goes: first with those whose patience is over, in order, and none may overtake the one
-    that does not fit; then with the others, those with the least work left before the rest. Who
-    asks for far more than the first stays away though there is room: positions lengthen a step for
-    all that are in it.
-    Requests that lose their place keep their canvas and go on later. With no patience this is first
-    come, first served.
+    Each step has room for a number of requests and of positions. It is filled again whenever a
+    request arrives or ends: first with requests whose patience is over, in order of arrival, up to
+    the first that does not fit; then with the others, by work left. A request with much more work
+    than the head request does not join though there is room, because its positions lengthen the
+    step for all. Preempted requests keep their canvas and resume later. With a patience of 0 the
+    order is first come, first served.
     """
 
     def __init__(
@@ -91,28 +96,34 @@ class Scheduler(Generic[Key]):
         max_running: int,
         max_positions: int,
         max_backlog: int,
-        patience: float = PATIENCE,
-        halving: float = HALVING,
-        company: float = math.inf,
+        patience: float = PATIENCE_RATIO,
+        half_life: float = AGEING_HALF_LIFE,
+        max_work_ratio: float = math.inf,
     ) -> None:
-        """Limits: requests waiting; requests and positions in one step; positions × steps that
-        wait. ``company``: others in a step ask for at most so many times the work of the first.
+        """An empty scheduler.
+
+        Args:
+            max_waiting: requests that wait.
+            max_running, max_positions: requests and positions in one step.
+            max_backlog: positions × steps of the requests that have not begun.
+            patience, half_life: see ``PATIENCE_RATIO`` and ``AGEING_HALF_LIFE``.
+            max_work_ratio: of the work of a request to that of the head request in its step.
         """
         self.max_waiting, self.max_running = max_waiting, max_running
         self.max_positions, self.max_backlog = max_positions, max_backlog
-        self.patience, self.halving, self.company = patience, halving, company
+        self.patience, self.half_life, self.max_work_ratio = patience, half_life, max_work_ratio
         self._entries: dict[Key, _Entry] = {}  # in order of arrival
         self._running: dict[Key, _Entry] = {}
         self._unbegun: dict[Key, _Entry] = {}  # in order of arrival
         self._unbegun_work = 0
         self._arrivals = 0
         self._step = 0
-        self._chosen = 0  # the step before which the choice was made last
+        self._chosen = 0  # step count at the last choice
         self._stale = False
 
     @property
     def waiting(self) -> int:
-        """Requests that take no part in the next step, those set aside among them."""
+        """Requests that take no part in the next step, preempted ones included."""
         return len(self._entries) - len(self._running)
 
     @property
@@ -127,13 +138,11 @@ class Scheduler(Generic[Key]):
 
     @property
     def backlog(self) -> int:
-        """Positions × steps left of all that is here."""
+        """Positions × steps left of all requests."""
         return sum(self._left(entry) for entry in self._entries.values())
 
-    def takes(self, works: Sequence[Work]) -> bool:
-        """Whether there is room for all of these. Work that is too much for the queue is taken
-        where nothing waits.
-        """
+    def has_room(self, works: Sequence[Work]) -> bool:
+        """Whether there is room for all of these. An empty queue accepts work of any size."""
         if self.waiting + len(works) > self.max_waiting:
             return False
         more = sum(work.total for work in works)
@@ -143,9 +152,9 @@ class Scheduler(Generic[Key]):
         """Queue a request.
 
         Raises:
-            QueueFull: it was not queued.
+            QueueFull: there is no room.
         """
-        if not self.takes([work]):
+        if not self.has_room([work]):
             raise QueueFull
         entry = _Entry(self._arrivals, work, now, came=self._step)
         self._arrivals += 1
@@ -153,10 +162,10 @@ class Scheduler(Generic[Key]):
         self._unbegun_work += work.total
         self._stale = True
 
-    def next_step(self) -> Change[Key]:
-        """What changes before the step that is about to be taken, which is counted as taken."""
+    def begin_step(self) -> Change[Key]:
+        """Count a step as begun; returns which requests begin, resume and are preempted in it."""
         change: Change[Key] = Change()
-        if self.waiting and (self._stale or self._step - self._chosen >= TURN):
+        if self.waiting and (self._stale or self._step - self._chosen >= RESCHEDULE_STEPS):
             change = self._choose()
         self._stale = False
         self._step += 1
@@ -184,7 +193,7 @@ class Scheduler(Generic[Key]):
         return Change(begin, resume, pause)
 
     def _fill(self) -> set[Key]:
-        """Those for whom the step has room."""
+        """The requests of the next step."""
         chosen: set[Key] = set()
         used, most = 0, math.inf
         for key, entry in sorted(self._entries.items(), key=lambda item: self._rank(item[1])):
@@ -193,7 +202,7 @@ class Scheduler(Generic[Key]):
             if entry.work.total > most and not self._impatient(entry):
                 continue
             if not chosen:
-                most = self.company * entry.work.total
+                most = self.max_work_ratio * entry.work.total
             if chosen and used + entry.work.positions > self.max_positions:
                 if self._impatient(entry):
                     break
@@ -205,14 +214,14 @@ class Scheduler(Generic[Key]):
     def _rank(self, entry: _Entry) -> tuple[int, float, int]:
         if self._impatient(entry):
             return 0, 0.0, entry.order
-        halvings = self._waited(entry) / self.halving
-        return 1, math.log2(max(1, self._left(entry))) - halvings, entry.order
+        half_lives = self._waited(entry) / self.half_life
+        return 1, math.log2(max(1, self._left(entry))) - half_lives, entry.order
 
     def _impatient(self, entry: _Entry) -> bool:
         return self._waited(entry) >= self.patience
 
     def _waited(self, entry: _Entry) -> float:
-        """How long it has been here, in its own steps."""
+        """Time since arrival, in multiples of its own step count."""
         return (self._step - entry.came) / max(1, entry.work.steps)
 
     def _done(self, entry: _Entry) -> int:
@@ -225,9 +234,12 @@ class Scheduler(Generic[Key]):
         if self._unbegun.pop(key, None) is not None:
             self._unbegun_work -= self._entries[key].work.total
 
-    def late(self, queued_before: float, here_before: float) -> tuple[list[Key], list[Key]]:
-        """Remove and name those that have not begun and came before a time, and then those that
-        came before another and have not ended.
+    def expire(self, queued_before: float, here_before: float) -> tuple[list[Key], list[Key]]:
+        """Remove requests that are past their deadline.
+
+        Returns:
+            Requests that arrived before ``queued_before`` and have not begun, then the others that
+            arrived before ``here_before``.
         """
         unbegun = self._first_before(self._unbegun, queued_before)
         for key in unbegun:
@@ -247,14 +259,14 @@ class Scheduler(Generic[Key]):
         return found
 
     def drain(self) -> list[Key]:
-        """Forget all requests, and name them."""
+        """Remove and return all requests."""
         keys = list(self._entries)
         for key in keys:
             self.remove(key)
         return keys
 
     def remove(self, key: Key) -> bool:
-        """Forget a request, finished or cancelled, wherever it is; whether it was here."""
+        """Remove a request, waiting or running; returns whether it was known."""
         if key not in self._entries:
             return False
         self._begun(key)

@@ -17,7 +17,7 @@ from sampler.likelihood.monte_carlo import sample_nats, standard_error
 from sampler.noise_kernel import NoiseKernel
 from server.engine.events import Failed
 from server.engine.isolation import failure_of
-from server.engine.score import Score, ScoreRequest
+from server.engine.score_request import Score, ScoreRequest
 
 log = structlog.get_logger()
 
@@ -30,11 +30,11 @@ class ScoreFailed(Exception):
         self.failed = failed
 
 
-Outcome = Score | ScoreFailed
+ScoreOutcome = Score | ScoreFailed
 
 
 @dataclass
-class Scoring:
+class ScoreTask:
     """One text under way. Whoever waits may cancel ``future``; no more passes are spent then."""
 
     request: ScoreRequest
@@ -46,7 +46,7 @@ class Scoring:
     def __post_init__(self) -> None:
         self.left = self.request.work
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: ScoreOutcome) -> None:
         """Tell whoever waits; runs on the event loop."""
         if self.future.done():
             return
@@ -56,7 +56,7 @@ class Scoring:
             self.future.set_exception(outcome)
 
 
-class Scorer:
+class LikelihoodScorer:
     """Takes texts from the event loop and scores them on the engine's thread. The list of texts
     is read and changed under a lock, since the watchdog's thread may empty it at any time.
     """
@@ -70,7 +70,7 @@ class Scorer:
         self._checkpoint = checkpoint
         self._max_waiting, self._positions = max_waiting, positions
         self._max_backlog = max_backlog
-        self._turns: deque[Scoring] = deque()
+        self._turns: deque[ScoreTask] = deque()
         self._lock = threading.RLock()
 
     @property
@@ -82,9 +82,9 @@ class Scorer:
     def backlog(self) -> int:
         """Positions × samples to go."""
         with self._lock:
-            return sum(scoring.left for scoring in self._turns)
+            return sum(task.left for task in self._turns)
 
-    def takes(self, request: ScoreRequest) -> bool:
+    def has_room(self, request: ScoreRequest) -> bool:
         """Whether there is room for one more. Work that is too much is taken where there is no
         other.
         """
@@ -93,49 +93,49 @@ class Scorer:
                 return False
             return not self._turns or self.backlog + request.work <= self._max_backlog
 
-    def add(self, scoring: Scoring) -> None:
+    def add(self, task: ScoreTask) -> None:
         """Take a text on."""
         with self._lock:
-            self._turns.append(scoring)
+            self._turns.append(task)
 
-    def drain(self) -> list[Scoring]:
+    def drain(self) -> list[ScoreTask]:
         """Give up whatever is left."""
         with self._lock:
             left = list(self._turns)
             self._turns.clear()
             return left
 
-    def advance(self) -> tuple[Scoring, Outcome] | None:
+    def advance(self) -> tuple[ScoreTask, ScoreOutcome] | None:
         """One pass for the text whose turn it is; what it came to, if it is over with that."""
         with self._lock:
             while self._turns and self._turns[0].future.cancelled():
                 self._turns.popleft()
             if not self._turns:
                 return None
-            scoring = self._turns[0]
-        outcome: Outcome | None = None
+            task = self._turns[0]
+        outcome: ScoreOutcome | None = None
         try:
-            self._pass(scoring)
-            if len(scoring.totals) >= scoring.request.params.samples:
-                outcome = _outcome(scoring)
+            self._pass(task)
+            if len(task.totals) >= task.request.params.samples:
+                outcome = _outcome(task)
         except Exception as error:
             log.exception("scoring failed")
             code = failure_of(error).code
             outcome = ScoreFailed(Failed(code, "the text could not be scored"))
         with self._lock:
-            if not self._turns or self._turns[0] is not scoring:
+            if not self._turns or self._turns[0] is not task:
                 return None  # given up meanwhile
             if outcome is None:
                 self._turns.rotate(-1)
                 return None
             self._turns.popleft()
-            return scoring, outcome
+            return task, outcome
 
-    def _pass(self, scoring: Scoring) -> None:
-        request, device = scoring.request, self._checkpoint.device
+    def _pass(self, task: ScoreTask) -> None:
+        request, device = task.request, self._checkpoint.device
         info, params = self._checkpoint.info, request.params
         at_once = max(1, self._positions // len(request.tokens))
-        first = len(scoring.totals)
+        first = len(task.totals)
         after = min(first + at_once, params.samples)
         nats = sample_nats(
             self._checkpoint.model,
@@ -145,16 +145,16 @@ class Scorer:
             NoiseKernel(params.mixing_ratio, info.vocab_size, info.mask_id),
             params,
         )
-        scoring.left -= (after - first) * len(request.tokens)
-        scoring.sums = scoring.sums + nats.sum(0)
-        scoring.totals.extend(nats.sum(-1).tolist())
+        task.left -= (after - first) * len(request.tokens)
+        task.sums = task.sums + nats.sum(0)
+        task.totals.extend(nats.sum(-1).tolist())
 
 
-def _outcome(scoring: Scoring) -> Outcome:
+def _outcome(task: ScoreTask) -> ScoreOutcome:
     """What all samples came to."""
-    totals = torch.tensor(scoring.totals, dtype=torch.float64)
+    totals = torch.tensor(task.totals, dtype=torch.float64)
     if not totals.isfinite().all():
         return ScoreFailed(Failed("not_finite", "the model gave no finite numbers"))
     error = standard_error(totals)
-    nats = torch.as_tensor(scoring.sums) / len(totals)
+    nats = torch.as_tensor(task.sums) / len(totals)
     return Score(nats.tolist(), None if math.isnan(error) else error)

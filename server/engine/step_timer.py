@@ -10,7 +10,7 @@ LONGEST_WAIT = 600  # seconds that a client is told to stay away at most
 
 
 @dataclass
-class Pace:
+class StepTimer:
     """Seconds, with more weight on the last steps.
 
     Attributes:
@@ -21,7 +21,7 @@ class Pace:
     step: float = 1e-3
     position: float = 1e-5
 
-    def saw(self, seconds: float, positions: int) -> None:
+    def record(self, seconds: float, positions: int) -> None:
         """Learn from a step."""
         self.step = max(seconds, _smoothed(self.step, seconds))
         self.position = _smoothed(self.position, seconds / max(1, positions))

@@ -1,4 +1,4 @@
-"""The event-loop side of the engine: who waits for which request, and how a step is divided among
+"""Subscriptions of the event loop to running requests, and the division of a step's changes among
 them.
 """
 
@@ -16,13 +16,20 @@ from sampler.step import StepResult
 from sampler.transition import OPS
 from server.engine.events import Change, Done, Event, GenerationRequest, LogProbs, Step, Tally
 
-MAX_PENDING = 8  # events a reader may lie behind before they are merged
+MAX_PENDING = 8  # unread events of a subscription; further steps are merged into the last
 
 
 @dataclass
 class Subscription(AsyncIterator[Event]):
     """One request's events; lives on the event loop. Ends after exactly one ``Done`` or
     ``Failed``.
+
+    Attributes:
+        request: as submitted.
+        on_cancel, on_finish: called by ``cancel`` and ``finish``.
+        on_done: called with the tally when the reader receives ``Done``, in the reader's context.
+        submitted, admitted: times of submission and of the first step, by the monotonic clock.
+        ended: the last event has been pushed, or the request was cancelled.
     """
 
     request: GenerationRequest
@@ -36,7 +43,7 @@ class Subscription(AsyncIterator[Event]):
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     def push(self, event: Event) -> None:
-        """Add an event; a reader far behind finds steps merged, never a missing end."""
+        """Add an event. Beyond ``MAX_PENDING`` unread events, steps are merged; the end is kept."""
         if self.ended:
             return
         self.ended = not isinstance(event, Step)
@@ -60,13 +67,13 @@ class Subscription(AsyncIterator[Event]):
         return event
 
     def cancel(self) -> None:
-        """The caller is gone: free the slot before the next step. Does nothing after the end."""
+        """Free the request's slot without an event. No effect after the end."""
         if not self.ended:
             self.ended = True
             self.on_cancel(self)
 
     def finish(self) -> None:
-        """What has settled is enough: end well before the next step."""
+        """End the request successfully before the next step, with its canvas as it stands."""
         if not self.ended:
             self.on_finish(self)
 
@@ -80,7 +87,7 @@ class Subscription(AsyncIterator[Event]):
 async def merged(
     subscriptions: Sequence[Subscription],
 ) -> AsyncGenerator[tuple[int, Event], None]:
-    """Events of several requests as they come, each with its request's place."""
+    """Events of several requests in order of arrival, each with the index of its request."""
     waiting = {asyncio.ensure_future(anext(s)): i for i, s in enumerate(subscriptions)}
     try:
         while waiting:
@@ -91,15 +98,15 @@ async def merged(
                 if isinstance(event, Step):
                     waiting[asyncio.ensure_future(anext(subscriptions[i]))] = i
                 yield i, event
-                await asyncio.sleep(0)  # the events of many leave room for others
+                await asyncio.sleep(0)  # let other tasks run between events
     finally:
         for task in waiting:
             task.cancel()
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """One step of a group in plain lists; changes of canvas i lie at bounds[i]:bounds[i + 1]."""
+class GroupStep:
+    """One step of a group as plain lists; changes of canvas i are at bounds[i]:bounds[i + 1]."""
 
     owners: list[Subscription]
     steps_done: list[int]
@@ -118,8 +125,8 @@ class StepRecord:
     top_log_p: list[list[float]]
 
     @classmethod
-    def of(cls, owners: list[Subscription], result: StepResult, blocks: Tensor) -> StepRecord:
-        """What a step did to the canvases of ``owners``, each having worked on a block [B]."""
+    def of(cls, owners: list[Subscription], result: StepResult, blocks: Tensor) -> GroupStep:
+        """Changes of a step to the canvases of ``owners``, each in its block of ``blocks`` [B]."""
         batch, change = result.batch, result.change
         ends = batch.lengths.cumsum(0)
         return cls(
@@ -141,12 +148,12 @@ class StepRecord:
         )
 
     def deliver(self) -> None:
-        """Divide the step among its subscribers; runs on the event loop."""
+        """Push each subscriber its part of the step; runs on the event loop."""
         for i, owner in enumerate(self.owners):
             if not owner.request.wants_steps:
                 continue
             done, steps = self.steps_done[i], self.steps[i]
-            step, tells = min(done, steps), owner.request.params.logprobs
+            step, with_logprobs = min(done, steps), owner.request.params.logprobs
             changes = tuple(
                 Change(
                     self.rows[c] - self.starts[i],
@@ -154,7 +161,7 @@ class StepRecord:
                     self.old[c],
                     self.new[c],
                     self.confidence[c],
-                    self._logprobs(c, step) if tells else None,
+                    self._logprobs(c, step) if with_logprobs else None,
                 )
                 for c in range(self.bounds[i], self.bounds[i + 1])
             )

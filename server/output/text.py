@@ -16,7 +16,7 @@ SNAPSHOT_EVERY = 16
 MASK_SIGN = "\N{LIGHT SHADE}"
 
 
-class Trajectory:
+class TrajectoryEncoder:
     """Follows one canvas and describes each step for the wire.
 
     A snapshot comes first and every 16 steps, diffs between; replaying them gives the final canvas.

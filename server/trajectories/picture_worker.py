@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from server.trajectories import render
-from server.trajectories.replay import Film, Frame
+from server.trajectories.replay import Frame, Replay
 from server.trajectories.sheet import GAP, sheet_of
 
 CPU_SECONDS = 20
@@ -50,7 +50,7 @@ class Sheets:
         self._decoders = decoders
         self._requests, self._answers = requests, answers
 
-    def check(self, film: Film) -> None:
+    def check(self, film: Replay) -> None:
         """Whether the film's canvases can be drawn.
 
         Raises:
@@ -67,7 +67,7 @@ class Sheets:
             message = f"a canvas has {max(sizes)} positions, its image {film.grid.length}"
             raise ValueError(message)
 
-    def _pixels(self, film: Film) -> tuple[int, int]:
+    def _pixels(self, film: Replay) -> tuple[int, int]:
         """Height and width of one image."""
         assert film.grid is not None
         if film.grid.tokens != "vq":
@@ -75,18 +75,18 @@ class Sheets:
         decoder = self._decoders[film.model]
         return decoder["height"], decoder["width"]
 
-    def _layout(self, film: Film) -> tuple[int, int]:
+    def _layout(self, film: Replay) -> tuple[int, int]:
         """Images in a row, and how many times larger each pixel is shown."""
         return min(COLUMNS, len(film.editable)), max(1, SIDE // max(self._pixels(film)))
 
-    def size(self, film: Film) -> tuple[int, int]:
+    def size(self, film: Replay) -> tuple[int, int]:
         """See ``render.Sheet``."""
         height, width = self._pixels(film)
         columns, scale = self._layout(film)
         rows = -(-len(film.editable) // columns)
         return (columns * (width + GAP) + GAP) * scale, (rows * (height + GAP) + GAP) * scale
 
-    def __call__(self, film: Film, frames: Sequence[Frame]) -> Image.Image:
+    def __call__(self, film: Replay, frames: Sequence[Frame]) -> Image.Image:
         """See ``render.Sheet``."""
         assert film.grid is not None
         ids = np.array([frame.ids for frame in frames], np.int64)
@@ -106,7 +106,7 @@ class Sheets:
             missing = np.asarray((ids >= grid.levels).reshape(shape).any(1))
         return sheet_of(pixels, missing, *self._layout(film))
 
-    def _decoded(self, film: Film, ids: np.ndarray) -> np.ndarray:
+    def _decoded(self, film: Replay, ids: np.ndarray) -> np.ndarray:
         told = {"decode": film.model, "images": len(ids), "bytes": ids.nbytes}
         tell(self._answers, told, ids.tobytes())
         shape = json.loads(self._requests.readline())
@@ -126,7 +126,7 @@ def draw(task: dict[str, Any], body: bytes, requests: IO[bytes], answers: IO[byt
     try:
         films = []
         while runs:
-            films.append(Film.of(runs.pop(0)))
+            films.append(Replay.of(runs.pop(0)))
             sheets.check(films[-1])
         if form == "gif":
             made = render.moving(films, sheets, task["frames"], task["pixels"])

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
-from server.trajectories.replay import Film, Frame
+from server.trajectories.replay import Frame, Replay
 
 Pen = ImageDraw.ImageDraw
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -23,11 +23,11 @@ State = list[list[Frame]]
 class Sheet(Protocol):
     """How films of images are drawn."""
 
-    def size(self, film: Film) -> tuple[int, int]:
+    def size(self, film: Replay) -> tuple[int, int]:
         """Width and height of the picture of all choices."""
         ...
 
-    def __call__(self, film: Film, frames: Sequence[Frame]) -> Image.Image:
+    def __call__(self, film: Replay, frames: Sequence[Frame]) -> Image.Image:
         """A frame of every choice."""
         ...
 
@@ -57,7 +57,7 @@ MAX_TOKENS = 1 << 19
 SAMPLE = 1 << 18  # pixels of a frame that the palette is made from
 
 
-def moving(films: Sequence[Film], sheet: Sheet, max_frames: int, max_pixels: int) -> bytes:
+def moving(films: Sequence[Replay], sheet: Sheet, max_frames: int, max_pixels: int) -> bytes:
     """A GIF of at most so many frames, all films at the same share of their steps.
 
     Raises:
@@ -88,7 +88,7 @@ def moving(films: Sequence[Film], sheet: Sheet, max_frames: int, max_pixels: int
     return out.getvalue()
 
 
-def still(films: Sequence[Film], sheet: Sheet, max_pixels: int) -> bytes:
+def still(films: Sequence[Replay], sheet: Sheet, max_pixels: int) -> bytes:
     """A PNG of some states, from the first to the last, one below the other.
 
     Raises:
@@ -105,7 +105,7 @@ def still(films: Sequence[Film], sheet: Sheet, max_pixels: int) -> bytes:
     return out.getvalue()
 
 
-def _states(films: Sequence[Film], count: int) -> Iterator[State]:
+def _states(films: Sequence[Replay], count: int) -> Iterator[State]:
     """So many states of all films, evenly spread."""
     columns = []
     for film in films:
@@ -117,7 +117,9 @@ def _states(films: Sequence[Film], count: int) -> Iterator[State]:
         yield [list(frames) for frames in state]
 
 
-def _measured(films: Sequence[Film], count: int, sheet: Sheet, max_pixels: int) -> tuple[int, int]:
+def _measured(
+    films: Sequence[Replay], count: int, sheet: Sheet, max_pixels: int
+) -> tuple[int, int]:
     """Width and height that every state fits in."""
     tokens = count * sum(len(editable) for film in films for editable in film.editable)
     if tokens > MAX_TOKENS:
@@ -145,7 +147,9 @@ def _check_pixels(width: int, height: int, count: int, max_pixels: int) -> None:
         raise TooMuch("the picture's size in pixels, all frames,", pixels, max_pixels)
 
 
-def _page(films: Sequence[Film], state: State, sheet: Sheet, size: tuple[int, int]) -> Image.Image:
+def _page(
+    films: Sequence[Replay], state: State, sheet: Sheet, size: tuple[int, int]
+) -> Image.Image:
     page = Image.new("RGB", size, PAPER)
     _draw(page, 0, films, state, sheet)
     return page
@@ -158,7 +162,7 @@ def _reduced(page: Image.Image) -> Image.Image:
     return page if by == 1 else page.resize(size, Image.Resampling.NEAREST)
 
 
-def _draw(page: Image.Image, top: int, films: Sequence[Film], state: State, sheet: Sheet) -> None:
+def _draw(page: Image.Image, top: int, films: Sequence[Replay], state: State, sheet: Sheet) -> None:
     """Films side by side; above each what was asked for and how far it is."""
     pen, column = ImageDraw.Draw(page), WIDTHS[len(films)]
     head, font = _font("DejaVuSans.ttf", 14), _font("DejaVuSerif.ttf", SIZE)
@@ -196,7 +200,7 @@ Laid = tuple[float, float, float, str, str, str]
 
 
 def _laid_out(
-    film: Film, frame: Frame, editable: Sequence[int], width: int, font: Font
+    film: Replay, frame: Frame, editable: Sequence[int], width: int, font: Font
 ) -> tuple[list[Laid], int]:
     """Where each token stands, (x, y, width, text, kind, op), and the height of all."""
     laid: list[Laid] = []

@@ -55,7 +55,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Film:
+class Replay:
     """A recording.
 
     Attributes:
@@ -76,7 +76,7 @@ class Film:
     steps: list[list[Record]]
 
     @classmethod
-    def of(cls, events: Any) -> Film:
+    def of(cls, events: Any) -> Replay:
         """Read the records of a trajectory.
 
         Raises:

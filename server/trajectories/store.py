@@ -7,7 +7,7 @@ from __future__ import annotations
 from server.trajectories.recording import Recording
 
 
-class Trajectories:
+class TrajectoryStore:
     """Recordings by id: those under way, and finished ones for a while.
 
     Each counts with all its bytes until they are freed: one that is too old to be found is freed

@@ -18,7 +18,7 @@ from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.step import take_step
 from server.config import Settings
 from server.engine.events import Done, Failed, GenerationRequest
-from server.engine.score import ScoreRequest
+from server.engine.score_request import ScoreRequest
 from tests.models import test_dit, test_dit_image, test_vq
 from tests.models.test_llada import official as official_llada  # noqa: F401
 from tests.models.test_unet import official as official_unet  # noqa: F401

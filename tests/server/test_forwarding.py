@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.api.app import create_app
 from server.cluster import messages
-from server.cluster.messages import Forwarded, answered
+from server.cluster.messages import ForwardedRequest, answered
 from server.cluster.metrics import merged
 from server.cluster.settings import ClusterSettings
 from server.config import ConfigError
@@ -21,9 +21,9 @@ from tests.server.conftest import make_engine, settings_of
 JSON = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
 
 
-def asked(**body) -> Forwarded:
+def asked(**body) -> ForwardedRequest:
     given = {"prompt": "Once upon a time", "max_tokens": 16, "steps": 4, "seed": 1, **body}
-    return Forwarded("POST", "/v1/completions", b"", JSON, json.dumps(given).encode())
+    return ForwardedRequest("POST", "/v1/completions", b"", JSON, json.dumps(given).encode())
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def test_an_application_answers_without_a_socket(app):
     assert answer["id"].startswith("cmpl-0123456789ab")
     parts = [part async for part in answered(app, asked(stream=True))]
     assert len(parts) > 3 and b"[DONE]" in parts[-1]
-    trajectory = Forwarded("POST", "/v1/diffusion/trajectories", b"", JSON, asked().body)
+    trajectory = ForwardedRequest("POST", "/v1/diffusion/trajectories", b"", JSON, asked().body)
     text = b"".join([p async for p in answered(app, trajectory) if isinstance(p, bytes)]).decode()
     found = messages.TRAJECTORY.search(text)
     assert found and found.groups() == ("0123", "456789ab")

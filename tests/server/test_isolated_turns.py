@@ -10,13 +10,13 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from server.engine.score_request import ScoreRequest
 
 from sampler.likelihood.monte_carlo import ScoreParams
 from server.api.jobs.waiting import scored, together
 from server.engine.factory import engine_of
 from server.engine.scheduler import Scheduler, Work
-from server.engine.score import ScoreRequest
-from server.engine.scoring import Scoring
+from server.engine.scoring import ScoreTask
 from server.http.errors import ApiError
 from tests.server.conftest import settings_of
 from tests.server.test_http import post
@@ -27,9 +27,9 @@ def test_work_of_no_positions_or_no_steps_is_scheduled_like_any_other(works):
     scheduler: Scheduler[int] = Scheduler(8, 8, 100, 10**9)
     for key, (positions, steps) in enumerate(works):
         scheduler.submit(key, Work(positions, steps))
-    begun = set(scheduler.next_step().begin)
+    begun = set(scheduler.begin_step().begin)
     for _ in range(20):
-        begun |= set(scheduler.next_step().begin)
+        begun |= set(scheduler.begin_step().begin)
     assert begun == set(range(len(works)))
 
 
@@ -57,7 +57,7 @@ async def test_reading_the_scorer_while_texts_take_turns_raises_nothing(tiny):
             errors.append(error)
 
     for _ in range(900):
-        scorer.add(Scoring(request, loop.create_future()))
+        scorer.add(ScoreTask(request, loop.create_future()))
     thread = threading.Thread(target=take_turns)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -66,7 +66,7 @@ async def test_reading_the_scorer_while_texts_take_turns_raises_nothing(tiny):
         until = time.monotonic() + 3
         while time.monotonic() < until:
             assert scorer.backlog > 0
-            scorer.takes(request)
+            scorer.has_room(request)
     finally:
         sys.setswitchinterval(interval)
         over.set()

@@ -14,7 +14,7 @@ from server.api.jobs.recorder import Recorder
 from server.api.jobs.text import Generation
 from server.api.routes.completions import prompts_of
 from server.api.routes.trajectories import TrajectoryBody, TrajectoryForm
-from server.trajectories.store import Trajectories
+from server.trajectories.store import TrajectoryStore
 from tests.server.conftest import make_engine, settings_of
 from tests.server.test_http import BODY
 
@@ -23,7 +23,7 @@ from tests.server.test_http import BODY
 async def state(tiny) -> AsyncIterator[State]:
     engine = make_engine(tiny)
     engine.start()
-    yield State.around([engine], settings_of(), Trajectories(1 << 20, 60))
+    yield State.around([engine], settings_of(), TrajectoryStore(1 << 20, 60))
     engine.stop()
 
 
@@ -41,7 +41,7 @@ async def test_no_step_is_merged_however_late_it_is_taken(state):
 
 async def test_a_run_can_end_before_it_begins(state):
     """The store has no room for its first record."""
-    state = State.around([state.engine], state.settings, Trajectories(100, 60))
+    state = State.around([state.engine], state.settings, TrajectoryStore(100, 60))
     recording = recorder(state, steps=4000, n=3).start()
     told = [record async for _, record in recording.follow()]
     assert [record.name for record in told] == ["diffusion.failed"]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from server.api.app import create_app
-from server.cluster.messages import Forwarded, answered
+from server.cluster.messages import ForwardedRequest, answered
 from server.http.api_keys import Keys
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import BODY, call
@@ -93,7 +93,7 @@ async def test_a_replica_of_a_cluster_binds_recordings_to_keys_itself(tiny):
             (b"content-type", b"application/json"),
             (b"authorization", f"Bearer {key}".encode()),
         ]
-        forwarded = Forwarded(method, path, b"", headers, body)
+        forwarded = ForwardedRequest(method, path, b"", headers, body)
         start, *parts = [part async for part in answered(app, forwarded)]
         return start[0], b"".join(parts)  # type: ignore[arg-type]
 

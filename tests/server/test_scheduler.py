@@ -15,7 +15,7 @@ def make(patience: float = 4, **limits) -> Scheduler:
 
 
 def begun(s: Scheduler) -> list:
-    return list(s.next_step().begin)
+    return list(s.begin_step().begin)
 
 
 def test_without_patience_it_is_first_come_first_served():
@@ -35,14 +35,14 @@ def test_a_short_request_goes_first_and_the_long_one_goes_on():
     s.submit("long", Work(80, 100))
     assert begun(s) == ["long"]
     for _ in range(10):
-        assert not s.next_step().pause
+        assert not s.begin_step().pause
     s.submit("short", Work(40, 3))
-    change = s.next_step()
+    change = s.begin_step()
     assert change.begin == ["short"] and change.pause == ["long"]
     assert (s.running, s.waiting) == (1, 1)
     assert s.backlog == 80 * 89 + 40 * 2
     s.remove("short")
-    assert s.next_step().resume == ["long"]
+    assert s.begin_step().resume == ["long"]
     assert s.backlog == 80 * 88
 
 
@@ -54,7 +54,7 @@ def test_what_fits_beside_the_first_runs_too():
 
 
 def test_far_longer_ones_stay_away_though_there_is_room():
-    s = make(company=8.0, patience=2)
+    s = make(max_work_ratio=8.0, patience=2)
     s.submit("short", Work(10, 4))
     s.submit("longer", Work(10, 32))
     s.submit("long", Work(10, 33))
@@ -62,10 +62,10 @@ def test_far_longer_ones_stay_away_though_there_is_room():
     s.remove("short")
     assert begun(s) == ["long"]
     s.submit("short", Work(10, 4))
-    change = s.next_step()
+    change = s.begin_step()
     assert change.begin == ["short"] and change.pause == ["long"]
     for _ in range(66):  # but not for ever
-        change = s.next_step()
+        change = s.begin_step()
     assert s.running == 3
 
 
@@ -75,11 +75,11 @@ def test_equal_requests_are_not_set_aside_for_each_other():
         s.submit(key, Work(100, 50))
     order = []
     while s.running or s.waiting:
-        change = s.next_step()
+        change = s.begin_step()
         assert not change.pause and not change.resume
         order += change.begin
         for _ in range(49):
-            assert not s.next_step().pause
+            assert not s.begin_step().pause
         s.remove(order[-1])
     assert order == list("abcdefgh")
 
@@ -91,9 +91,9 @@ def test_requests_that_are_about_alike_go_about_in_order():
     for key in range(count):
         s.submit(key, Work(50 + key, 10))
     for _ in range(200):
-        first, *_ = s.next_step().begin
+        first, *_ = s.begin_step().begin
         for _ in range(9):
-            assert not s.next_step().pause
+            assert not s.begin_step().pause
         s.remove(first)
         overtaken.append(max(0, count - 16 - first))
         s.submit(count, Work(50 + 7 * count % 16, 10))
@@ -123,13 +123,13 @@ def test_removing_a_waiting_request():
 def test_the_queue_is_bounded_by_work_too():
     s = make(max_backlog=1000, max_running=1)
     s.submit("far too much", Work(100, 100))  # taken: nothing waits
-    assert not s.takes([Work(1, 1)])
+    assert not s.has_room([Work(1, 1)])
     assert begun(s) == ["far too much"]
     s.submit("a", Work(10, 50))
-    assert s.takes([Work(10, 50)]) and not s.takes([Work(10, 51)])
-    assert not s.takes([Work(10, 25), Work(10, 26)])
+    assert s.has_room([Work(10, 50)]) and not s.has_room([Work(10, 51)])
+    assert not s.has_room([Work(10, 25), Work(10, 26)])
     s.remove("a")
-    assert s.takes([Work(10, 51)])
+    assert s.has_room([Work(10, 51)])
 
 
 def test_late_ones_are_named_and_gone():
@@ -137,8 +137,8 @@ def test_late_ones_are_named_and_gone():
     for i, key in enumerate("abc"):
         s.submit(key, Work(1, 1), now=float(i))
     assert begun(s) == ["a"]
-    assert s.late(1.5, -1.0) == (["b"], [])
-    assert s.late(1.5, 1.5) == ([], ["a"])
+    assert s.expire(1.5, -1.0) == (["b"], [])
+    assert s.expire(1.5, 1.5) == ([], ["a"])
     assert s.drain() == ["c"] and (s.running, s.waiting, s.backlog) == (0, 0, 0)
 
 
@@ -156,7 +156,7 @@ def test_limits_hold_and_everyone_is_served_once(events, patience):
     started: set[int] = set()
 
     def step() -> None:
-        change = s.next_step()
+        change = s.begin_step()
         assert not started & set(change.begin) and set(change.resume) <= started - running
         assert set(change.pause) <= running
         started.update(change.begin)
@@ -196,7 +196,7 @@ def test_a_long_request_is_not_starved_by_short_ones(steps, positions, patience)
     taken, step, current = 0, 0, [""]
     while taken < steps:
         s.submit(step, Work(1, 1))  # one each step: all that the engine can do
-        change = s.next_step()
+        change = s.begin_step()
         step += 1
         current = [*change.begin, *change.resume] or current
         if current == ["long"]:

@@ -18,7 +18,7 @@ from sampler.likelihood.monte_carlo import ScoreParams, sample_nats
 from sampler.noise_kernel import NoiseKernel
 from server.engine.events import Done, GenerationRequest
 from server.engine.scheduler import QueueFull
-from server.engine.score import Score, ScoreRequest
+from server.engine.score_request import Score, ScoreRequest
 from server.engine.scoring import ScoreFailed
 from tests.server.conftest import make_engine, run_server, settings_of
 from tests.server.test_http import call, events, post

@@ -8,7 +8,7 @@ import pytest
 
 from server.http.negotiation import preferred
 from server.trajectories.recording import OVERHEAD, Record, Recording
-from server.trajectories.store import Trajectories
+from server.trajectories.store import TrajectoryStore
 
 FORMS = ("text/event-stream", "application/x-ndjson", "application/json")
 
@@ -18,7 +18,7 @@ def recording(id_: str, calls: list | None = None) -> Recording:
     return Recording(id_, lambda *why: told.append(why), lambda: None)
 
 
-def written(store: Trajectories, id_: str, size: int, now: float) -> Recording:
+def written(store: TrajectoryStore, id_: str, size: int, now: float) -> Recording:
     """A finished recording of so many bytes."""
     made = recording(id_)
     store.begin(made)
@@ -30,7 +30,7 @@ def written(store: Trajectories, id_: str, size: int, now: float) -> Recording:
 
 
 def test_a_full_store_drops_the_first_to_end():
-    store = Trajectories(10_000, 60)
+    store = TrajectoryStore(10_000, 60)
     made = [written(store, f"t{i}", 3000, float(i)) for i in range(3)]
     assert [store.get(f"t{i}", 3.0) for i in range(3)] == made and store.bytes == 9000
     last = written(store, "t3", 4500, 3.0)
@@ -39,14 +39,14 @@ def test_a_full_store_drops_the_first_to_end():
 
 
 def test_one_that_is_larger_than_the_store_is_not_kept():
-    store = Trajectories(10_000, 60)
+    store = TrajectoryStore(10_000, 60)
     written(store, "small", 1000, 0.0)
     written(store, "large", 10_001, 1.0)
     assert len(store) == 0 and store.bytes == 0
 
 
 def test_age_counts_from_the_end():
-    store = Trajectories(10_000, 60)
+    store = TrajectoryStore(10_000, 60)
     running = recording("slow")
     store.begin(running)
     first, second = written(store, "t0", 1000, 5.0), written(store, "t1", 1000, 30.0)
@@ -58,14 +58,14 @@ def test_age_counts_from_the_end():
 
 
 def test_forgetting_makes_room():
-    store = Trajectories(10_000, 60)
+    store = TrajectoryStore(10_000, 60)
     written(store, "t0", 1000, 0.0)
     store.forget("t0")
     assert store.get("t0", 0.0) is None and store.bytes == 0
 
 
 def test_where_nothing_finished_is_left_the_largest_run_must_end():
-    store = Trajectories(10_000, 60)
+    store = TrajectoryStore(10_000, 60)
     large, small = recording("large"), recording("small")
     for one in (small, large):
         store.begin(one)

@@ -89,7 +89,7 @@ class Run(ABC, Generic[ReaderT]):
             )
         self.state, self.params, self.budget = state, params, budget
         self.model = state.checkpoint.info.name
-        self.id = f"{prefix}-{state.mark}{secrets.token_hex(12)}"
+        self.id = f"{prefix}-{state.id_prefix}{secrets.token_hex(12)}"
         self.created = int(time.time())
 
     @property

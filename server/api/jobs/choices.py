@@ -13,7 +13,7 @@ from server.api.schemas.requests import View
 from server.engine.events import Done, Step, Tally
 from server.engine.stream import Subscription
 from server.output.logprobs import TokenLogProb, WrittenLogProbs
-from server.output.text import SettledText, Text, Trajectory, snapshot_of, text_of
+from server.output.text import SettledText, Text, TrajectoryEncoder, snapshot_of, text_of
 
 Piece = tuple[dict[str, Any], dict[str, Any]]
 """The choice of a chunk, and further fields of the chunk."""
@@ -95,7 +95,7 @@ class Reader:
         self._subscription, self._echo = subscription, echo
         self._editable = subscription.request.editable
         self._through_ends = subscription.request.through_ends
-        self.trajectory = Trajectory(self._checkpoint)
+        self.trajectory = TrajectoryEncoder(self._checkpoint)
         self._settled = SettledText(
             self._checkpoint, self._editable, view.stops, self._through_ends
         )

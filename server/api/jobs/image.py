@@ -24,7 +24,7 @@ from server.engine.request_params import class_named
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
 from server.output.png import Format, encoded
-from server.output.text import Trajectory
+from server.output.text import TrajectoryEncoder
 
 PARTIAL = "image_generation.partial_image"
 COMPLETED = "image_generation.completed"
@@ -33,7 +33,7 @@ COMPLETED = "image_generation.completed"
 class ImageReader:
     """Follows the canvas of one image."""
 
-    trajectory: Trajectory
+    trajectory: TrajectoryEncoder
     canvas: Sequence[int]
     tally: Tally
 
@@ -42,7 +42,7 @@ class ImageReader:
         self._state, self._index = state, index
         self._form: Format = form
         self._subscription = subscription
-        self.trajectory = Trajectory(state.checkpoint)
+        self.trajectory = TrajectoryEncoder(state.checkpoint)
 
     def take(self, event: Step | Done) -> None:
         """Read any event."""

@@ -10,7 +10,7 @@ from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.choices import Echo
 from server.api.jobs.waiting import scored
-from server.engine.score import ScoreRequest
+from server.engine.score_request import ScoreRequest
 from server.http.errors import ApiError
 from server.output.logprobs import given_tokens
 

@@ -11,7 +11,7 @@ from fastapi import Request
 from server.engine.engine import Engine
 from server.engine.events import Failed
 from server.engine.scheduler import QueueFull
-from server.engine.score import Score, ScoreRequest
+from server.engine.score_request import Score, ScoreRequest
 from server.engine.scoring import ScoreFailed
 from server.http.errors import ApiError
 

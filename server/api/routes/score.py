@@ -19,7 +19,7 @@ from server.api.schemas.requests import refused
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.score import Score
 from server.api.schemas.strict import Ids, Number, StrictBody
-from server.engine.score import ScoreRequest, score_params, score_record, score_request
+from server.engine.score_request import ScoreRequest, score_params, score_record, score_request
 from server.http.json_body import JsonRoute
 from server.http.offload import offload
 

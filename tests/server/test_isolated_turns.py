@@ -10,12 +10,12 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from server.engine.score_request import ScoreRequest
 
 from sampler.likelihood.monte_carlo import ScoreParams
 from server.api.jobs.waiting import scored, together
 from server.engine.factory import engine_of
 from server.engine.scheduler import Scheduler, Work
+from server.engine.score_request import ScoreRequest
 from server.engine.scoring import ScoreTask
 from server.http.errors import ApiError
 from tests.server.conftest import settings_of

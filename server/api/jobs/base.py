@@ -25,7 +25,7 @@ from server.http.errors import ApiError
 from server.http.json_response import JsonResponse
 from server.http.sse import EventStream
 from server.http.tracing import RecordSpans, span_recorder
-from server.output.text import Trajectory
+from server.output.text import TrajectoryEncoder
 
 COUNTS = ("steps", "forwards", "positions", "unmasked", "refined", "remasked")
 """Fields of ``Tally`` that traces show."""
@@ -34,7 +34,7 @@ COUNTS = ("steps", "forwards", "positions", "unmasked", "refined", "remasked")
 class ChoiceReader(Protocol):
     """Follows the events of one choice; ``canvas`` and ``tally`` are set at the end."""
 
-    trajectory: Trajectory
+    trajectory: TrajectoryEncoder
     canvas: Sequence[int]
     tally: Tally
 

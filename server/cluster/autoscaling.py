@@ -1,4 +1,4 @@
-"""How many replicas a model gets."""
+"""Autoscaling of a model's replicas by their backlog."""
 
 # pyright: reportMissingImports=false
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-SHRINK_SECONDS = 120.0  # a replica is taken away once so long fewer would have done
+SHRINK_SECONDS = 120.0  # a replica is removed after fewer would have sufficed for this time
 
 
 class BacklogPolicy:
@@ -18,11 +18,11 @@ class BacklogPolicy:
     """
 
     def __init__(self, target_seconds: float) -> None:
-        """The objective: a request that comes now waits about so long at most."""
+        """``target_seconds``: longest wait to aim at for a new request."""
         self._target = target_seconds
 
     def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """The number wanted, and nothing to remember."""
+        """The wanted number of replicas, and an empty state."""
         told = (ctx.aggregated_metrics or {}).get("backlog_seconds", {})
         wanted = math.ceil(sum(told.values()) / self._target)
         least, most = ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas

@@ -1,5 +1,5 @@
-"""The front: keys, sizes and request ids as a single server has them; everything else is asked of
-the replicas.
+"""The ingress: checks keys and sizes and sets request ids as a single server does; replicas answer
+everything else.
 """
 
 # pyright: reportMissingImports=false
@@ -28,7 +28,7 @@ ALL_SECONDS = 5.0  # in which all replicas have to answer what is asked of all
 
 
 class Ingress:
-    """What Ray Serve runs as the ingress."""
+    """The deployment that Ray Serve runs as the ingress."""
 
     def __init__(self, settings: Settings, replicas: Mapping[str, DeploymentHandle[Any]]) -> None:
         """Handles by the name of the model; the first is the one that requests get."""

@@ -24,7 +24,7 @@ def model_tag(model: str) -> str:
 
 
 def replica_tag(unique_id: str) -> str:
-    """Eight hexadecimal digits; behind its model's, they begin the ids of what a replica keeps."""
+    """Eight hexadecimal digits; they follow the model's tag in a replica's trajectory ids."""
     return hashlib.sha256(unique_id.encode()).hexdigest()[:8]
 
 
@@ -35,8 +35,8 @@ class ForwardedRequest:
     Attributes:
         method, path, query, headers, body: of HTTP.
         client: address and port.
-        owner_tag: mark of the replica that keeps what is asked for; empty if any will do.
-        refused: marks of the replicas that had no place for it.
+        owner_tag: tag of the replica that holds the trajectory; empty if any will do.
+        refused: tags of the replicas that refused it.
     """
 
     method: str
@@ -69,8 +69,8 @@ class ForwardedRequest:
 
 
 async def answered(app: ASGIApp, request: ForwardedRequest) -> AsyncGenerator[Start | bytes]:
-    """An application's answer: status and headers, then the body as it comes. Closing it is the
-    client's going away.
+    """An application's answer: status and headers, then the body as it comes. Closing it
+    reports a disconnected client.
     """
     messages: asyncio.Queue[Message | None] = asyncio.Queue(AHEAD)
     gone = asyncio.Event()

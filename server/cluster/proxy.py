@@ -37,7 +37,7 @@ TRAJECTORIES = "/v1/diffusion/trajectories"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a replica said: all of it, or how it began and the parts to come."""
+    """A replica's answer: whole, or its start and a stream of the parts to come."""
 
     replica: str
     status: int
@@ -106,8 +106,8 @@ class ReplicaProxy:
         await send({"type": "http.response.body", "body": body})
 
     def _place(self, request: ForwardedRequest) -> tuple[str, str]:
-        """The model whose replicas are asked, and the mark of the one that must answer, if one
-        must.
+        """The model whose replicas are asked, and the tag of the one that must answer, or
+        an empty one.
         """
         kept = request.path.startswith(TRAJECTORIES)
         last = Headers(raw=request.headers).get("last-event-id", "")

@@ -27,7 +27,7 @@ from server.engine.metrics import Metrics
 
 
 class Replica:
-    """What Ray Serve runs, once for each replica."""
+    """One replica of a model; Ray Serve runs it as an actor."""
 
     async def __init__(self, checkpoint: str, settings: Settings) -> None:
         """Load a checkpoint and start its engine on the running event loop.
@@ -66,13 +66,13 @@ class Replica:
         return load_divided_checkpoint(place, settings.tensor_parallel, lost, *how)
 
     async def answer(self, request: ForwardedRequest) -> AsyncGenerator[str | Start | bytes]:
-        """The replica's mark, the start of the answer, then its body as it comes."""
+        """The replica's tag, the start of the answer, then its body as it comes."""
         yield self._tag
         async for part in answered(self._app, request):
             yield part
 
     async def metrics(self) -> tuple[str, bytes]:
-        """The replica's mark, and its metrics in Prometheus's text format."""
+        """The replica's tag, and its metrics in Prometheus's text format."""
         return self._tag, self._metrics.render()
 
     async def ready(self) -> bool:
@@ -80,11 +80,11 @@ class Replica:
         return self._engine.ready
 
     async def record_routing_stats(self) -> dict[str, int]:
-        """What the router asks for: positions × steps left."""
+        """Backlog for the router: positions × steps left."""
         return {"backlog": self._engine.backlog}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the autoscaler asks for: about how many seconds of work are left."""
+        """Backlog for the autoscaler, in estimated seconds."""
         return {"backlog_seconds": self._engine.backlog_seconds}
 
     async def check_health(self) -> None:
@@ -99,7 +99,7 @@ class Replica:
             raise RuntimeError("the engine takes no requests")
 
     async def __del__(self) -> None:
-        """Called once nobody is answered any more, or when that took too long: what is still
-        streamed then ends with an error event.
+        """End the server: after its last answer, or after the shutdown timeout, when open streams
+        end with an error event.
         """
         await self._running.aclose()

@@ -1,4 +1,4 @@
-"""Which replica a request goes to."""
+"""Routes requests to replicas by their backlog."""
 
 # pyright: reportMissingImports=false
 
@@ -16,7 +16,7 @@ ASKED = 3
 """Replicas that are asked for their work, of all that there are; ``benchmarks/router_sim.py``
 compares values.
 """
-PATIENCE_SECONDS = 0.5  # one that does not answer so long is not chosen
+PATIENCE_SECONDS = 0.5  # a replica that does not answer within this time ranks last
 
 
 class LeastWork(RequestRouter):
@@ -24,7 +24,7 @@ class LeastWork(RequestRouter):
     of the choice, and takes the least. Those that have refused the request already are left out.
     Where nobody answers it is Ray Serve's own choice between those three, by their requests.
 
-    What is kept by one replica is asked of that replica.
+    A request for a trajectory goes to the replica that holds it.
     """
 
     async def choose_replicas(
@@ -58,7 +58,7 @@ def ranked(
 
 
 async def _backlog(replica: RunningReplica) -> int | None:
-    """What a replica says of its work, if it says anything."""
+    """Backlog of a replica; None if it does not answer."""
     try:
         # the call by which Ray Serve itself collects what replicas report, every ten seconds
         asked = replica._actor_handle.record_routing_stats.remote()

@@ -16,10 +16,12 @@ class ClusterSettings(Settings):
 
     replicas: int = Field(2, ge=1, description="of each model, to begin with")
     max_replicas: int = Field(
-        0, ge=0, description="up to which each model grows with its queued work; 0 grows never"
+        0,
+        ge=0,
+        description="up to which each model grows with its queued work; 0 disables autoscaling",
     )
     target_seconds: float = Field(
-        30, gt=0, description="of work left on each replica, that growing aims at"
+        30, gt=0, description="of work left on each replica that autoscaling aims at"
     )
     fronts: int = Field(1, ge=1, description="processes that clients speak to")
     replica_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica")

@@ -1,4 +1,4 @@
-"""What leaves the engine's thread: outcomes, handed to the event loop and counted."""
+"""Delivers events and outcomes from the engine's thread to the event loop, and counts them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.engine.scoring import ScoreFailed, ScoreOutcome, ScoreTask
 
 
 class Delivery:
-    """May be used from any thread once it is open; what is handed in comes out in that order."""
+    """Delivers in order; usable from any thread after ``open``."""
 
     def __init__(self, metrics: Metrics) -> None:
         """Counts into ``metrics``."""
@@ -31,13 +31,13 @@ class Delivery:
         return self._loop.create_future()
 
     def end(self, ended: Sequence[Notification]) -> None:
-        """Tell requests how they ended."""
+        """Deliver the last events of requests, and count them."""
         for owner, event in ended:
             self._metrics.ended(owner.request, event, time.monotonic() - owner.submitted)
         self.send(ended)
 
     def send(self, events: Sequence[Notification]) -> None:
-        """Tell requests, each its event."""
+        """Deliver events to their subscriptions."""
 
         def deliver() -> None:
             for owner, event in events:
@@ -47,12 +47,12 @@ class Delivery:
             self.call(deliver)
 
     def scored(self, task: ScoreTask, outcome: ScoreOutcome) -> None:
-        """Tell whoever waits for a score."""
+        """Deliver the outcome of a score, and count it."""
         self._metrics.scored(outcome.failed.code if isinstance(outcome, ScoreFailed) else None)
         self.call(lambda: task.settle(outcome))
 
     def call(self, deliver: Callable[[], None]) -> None:
-        """Call on the event loop, unless that has ended."""
+        """Call a function on the event loop, unless the loop is closed."""
         assert self._loop is not None
         with suppress(RuntimeError):  # the loop was closed, perhaps this moment by its own thread
             self._loop.call_soon_threadsafe(deliver)

@@ -1,4 +1,4 @@
-"""What a caller of the engine sees of a request."""
+"""Requests to the engine and the events that it reports of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GenerationRequest:
         lossless: steps are never merged, however slow the reader.
         budget: seconds from submission within which the canvas is to be complete, if need be in
             fewer steps.
-        through_ends: end tokens end nothing: all positions are filled, and all of them count.
+        through_ends: end tokens do not end the text; all positions are filled and counted.
     """
 
     tokens: list[int]
@@ -34,8 +34,8 @@ class GenerationRequest:
 
     @property
     def work(self) -> Work:
-        """What it asks of the engine. Under guidance every canvas is read twice, and the call that
-        removes the last noise counts as a step.
+        """Its cost. Under guidance the network reads every canvas twice, and the call that removes
+        the last noise counts as a step.
         """
         passes = 1 if self.params.guidance_scale == 1.0 else 2
         return Work(passes * len(self.tokens), self.params.steps + 1)
@@ -66,7 +66,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """What the model said of a token at the step that wrote it.
+    """Log-probabilities of a token at the step that wrote it.
 
     Attributes:
         step: that step; None for a token that was given, whose log-probability is an estimate.
@@ -93,7 +93,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """Progress: what happened since the last event.
+    """Changes since the last event.
 
     Attributes:
         step: denoising steps done, 0..steps. The last call, which removes the remaining noise, is
@@ -139,7 +139,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a finished request cost, and what it did.
+    """Counts and times of a finished request.
 
     Attributes:
         steps: denoising steps taken; fewer than asked for where the text ended early.
@@ -172,7 +172,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a request that went well: the whole final canvas."""
+    """The end of a successful request, with its whole final canvas."""
 
     tokens: tuple[int, ...]
     tally: Tally
@@ -180,7 +180,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The end of a request that did not: a code for machines and a line for people."""
+    """The end of a failed request, with an error code and a message."""
 
     code: str
     message: str

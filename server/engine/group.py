@@ -1,4 +1,4 @@
-"""The running requests of one sampler, as the engine keeps them."""
+"""A batch of canvases of one sampler with the requests they belong to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.engine.stream import Subscription
 
 @dataclass
 class Group:
-    """The running requests of one sampler: their packed canvases, and who they belong to."""
+    """Packed canvases of one sampler and their subscriptions; B is the number of canvases."""
 
     name: str  # of the sampler
     sampler: Sampler
@@ -27,8 +27,8 @@ class Group:
     owners: list[Subscription]
     ops: torch.Tensor  # [B, 3] changes so far, by kind
     forwards: torch.Tensor  # [B]
-    deadlines: torch.Tensor  # [B], by the monotonic clock; infinite where none was chosen
-    through_ends: torch.Tensor  # [B] end tokens end nothing
+    deadlines: torch.Tensor  # [B], by the monotonic clock; infinite without a latency budget
+    through_ends: torch.Tensor  # [B] end tokens do not end the text
 
     @classmethod
     def of(
@@ -71,7 +71,7 @@ class Group:
 
     def with_deadline_steps(self, now: float, pace: float) -> Group:
         """The group with fewer remaining steps for requests that would miss their latency budget at
-        ``pace``, in seconds per step.
+        ``pace`` seconds per step.
         """
         if all(o.request.budget is None for o in self.owners):
             return self
@@ -80,7 +80,7 @@ class Group:
         return replace(self, batch=shortened(self.batch, (calls_left - noise_removal).clamp(min=1)))
 
     def tally(self, i: int, now: float) -> Tally:
-        """What request i has cost so far, and what was done for it."""
+        """Steps, network evaluations, changes and times of request i so far."""
         owner = self.owners[i]
         unmasked, refined, remasked = self.ops[i].tolist()
         return Tally(

@@ -1,4 +1,4 @@
-"""One step of all groups, and who is to blame when it fails."""
+"""Takes a step of all groups, and isolates the requests that make it fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 
 GroupOutcome = StepResult | Failed
-"""Of a group: what the step made of it, or why it came to nothing."""
+"""The result of a step for a group, or why the step failed for it."""
 
 OUT_OF_MEMORY = Failed("out_of_memory", "there is not enough memory for this request")
 STEP_FAILED = Failed("internal", "the denoising step failed")
@@ -26,10 +26,9 @@ STEP_FAILED = Failed("internal", "the denoising step failed")
 def step_groups(network: Network, groups: Sequence[Group]) -> list[tuple[Group, GroupOutcome]]:
     """Take one step of all groups together.
 
-    Where that fails it is tried again in halves, and those in halves, until it is known whose
-    request fails; the others go on as if nothing had been. A step changes nothing until it has
-    gone well, and its random numbers belong to the requests, so it can be repeated. Halves need
-    less memory too.
+    If it fails, it is repeated for each half of the requests, recursively, until the failing
+    request is found; the others are not affected. A failed step changes nothing, and random numbers
+    depend on the request alone, so a step can be repeated. Halves also need less memory.
 
     Raises:
         torch.AcceleratorError: the device is lost; nothing runs on it any more.
@@ -45,14 +44,14 @@ def step_groups(network: Network, groups: Sequence[Group]) -> list[tuple[Group, 
             log.exception("step failed", sampler=groups[0].owners[0].request.params.sampler)
             return [(groups[0], failed)]
         log.warning("step failed; trying halves", error=type(error).__name__, code=failed.code)
-    # behind the handler: the traceback keeps the step's tensors alive
+    # after the handler: the traceback keeps the step's tensors alive
     if failed is OUT_OF_MEMORY and torch.cuda.is_available():
         torch.cuda.empty_cache()
     return [pair for half in split(groups) for pair in step_groups(network, half)]
 
 
 def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """Several groups in two parts, or both parts of one."""
+    """Split the groups into two parts, or a single group into two groups."""
     middle = len(groups) // 2
     if middle:
         return list(groups[:middle]), list(groups[middle:])
@@ -63,8 +62,8 @@ def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
 
 
 def failure_of(error: Exception) -> Failed:
-    """What a client is told of a step's error. PyTorch raises a plain ``RuntimeError`` where the
-    machine's own memory is used up.
+    """The failure to report to a client for a step's error. PyTorch raises a plain
+    ``RuntimeError`` where host memory is used up.
     """
     allocation = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if allocation or "can't allocate memory" in str(error):

@@ -45,8 +45,8 @@ class Metrics:
 
         self._running = Gauge("xdlm_requests_running", "Requests denoised", registry=self.registry)
         self._waiting = Gauge("xdlm_requests_waiting", "Requests queued", registry=self.registry)
-        self._success = counter("request_success", "Requests that ended well", ("finish_reason",))
-        self._failure = counter("request_failure", "Requests that did not", ("code",))
+        self._success = counter("request_success", "Requests that succeeded", ("finish_reason",))
+        self._failure = counter("request_failure", "Requests that failed", ("code",))
         self._latency = histogram("e2e_request_latency_seconds", "Arrival to end", SECONDS)
         self._settled = histogram(
             "time_to_first_settled_seconds", "Arrival to first settled text", SECONDS
@@ -67,7 +67,7 @@ class Metrics:
         self._skipped = counter("forwards_skipped", "Canvas steps without a network evaluation")
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._scores = counter("scores", "Texts scored")
-        Info("xdlm_build", "What runs", registry=self.registry).info(
+        Info("xdlm_build", "Version of the server", registry=self.registry).info(
             {"version": version("xdlm-serve")}
         )
         ProcessCollector(registry=self.registry)  # memory, open files, CPU time
@@ -84,7 +84,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def watch(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        """Read an engine's numbers whenever the gauges are scraped; they tell the sums."""
+        """Add an engine to the gauges, which report sums over all engines."""
         self._engines.append((running, waiting))
 
     def rejected(self, code: str = "queue_full") -> None:
@@ -96,7 +96,7 @@ class Metrics:
         self._failure.labels("cancelled").inc()
 
     def queued(self, seconds: float) -> None:
-        """A request waited so long before its first step."""
+        """Record the time between arrival and first step of a request."""
         self._queue.observe(seconds)
 
     def stepped(
@@ -129,7 +129,7 @@ class Metrics:
                 self._transitions.labels(op).inc(count)
 
     def scored(self, failure: str | None) -> None:
-        """A text was scored, or came to nothing for a reason."""
+        """Count a scored text, or a failure by its code."""
         if failure is None:
             self._scores.inc()
         else:

@@ -1,4 +1,4 @@
-"""Scores: what is asked, what is found, and the record of it that people get."""
+"""Requests for scores, their results, and the JSON record of a result."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def score_request(
     end: bool,
     params: ScoreParams,
 ) -> ScoreRequest:
-    """A text to score, alone or behind a prompt, each as characters or as ids of the checkpoint.
+    """A text to score, alone or after a prompt, each as characters or as ids of the checkpoint.
 
-    A text alone stands behind the start token, where it has one. With ``end`` the end token behind
-    it is scored too.
+    A text alone follows the start token, if the checkpoint has one. With ``end`` the end token
+    after it is scored too.
 
     Raises:
         InvalidParam: nothing to score, or more than the canvas holds.
@@ -111,7 +111,7 @@ def _too_long(count: str, canvas: int) -> InvalidParam:
 
 
 def score_record(checkpoint: Checkpoint, request: ScoreRequest, score: Score) -> dict[str, Any]:
-    """A score for the wire: what was estimated and how, in nats."""
+    """A score as JSON, in nats, with its estimator and parameters."""
     params, per_token = request.params, score.total / len(score.nats)
     ids = [request.tokens[at] for at in request.scored]
     before = request.tokens[: request.scored[0]]

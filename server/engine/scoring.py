@@ -1,4 +1,4 @@
-"""Scores under way: a pass of the network at a time, in turns, between two denoising steps."""
+"""Scores texts in turns, one pass of the network between two denoising steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class ScoreFailed(Exception):
-    """A score that came to nothing; ``failed`` says why."""
+    """Scoring failed; ``failed`` holds the code and the message."""
 
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.message)
@@ -35,7 +35,7 @@ ScoreOutcome = Score | ScoreFailed
 
 @dataclass
 class ScoreTask:
-    """One text under way. Whoever waits may cancel ``future``; no more passes are spent then."""
+    """A text being scored. Cancelling ``future`` stops the work."""
 
     request: ScoreRequest
     future: asyncio.Future[Score]
@@ -47,7 +47,7 @@ class ScoreTask:
         self.left = self.request.work
 
     def settle(self, outcome: ScoreOutcome) -> None:
-        """Tell whoever waits; runs on the event loop."""
+        """Resolve the future; runs on the event loop."""
         if self.future.done():
             return
         if isinstance(outcome, Score):
@@ -94,19 +94,19 @@ class LikelihoodScorer:
             return not self._turns or self.backlog + request.work <= self._max_backlog
 
     def add(self, task: ScoreTask) -> None:
-        """Take a text on."""
+        """Add a text to the queue."""
         with self._lock:
             self._turns.append(task)
 
     def drain(self) -> list[ScoreTask]:
-        """Give up whatever is left."""
+        """Remove and return all texts."""
         with self._lock:
             left = list(self._turns)
             self._turns.clear()
             return left
 
     def advance(self) -> tuple[ScoreTask, ScoreOutcome] | None:
-        """One pass for the text whose turn it is; what it came to, if it is over with that."""
+        """One pass for the text whose turn it is; returns its outcome if that was the last."""
         with self._lock:
             while self._turns and self._turns[0].future.cancelled():
                 self._turns.popleft()
@@ -151,7 +151,7 @@ class LikelihoodScorer:
 
 
 def _outcome(task: ScoreTask) -> ScoreOutcome:
-    """What all samples came to."""
+    """The score over all samples."""
     totals = torch.tensor(task.totals, dtype=torch.float64)
     if not totals.isfinite().all():
         return ScoreFailed(Failed("not_finite", "the model gave no finite numbers"))

@@ -1,4 +1,4 @@
-"""Watches that the engine's steps come back."""
+"""Detects hung steps, and ends the process if they do not recover."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from server import logs
 log = structlog.get_logger()
 
 INCIDENTS, WITHIN = 3, 300.0
-"""So many incidents within so many seconds end the process."""
+"""This number of incidents within this number of seconds ends the process."""
 EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
 def give_up(reason: str) -> NoReturn:
-    """End the process at once: whoever supervises it starts a new one. A thread that hangs in
-    native code can be ended in no other way.
+    """End the process at once, for a supervisor to restart it. A thread that hangs in native code
+    cannot be ended in another way.
     """
     log.critical("giving up", reason=reason, exit_code=EXIT_CODE)
     logs.settle()
@@ -32,11 +32,11 @@ def give_up(reason: str) -> NoReturn:
 
 
 class Watchdog:
-    """Notices when a step takes too long.
+    """Detects steps that take too long.
 
-    A hung step is told once: a log line with the stack of the thread, and ``on_hang``. If it takes
-    twice as long it will not come back, and ``on_fatal`` is called; likewise after three incidents
-    within five minutes.
+    A hung step is reported once, by a log line with the stack of the thread and by ``on_hang``.
+    ``on_fatal`` is called if it takes twice the limit, and after three incidents within five
+    minutes.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Watchdog:
         on_fatal: Callable[[str], None] = give_up,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``seconds`` that a step may take; 0 watches nothing."""
+        """``seconds``: limit of a step; 0 disables the watchdog."""
         self.seconds = seconds
         self.on_hang: Callable[[], None] = _nothing
         self._on_fatal, self._clock = on_fatal, clock
@@ -58,16 +58,16 @@ class Watchdog:
 
     @property
     def hung(self) -> bool:
-        """A step has not come back in time, and still has not."""
+        """Whether a step is past its limit."""
         return self._hung
 
     def began(self) -> None:
-        """A step begins; called by the thread that takes it."""
+        """Record the begin of a step; called by the thread that takes it."""
         with self._lock:
             self._began, self._thread_id = self._clock(), threading.get_ident()
 
     def ended(self) -> None:
-        """It came back."""
+        """Record the end of a step."""
         with self._lock:
             began, self._began = self._began, None
             was_hung, self._hung = self._hung, False
@@ -75,7 +75,7 @@ class Watchdog:
             log.warning("the step came back", seconds=round(self._clock() - began, 3))
 
     def incident(self, what: str) -> None:
-        """Something went wrong that is no request's fault."""
+        """Record a failure that no single request has caused."""
         now = self._clock()
         with self._lock:
             self._incidents.append(now)
@@ -87,7 +87,7 @@ class Watchdog:
             self._on_fatal(f"{count} incidents within {WITHIN:g} s; the last: {what}")
 
     def check(self) -> None:
-        """Look once."""
+        """Check the step in progress."""
         with self._lock:
             took = 0.0 if self._began is None else self._clock() - self._began
             newly = took > self.seconds and not self._hung
@@ -100,12 +100,12 @@ class Watchdog:
             self._on_fatal(f"a step has not come back for {took:.1f} s")
 
     def start(self) -> None:
-        """Look again and again, on a thread of its own, until ``stop``."""
+        """Check periodically, in a thread of its own, until ``stop``."""
         if self.seconds:
             threading.Thread(target=self._run, name="xdlm-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the periodic checks."""
         self._over.set()
 
     def _run(self) -> None:
@@ -119,4 +119,4 @@ class Watchdog:
 
 
 def _nothing() -> None:
-    """Nobody asked to be told."""
+    """Default of ``Watchdog.on_hang``."""

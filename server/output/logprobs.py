@@ -18,7 +18,7 @@ class TokenLogProb:
     Attributes:
         token: the token, and its characters of the text that it was written in.
         offset: characters in front of it, those of an echoed prompt included.
-        told: what the model said of it; None for a token that was given.
+        told: its log-probabilities; None for a given token without an estimate.
         top: the likeliest tokens and their log-probabilities, as many as were asked for.
     """
 
@@ -29,7 +29,7 @@ class TokenLogProb:
 
 
 class WrittenLogProbs:
-    """Follows one canvas and keeps, for each position, what was said when it was last written."""
+    """Keeps the log-probabilities of one canvas, for each position those of its last write."""
 
     def __init__(self, tokenizer: TextTokenizer, alternatives: int) -> None:
         """Nothing is written yet."""
@@ -37,7 +37,7 @@ class WrittenLogProbs:
         self._told: dict[int, LogProbs] = {}
 
     def follow(self, step: Step) -> None:
-        """Note what a step wrote."""
+        """Update the positions that a step wrote."""
         for change in step.changes:
             if change.logprobs is not None:
                 self._told[change.position] = change.logprobs
@@ -68,14 +68,14 @@ class WrittenLogProbs:
 def given_tokens(
     tokenizer: TextTokenizer, ids: Sequence[int], log_p: Sequence[float | None], text: str
 ) -> list[TokenLogProb]:
-    """The tokens of a text that was given; None as a log-probability tells nothing of a token."""
+    """The tokens of a given text; ``log_p`` is None where a token has no estimate."""
     told = [None if at is None else LogProbs(None, at, ()) for at in log_p]
     tokens = tokenizer.tokens_of(ids, text)
     return [TokenLogProb(t, t.start, of, ()) for t, of in zip(tokens, told, strict=True)]
 
 
 def finite(log_p: float) -> float:
-    """JSON has no minus infinity: what cannot be is OpenAI's -9999."""
+    """A log-probability as JSON can hold it: minus infinity is -9999, as in OpenAI's API."""
     return max(log_p, -9999.0)
 
 

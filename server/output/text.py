@@ -1,4 +1,4 @@
-"""Engine events to wire records: trajectory diffs and settled text. Knows no HTTP."""
+"""Engine events to JSON records: trajectory diffs and settled text. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MASK_SIGN = "\N{LIGHT SHADE}"
 
 
 class TrajectoryEncoder:
-    """Follows one canvas and describes each step for the wire.
+    """Follows one canvas and encodes each step as a JSON record.
 
     A snapshot comes first and every 16 steps, diffs between; replaying them gives the final canvas.
     Positions count from the start of the canvas, prompt included.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Start before the first event."""
+        """Holds no canvas before the first event."""
         self._piece = checkpoint.piece
         self._mask = checkpoint.info.mask_id
         self._since_snapshot = 0
@@ -68,13 +68,13 @@ class TrajectoryEncoder:
 
 @dataclass(frozen=True)
 class Read:
-    """Tokens of a canvas, read behind those that were given in front of them.
+    """Tokens of a canvas, decoded after the tokens in front of them.
 
     Attributes:
         tokenizer: of the checkpoint.
         before: ids in front.
         ids: the tokens.
-        text: what they add.
+        text: the characters that they add.
     """
 
     tokenizer: TextTokenizer
@@ -163,7 +163,7 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
 
 
 def snapshot_of(checkpoint: Checkpoint, tokens: Sequence[int], editable: Sequence[bool]) -> str:
-    """A canvas under way, from the first written position on, a block for each mask."""
+    """An unfinished canvas from the first written position on, with a block character per mask."""
     mask, tokenizer, sign = checkpoint.info.mask_id, checkpoint.tokenizer, MASK_SIGN.encode()
     shown = tokens[first_written(editable) :]
     pieces = (sign if i == mask else tokenizer.data(i) for i in shown)
@@ -178,7 +178,7 @@ def first_written(editable: Sequence[bool]) -> int:
 class SettledText:
     """The text of the settled positions, handed out piece by piece and never taken back.
 
-    What may turn out to be the beginning of a stop string waits until it is known.
+    Characters that may begin a stop string are held back until that is decided.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class SettledText:
         self.tokens = 0  # in what was handed out, as of the last time that nothing was held back
 
     def more(self, canvas: Sequence[int], settled: int) -> str:
-        """What has settled since the last call; a character of several tokens waits for all."""
+        """Text settled since the last call; a character of several tokens waits for all of them."""
         if settled <= self._settled or self.stopped:
             return ""
         self._settled = settled
@@ -227,11 +227,11 @@ class SettledText:
 
     @property
     def characters(self) -> int:
-        """How many were handed out."""
+        """Number of characters handed out."""
         return len(self._sent)
 
     def last(self, text: str) -> str:
-        """What is left of the whole text."""
+        """The rest of the whole text."""
         return self._rest(text)
 
     def _rest(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""What happened to one run, in named events: written once, followed by any number of readers."""
+"""The named events of one run: written once, followed by any number of readers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Record:
 class Recording:
     """A list of records that only grows, until one is the last; lives on the event loop.
 
-    Readers follow it at their own pace and hold nothing up: what they have not read yet is here,
-    and nowhere else. Once it is forgotten they get one more record, which says so.
+    Readers follow it at their own pace and do not delay the run: unread records are kept here and
+    nowhere else. If it is forgotten, readers get a last record with that error.
 
     Attributes:
-        id: its name; nobody can guess it.
+        id: its name, not guessable.
         owner: digest of the key that it was made with; empty on a server without keys.
         records: the n-th has the id n among its events.
         size: bytes that they take.
         ended: the last one has been written.
         failed: the code of the error that it ended with.
-        followers: who reads it now.
+        followers: number of current readers.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Recording:
         on_followers: Callable[[], None],
         owner: bytes = b"",
     ) -> None:
-        """Nothing is written yet. ``on_followers`` is called when somebody comes or goes."""
+        """An empty recording. ``on_followers`` is called when a reader comes or goes."""
         self.id, self.owner = id_, owner
         self.records: list[Record] = []
         self.size = 0
@@ -99,7 +99,7 @@ class Recording:
 
     @contextmanager
     def followed(self) -> Generator[None]:
-        """Somebody reads it meanwhile."""
+        """Counts a reader while the context is open."""
         self.followers += 1
         self._on_followers()
         try:
@@ -126,8 +126,8 @@ class Recording:
 
 
 def _nothing() -> None:
-    """Who comes and goes after the end does not matter."""
+    """Replaces ``on_followers`` after the end."""
 
 
 def _no_one_left(code: str, message: str) -> None:
-    """There is nothing to cancel after the end."""
+    """Replaces ``on_cancel`` after the end."""

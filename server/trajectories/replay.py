@@ -35,7 +35,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a step changed: position, operation, id and text of each; or the whole canvas."""
+    """Changes of a step (position, operation, id, text), or a snapshot of the whole canvas."""
 
     step: int
     final: bool
@@ -45,7 +45,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands on a canvas after a step, and by position what changed since the frame before."""
+    """A canvas after a step, and by position the operations since the frame before."""
 
     step: int
     final: bool

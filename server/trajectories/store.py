@@ -33,7 +33,7 @@ class TrajectoryStore:
         self._running[recording.id] = recording
 
     def grew(self, taken: int, now: float) -> Recording | None:
-        """Some recording took so many bytes more. Finished ones make room, the first to end
+        """Count ``taken`` more bytes of a recording. Finished ones make room, the first to end
         first; where that does not suffice, the largest under way is returned, and must end.
         """
         self.bytes += taken

@@ -52,7 +52,7 @@ class ModelInfo:
         family: ``llada``, ``dit`` or ``unet``.
         parameters: count.
         vocab_size: N, the mask included.
-        mask_id: id of the mask token.
+        mask_id: id of the mask token; None for a model of uniform noise alone (UDLM).
         eos_id: id that ends a text; None for images.
         max_length: positions a canvas may have, prompt included.
         dtype: of the weights in memory.
@@ -65,7 +65,7 @@ class ModelInfo:
     family: str
     parameters: int
     vocab_size: int
-    mask_id: int
+    mask_id: int | None
     eos_id: int | None
     max_length: int
     dtype: str

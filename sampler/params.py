@@ -149,9 +149,11 @@ class SamplerParams:
 
     Attributes:
         state: the sampler's own columns of a ``CanvasBatch``.
+        needs_mask: whether the sampler is only for models with a mask.
     """
 
     state: ClassVar[type[SamplerState]]
+    needs_mask: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, declared in params_in(self).items():
@@ -163,6 +165,9 @@ class SamplerParams:
 
     def check_canvas(self, steps: int, free: int) -> None:
         """Raise InvalidParam unless a canvas with ``free`` positions to write takes ``steps``."""
+
+    def check_without_mask(self) -> None:
+        """Raise InvalidParam for choices that a model without a mask cannot take."""
 
     def unread(self) -> dict[str, str]:
         """Parameters that the other values make meaningless, each with the reason."""

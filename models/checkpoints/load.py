@@ -34,6 +34,9 @@ from models.registry import Network, build
 from models.tokenization.file_check import check_tokenizer_file
 from models.tokenization.tokenizer import TEXT_FILES, TextTokenizer
 
+UNIFORM = {"sampler": "ancestral", "mixing_ratio": 1.0}
+"""What requests to a model without a mask get: uniform noise alone (UDLM)."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -218,8 +221,9 @@ def _described(
         raise CheckpointError(f"{path}: {error}") from None
     weights.compare(path, shapes, network)
     said = read_json(path / "generation_config.json", required=False)
-    defaults = {**network.defaults, **said}
     sizes = network.config
+    noise = UNIFORM if sizes.mask_token_id is None else {}
+    defaults = {**network.defaults, **noise, **said}
     info = ModelInfo(
         name=path.resolve().name,
         family=network.family,

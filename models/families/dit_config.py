@@ -42,7 +42,8 @@ class DiTConfig:
         vocab_size: N, the mask included.
         model_length: positions.
         hidden_dim, cond_dim, n_blocks, n_heads: sizes.
-        mask_token_id: id of the mask.
+        mask_token_id: id of the mask; None for a model of uniform noise alone (UDLM), which says
+            ``"mask_token_id": null``.
         eos_token_id: id that ends a text; None for images.
         num_classes: labels that the network takes; 0 for text.
         image: what the tokens make, if that is an image.
@@ -54,7 +55,7 @@ class DiTConfig:
     cond_dim: int
     n_blocks: int
     n_heads: int
-    mask_token_id: int
+    mask_token_id: int | None
     eos_token_id: int | None = None
     num_classes: int = 0
     image: ImageShape | None = None
@@ -97,6 +98,8 @@ class DiTConfig:
                 "image": known.image,
             }
             fields |= {name: value for name, value in usual.items() if raw.get(name) is None}
+            if "mask_token_id" in raw:
+                fields["mask_token_id"] = raw["mask_token_id"]
         optional = {"num_classes", "image"}
         if fields.get("image") is not None:
             optional.add("eos_token_id")
@@ -123,7 +126,8 @@ class DiTConfig:
         if self.image is not None and not isinstance(self.image, ImageShape):
             raise UnsupportedConfig(f"image must be an object, got {self.image!r}")
         for field, value in asdict(self).items():
-            if field == "image" or (field == "eos_token_id" and value is None and self.image):
+            optional = field == "mask_token_id" or (field == "eos_token_id" and self.image)
+            if field == "image" or (optional and value is None):
                 continue
             least = 1 if field in COUNTS else 0
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -142,7 +146,7 @@ class DiTConfig:
             raise UnsupportedConfig(
                 f"model_length is {self.model_length}, an image has {self.image.length} tokens"
             )
-        if self.image.levels > self.mask_token_id:
+        if self.mask_token_id is not None and self.image.levels > self.mask_token_id:
             raise UnsupportedConfig("image.levels: the mask must lie behind them")
 
 

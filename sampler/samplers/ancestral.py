@@ -16,18 +16,27 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.moves import Moves
 from sampler.noise_kernel import NoiseKernel
-from sampler.params import MIXING_RATIO, NOISE_SCHEDULE, param
+from sampler.params import MIXING_RATIO, NOISE_SCHEDULE, InvalidParam, choice, param
 from sampler.philox import Role, uniforms
 from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState
 from sampler.schedules import grids
 
+START = choice(
+    "first canvas: the prior of the noise, or all masks at any k",
+    "noise",
+    "masks",
+    label="Start from",
+)
+MASKS = START.words.index("masks")
+
 
 @dataclass(frozen=True)
 class AncestralState(BranchState):
-    """Columns: the parameters, ``noise_schedule`` as an index into ``SCHEDULES``, all [B]."""
+    """Columns: the parameters, [B]; words by their index (of ``SCHEDULES``, of ``START``)."""
 
     mixing_ratio: Float[Tensor, " B"]
     noise_schedule: Int[Tensor, " B"]
+    start: Int[Tensor, " B"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,18 @@ class AncestralParams(BranchParams):
     """Parameters of the exact posterior sampler."""
 
     state = AncestralState
+    needs_mask = False
     mixing_ratio: float = param(MIXING_RATIO)
     noise_schedule: str = param(NOISE_SCHEDULE)
+    start: str = param(START)
+
+    def check_without_mask(self) -> None:
+        """Raise InvalidParam unless the noise is uniform, and the first canvas too."""
+        if self.mixing_ratio != 1.0:
+            reason = f"must be 1 for a model without a mask, got {self.mixing_ratio:g}"
+            raise InvalidParam("mixing_ratio", reason)
+        if self.start == "masks":
+            raise InvalidParam("start", "masks needs a model with a mask")
 
 
 @dataclass(frozen=True)
@@ -48,11 +67,15 @@ class Ancestral(BranchFirst[AncestralState]):
         return NoiseKernel(batch.own.mixing_ratio[canvas], self.vocab_size, self.mask_id)
 
     def begin(self, batch: CanvasBatch[AncestralState]) -> CanvasBatch[AncestralState]:
-        """Draw the editable positions from the prior; the others are clamped."""
+        """Draw the editable positions from the prior, or fill them with masks (the official code's
+        ``sample_start_k1_zero``); the others are clamped.
+        """
         canvas, position = batch.owner
         seed = batch.seed[canvas]
         u, v = uniforms(seed, torch.zeros_like(seed), position, Role.PRIOR)
         prior = self._kernel(batch, canvas).prior(u, self.uniform_id(v))
+        if self.mask_id is not None:
+            prior = torch.where((batch.own.start == MASKS)[canvas], self.mask_id, prior)
         return batch.with_tokens(torch.where(batch.editable, prior, batch.tokens))
 
     def moves(self, batch: CanvasBatch[AncestralState]) -> Moves:

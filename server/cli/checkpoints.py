@@ -24,15 +24,21 @@ def info(
     """Describe a checkpoint."""
     from dataclasses import asdict
 
-    from sampler import SAMPLERS
+    from server.engine.request_params import samplers_for
 
     try:
         facts_of, defaults = inspect_checkpoint(find_checkpoint(checkpoint))
     except CheckpointError as error:
         stop(str(error))
-    check_generation_config(checkpoint, defaults)
+    has_mask = facts_of.mask_id is not None
+    check_generation_config(checkpoint, defaults, has_mask)
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
-    facts = {**asdict(facts_of), **noise, "samplers": list(SAMPLERS), "defaults": defaults}
+    facts = {
+        **asdict(facts_of),
+        **noise,
+        "samplers": samplers_for(has_mask),
+        "defaults": defaults,
+    }
     if as_json:
         print(json.dumps(facts))
         return
@@ -104,7 +110,9 @@ def convert(
         fields = parse_fields(config, {}, "--config") if config else {}
         if source.is_dir():
             said = read_json(source / "generation_config.json", required=False)
-            check_generation_config(str(source), said)
+            shape = read_json(source / "config.json", required=False)
+            has_mask = shape.get("mask_token_id", 0) is not None
+            check_generation_config(str(source), said, has_mask)
         written = write(
             source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
         )

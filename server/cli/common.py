@@ -64,18 +64,19 @@ def load(
         stop(str(error))
 
 
-def check_generation_config(name: str, defaults: Mapping[str, Any]) -> None:
+def check_generation_config(name: str, defaults: Mapping[str, Any], has_mask: bool) -> None:
     """End the command if ``generation_config.json`` has values that no request could set."""
     try:
-        check_defaults(defaults)
+        check_defaults(defaults, has_mask)
     except InvalidParam as error:
         stop(f"{name}: generation_config.json: {error}", 2)
 
 
 def params_of(loaded: Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
     """Sampling parameters: the checkpoint's defaults, overridden by chosen flags."""
-    check_generation_config(loaded.info.name, loaded.defaults)
+    has_mask = loaded.info.mask_id is not None
+    check_generation_config(loaded.info.name, loaded.defaults, has_mask)
     try:
-        return sampling_params(loaded.defaults, parsed(chosen))
+        return sampling_params(loaded.defaults, parsed(chosen), has_mask)
     except InvalidParam as error:
         stop(str(error), 2)

@@ -47,6 +47,8 @@ def generate(
     params = params_of(loaded, chosen)
     ids = _prompt(loaded, prompt, prompt_ids)
     room, hole = loaded.info.max_length - len(ids), loaded.info.mask_id if infill else None
+    if infill and hole is None:
+        stop("--infill needs a model with a mask", 2)
     if loaded.info.mask_id in ids and not infill and not params.own.reads_given_masks:
         stop(f"--prompt-ids hold the mask id {loaded.info.mask_id}; use --infill to fill it", 2)
     length = default_length(loaded.defaults, room) if max_tokens is None else max_tokens

@@ -35,7 +35,9 @@ def score(
     if loaded.text is None:
         stop(f"{checkpoint}: tokenizer.json is missing")
     try:
-        params = score_params(loaded.defaults, chosen | {"mixing_ratio": mixing_ratio})
+        params = score_params(
+            loaded.defaults, chosen | {"mixing_ratio": mixing_ratio}, loaded.info.mask_id
+        )
         request = score_request(loaded, text, prompt, end, params)
     except InvalidParam as error:
         stop(str(error), 2)

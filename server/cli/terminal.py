@@ -36,7 +36,8 @@ class Viewer:
     ) -> None:
         """``svg``: a file; the run's first, middle and last steps are saved there as a picture."""
         self._piece = checkpoint.tokenizer.piece
-        self._mask, self._eos = checkpoint.info.mask_id, checkpoint.info.eos_id
+        mask, self._eos = checkpoint.info.mask_id, checkpoint.info.eos_id
+        self._mask = -1 if mask is None else mask  # -1 is no id
         self._prompt_length = prompt_length
         self._delay, self._svg = delay, svg
         self._canvas: list[int] = []

@@ -19,6 +19,7 @@ from sampler.transition import OPS
 from server.engine.events import Done, Event, Failed, Step
 from server.engine.group import Group
 from server.engine.isolation import each_alone, failure_of, step_groups
+from server.engine.request_params import samplers_for
 from server.engine.stream import GroupStep, Subscription
 
 log = structlog.get_logger()
@@ -56,6 +57,7 @@ class Batches:
         self._samplers = {
             name: spec.make(info.vocab_size, info.mask_id, checkpoint.ends)
             for name, spec in SAMPLERS.items()
+            if name in samplers_for(info.mask_id is not None)
         }
         self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
         self._active: Groups = {}

@@ -8,13 +8,14 @@ import structlog
 
 from models.checkpoints.load import Checkpoint
 from models.checkpoints.weights import CheckpointError
-from sampler import SAMPLERS, make_params
+from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
+from sampler.registry import DEFAULT_SAMPLER
 from sampler.step import take_step
 from server.config import Settings
 from server.engine.engine import Deadlines, Engine
 from server.engine.metrics import Metrics
-from server.engine.request_params import check_defaults
+from server.engine.request_params import check_defaults, sampling_params
 from server.engine.scheduler import Scheduler
 from server.engine.scoring import LikelihoodScorer
 from server.engine.watchdog import Watchdog
@@ -79,7 +80,7 @@ def check_servable(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.check_pixels()
     elif checkpoint.text is None:
         raise CheckpointError(f"{checkpoint.info.name}: tokenizer.json is missing")
-    check_defaults(checkpoint.defaults)
+    check_defaults(checkpoint.defaults, checkpoint.info.mask_id is not None)
     return checkpoint
 
 
@@ -94,7 +95,8 @@ def warm_up(checkpoint: Checkpoint) -> None:
             name = checkpoint.info.name
             log.warning("the chat template drops or refuses system messages", model=name)
     info = checkpoint.info
-    params = make_params(steps=1, top_p=0.9)
+    first = {"sampler": DEFAULT_SAMPLER, "steps": 1, "top_p": 0.9}
+    params = sampling_params(checkpoint.defaults, first)
     sampler = SAMPLERS[params.sampler].make(info.vocab_size, info.mask_id, checkpoint.ends)
     length = min(64, info.max_length) if info.image is None else info.image.length
     canvas = ([0] * length, [True] * length, params)

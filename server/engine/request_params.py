@@ -20,16 +20,27 @@ from sampler.params import (
 from sampler.registry import DEFAULT_SAMPLER
 
 
-def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> SamplingParams:
+def sampling_params(
+    defaults: Mapping[str, Any], chosen: Mapping[str, Any], has_mask: bool = True
+) -> SamplingParams:
     """Params from ``generation_config.json`` and what was chosen; None means not chosen.
 
     Keys that are no parameters are ignored; the seed is random where none is given.
+
+    Args:
+        defaults: fields of ``generation_config.json``.
+        chosen: values by name.
+        has_mask: whether the model has a mask token.
 
     Raises:
         InvalidParam: naming the field.
     """
     sampler = chosen.get("sampler") or defaults.get("sampler", DEFAULT_SAMPLER)
     check_choice("sampler", sampler, tuple(SAMPLERS))
+    if sampler not in (usable := samplers_for(has_mask)):
+        known = ", ".join(usable)
+        reason = f"{sampler} needs a model with a mask; this model supports {known}"
+        raise InvalidParam("sampler", reason)
     read = {*COMMON_PARAMS, *params_in(SAMPLERS[sampler].params)}
     given = {n: chosen[n] for n in (*PARAMS, "logprobs") if chosen.get(n) is not None}
     values = {n: defaults[n] for n in PARAMS if n in defaults and n in read} | given
@@ -39,16 +50,30 @@ def sampling_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> S
     for name, reason in params.own.unread().items():
         if name in given and not PARAMS[name].is_neutral(given[name]):
             raise InvalidParam(name, reason)
+    if not has_mask:
+        params.own.check_without_mask()
+        if params.guidance_scale != 1.0 and params.class_label is None:
+            reason = "other than 1 needs a mask or a class label; this model has no mask"
+            raise InvalidParam("guidance_scale", reason)
     return params
 
 
-def check_defaults(defaults: Mapping[str, Any]) -> None:
+def samplers_for(has_mask: bool) -> list[str]:
+    """Names of the samplers that a model can use."""
+    return [n for n, s in SAMPLERS.items() if has_mask or not s.params.needs_mask]
+
+
+def check_defaults(defaults: Mapping[str, Any], has_mask: bool) -> None:
     """Check a checkpoint's ``generation_config.json`` against what requests may ask for.
+
+    Args:
+        defaults: its fields.
+        has_mask: whether the model has a mask token.
 
     Raises:
         InvalidParam: naming the field.
     """
-    sampling_params(defaults, {})
+    sampling_params(defaults, {}, has_mask)
     for name in READERS:
         if name in defaults:
             value = defaults[name]

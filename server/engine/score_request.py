@@ -53,7 +53,9 @@ class Score:
         return math.fsum(self.nats)
 
 
-def score_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> ScoreParams:
+def score_params(
+    defaults: Mapping[str, Any], chosen: Mapping[str, Any], mask_id: int | None
+) -> ScoreParams:
     """Params from ``generation_config.json`` and what was chosen; None means not chosen. A seed is
     drawn where none is given.
 
@@ -67,6 +69,11 @@ def score_params(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> Scor
     params = ScoreParams(**values)
     if params.estimator == "llada" and chosen.get("mixing_ratio"):
         raise InvalidParam("mixing_ratio", "is for nelbo, not for llada")
+    if mask_id is None and params.estimator != "nelbo":
+        raise InvalidParam("estimator", f"{params.estimator} needs a model with a mask; use nelbo")
+    if mask_id is None and params.mixing_ratio != 1.0:
+        reason = f"must be 1 for a model without a mask, got {params.mixing_ratio:g}"
+        raise InvalidParam("mixing_ratio", reason)
     return params
 
 

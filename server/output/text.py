@@ -26,7 +26,8 @@ class TrajectoryEncoder:
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Holds no canvas before the first event."""
         self._piece = checkpoint.piece
-        self._mask = checkpoint.info.mask_id
+        mask = checkpoint.info.mask_id
+        self._mask = -1 if mask is None else mask  # -1 is no id
         self._since_snapshot = 0
         self.canvas: list[int] = []
 

@@ -69,7 +69,7 @@ class Replay:
 
     model: str
     title: str
-    mask: int
+    mask: int | None
     ends: frozenset[int]
     grid: Grid | None
     editable: list[bytearray]
@@ -103,12 +103,12 @@ class Replay:
             raise ValueError(f"choice {steps.index([])} has no steps")
         request = _object(created.get("request", {}), "request")
         sampler = request.get("sampler", "")
-        mask = _object(_field(created, "mask"), "mask")
+        mask = created.get("mask")
         ends = _list(created.get("ends", []), "ends")
         return cls(
             _text(_field(created, "model"), "model"),
             f"{asked} steps · {_text(sampler, 'request.sampler')[:20]}",
-            _whole(_field(mask, "id"), "mask.id"),
+            None if mask is None else _whole(_field(_object(mask, "mask"), "id"), "mask.id"),
             frozenset(_whole(id_, "ends") for id_ in ends),
             _grid(created.get("image")),
             editable,

@@ -161,7 +161,7 @@ export class Run {
       throw new Error(this.created ? "is a second beginning" : "is not diffusion.created");
     }
     if (event === "diffusion.created") {
-      this.tracks = data.choices.map((choice) => new Track(choice, data.mask.id));
+      this.tracks = data.choices.map((choice) => new Track(choice, data.mask?.id ?? null));
       if (data.image) this.tracks.forEach((track) => checkGrid(data.image, track.positions));
       this.created = data;
     } else if (event === "diffusion.step") {

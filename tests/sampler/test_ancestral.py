@@ -288,3 +288,16 @@ def test_a_row_of_nans_fails_alone():
     batch = batch.advanced(batch.tokens)  # noise removal asks every row
     result = take_step(sampler, Poisoned(torch.linspace(-1, 1, N)), batch)
     assert result.failed.tolist() == [False, True, False]
+
+
+def test_start_from_masks_at_any_mixing_ratio():
+    sampler = Ancestral(20, 19, ())
+    canvas = ([3] * 500, [False] * 100 + [True] * 400)
+    tokens = {
+        start: sampler.begin(
+            CanvasBatch.of([(*canvas, make_params(mixing_ratio=0.5, start=start, seed=1))])
+        ).tokens
+        for start in ("noise", "masks")
+    }
+    assert (tokens["masks"][:100] == 3).all() and (tokens["masks"][100:] == 19).all()
+    assert 150 < int((tokens["noise"][100:] == 19).sum()) < 260  # 210 expected, 5 sigma

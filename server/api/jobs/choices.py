@@ -151,7 +151,7 @@ class Reader:
         if self._view.trajectory:
             pieces.append((self._delta(""), {"diffusion": self.trajectory.record(step)}))
         if self._view.diffusing:
-            masked = canvas.count(self._checkpoint.info.mask_id)
+            masked = sum(id_ == self._checkpoint.info.mask_id for id_ in canvas)
             meta = {"step": step.step, "steps": step.steps, "masked": masked}
             shown = snapshot_of(self._checkpoint, canvas, self._editable)
             pieces.append((self._delta(shown), {"diffusion_meta": meta}))

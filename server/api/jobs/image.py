@@ -96,7 +96,8 @@ class Drawing(Run[ImageReader]):
         Raises:
             ApiError: naming the field.
         """
-        params = replace(body.sampling_params(state.defaults), class_label=label)
+        has_mask = state.checkpoint.info.mask_id is not None
+        params = replace(body.sampling_params(state.defaults, has_mask), class_label=label)
         super().__init__(state, prefix, params, budget)
         self.form: Format = form
         self.partial = partial

@@ -39,7 +39,7 @@ class Generation(Run[Reader]):
         """
         self.form, self.view = form, body.view()
         params = replace(
-            body.sampling_params(state.defaults),
+            body.sampling_params(state.defaults, state.checkpoint.info.mask_id is not None),
             logprobs=self.view.alternatives is not None,
             logit_bias=body.biases(state.checkpoint.info.vocab_size),
         )

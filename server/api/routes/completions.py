@@ -141,6 +141,8 @@ def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:
     check_bytes(state, [body.suffix or ""], "suffix")
     suffix = state.checkpoint.tokenizer.encode_behind(body.suffix or "")
     hole = state.checkpoint.info.mask_id if body.infill else None
+    if body.infill and hole is None:
+        raise ApiError(400, "infill needs a model with a mask", param="infill")
     if body.echo and (body.suffix or body.infill):
         raise ApiError(400, "echo is not supported with suffix or infill", param="echo")
     prompts, asked = [], body.prompts()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
+from models.checkpoints.load import Checkpoint
 from models.images.layout import ImageShape
 from models.tokenization.tokenizer import TextTokenizer
-from sampler import READERS, SAMPLERS
+from sampler import READERS
 from sampler.registry import DEFAULT_SAMPLER
 from server.api.context import State
-from server.api.schemas.responses.common import ImageGrid
+from server.api.schemas.responses.common import ImageGrid, MaskToken
 from server.api.schemas.responses.models import Model, Models
 from server.api.schemas.responses.openapi import says
 from server.api.schemas.sampling import REQUESTABLE, described
 from server.engine.engine import Engine
-from server.engine.request_params import default_length, default_of
+from server.engine.request_params import default_length, default_of, samplers_for
 from server.http.errors import ApiError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -88,7 +89,7 @@ def describe(state: State) -> Model:
             "family": info.family,
             "parameters": info.parameters,
             "dtype": info.dtype,
-            "samplers": list(SAMPLERS),
+            "samplers": samplers_for(info.mask_id is not None),
             "sampler": defaults.get("sampler", DEFAULT_SAMPLER),
             "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE},
             "request_parameters": [described(name, p) for name, p in REQUESTABLE.items()],
@@ -102,10 +103,7 @@ def describe(state: State) -> Model:
             "chat_system": _shows_system(tokenizer),
             "limits": {"steps": limits.max_steps, "choices": limits.max_choices},
             "vocab_size": info.vocab_size,
-            "mask_token": {
-                "id": info.mask_id,
-                "text": state.checkpoint.piece(info.mask_id),
-            },
+            "mask_token": mask_of(state.checkpoint),
             "max_canvas": info.max_length,
             "block_length": defaults.get("block_length"),
             "classes": info.classes,
@@ -118,6 +116,12 @@ def describe(state: State) -> Model:
 def _shows_system(tokenizer: TextTokenizer | None) -> bool | None:
     """Whether the chat template shows system messages; None where that is unknown."""
     return tokenizer.chat.shows_system if tokenizer and tokenizer.chat else None
+
+
+def mask_of(checkpoint: Checkpoint) -> MaskToken | None:
+    """The mask token of a model; None if it has none."""
+    mask = checkpoint.info.mask_id
+    return None if mask is None else {"id": mask, "text": checkpoint.piece(mask)}
 
 
 def grid_of(shape: ImageShape) -> ImageGrid:

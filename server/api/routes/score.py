@@ -76,7 +76,7 @@ def _request(state: State, body: ScoreBody) -> ScoreRequest:
         elif given is not None:
             checked_ids(state, given, field)
     try:
-        params = score_params(state.defaults, chosen)
+        params = score_params(state.defaults, chosen, state.checkpoint.info.mask_id)
         return score_request(state.checkpoint, body.text, body.prompt, body.end, params)
     except InvalidParam as error:
         raise refused(error) from None

@@ -16,7 +16,7 @@ from server.api.jobs.image import Drawing, label_of
 from server.api.jobs.recorder import KIND, Recorder
 from server.api.jobs.text import Generation
 from server.api.routes.completions import CompletionBody, CompletionForm, Prompts, prompts_of
-from server.api.routes.models import any_model, grid_of, makes_images
+from server.api.routes.models import any_model, grid_of, makes_images, mask_of
 from server.api.schemas.requests import View
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.trajectories import HEADERS, Deleted, recorded
@@ -132,7 +132,7 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     recording = Recorder(state, run, owner_of(request.scope)).start(
         request_id=request.scope["request_id"],
         request=body.resolved(run),
-        mask={"id": info.mask_id, "text": state.checkpoint.piece(info.mask_id)},
+        mask=mask_of(state.checkpoint),
         ends=list(state.checkpoint.ends),
         image=None if info.image is None else grid_of(info.image),
     )

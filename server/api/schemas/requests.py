@@ -23,7 +23,7 @@ class DiffusionFields(SamplingFields):
     trajectory: Literal["none", "delta"] | None = None
     stream: StrictBool | None = None
 
-    def sampling_params(self, defaults: Mapping[str, Any]) -> SamplingParams:
+    def sampling_params(self, defaults: Mapping[str, Any], has_mask: bool) -> SamplingParams:
         """The request's choices over the checkpoint's defaults; without a seed, a random
         one is chosen.
 
@@ -32,7 +32,7 @@ class DiffusionFields(SamplingFields):
         """
         try:
             chosen = self.model_dump(include={"sampler", *REQUESTABLE})
-            return request_params.sampling_params(defaults, chosen)
+            return request_params.sampling_params(defaults, chosen, has_mask)
         except InvalidParam as error:
             raise refused(error) from None
 

@@ -62,7 +62,9 @@ class DiffusionModel(AnswerDict):
     ]
     limits: RequestLimits
     vocab_size: int
-    mask_token: MaskToken
+    mask_token: Annotated[
+        MaskToken | None, Field(description="null for a model of uniform noise alone")
+    ]
     max_canvas: Annotated[int, Field(description="positions, prompt included")]
     block_length: Annotated[int | None, Field(description="null means the whole canvas")]
     classes: Annotated[int, Field(description="number of class labels; 0 for text")]

@@ -38,7 +38,7 @@ class Created(Generated):
     choices: list[RecordedChoice]
     request_id: str
     request: dict[str, Any] = Field(description="a body that reproduces the same tokens")
-    mask: MaskToken
+    mask: MaskToken | None = Field(description="null for a model of uniform noise alone")
     ends: list[int] = Field(description="ids that end a text")
     image: ImageGrid | None = Field(description="size of the images; null for text")
 

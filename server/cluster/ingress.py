@@ -89,7 +89,7 @@ def _not_counted() -> None:
 
 
 async def _of_all(handle: DeploymentHandle[Any], method: str) -> list[Any]:
-    """What a method returns on each replica that answers in time; there may be none."""
+    """Results of a method from the replicas that answer in time; there may be none."""
     try:
         told = await handle.broadcast(method).results_async(
             timeout_s=ALL_SECONDS, return_exceptions=True

@@ -149,7 +149,7 @@ class ReplicaProxy:
         raise ApiError(503, "no replica answers", code="not_ready", retry_after=5)
 
     async def _tried(self, model: str, request: ForwardedRequest) -> Answer:
-        """What one replica says."""
+        """The answer of one replica."""
         parts = self._replicas[model].remote(request)
         assert isinstance(parts, DeploymentResponseGenerator)  # as ``stream`` asks for
         try:

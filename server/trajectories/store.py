@@ -59,7 +59,7 @@ class TrajectoryStore:
         return found if found is not None and found.owner == owner else None
 
     def forget(self, id_: str) -> None:
-        """Drop a finished recording, also from those who read it."""
+        """Drop a finished recording, also for its current readers."""
         self._free(self._finished.pop(id_)[0])
 
     def _free(self, recording: Recording) -> None:

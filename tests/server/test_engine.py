@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -193,7 +194,9 @@ async def test_stopping_ends_every_stream_once(tiny):
 
 async def test_a_request_that_cannot_start_fails_and_the_engine_lives(engine):
     steady = engine.submit(request(2, length=50, steps=400))
-    bad = await result(engine.submit(request(1, sampler="nonsense")))
+    valid = request(1)
+    unknown = replace(valid, params=replace(valid.params, sampler="nonsense"))
+    bad = await result(engine.submit(unknown))
     assert isinstance(bad, Failed) and bad.code == "internal"
     assert isinstance(await result(steady), Done)
     await until_idle(engine)

@@ -91,10 +91,10 @@ def test_what_says_nothing_in_a_chat_is_accepted(more):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"top_k": 40}, "top_k is not supported: temperature and top_p"),
+        ({"top_k": 40}, "top_k is not supported: use temperature and top_p"),
         ({"top_k": False}, "top_k is not supported"),
         ({"repetition_penalty": 1.1}, "repetition_penalty is not supported: counts"),
-        ({"n": 2, "best_of": 3}, "best_of is not supported: every choice"),
+        ({"n": 2, "best_of": 3}, "best_of is not supported: every generated choice"),
         ({"store": True}, "store is not supported: nothing is stored"),
         ({"service_tier": "flex"}, "service_tier is not supported: there is one tier"),
         ({"metadata": "x"}, "metadata is not supported"),

@@ -11,7 +11,8 @@ ARG VARIANT=cpu
 FROM ${PYTHON} AS build
 ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY constraints/runtime.txt constraints/
 COPY deploy/install.sh deploy/
 COPY server server
 COPY sampler sampler

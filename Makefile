@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 BROWSER := tests/browser
-SOURCES := server sampler models loadtest recipes tests benchmarks
+SOURCES := server sampler models loadtest recipes tests benchmarks constraints
 
 .PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster soak fuzz \
     image check format lock clean
@@ -51,27 +51,28 @@ format: .venv/dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-lock:  ## regenerate constraints.txt from pyproject.toml
+lock:  ## regenerate constraints/*.txt from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q torch==2.13.0
-	.venv-lock/bin/pip install -q -e ".[dev,loadtest,ray]"
-	{ echo "# Written by make lock. Plain version of torch: the index decides between CPU and CUDA builds."; \
-	  .venv-lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+	.venv-lock/bin/pip install -q packaging -e ".[otel,dev,loadtest,ray]"
+	.venv-lock/bin/python constraints/lock.py
 	rm -rf .venv-lock
 
 # Stamp files: one environment; development tools are added to it only when needed.
-.venv/runtime: pyproject.toml constraints.txt
+.venv/runtime: pyproject.toml constraints/runtime.txt
 	@echo "Installing the locked packages into .venv (once; some minutes, mostly PyTorch) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints/runtime.txt -e .
 	touch $@
 
-.venv/loadtest: .venv/runtime
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[loadtest]"
+.venv/loadtest: .venv/runtime constraints/loadtest.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints/loadtest.txt \
+	    -e ".[loadtest]"
 	touch $@
 
-.venv/dev: .venv/runtime
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,loadtest]"
+.venv/dev: .venv/runtime constraints/loadtest.txt constraints/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints/loadtest.txt \
+	    -c constraints/dev.txt -e ".[dev,loadtest]"
 	touch $@
 
 # Debian's Chromium, installed if missing; axe-core by the npm of pyright's Node.
@@ -94,12 +95,13 @@ CLIENTS := tests/clients
 	touch $@
 
 # Ray has its own environment too: the single server is tested without it. Packages of .venv are used from there.
-.venv-cluster/ready: .venv/dev
+.venv-cluster/ready: .venv/dev constraints/ray.txt
 	@echo "Installing Ray into .venv-cluster (once) ..."
 	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 	    $$(.venv-cluster/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
-	.venv-cluster/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,ray]"
+	.venv-cluster/bin/pip install -q --disable-pip-version-check -c constraints/dev.txt \
+	    -c constraints/ray.txt -e ".[dev,ray]"
 	touch $@
 
 $(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json

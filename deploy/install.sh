@@ -5,5 +5,5 @@
 set -eu
 python3 -m venv "$2"
 "$2/bin/pip" install --quiet --no-cache-dir --disable-pip-version-check \
-    -c "$1/constraints.txt" "$1[otel]"
+    -c "$1/constraints/runtime.txt" "$1[otel]"
 "$2/bin/xdlm" info stories

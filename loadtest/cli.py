@@ -13,7 +13,7 @@ EXTRA = ("aiohttp", "locust", "matplotlib", "plotly", "scipy", "sklearn")
 def main() -> None:
     """Entry point of the console script."""
     if missing := [name for name in EXTRA if find_spec(name) is None]:
-        wish = f"{sys.executable} -m pip install -c constraints.txt -e '.[loadtest]'"
+        wish = f"{sys.executable} -m pip install -c constraints/loadtest.txt -e '.[loadtest]'"
         print(f"xdlm-loadtest needs {', '.join(missing)}: {wish}", file=sys.stderr)
         raise SystemExit(2)
     from loadtest.commands import app

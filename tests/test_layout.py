@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from constraints.lock import EXTRAS, FOLDER, pins
 from tests.imports import ROOT, circle, graph, imports, modules, sources, upward
 
 PACKAGES = {"server", "sampler", "models", "loadtest"}
@@ -19,6 +25,9 @@ MAY_IMPORT = {
     "models": {"models"},
     "loadtest": {"loadtest"},
 }
+OPTIONAL = {"opentelemetry": "otel", "ray": "ray", "flash_attn": "flash"}
+"""Imports that need an extra of this project, and which."""
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SAMPLER_NEEDS = {"torch", "jaxtyping"}
 MODULES = sources(*PACKAGES)
 IMPORTS = graph(MODULES)
@@ -59,6 +68,63 @@ FLOORS: list[tuple[str, ...]] = [
     ("loadtest.*",),
 ]
 """From the highest to the lowest: a module imports from its own floor and from those below."""
+
+
+def declared(*extras: str) -> dict[str, Requirement]:
+    """Requirements of the project, or of its extras, by normalised name."""
+    texts = [text for extra in extras for text in PROJECT["optional-dependencies"][extra]]
+    found = [Requirement(text) for text in texts or PROJECT["dependencies"]]
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def third_party(package: str) -> dict[str, set[str]]:
+    """Names of the installed packages that each third-party import of a package may come from."""
+    known = packages_distributions()
+    names = set().union(*(imports(path) for path in modules(package)))
+    return {
+        name: {canonicalize_name(found) for found in known.get(name, [name])}
+        for name in names - PACKAGES - set(sys.stdlib_module_names)
+    }
+
+
+def pinned(file: str) -> dict[str, str]:
+    """Versions in a constraint file itself, by normalised name."""
+    lines = re.findall(r"^(\S+)==(\S+)$", (FOLDER / f"{file}.txt").read_text(), re.M)
+    return {canonicalize_name(name): version for name, version in lines}
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_third_party_imports_are_declared(package):
+    everywhere = declared() | (declared("loadtest") if package == "loadtest" else {})
+    for name, origins in third_party(package).items():
+        wanted = declared(OPTIONAL[name]) if name in OPTIONAL else everywhere
+        assert origins & wanted.keys(), f"{package} imports {name}, which pyproject.toml omits"
+
+
+def test_declared_dependencies_are_imported():
+    used = set().union(*(names for p in PACKAGES for names in third_party(p).values()))
+    unused = (declared() | declared("loadtest")).keys() - used
+    assert not unused, f"pyproject.toml declares {unused}, which no package imports"
+
+
+@pytest.mark.parametrize("file", ["runtime", *EXTRAS])
+def test_constraints_pin_what_is_declared_within_its_bounds(file):
+    versions = pinned("runtime") | pinned(file)
+    wanted = declared() if file == "runtime" else declared() | declared(file)
+    for name, requirement in wanted.items():
+        assert versions[name] in requirement.specifier, f"{requirement} against {versions[name]}"
+
+
+def test_constraint_files_agree_with_one_another():
+    pairs = {pair for file in ("runtime", *EXTRAS) for pair in pinned(file).items()}
+    assert len(pairs) == len(dict(pairs))
+
+
+def test_runtime_constraints_hold_what_the_server_needs_and_no_more():
+    """An image resolves against neither load test nor development tools."""
+    wanted = pins([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["otel"]])
+    names = {canonicalize_name(pin.partition("==")[0]) for pin in wanted}
+    assert pinned("runtime").keys() == names and "gevent" not in names
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
@@ -170,5 +236,6 @@ def test_the_wheel_holds_the_checkpoint_and_not_its_recipe(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "models/bundled/stories/model.safetensors" in names
     assert {f"server/web/{path.name}" for path in (ROOT / "server" / "web").iterdir()} <= set(names)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert not [n for n in names if n.startswith(("recipes", "tests", "benchmarks"))]
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == PACKAGES

@@ -5,7 +5,7 @@ BROWSER := tests/browser
 SOURCES := server sampler models loadtest recipes tests benchmarks constraints
 
 .PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster soak fuzz \
-    image check format lock clean
+    image check words format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoints on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories digits
@@ -41,10 +41,12 @@ fuzz: .venv/dev  ## fifty thousand requests generated from the specification, an
 image: .venv/dev  ## the Dockerfile's commands, without a container engine
 	$(BIN)/pytest -m "slow or not slow" tests/server/test_deploy.py
 
-check: .venv/dev  ## format, lint, types, words
+check: .venv/dev  ## format, lint, types
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/pyright
+
+words: .venv/dev  ## turns of phrase that the glossary replaces
 	$(BIN)/python -m tests.check_words
 
 format: .venv/dev

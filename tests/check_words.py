@@ -1,5 +1,5 @@
 """Looks for turns that ``docs/glossary.md`` bans, and for docstrings that begin with a question
-word. ``make check`` runs it as ``python -m tests.check_words``.
+word. ``make words`` runs it as ``python -m tests.check_words``.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class DiTConfig:
         model_length: positions.
         hidden_dim, cond_dim, n_blocks, n_heads: sizes.
         mask_token_id: id of the mask; None for a model of uniform noise alone (UDLM), which says
-            ``"mask_token_id": null``.
+            ``"mask_token_id": null``. Published vocabularies have one whatever the file says.
         eos_token_id: id that ends a text; None for images.
         num_classes: labels that the network takes; 0 for text.
         image: what the tokens make, if that is an image.
@@ -98,8 +98,6 @@ class DiTConfig:
                 "image": known.image,
             }
             fields |= {name: value for name, value in usual.items() if raw.get(name) is None}
-            if "mask_token_id" in raw:
-                fields["mask_token_id"] = raw["mask_token_id"]
         optional = {"num_classes", "image"}
         if fields.get("image") is not None:
             optional.add("eos_token_id")

@@ -21,7 +21,7 @@ def freed_within_a_step(server, slots: int) -> float:
     """All slots are free one step and a moment after now. How long a moment, in seconds."""
     began = time.monotonic()
     wait_for(lambda: server.engine.scheduler.running == slots)
-    late = time.monotonic() - began - server.engine._pace.step
+    late = time.monotonic() - began - server.engine._timer.step
     assert late < GRACE + SLACK
     return late
 

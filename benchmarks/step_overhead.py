@@ -38,12 +38,12 @@ class PositionWise:
     def trunk(
         self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels: Tensor | None = None
     ) -> Tensor:
-        """See ``sampler.step.Network``."""
+        """See ``sampler.step.Denoiser``."""
         BucketedAttention(offsets, tokens.numel())
         return self.embedding[tokens[rows]]
 
     def head(self, hidden: Tensor) -> Tensor:
-        """See ``sampler.step.Network``."""
+        """See ``sampler.step.Denoiser``."""
         return hidden @ self.embedding.T
 
 

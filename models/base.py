@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention, attention_over
+from models.errors import UnsupportedConfig
 
 MIN_ROWS = 16
-
-
-class UnsupportedConfig(ValueError):
-    """A ``config.json`` that asks for something its architecture does not do."""
-
-
+"""Rows that a matrix product has at least: CPU libraries round products of fewer rows in another
+way, so a canvas would get other bits alone than in company. ``sampler.logits.head`` has the same
+number for the rows that it gives to ``head``: the sampler imports nothing of ``models``.
+"""
 MOST_POSITIONS = 1 << 18
 """Of a canvas; the longest contexts that language models are trained with."""
 MOST_ROTARY = 1 << 28
@@ -65,12 +64,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.to(x.dtype)
 
 
-def _at_least_min_rows(ids: Tensor) -> Tensor:
-    """Ids [n] with zeros behind them, if they are few."""
-    return F.pad(ids, (0, max(0, MIN_ROWS - ids.numel())))
+def pad_rows(x: Tensor) -> Tensor:
+    """[n, ...] -> [max(n, MIN_ROWS), ...], zeros after the last row."""
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(0, MIN_ROWS - len(x))))
 
 
-class Stored(nn.Module):
+class CheckpointModule(nn.Module):
     """A module whose weights are loaded from a file.
 
     Attributes:
@@ -87,8 +86,8 @@ class Stored(nn.Module):
         """Compute what is not stored, once the weights are in place on their device."""
 
 
-class Network(Stored, ABC):
-    """Base of the architectures; each is a ``Denoiser``.
+class DenoiserModule(CheckpointModule, ABC):
+    """Base of the architectures; each fulfils ``models.interface.Denoiser``.
 
     Attributes:
         family: its name in ``ModelInfo``.
@@ -120,7 +119,7 @@ class Network(Stored, ABC):
         """See ``Denoiser``."""
 
 
-class Transformer(Network):
+class Transformer(DenoiserModule):
     """Base of the networks that attend over packed sequences.
 
     Attributes:
@@ -138,7 +137,7 @@ class Transformer(Network):
 
     @property
     def max_length(self) -> int:
-        """See ``Network``."""
+        """See ``DenoiserModule``."""
         return self.rope.positions
 
     def make_rope(self, device: torch.device | None) -> None:
@@ -149,7 +148,7 @@ class Transformer(Network):
         self.register_buffer("sin", angle.sin(), persistent=False)
 
     def ready(self, device: torch.device) -> None:
-        """See ``Stored``."""
+        """See ``CheckpointModule``."""
         self.make_rope(device)
 
     @abstractmethod
@@ -187,9 +186,9 @@ class Transformer(Network):
             if labels is None:
                 labels = torch.full_like(offsets[1:], self.classes)
             of_each = labels.repeat_interleave(offsets.diff(), output_size=tokens.numel())
-            of_tokens = _at_least_min_rows(of_each)
+            of_tokens = pad_rows(of_each)
         elif labels is not None:
             raise ValueError("this network takes no labels")
-        wanted = _at_least_min_rows(rows)
-        hidden = self.hidden(_at_least_min_rows(tokens), attention, wanted, of_tokens)
+        wanted = pad_rows(rows)
+        hidden = self.hidden(pad_rows(tokens), attention, wanted, of_tokens)
         return hidden[: rows.numel()]

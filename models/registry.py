@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from models.base import UnsupportedConfig
 from models.checkpoints.meta_init import without_values
+from models.errors import UnsupportedConfig
 from models.families.dit import DiT
 from models.families.dit_config import DiTConfig, stored_sizes
 from models.families.llada import LLaDA, LLaDAConfig
 from models.families.unet import UNet
 from models.families.unet_config import UNetConfig
 
-Network = LLaDA | DiT | UNet
+AnyNetwork = LLaDA | DiT | UNet
 DIT_TYPES = ("dit", "xdlm", "mdlm", "udlm")
 """Values of ``model_type`` that name a DiT; third parties have published under their own."""
 
 
-def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None) -> Network:
+def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None) -> AnyNetwork:
     """The network that a ``config.json`` asks for, on the meta device.
 
     Args:

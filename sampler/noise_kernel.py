@@ -13,7 +13,37 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sampler.moves import Moves
+
+@dataclass(frozen=True)
+class ReverseMixture:
+    """Transition probabilities of one reverse step (eq. 11): keep, model, uniform or mask.
+
+    The token z is replaced with probability L = rate / (signal p_z + here), and then by the model's
+    guess, a uniform id or the mask. All arguments broadcast to one shape.
+
+    Attributes:
+        rate: L's numerator; where it is 0 the token stays, even if its p_z is 0.
+        signal: weight of p_z; 0 where L does not depend on the model.
+        here: the rest of the denominator.
+        to_model: probability of the model's guess, of a position that leaves.
+        to_uniform: probability of a uniform id; what is left of 1 is the mask's.
+    """
+
+    rate: Float[Tensor, "*s"]
+    signal: Float[Tensor, "*s"]
+    here: Float[Tensor, "*s"]
+    to_model: Float[Tensor, "*s"]
+    to_uniform: Float[Tensor, "*s"]
+
+    def leave(self, p_z: Tensor) -> Tensor:
+        """L for the model's probability p_z of the token that is there (0 at masks)."""
+        stays = self.rate == 0
+        return torch.where(stays, 0.0, self.rate / (self.signal * p_z + self.here))
+
+    @property
+    def bound(self) -> Tensor:
+        """U: no token leaves with a higher probability, whatever the model says."""
+        return self.leave(torch.zeros_like(self.rate))
 
 
 @dataclass(frozen=True)
@@ -100,7 +130,7 @@ class NoiseKernel:
             q = torch.where(self._is_mask(z)[..., None], q, here)
         return torch.where(f_t == 0, here, q)
 
-    def moves(self, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Moves:
+    def mixture(self, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> ReverseMixture:
         """The posterior as a mixture: L = beta_ts r(z) / (alpha_t p_z + beta_t r(z)), and a token
         that leaves goes where the forward marginal at time s takes the model's guess.
 
@@ -111,7 +141,7 @@ class NoiseKernel:
             alpha_s, alpha_t: of the same shape.
         """
         rate = self.rate(z, alpha_t.dtype)
-        return Moves(
+        return ReverseMixture(
             rate=(1.0 - alpha_t / alpha_s) * rate,
             signal=torch.where(self._is_mask(z), 0.0, alpha_t),
             here=(1.0 - alpha_t) * rate,

@@ -20,8 +20,10 @@ from sampler.transition import Transition
 
 
 @runtime_checkable
-class Network(Protocol):
-    """What a step needs of a model; ``models.interface.Denoiser`` fulfils it."""
+class Denoiser(Protocol):
+    """The part of ``models.interface.Denoiser`` that a step uses; restated here because the sampler
+    imports nothing of ``models``.
+    """
 
     @property
     def classes(self) -> int:
@@ -119,13 +121,13 @@ class StepResult:
     settled: Int[Tensor, " B"]
 
 
-def take_step(sampler: Sampler, network: Network, batch: CanvasBatch) -> StepResult:
+def take_step(sampler: Sampler, network: Denoiser, batch: CanvasBatch) -> StepResult:
     """Advance every canvas of one batch by one step; see ``take_steps``."""
     return take_steps(network, [(sampler, batch)])[0]
 
 
 @torch.inference_mode()
-def take_steps(network: Network, parts: Sequence[tuple[Sampler, CanvasBatch]]) -> list[StepResult]:
+def take_steps(network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]) -> list[StepResult]:
     """Advance every canvas by one step: each sampler proposes, the network runs once for all of
     them, each sampler commits.
 
@@ -205,7 +207,7 @@ class _Asked:
         )
 
 
-def _run(network: Network, inputs: Sequence[_Inputs]) -> Tensor:
+def _run(network: Denoiser, inputs: Sequence[_Inputs]) -> Tensor:
     """Run the network once over all inputs; hidden states of all rows, in order."""
     tokens, lengths, labels = (
         torch.cat([getattr(i, n) for i in inputs]) for n in ("tokens", "lengths", "labels")

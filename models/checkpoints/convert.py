@@ -16,14 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from models import registry
-from models.base import UnsupportedConfig
 from models.checkpoints import formats, weights
 from models.checkpoints.load import described_decoder, inspect_checkpoint
 from models.checkpoints.meta_init import without_values
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError, UnsupportedConfig
 from models.families.dit import INV_FREQ, DiT
 from models.families.dit_config import VOCABULARIES, stored_sizes
 from models.families.unet import UNet
+from models.files import in_a_line
 from models.images import vq_decoder
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import ModelInfo
@@ -58,7 +58,7 @@ def convert(
     Raises:
         CheckpointError: in one line: what is damaged, missing, contradictory or not supported.
     """
-    with weights.in_a_line(source):
+    with in_a_line(source):
         return _convert(source, folder.absolute(), mixing_ratio, raw, config or {}, decoder)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError
 
 DType = Literal["auto", "float32", "bfloat16"]
 

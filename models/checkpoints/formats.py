@@ -17,9 +17,10 @@ from torch import Tensor
 
 from models.checkpoints import safe_unpickler, weights
 from models.checkpoints.safe_unpickler import Inert, StoredTensor, TorchFile
-from models.checkpoints.weights import CheckpointError, read_json
+from models.errors import CheckpointError
 from models.families import unet
 from models.families.dit import INV_FREQ, parameter_names
+from models.files import member, read_json
 from models.images import vq_decoder
 from models.tokenization.tokenizer import TEXT_FILES
 
@@ -33,7 +34,7 @@ NOISES = {
 COMPANIONS = (*TEXT_FILES, vq_decoder.FILE)
 
 
-class Stored(NamedTuple):
+class LazyTensor(NamedTuple):
     """A tensor that has not been read."""
 
     shape: tuple[int, ...]
@@ -51,7 +52,7 @@ class Source:
         companions: files that go along.
     """
 
-    tensors: dict[str, Stored]
+    tensors: dict[str, LazyTensor]
     config: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     companions: tuple[Path, ...] = ()
@@ -97,7 +98,7 @@ def _head(path: Path) -> bytes:
 
 
 @contextmanager
-def opened_decoder(path: Path) -> Iterator[dict[str, Stored]]:
+def opened_decoder(path: Path) -> Iterator[dict[str, LazyTensor]]:
     """The decoder's part of a published tokenizer of images, by name: safetensors, or a file of
     ``torch.save`` with the weights, or with them under ``model`` or ``state_dict``.
 
@@ -116,7 +117,7 @@ def opened_decoder(path: Path) -> Iterator[dict[str, Stored]]:
         yield {name: _waiting(file, name, content[name]) for name in names}
 
 
-def _headers(place: Path) -> dict[str, Stored]:
+def _headers(place: Path) -> dict[str, LazyTensor]:
     def reader(header: weights.Header) -> Callable[[], Tensor]:
         def read() -> Tensor:
             with weights.opened(header.path) as file:
@@ -125,7 +126,7 @@ def _headers(place: Path) -> dict[str, Stored]:
         return read
 
     return {
-        name: Stored(header.shape, reader(header))
+        name: LazyTensor(header.shape, reader(header))
         for name, header in weights.headers(place).items()
         if not name.startswith(IMAGE_CODEC)
     }
@@ -135,7 +136,7 @@ def _folder(path: Path) -> Source:
     config = read_json(path / "config.json")
     config.pop("auto_map", None)  # points at code that we do not take along
     defaults = read_json(path / "generation_config.json", required=False)
-    places = [weights.member(path, name) for name in COMPANIONS]
+    places = [member(path, name) for name in COMPANIONS]
     companions = tuple(place for place in places if place.is_file())
     return Source(_headers(path), config, defaults, companions)
 
@@ -169,12 +170,12 @@ def _trained(file: TorchFile, raw: bool) -> Source:
     return Source(tensors, {n: v for n, v in config.items() if v is not None}, dict(defaults))
 
 
-def _family(tensors: Mapping[str, Stored]) -> str:
+def _family(tensors: Mapping[str, LazyTensor]) -> str:
     return "unet" if unet.SIGN in tensors else "dit"
 
 
-def _named(file: TorchFile, state: Mapping[Any, Any]) -> dict[str, Stored]:
-    found: dict[str, Stored] = {}
+def _named(file: TorchFile, state: Mapping[Any, Any]) -> dict[str, LazyTensor]:
+    found: dict[str, LazyTensor] = {}
     for key, value in state.items():
         name = weights.plain_name(str(key))
         if name.startswith(IMAGE_CODEC):
@@ -185,7 +186,7 @@ def _named(file: TorchFile, state: Mapping[Any, Any]) -> dict[str, Stored]:
     return found
 
 
-def _listed(file: TorchFile, values: object) -> dict[str, Stored]:
+def _listed(file: TorchFile, values: object) -> dict[str, LazyTensor]:
     """Averaged weights without names, in the order of registration."""
     if not isinstance(values, list):
         raise CheckpointError(f"{file.path}: ema has no list of shadow_params")
@@ -202,11 +203,11 @@ def _listed(file: TorchFile, values: object) -> dict[str, Stored]:
     return {n: _waiting(file, n, v) for n, v in zip(names, values, strict=True)}
 
 
-def _waiting(file: TorchFile, name: str, value: object) -> Stored:
+def _waiting(file: TorchFile, name: str, value: object) -> LazyTensor:
     if not isinstance(value, StoredTensor) or not value.storage.dtype.is_floating_point:
         raise CheckpointError(f"{file.path}: {name} is no dense tensor of floats")
     try:
-        return Stored(value.shape, lambda: file.read(value))
+        return LazyTensor(value.shape, lambda: file.read(value))
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {name}: {error}") from None
 

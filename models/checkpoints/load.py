@@ -19,18 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.base import UnsupportedConfig
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoints import weights
 from models.checkpoints.devices import DType, device_named, dtype_named
 from models.checkpoints.meta_init import without_values
-from models.checkpoints.weights import CheckpointError, Header, in_a_line, read_json
+from models.checkpoints.weights import Header
+from models.errors import CheckpointError, UnsupportedConfig
+from models.files import in_a_line, member, read_json
 from models.images import vq_decoder
 from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import Denoiser, ModelInfo
-from models.registry import Network, build
+from models.registry import AnyNetwork, build
 from models.tokenization.file_check import check_tokenizer_file
 from models.tokenization.tokenizer import TEXT_FILES, TextTokenizer
 
@@ -210,7 +211,7 @@ def check_checkpoint(
 
 def _described(
     path: Path,
-) -> tuple[dict[str, Header], Network, TextTokenizer | None, ModelInfo, dict[str, Any]]:
+) -> tuple[dict[str, Header], AnyNetwork, TextTokenizer | None, ModelInfo, dict[str, Any]]:
     """Everything but the weights and their type; the network is on the meta device."""
     config = read_json(path / "config.json")
     found = weights.headers(path)
@@ -269,7 +270,7 @@ def read_tokenizer(folder: Path, vocab_size: int, mask_id: int | None = None) ->
         CheckpointError: missing, damaged, or with more ids than the model has.
     """
     for name in TEXT_FILES:
-        weights.member(folder, name)
+        member(folder, name)
     try:
         check_tokenizer_file(folder / "tokenizer.json", vocab_size)
         tokenizer = TextTokenizer.load(folder / "tokenizer.json", mask_id)
@@ -284,7 +285,7 @@ def read_tokenizer(folder: Path, vocab_size: int, mask_id: int | None = None) ->
 
 def _decoder(path: Path, info: ModelInfo, device: torch.device) -> VQDecoder | None:
     """The decoder of image tokens that a folder holds, if it does."""
-    place, shape = weights.member(path, vq_decoder.FILE), info.image
+    place, shape = member(path, vq_decoder.FILE), info.image
     if not place.is_file() or shape is None or shape.tokens != "vq":
         return None
     decoder, found = described_decoder(place, shape)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from models import registry
-from models.base import UnsupportedConfig
 from models.checkpoints import weights
 from models.checkpoints.load import read_tokenizer
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError, UnsupportedConfig
 
 STD = 0.02
 FAMILIES = ("llada", "dit", "unet")

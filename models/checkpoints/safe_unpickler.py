@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError
 
 LONGEST_PROGRAM, MOST_STEPS = 16 << 20, 1 << 20
 """Bytes and steps of a pickle; that of a network of a thousand tensors has some 30,000 steps."""

@@ -5,7 +5,6 @@ tensor by tensor straight to the device. Names lose the prefixes that trainers p
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,48 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.base import Stored
-from models.printable import printable
+from models.base import CheckpointModule
+from models.errors import CheckpointError
+from models.files import member, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
 PREFIXES = ("_forward_module.", "module.", "model.backbone.", "backbone.")
-
-
-LONGEST_NAME = 255  # bytes of a file's name
-LONGEST_MESSAGE = 500
-MOST_JSON = 16 << 20  # bytes of a JSON file; an index of 100,000 tensors has ten
 MOST_HEADER = 16 << 20  # bytes of a safetensors header
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message is one line, whatever names files hold."""
-
-    def __init__(self, message: str) -> None:
-        line = printable(" ".join(re.split("[\r\n\t]", message)))
-        if len(line) > LONGEST_MESSAGE:
-            half = LONGEST_MESSAGE // 2 - 2
-            line = f"{line[:half]} … {line[-half:]}"
-        super().__init__(line)
-
-
-@contextmanager
-def in_a_line(place: Path) -> Iterator[None]:
-    """Whatever a file makes its readers raise is a ``CheckpointError``."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{place}: {error.strerror or error}") from None
-    except (
-        ArithmeticError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = f"{type(error).__name__}: {str(error)[:LONGEST_MESSAGE]}"
-        raise CheckpointError(f"{place}: cannot be read ({reason})") from None
 
 
 class Header(NamedTuple):
@@ -67,60 +32,6 @@ class Header(NamedTuple):
     key: str
     shape: tuple[int, ...]
     dtype: str
-
-
-def member(folder: Path, name: str) -> Path:
-    """Where a file of a folder is. Links may lead about in the folder, or in the repository of
-    Hugging Face's cache that it is a snapshot of; a checkpoint cannot point at other files.
-
-    Raises:
-        CheckpointError: the name leads out of the folder, or nowhere.
-    """
-    if len(name.encode(errors="replace")) > LONGEST_NAME:
-        raise CheckpointError(f"{folder}: {name[:32]!r}… is not the name of a file: too long")
-    try:
-        root, real = folder.resolve(), (folder / name).resolve()
-    except (OSError, RuntimeError, ValueError):  # a circle of links; a NUL
-        raise CheckpointError(f"{folder}: {name!r} is not the name of a file") from None
-    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
-        root = root.parent.parent
-    if not real.is_relative_to(root):
-        raise CheckpointError(f"{folder}: {name} is a link that leads out of the folder")
-    return folder / name
-
-
-def read_json(path: Path, required: bool = True) -> dict[str, Any]:
-    """A JSON object from a file; an empty one where an optional file is missing.
-
-    Raises:
-        CheckpointError: missing, too large, or no JSON object.
-    """
-    if not member(path.parent, path.name).is_file():
-        if required:
-            raise CheckpointError(f"{path.parent}: {path.name} is missing")
-        return {}
-    try:
-        if (size := path.stat().st_size) > MOST_JSON:
-            raise CheckpointError(f"{path}: {size} bytes; at most {MOST_JSON} are read")
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # no JSON, no UTF-8, a number of thousands of digits
-        raise CheckpointError(f"{path}: {error}") from None
-    except RecursionError:
-        raise CheckpointError(f"{path}: nested too deeply") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names are there once."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
-    return found
 
 
 @contextmanager
@@ -191,7 +102,7 @@ def headers(place: Path) -> dict[str, Header]:
     return found
 
 
-def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Stored) -> None:
+def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: CheckpointModule) -> None:
     """Hold stored names and shapes against what the architecture has.
 
     Raises:
@@ -209,7 +120,11 @@ def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Stored) -
 
 
 def checked(
-    place: Path, name: str, tensor: Tensor, network: Stored, dtype: torch.dtype | None = None
+    place: Path,
+    name: str,
+    tensor: Tensor,
+    network: CheckpointModule,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """A tensor that was read, cast to ``dtype`` if one is given.
 
@@ -241,13 +156,13 @@ def whole(file: Any, header: Header) -> Tensor:
 
 
 def read(
-    network: Stored,
+    network: CheckpointModule,
     found: Mapping[str, Header],
     device: torch.device,
     dtype: torch.dtype,
     part: Callable[[Any, Header], Tensor] = whole,
 ) -> dict[str, Tensor]:
-    """Stored weights of a network, already compared, by plain name.
+    """CheckpointModule weights of a network, already compared, by plain name.
 
     Args:
         network: whose weights they are.
@@ -274,14 +189,14 @@ def read(
     return state
 
 
-def put(network: Stored, state: Mapping[str, Tensor]) -> None:
+def put(network: CheckpointModule, state: Mapping[str, Tensor]) -> None:
     """Make tensors the weights of a network that was built on the meta device."""
     network.load_state_dict(state, assign=True)
     network.requires_grad_(False)
 
 
 def fill(
-    network: Stored, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
+    network: CheckpointModule, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
 ) -> None:
     """Put stored weights, already compared, into a network that was built on the meta device.
 

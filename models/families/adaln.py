@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import MIN_ROWS
+from models.base import MIN_ROWS, pad_rows
 
 TIME_FEATURES = 256
 EPS = 1e-5
@@ -57,8 +57,7 @@ def conditions(times: TimeEmbedding, labels: LabelEmbedding | None) -> Tensor:
     if labels is None:
         return F.silu(at_zero)
     table = labels.embedding_table.weight
-    few = max(0, MIN_ROWS - len(table))
-    return F.silu(at_zero[:1] + F.pad(table, (0, 0, 0, few)))
+    return F.silu(at_zero[:1] + pad_rows(table))
 
 
 def norm(width: int) -> nn.LayerNorm:

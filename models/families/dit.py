@@ -143,11 +143,11 @@ class DiT(Transformer):
         self.folded: Tensor | None
 
     def derived(self) -> dict[str, Tensor]:
-        """See ``Stored``: the rotary frequencies."""
+        """See ``CheckpointModule``: the rotary frequencies."""
         return {INV_FREQ: self.rope.frequencies(torch.device("cpu"))}
 
     def ready(self, device: torch.device) -> None:
-        """See ``Stored``."""
+        """See ``CheckpointModule``."""
         super().ready(device)
         self.fold()
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from models.base import UnsupportedConfig, check_positions
+from models.base import check_positions
+from models.errors import UnsupportedConfig
 from models.families.adaln import TIME_FEATURES
 from models.images.layout import ImageShape
 

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import Rope, Transformer, UnsupportedConfig, check_positions, rotate
+from models.base import Rope, Transformer, check_positions, rotate
+from models.errors import UnsupportedConfig
 
 # Fields that change the forward pass, and the only value that is built here.
 _REQUIRED = {

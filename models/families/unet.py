@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import MIN_ROWS, Network
+from models.base import MIN_ROWS, DenoiserModule, pad_rows
 from models.checkpoints.meta_init import without_values
 from models.families.unet_config import UNetConfig
 
@@ -112,7 +112,7 @@ class Labels(nn.Module):
         self.embedding_table = nn.Embedding(classes + 2, width)
 
 
-class UNet(Network):
+class UNet(DenoiserModule):
     """A ``Denoiser`` whose hidden states are (mean, log scale)."""
 
     family = "unet"
@@ -159,7 +159,7 @@ class UNet(Network):
 
     @property
     def max_length(self) -> int:
-        """See ``Network``; canvases have no other length."""
+        """See ``DenoiserModule``; canvases have no other length."""
         return self.config.image.length
 
     def embeddings(self) -> Tensor:
@@ -174,8 +174,7 @@ class UNet(Network):
         at_zero[:, half:] = 1.0
         table = self.cond_map.embedding_table.weight
         rows = torch.cat((table[: self.classes], table[-1:]))
-        few = max(0, MIN_ROWS - len(rows))
-        return F.silu(second(F.silu(first(at_zero)))[:1] + F.pad(rows, (0, 0, 0, few)))
+        return F.silu(second(F.silu(first(at_zero)))[:1] + pad_rows(rows))
 
     def trunk(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.base import UnsupportedConfig
+from models.errors import UnsupportedConfig
 from models.images.layout import ImageShape
 
 CIFAR10 = ImageShape(32, 32, 3, "bytes", 256)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from models.base import UnsupportedConfig, check_positions
+from models.base import check_positions
+from models.errors import UnsupportedConfig
 
 TokenKind = Literal["grey levels", "vq", "bytes"]
 TOKEN_KINDS: tuple[str, ...] = get_args(TokenKind)

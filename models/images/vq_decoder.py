@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Stored, UnsupportedConfig
+from models.base import CheckpointModule
+from models.errors import UnsupportedConfig
 
 FILE = "vq.safetensors"
 PARTS = ("decoder.", "post_quant_conv.", "quantize.embedding.")
@@ -174,7 +175,7 @@ class Codebook(nn.Module):
         self.embedding = nn.Embedding(codes, width)
 
 
-class VQDecoder(Stored):
+class VQDecoder(CheckpointModule):
     """Codes -> pixels; fp32 whatever the network's type is.
 
     Attributes:

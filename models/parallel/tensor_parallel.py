@@ -23,17 +23,18 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from models.base import Network, UnsupportedConfig
+from models.base import DenoiserModule
 from models.checkpoints import weights
 from models.checkpoints.meta_init import without_values
 from models.checkpoints.weights import Header
+from models.errors import UnsupportedConfig
 from models.families.llada import LLaDA, LLaDAConfig
 
 BY_COLUMNS = ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")
 BY_ROWS = ("attn_out", "ff_out")
 
 
-def check(network: Network, ranks: int) -> LLaDA:
+def check(network: DenoiserModule, ranks: int) -> LLaDA:
     """The network, if it can be divided among so many ranks.
 
     Raises:

@@ -24,10 +24,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from models.base import Network, UnsupportedConfig
+from models.base import DenoiserModule
 from models.checkpoints.malloc import keep_freed_memory
 from models.checkpoints.weights import Header
 from models.child_processes import end_with
+from models.errors import UnsupportedConfig
 from models.families.llada import LLaDA, LLaDAConfig
 from models.parallel.tensor_parallel import check, sharded
 
@@ -170,7 +171,7 @@ class Passes:
 
 
 def started(
-    network: Network,
+    network: DenoiserModule,
     found: Mapping[str, Header],
     device: torch.device,
     dtype: torch.dtype,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 
-from models.checkpoints.weights import read_json
+from models.files import read_json
 from models.tokenization import template_worker
 from models.tokenization.template_process import Stopped, TemplateProcess
 from models.tokenization.template_tokens import Pieces

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from sampler.likelihood.nelbo import nelbo_integrand
-from sampler.logits.row_requests import MIN_ROWS, rows_at_once
+from sampler.logits.head import logits_of
+from sampler.logits.row_requests import rows_at_once
 from sampler.noise_kernel import NoiseKernel
 from sampler.params import (
     MIXING_RATIO,
@@ -36,7 +36,7 @@ from sampler.params import (
 )
 from sampler.philox import Role, integers, uniforms
 from sampler.schedules import SCHEDULES, T_MIN
-from sampler.step import Network
+from sampler.step import Denoiser
 
 Estimator = Literal["nelbo", "llada"]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
@@ -133,7 +133,7 @@ def noised(
 
 @torch.inference_mode()
 def sample_nats(
-    network: Network,
+    network: Denoiser,
     tokens: Int[Tensor, " L"],
     scored: Int[Tensor, " n"],
     samples: Int[Tensor, " S"],
@@ -169,9 +169,8 @@ def sample_nats(
 
 
 def _log_p(head: Callable[[Tensor], Tensor], hidden: Tensor, kernel: NoiseKernel) -> Tensor:
-    """Log of the clean distribution [R, N] in float64, with zero rows behind few ones."""
-    count = hidden.shape[0]
-    logits = head(F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - count))))[:count]
+    """Log of the clean distribution [R, N] in float64."""
+    logits = logits_of(head, hidden, kernel.vocab_size)
     return kernel.suppress_mask(logits.double()).log_softmax(-1)
 
 

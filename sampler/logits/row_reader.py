@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.logits.categorical import block_sums, in_blocks, inverse_cdf, nucleus, peak
 from sampler.logits.guidance import guided
-from sampler.logits.row_requests import MIN_ROWS, Chunk
+from sampler.logits.head import logits_of
+from sampler.logits.row_requests import Chunk
 from sampler.packing import joined
 
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
@@ -74,10 +74,10 @@ def readout(
     parts = []
     for chunk in chunks:
         query = chunk.query
-        logits = _logits(head, hidden[chunk.rows], vocab_size)
+        logits = logits_of(head, hidden[chunk.rows], vocab_size)
         own_type = logits.dtype
         if chunk.pairs.numel():
-            bare = _logits(head, hidden[chunk.second], vocab_size)
+            bare = logits_of(head, hidden[chunk.second], vocab_size)
             both = guided(logits[chunk.pairs], bare, query.guidance_scale[chunk.pairs])
             logits = logits.float().index_copy(0, chunk.pairs, both)
         parts.append(row_stats(logits, chunk, mask_id, ends, own_type))
@@ -86,18 +86,10 @@ def readout(
     )
 
 
-def _logits(head: Callable[[Tensor], Tensor], hidden: Tensor, vocab_size: int) -> Tensor:
-    """Logits of some rows, with zero rows behind them where they are few."""
-    count = hidden.shape[0]
-    if not count:
-        return hidden.new_zeros(0, vocab_size)
-    return head(F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - count))))[:count]
-
-
 @dataclass(frozen=True)
-class Own:
-    """The model's own distribution in the rows of a chunk that ask for it, copied before their
-    temperature changes the logits; each tensor has the rows of the ``Chunk``'s field in brackets.
+class RawDistribution:
+    """The raw distribution of the model, before temperature and top-p, in the rows of a chunk that
+    ask for it; each tensor has the rows of the ``Chunk``'s field in brackets.
 
     Attributes:
         chunk: the rows.
@@ -116,7 +108,9 @@ class Own:
     softmax: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, chunk: Chunk, ends: tuple[int, ...], softmax: Tensor) -> Own:
+    def of(
+        cls, logits: Tensor, chunk: Chunk, ends: tuple[int, ...], softmax: Tensor
+    ) -> RawDistribution:
         """``logits`` [R, W] of highest value 0; ``softmax`` as ``_rounded`` has it."""
         entropy = torch.zeros_like(chunk.query.u)
         if chunk.entropies.numel():
@@ -139,8 +133,8 @@ class Own:
         return own
 
     def p(self, ids: Tensor, weights: Tensor, total: Tensor, as_drawn: Tensor) -> Tensor:
-        """What is told of the probability of an id in each row [R]: the model's, or the one that it
-        was drawn with. ``weights`` [R, W] and ``as_drawn`` [R] are those of the draw.
+        """The reported probability of an id in each row [R]: before temperature and top-p (raw), or
+        after. ``weights`` [R, W] and ``as_drawn`` [R] are those after.
         """
         chunk = self.chunk
         at_ids = weights.gather(1, ids[:, None])[:, 0]
@@ -192,7 +186,7 @@ def row_stats(
     softmax = _rounded(logits[:, :vocab], chunk, ends, network_dtype)
     highest, mode = peak(logits)
     logits -= highest[:, None]
-    own = Own.of(logits, chunk, ends, softmax)
+    own = RawDistribution.of(logits, chunk, ends, softmax)
 
     if (hot := chunk.tempered).numel():
         sharpness = (1.0 / query.temperature[hot]).clamp(max=1e30).float()

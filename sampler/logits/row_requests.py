@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
+from sampler.logits.head import MIN_ROWS
 from sampler.packing import joined
 
 CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits held at once: 8 MiB in fp32 stay in a CPU's cache; a GPU wants few and large pieces of
 work, and has 512 MiB.
 """
-MIN_ROWS = 16  # short chunks are padded: a row meets the same arithmetic alone as in company
 
 
 @dataclass(frozen=True)

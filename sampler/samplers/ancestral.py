@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
-from sampler.moves import Moves
-from sampler.noise_kernel import NoiseKernel
+from sampler.noise_kernel import NoiseKernel, ReverseMixture
 from sampler.params import MIXING_RATIO, NOISE_SCHEDULE, InvalidParam, choice, param
 from sampler.philox import Role, uniforms
 from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState
@@ -78,11 +77,11 @@ class Ancestral(BranchFirst[AncestralState]):
             prior = torch.where((batch.own.start == MASKS)[canvas], self.mask_id, prior)
         return batch.with_tokens(torch.where(batch.editable, prior, batch.tokens))
 
-    def moves(self, batch: CanvasBatch[AncestralState]) -> Moves:
+    def mixture(self, batch: CanvasBatch[AncestralState]) -> ReverseMixture:
         """The mixture of eq. 11."""
         canvas, _ = batch.owner
         alphas = grids(
             batch.own.noise_schedule, batch.step, batch.steps, batch.from_step, batch.from_time
         )
         alpha_s, alpha_t = (a[canvas] for a in alphas)
-        return self._kernel(batch, canvas).moves(batch.tokens, alpha_s, alpha_t)
+        return self._kernel(batch, canvas).mixture(batch.tokens, alpha_s, alpha_t)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
-from sampler.moves import Moves
+from sampler.noise_kernel import ReverseMixture
 from sampler.params import number, param
 from sampler.philox import integers
 from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState
@@ -89,7 +89,7 @@ class GiddNoise:
         jump = alpha_ts * here + beta_pi_ts.gather(-1, z[..., None])
         return q_s * jump / q_t.gather(-1, z[..., None])
 
-    def moves(self, z: Tensor, s: Tensor, t: Tensor) -> Moves:
+    def mixture(self, z: Tensor, s: Tensor, t: Tensor) -> ReverseMixture:
         """The posterior as a mixture: L = beta_pi_ts(z) / (alpha_t p_z + beta_pi_t(z)), and a token
         that leaves goes where the forward marginal at time s takes the model's guess.
 
@@ -105,7 +105,7 @@ class GiddNoise:
             torch.where(masked, mask, uniform / others)
             for mask, uniform in ((mask_s, uniform_s), (mask_t, uniform_t))
         )
-        return Moves(
+        return ReverseMixture(
             rate=here_t - alpha_t / alpha_s * here_s,
             signal=torch.where(masked, 0.0, alpha_t),
             here=here_t,
@@ -154,10 +154,10 @@ class Gidd(BranchFirst[GiddState]):
         ids = integers(u, self.vocab_size - 1)
         return ids + (ids >= self.mask_id).long()
 
-    def moves(self, batch: CanvasBatch[GiddState]) -> Moves:
+    def mixture(self, batch: CanvasBatch[GiddState]) -> ReverseMixture:
         """The mixture of GIDD's posterior, on the official grid of times."""
         canvas, _ = batch.owner
         t, s = times(batch.step, batch.steps, batch.from_step, batch.from_time)
         s = torch.where(batch.step >= batch.steps, LAST_TIME, s)
         noise = GiddNoise(batch.own.p_uniform[canvas], self.vocab_size, self.mask_id)
-        return noise.moves(batch.tokens, s[canvas], t[canvas])
+        return noise.mixture(batch.tokens, s[canvas], t[canvas])

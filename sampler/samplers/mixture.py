@@ -20,7 +20,7 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
-from sampler.moves import Moves
+from sampler.noise_kernel import ReverseMixture
 from sampler.params import NOISE_REMOVAL, SamplerParams, param, params_in
 from sampler.philox import Role, integers, uniforms
 from sampler.state import Columns, SamplerState
@@ -78,7 +78,7 @@ class BranchProposal:
     Attributes:
         rows: packed positions whose logits are needed.
         query: what is asked of them.
-        moves: the mixture at each position.
+        mixture: the mixture at each position.
         maybe: positions that leave, if their coin stays below L.
         u_leave: the coin; L is compared with this same number.
         overwrite: positions that leave whatever their coin says.
@@ -88,7 +88,7 @@ class BranchProposal:
 
     rows: Int[Tensor, " R"]
     query: RowQuery
-    moves: Moves
+    mixture: ReverseMixture
     maybe: Bool[Tensor, " T"]
     u_leave: Float[Tensor, " T"]
     overwrite: Bool[Tensor, " T"]
@@ -115,7 +115,7 @@ class BranchFirst(ABC, Generic[State]):
         """Draw the editable positions from the prior; the others are clamped."""
 
     @abstractmethod
-    def moves(self, batch: CanvasBatch[State]) -> Moves:
+    def mixture(self, batch: CanvasBatch[State]) -> ReverseMixture:
         """The mixture of the next step at each position, [T]."""
 
     def uniform_id(self, u: Tensor) -> Tensor:
@@ -131,19 +131,19 @@ class BranchFirst(ABC, Generic[State]):
         """Throw the coins of the next step and say which rows it needs. Reads no logits."""
         canvas, position = batch.owner
         step, seed = batch.step[canvas], batch.seed[canvas]
-        moves = self.moves(batch)
+        mixture = self.mixture(batch)
         u1, u2, u3, u4 = uniforms(seed, step, position, Role.BRANCH, Role.TOKEN)
         greedy = (batch.step >= batch.steps) & (batch.own.noise_removal == GREEDY)
 
-        can_leave = batch.editable & (moves.rate > 0)
+        can_leave = batch.editable & (mixture.rate > 0)
         overwrite = can_leave & greedy[canvas]
-        maybe = overwrite | (can_leave & (u1 < moves.bound))
-        to_model = overwrite | (u2 < moves.to_model)
+        maybe = overwrite | (can_leave & (u1 < mixture.bound))
+        to_model = overwrite | (u2 < mixture.to_model)
         elsewhere = self.uniform_id(u4)
         if self.mask_id is not None:
-            to_uniform = u2 < moves.to_model + moves.to_uniform
+            to_uniform = u2 < mixture.to_model + mixture.to_uniform
             elsewhere = torch.where(to_uniform, elsewhere, self.mask_id)
-        asked = to_model | (moves.signal > 0) | batch.tell[canvas]
+        asked = to_model | (mixture.signal > 0) | batch.tell[canvas]
         rows = torch.nonzero(maybe & asked)[:, 0]
         of = canvas[rows]
         query = RowQuery.about(
@@ -154,7 +154,7 @@ class BranchFirst(ABC, Generic[State]):
             temperature=torch.where(greedy, 0.0, batch.temperature)[of],
             written=torch.where(to_model, -1, elsewhere)[rows],
         )
-        return BranchProposal(rows, query, moves, maybe, u1, overwrite, to_model, elsewhere)
+        return BranchProposal(rows, query, mixture, maybe, u1, overwrite, to_model, elsewhere)
 
     def commit(
         self, batch: CanvasBatch[State], proposal: BranchProposal, stats: RowStats
@@ -166,7 +166,7 @@ class BranchFirst(ABC, Generic[State]):
         guess = torch.zeros_like(z)
         guess[rows] = stats.sample
 
-        leave = proposal.u_leave < proposal.moves.leave(p_z)
+        leave = proposal.u_leave < proposal.mixture.leave(p_z)
         leaving = proposal.maybe & (leave | proposal.overwrite)
         new = torch.where(proposal.to_model, guess, proposal.elsewhere)
         after = torch.where(leaving, new, z)

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
-from sampler.moves import Moves
+from sampler.noise_kernel import ReverseMixture
 from sampler.params import InvalidParam, choice, number, param
 from sampler.samplers.mixture import BranchFirst, BranchParams, BranchState, column_of
 from sampler.schedules import T_MIN, times
@@ -194,13 +194,13 @@ class Remdm(BranchFirst[RemdmState]):
         filled = stays[canvas] & (batch.tokens != self.mask_id)
         return batch.leading(~batch.editable | filled | batch.finished[canvas])
 
-    def moves(self, batch: CanvasBatch[RemdmState]) -> Moves:
+    def mixture(self, batch: CanvasBatch[RemdmState]) -> ReverseMixture:
         """A mask is filled, a token masked, each with its probability."""
         canvas, _ = batch.owner
         step = remasking(batch)
         masked = batch.tokens == self.mask_id
         nothing = torch.zeros_like(step.fill)[canvas]
-        return Moves(
+        return ReverseMixture(
             rate=torch.where(masked, step.fill[canvas], step.remask[canvas]),
             signal=nothing,
             here=nothing + 1.0,

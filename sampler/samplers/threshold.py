@@ -26,9 +26,9 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
+from sampler.packing import ranked
 from sampler.params import BlockParams, InvalidParam, number, param
 from sampler.philox import Role, uniforms
-from sampler.select import ranked
 from sampler.state import Columns, SamplerState
 from sampler.transition import Transition
 

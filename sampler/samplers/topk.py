@@ -20,9 +20,9 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
+from sampler.packing import best_of_each
 from sampler.philox import Role, uniforms
 from sampler.samplers.topk_plan import COMPAT, REFINE_SCOPE, REMASKING, TopKParams, TopKState
-from sampler.select import best_of_each
 from sampler.transition import Transition
 
 __all__ = ["TopK", "TopKParams"]

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models.checkpoints.load import CheckpointError, find_checkpoint, inspect_checkpoint
-from models.checkpoints.weights import read_json
+from models.checkpoints.load import find_checkpoint, inspect_checkpoint
+from models.errors import CheckpointError
+from models.files import read_json
 from models.printable import printable
 from server.cli.common import check_generation_config, stop
 

@@ -73,7 +73,7 @@ def cluster(
         if error.name != "ray":
             raise
         stop("xdlm cluster needs Ray: pip install 'xdlm-serve[ray]'")
-    from models.checkpoints.load import CheckpointError
+    from models.errors import CheckpointError
 
     try:
         built = application(settings)

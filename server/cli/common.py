@@ -10,11 +10,11 @@ from rich.console import Console
 
 from models.checkpoints.load import (
     Checkpoint,
-    CheckpointError,
     find_checkpoint,
     load_checkpoint,
     load_divided_checkpoint,
 )
+from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
 from server.cli.sampling_flags import parsed

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from models.checkpoints.load import CheckpointError
+from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop

@@ -13,12 +13,8 @@ import structlog
 import typer
 from rich.console import Console
 
-from models.checkpoints.load import (
-    Checkpoint,
-    CheckpointError,
-    check_checkpoint,
-    find_checkpoint,
-)
+from models.checkpoints.load import Checkpoint, check_checkpoint, find_checkpoint
+from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import errors, load, stop

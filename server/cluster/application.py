@@ -9,7 +9,8 @@ from typing import Any
 from ray import serve
 from ray.serve import Application, Deployment
 
-from models.checkpoints.load import CheckpointError, find_checkpoint
+from models.checkpoints.load import find_checkpoint
+from models.errors import CheckpointError
 from server.cluster.autoscaling import SHRINK_SECONDS
 from server.cluster.ingress import Ingress
 from server.cluster.replica import Replica

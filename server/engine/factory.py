@@ -7,7 +7,7 @@ import math
 import structlog
 
 from models.checkpoints.load import Checkpoint
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.registry import DEFAULT_SAMPLER

@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 import torch
 
-from sampler.step import Network, StepResult, take_steps
+from sampler.step import Denoiser, StepResult, take_steps
 from server.engine.events import Failed
 from server.engine.group import Group
 
@@ -23,7 +23,7 @@ OUT_OF_MEMORY = Failed("out_of_memory", "there is not enough memory for this req
 STEP_FAILED = Failed("internal", "the denoising step failed")
 
 
-def step_groups(network: Network, groups: Sequence[Group]) -> list[tuple[Group, GroupOutcome]]:
+def step_groups(network: Denoiser, groups: Sequence[Group]) -> list[tuple[Group, GroupOutcome]]:
     """Take one step of all groups together.
 
     If it fails, it is repeated for each half of the requests, recursively, until the failing

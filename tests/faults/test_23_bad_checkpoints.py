@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from models.checkpoints.load import inspect_checkpoint
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError
 from tests.faults import audited
 from tests.faults.corpus import (
     INDEX,

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError
 from models.tokenization import template_worker
 from models.tokenization.chat_template import ChatError, ChatTemplate
 from models.tokenization.tokenizer import TextTokenizer

@@ -11,7 +11,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from models.checkpoints.convert import convert
-from models.checkpoints.load import CheckpointError, load_checkpoint
+from models.checkpoints.load import load_checkpoint
+from models.errors import CheckpointError
 from models.families.dit import DiT, parameter_names
 from models.families.dit_config import DiTConfig
 from models.images.layout import ImageShape

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import registry
-from models.base import UnsupportedConfig
 from models.checkpoints import devices
-from models.checkpoints.load import CheckpointError, inspect_checkpoint, load_checkpoint
+from models.checkpoints.load import inspect_checkpoint, load_checkpoint
 from models.checkpoints.random_init import DIT_SHAPES, parse_shape, write_random
+from models.errors import CheckpointError, UnsupportedConfig
 from models.families.dit import INV_FREQ, DiT, parameter_names
 from models.families.dit_config import DiTConfig, stored_sizes
 from tests.conftest import GOLDEN

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from models import registry
-from models.base import UnsupportedConfig
 from models.checkpoints.load import inspect_checkpoint, load_checkpoint
 from models.checkpoints.random_init import DIT_SHAPES, write_random
+from models.errors import UnsupportedConfig
 from models.families.dit import INV_FREQ, DiT, parameter_names
 from models.families.dit_config import DiTConfig, stored_sizes
 from models.images.layout import ImageShape

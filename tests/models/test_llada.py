@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from models.attention import bucket_length
-from models.families.llada import LLaDA, LLaDAConfig, UnsupportedConfig
+from models.errors import UnsupportedConfig
+from models.families.llada import LLaDA, LLaDAConfig
 
 
 @pytest.fixture(scope="module")

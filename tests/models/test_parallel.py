@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoints.load import CheckpointError, load_checkpoint, load_divided_checkpoint
+from models.checkpoints.load import load_checkpoint, load_divided_checkpoint
 from models.checkpoints.random_init import DIT_SHAPES, SHAPES, write_random
+from models.errors import CheckpointError
 from models.families.llada import LLaDA, LLaDAConfig
 from models.parallel.workers import Leader
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from models.base import UnsupportedConfig
 from models.checkpoints import safe_unpickler
 from models.checkpoints.convert import convert
-from models.checkpoints.weights import CheckpointError
+from models.errors import CheckpointError, UnsupportedConfig
 from models.families.dit_config import DiTConfig
 from models.images.layout import ImageShape
 from models.printable import json_line, printable

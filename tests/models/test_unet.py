@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models import registry
-from models.base import UnsupportedConfig
 from models.checkpoints.convert import convert
-from models.checkpoints.load import CheckpointError, inspect_checkpoint, load_checkpoint
+from models.checkpoints.load import inspect_checkpoint, load_checkpoint
 from models.checkpoints.random_init import UNET_SHAPES, write_random
+from models.errors import CheckpointError, UnsupportedConfig
 from models.families.unet import UNet, parameter_names
 from models.families.unet_config import UNetConfig
 from models.images.layout import ImageShape

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.base import UnsupportedConfig
-from models.checkpoints.load import CheckpointError, load_checkpoint
+from models.checkpoints.load import load_checkpoint
 from models.checkpoints.random_init import DIT_SHAPES, write_random
+from models.errors import CheckpointError, UnsupportedConfig
 from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import PARTS, VQConfig, VQDecoder

@@ -28,8 +28,8 @@ N, MASK = 9, 8
 def mixture(kernel: NoiseKernel, p, z, alpha_s, alpha_t):
     """(1-L) delta_z + L [a_s p + b_s k Uniform + b_s mu delta_m], densely."""
     n, k = kernel.vocab_size, kernel.mixing_ratio
-    moves = kernel.moves(z, alpha_s, alpha_t)
-    leave = moves.leave(p.gather(-1, z[..., None])[..., 0])[..., None]
+    reverse = kernel.mixture(z, alpha_s, alpha_t)
+    leave = reverse.leave(p.gather(-1, z[..., None])[..., 0])[..., None]
     alpha_s = alpha_s[..., None]
     ids = torch.arange(n)
     mask = (
@@ -60,8 +60,8 @@ def test_mixture_is_the_posterior(n, k, t, gap, seed):
     dense = kernel.posterior(p, z, alpha_s, alpha_t)
     assert (mixture(kernel, p, z, alpha_s, alpha_t) - dense).abs().max() < 1e-13
     assert (dense.sum(-1) - 1).abs().max() < 1e-12
-    moves = kernel.moves(z, alpha_s, alpha_t)
-    assert (moves.leave(p.gather(1, z[:, None])[:, 0]) <= moves.bound + 1e-12).all()
+    reverse = kernel.mixture(z, alpha_s, alpha_t)
+    assert (reverse.leave(p.gather(1, z[:, None])[:, 0]) <= reverse.bound + 1e-12).all()
 
 
 def test_posterior_is_bayes_by_brute_force():

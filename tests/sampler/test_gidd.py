@@ -73,17 +73,17 @@ def test_mixture_is_the_posterior(n, p_uniform, t, gap, seed):
     z = torch.randint(n, (64,), generator=g)
     z[torch.full((64,), t == 1.0)] = mask  # nothing else is possible there
     t, s = (torch.full((64,), at, dtype=torch.float64) for at in (t, t * (1 - gap)))
-    moves, ids = noise.moves(z, s, t), torch.arange(n)
-    leave = moves.leave(p.gather(1, z[:, None])[:, 0])
-    rest = (1 - moves.to_model - moves.to_uniform)[:, None]
-    fresh = moves.to_model[:, None] * p + torch.where(
-        ids == mask, rest, moves.to_uniform[:, None] / (n - 1)
+    reverse, ids = noise.mixture(z, s, t), torch.arange(n)
+    leave = reverse.leave(p.gather(1, z[:, None])[:, 0])
+    rest = (1 - reverse.to_model - reverse.to_uniform)[:, None]
+    fresh = reverse.to_model[:, None] * p + torch.where(
+        ids == mask, rest, reverse.to_uniform[:, None] / (n - 1)
     )
     mixture = (1 - leave)[:, None] * (ids == z[:, None]) + leave[:, None] * fresh
     dense = noise.posterior(p, z, s, t)
     assert (mixture - dense).abs().max() < 1e-12
     assert (dense.sum(-1) - 1).abs().max() < 1e-12
-    assert (leave <= moves.bound + 1e-12).all() and (leave >= 0).all()
+    assert (leave <= reverse.bound + 1e-12).all() and (leave >= 0).all()
 
 
 @pytest.mark.parametrize(("z", "step"), [(MASK, 0), (MASK, 3), (2, 3), (MASK, 7), (2, 7)])
@@ -155,9 +155,9 @@ def test_requests_keep_their_own_share_of_uniform_noise():
 def test_the_last_call_goes_to_a_time_just_above_0():
     """There a mask is left one time in a thousand, of those that the steps left."""
     batch = CanvasBatch.of([([MASK], [True], make_params(sampler="gidd", steps=1))])
-    moves = Gidd(N, MASK).moves(batch.advanced(batch.tokens))
-    assert float(1 - moves.bound) == pytest.approx(1e-3, rel=1e-4)
-    assert float(moves.to_model) == pytest.approx(1 - 1e-8, abs=1e-12)
+    reverse = Gidd(N, MASK).mixture(batch.advanced(batch.tokens))
+    assert float(1 - reverse.bound) == pytest.approx(1e-3, rel=1e-4)
+    assert float(reverse.to_model) == pytest.approx(1 - 1e-8, abs=1e-12)
 
 
 def test_the_last_call_may_take_the_mode_everywhere():

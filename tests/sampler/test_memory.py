@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.logits.row_requests import CHUNK_ELEMENTS, MIN_ROWS
+from sampler.logits.head import MIN_ROWS
+from sampler.logits.row_requests import CHUNK_ELEMENTS
 from sampler.step import take_steps
 
 VOCAB = 126_464

@@ -14,10 +14,10 @@ from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.logits.row_reader import readout, row_stats
 from sampler.logits.row_requests import RowQuery
+from sampler.packing import best_of_each
 from sampler.params import InvalidParam, SamplingParams
 from sampler.samplers.topk import TopK, TopKParams
 from sampler.samplers.topk_plan import absorb_budget, refine_budget, step_plan
-from sampler.select import best_of_each
 from sampler.step import take_step, take_steps
 from tests.sampler.toy import MASK, Hashed, N, Table, behind, states
 

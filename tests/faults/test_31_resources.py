@@ -100,7 +100,10 @@ def test_row_31_no_names_are_looked_up(tiny_folder):
     probe = subprocess.run([*namespace, "true"], capture_output=True)
     if not namespace or probe.returncode:
         pytest.skip("needs a network namespace")
-    code = "import sys; from models.checkpoints import load as c; c.load_checkpoint(c.find_checkpoint(sys.argv[1]))"
+    code = (
+        "import sys; from models.checkpoints.load import find_checkpoint, load_checkpoint\n"
+        "load_checkpoint(find_checkpoint(sys.argv[1]))"
+    )
     done = subprocess.run(
         [*namespace, sys.executable, "-c", code, str(tiny_folder)],
         capture_output=True,

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from benchmarks.isolated import Record, save
 from benchmarks.serving import serving
+from loadtest.sse import Decoder
 
 BODY = {"prompt": "Once upon a time", "max_tokens": 64, "steps": 16}
 WARM = 5
@@ -71,14 +72,15 @@ def streamed(connection: http.client.HTTPConnection, seed: int) -> tuple[Record,
     """Median seconds by which the events of a stream lag, and the text at its end."""
     began = time.perf_counter()
     lags, text = [], None
+    decoder = Decoder()
     for line in asked(connection, "/v1/diffusion/trajectories", seed):
-        if line.startswith(b"data: {"):
+        for event in decoder.feed(line):
             arrived = time.perf_counter() - began
-            told = json.loads(line[6:])
-            if "elapsed_ms" in told:
-                lags.append(arrived - told["elapsed_ms"] / 1e3)
-            if "choices" in told:
-                text = told["choices"][0].get("text", text)
+            record = json.loads(event.data)
+            if "elapsed_ms" in record:
+                lags.append(arrived - record["elapsed_ms"] / 1e3)
+            if "choices" in record:
+                text = record["choices"][0].get("text", text)
     took = time.perf_counter() - began
     return {"took_s": took, "lag_s": statistics.median(lags), "events": len(lags)}, text
 

@@ -1,6 +1,6 @@
-"""What the report shows, as values that know no plotting library.
+"""Charts of the report as data, independent of the plotting library.
 
-``pictures.py`` draws them with matplotlib for files, ``page.py`` with plotly for a browser.
+``charts_png.py`` draws them with matplotlib, ``html_report.py`` with plotly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis; a logarithmic one has its ticks where ``ticks`` says, if that says anything."""
+    """An axis; ``ticks`` are the ticks of a logarithmic one, empty for the defaults."""
 
     title: str
     log: bool = False
@@ -59,12 +59,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Heat:
-    """A table of coloured fields; rows from the bottom up.
+    """A heat map with text in its cells; rows from the bottom up.
 
     Attributes:
-        values: row by row; colours go by their logarithm.
-        texts: what each field says.
-        good: fields that meet the objective.
+        values: row by row; the colour scale is logarithmic.
+        texts: label of each cell.
+        good: cells that meet the objective.
     """
 
     title: str
@@ -79,10 +79,10 @@ class Heat:
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture: panels side by side, all of one kind.
+    """One figure: panels side by side, all of one kind.
 
     Attributes:
-        name: of its file.
+        name: of its file, without suffix.
         title: the question that it answers.
         note: how to read it.
     """
@@ -101,7 +101,7 @@ INK, GUIDE, LIMIT = "#22252b", "#9aa0aa", "#c0392b"
 
 
 def ramp(count: int) -> list[str]:
-    """``count`` colours in order, from quick (warm) to slow (dark)."""
+    """``count`` colours in order, from fast (warm) to slow (dark)."""
     if count == 1:
         return [RAMP[2]]
     colours = []

@@ -1,4 +1,4 @@
-"""A run's figures as charts: each answers one question."""
+"""Builds the charts of a run from its figures; each answers one question."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MS = 1e3
 
 
 def all_views(run: Run) -> list[Chart]:
-    """Every chart that the run has data for, the most telling first."""
+    """All charts that the run has data for, most important first."""
     charts = [pareto(run), heat(run), rates(run), knees(run), distributions(run), phases(run)]
     return [chart for chart in charts if chart is not None]
 
@@ -73,7 +73,7 @@ def front(points: Sequence[tuple[float, float]], lower: bool) -> list[int]:
 
 def pareto(run: Run) -> Chart | None:
     """Quality against p95 latency, with step counts as labels."""
-    panels = [_pareto_panel(run, measure) for measure in measures(run.worth)]
+    panels = [_pareto_panel(run, measure) for measure in measures(run.quality)]
     return (
         Chart(
             "pareto",

@@ -47,7 +47,7 @@ def save(chart: Chart, folder: Path) -> Path:
 
 
 def draw(chart: Chart) -> Figure:
-    """The whole picture: a title, a note, panels in rows of three, and one legend."""
+    """The figure: a title, a note, panels in rows of three, and one legend."""
     count = len(chart.panels)
     columns = min(3, count)
     rows = -(-count // columns)

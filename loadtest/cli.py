@@ -1,5 +1,5 @@
-"""``xdlm-loadtest``: says what to install where the packages of the ``loadtest`` extra are missing,
-and leaves the rest to ``commands.py``.
+"""Entry point of ``xdlm-loadtest``. If packages of the extra ``loadtest`` are missing, it prints
+the command that installs them; otherwise it runs ``commands.py``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ EXTRA = ("aiohttp", "locust", "matplotlib", "plotly", "scipy", "sklearn")
 def main() -> None:
     """Entry point of the console script."""
     if missing := [name for name in EXTRA if find_spec(name) is None]:
-        wish = f"{sys.executable} -m pip install -c constraints/loadtest.txt -e '.[loadtest]'"
-        print(f"xdlm-loadtest needs {', '.join(missing)}: {wish}", file=sys.stderr)
+        command = f"{sys.executable} -m pip install -c constraints/loadtest.txt -e '.[loadtest]'"
+        print(f"xdlm-loadtest needs {', '.join(missing)}: {command}", file=sys.stderr)
         raise SystemExit(2)
     from loadtest.commands import app
 

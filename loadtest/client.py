@@ -1,4 +1,4 @@
-"""One request over aiohttp, from the moment it is due to its last event."""
+"""Sends one request with aiohttp and times its answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import aiohttp
 import orjson
 
+from loadtest.answer_reader import AnswerReader, failure_of_status
 from loadtest.records import GAVE_UP, Record
-from loadtest.sse import Reading, failure_of_status
 
-IDLE_SECONDS = 2.0  # servers close idle connections after 5; ours must not meet that
+IDLE_SECONDS = 2.0  # shorter than servers keep idle connections: none closes while reused
 
 
 def open_session(url: str, key: str | None) -> aiohttp.ClientSession:
-    """Connections to one server, as many as there are requests under way."""
+    """A session for one server, without a limit of connections."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
     return aiohttp.ClientSession(url, headers=headers, connector=connector, auto_decompress=False)
@@ -31,28 +31,28 @@ class Clock:
     zero: float = field(default_factory=time.perf_counter)
 
     def now(self) -> float:
-        """By this clock."""
+        """Seconds on this clock."""
         return time.perf_counter() - self.zero
 
     async def until(self, at: float) -> None:
-        """Sleep until then. An event loop wakes up to a millisecond late, so the last two are
-        waited for in turns with whatever else has to run.
+        """Sleep until then. A timer of the event loop fires up to a millisecond late, so the last
+        two milliseconds are spent yielding to the loop repeatedly.
         """
         while (left := at - self.now()) > 0:
             await asyncio.sleep(left - 0.002 if left > 0.002 else 0)
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A request that is to be sent.
+class PreparedRequest:
+    """A request to send.
 
     Attributes:
-        id: for ``X-Request-Id``.
+        id: value of ``X-Request-Id``.
         path: of the route.
         body: its JSON.
         number: within the cell.
-        prompt: which one.
-        timeout: seconds that it may take from being sent.
+        prompt: index of its prompt.
+        timeout: limit in seconds, from sending to the end of the answer.
     """
 
     id: str
@@ -64,20 +64,20 @@ class Ask:
 
 
 async def perform(
-    session: aiohttp.ClientSession, ask: Ask, clock: Clock, intended: float
+    session: aiohttp.ClientSession, request: PreparedRequest, clock: Clock, intended: float
 ) -> Record:
-    """Send it, read it to the end, and tell how it went. Fails by returning a record that says so;
-    a request that is cancelled is one that the client gave up.
+    """Send a request, read its answer to the end and return the record. Failures are part of the
+    record; if the task is cancelled, the record says that the client gave up.
     """
-    reading = Reading()
+    reading = AnswerReader()
     failure: str | None = None
-    body = orjson.dumps(ask.body)
-    headers = {"Content-Type": "application/json", "X-Request-Id": ask.id}
-    timeout = aiohttp.ClientTimeout(total=ask.timeout, sock_connect=ask.timeout)
+    body = orjson.dumps(request.body)
+    headers = {"Content-Type": "application/json", "X-Request-Id": request.id}
+    timeout = aiohttp.ClientTimeout(total=request.timeout, sock_connect=request.timeout)
     sent = clock.now()
     try:
         async with session.post(
-            ask.path, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            request.path, data=body, headers=headers, timeout=timeout, allow_redirects=False
         ) as response:
             if response.status == 200:
                 async for data in response.content.iter_any():
@@ -94,13 +94,13 @@ async def perform(
     except asyncio.CancelledError:
         failure = GAVE_UP
     ended = reading.ended if failure is None and reading.ended is not None else clock.now()
-    told = reading.usage.get("diffusion") or {}
+    spent = reading.usage.get("diffusion") or {}
     tokens = reading.usage.get("completion_tokens", reading.usage.get("output_tokens"))
     return Record(
-        id=ask.id,
-        number=ask.number,
-        prompt=ask.prompt,
-        seed=ask.body["seed"],
+        id=request.id,
+        number=request.number,
+        prompt=request.prompt,
+        seed=request.body["seed"],
         intended=intended,
         sent=sent,
         first=reading.first,
@@ -111,8 +111,8 @@ async def perform(
         warm=intended < 0,
         text=reading.text,
         tokens=tokens,
-        queue_ms=told.get("queue_ms"),
-        denoise_ms=told.get("denoise_ms"),
-        forwards=told.get("forwards"),
-        steps_taken=told.get("steps"),
+        queue_ms=spent.get("queue_ms"),
+        denoise_ms=spent.get("denoise_ms"),
+        forwards=spent.get("forwards"),
+        steps_taken=spent.get("steps"),
     )

@@ -17,29 +17,33 @@ from rich.table import Table
 from loadtest import cli_types
 from loadtest import prompts as prompt_files
 from loadtest import report as reports
+from loadtest.answer_reader import KINDS, Kind
 from loadtest.errors import Refusal
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.reconcile import against_counters, against_log
 from loadtest.records import Folder
 from loadtest.server_probe import Unsuitable, own_server
-from loadtest.sse import KINDS, Kind
 from loadtest.summary import Run, read
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="How many steps can you afford at a load, and what do they buy? Asks a server over HTTP.",
+    help="Measures how many denoising steps a server can afford at a load, and their quality.",
 )
 out = Console(stderr=True)
-Url = Annotated[str | None, typer.Option(help="the server, for example http://127.0.0.1:8000")]
-Slo = Annotated[str, typer.Option(help="objective: so many percent within so long, p95=500ms")]
+Url = Annotated[
+    str | None, typer.Option(help="address of the server, for example http://127.0.0.1:8000")
+]
+Slo = Annotated[
+    str, typer.Option(help="latency objective: percentile=limit, for example p95=500ms")
+]
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
-    """What a user can put right is one line and exit code 2."""
+def user_errors() -> Iterator[None]:
+    """Print an error that the user can fix in one line, and exit with code 2."""
     try:
         yield
     except (Refusal, OSError) as error:
@@ -49,7 +53,7 @@ def told_plainly() -> Iterator[None]:
 
 @contextmanager
 def server_of(url: str | None, serve: str | None) -> Iterator[str]:
-    """The address that was given, or that of a server which is started here and stopped again."""
+    """The given address, or that of a server that runs while the block does."""
     if (url is None) == (serve is None):
         raise Unsuitable("give one of --url ADDRESS and --serve CHECKPOINT")
     if url is not None:
@@ -61,49 +65,74 @@ def server_of(url: str | None, serve: str | None) -> Iterator[str]:
 
 @app.command()
 def sweep(
-    directory: Annotated[Path, typer.Option("--out", help="folder of the run; a rerun goes on")],
+    directory: Annotated[
+        Path, typer.Option("--out", help="folder of the run; the same command resumes it")
+    ],
     url: Url = None,
     serve: Annotated[
-        str | None, typer.Option(help="start xdlm serve with this, and stop it again")
+        str | None, typer.Option(help="checkpoints for a server that is started and stopped here")
     ] = None,
-    steps: Annotated[str | None, typer.Option(help="4,8,16,32,64")] = None,
-    mixing_ratio: Annotated[str | None, typer.Option(help="0,0.1")] = None,
-    concurrency: Annotated[str | None, typer.Option(help="closed loop: so many at a time")] = None,
-    rate: Annotated[str | None, typer.Option(help="open loop: so many a second, Poisson")] = None,
-    duration: Annotated[str, typer.Option(help="of the window of a cell")] = "30s",
-    warmup: Annotated[str, typer.Option(help="same load before it, not counted")] = "2s",
-    drain: Annotated[str, typer.Option(help="after it, for requests under way")] = "10s",
-    timeout: Annotated[str, typer.Option(help="of one request")] = "60s",
-    repeats: Annotated[int, typer.Option(min=1, max=50, help="of every cell")] = 1,
+    steps: Annotated[str | None, typer.Option(help="step counts, for example 4,8,16,32,64")] = None,
+    mixing_ratio: Annotated[
+        str | None, typer.Option(help="mixing ratios, for example 0,0.1")
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="closed loop: numbers of concurrent requests")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="open loop: requests per second, a Poisson process")
+    ] = None,
+    duration: Annotated[str, typer.Option(help="measured window of a cell")] = "30s",
+    warmup: Annotated[
+        str, typer.Option(help="the same load before the window, not counted")
+    ] = "2s",
+    drain: Annotated[
+        str, typer.Option(help="time after the window for requests still running")
+    ] = "10s",
+    timeout: Annotated[str, typer.Option(help="limit of one request")] = "60s",
+    repeats: Annotated[int, typer.Option(min=1, max=50, help="runs of every cell")] = 1,
     kind: Annotated[str, typer.Option(help=", ".join(KINDS))] = "completions",
     prompts: Annotated[
-        Path | None, typer.Option(help="one a line, or JSONL with prompt; default: openings")
+        Path | None,
+        typer.Option(
+            help="file, one prompt per line, or JSONL with prompt; default: openings of stories"
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="by name; default: the first")] = None,
+    model: Annotated[str | None, typer.Option(help="name of the model; default: the first")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=65536)] = 64,
     sampler: Annotated[str | None, typer.Option(help="default: the server's")] = None,
     field: Annotated[
-        list[str] | None, typer.Option(help="name=JSON, one more field of every body")
+        list[str] | None, typer.Option(help="name=JSON, a further field of every body")
     ] = None,
     slo: Slo = "p95=500ms",
     seed: Annotated[int, typer.Option(min=0, max=10**9)] = 0,
-    max_requests: Annotated[int, typer.Option(min=1, max=100_000, help="of one cell")] = 2000,
-    max_minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="of this command")] = 60,
-    answers: Annotated[int, typer.Option(min=0, max=10_000, help="judged per setting")] = 48,
-    samples: Annotated[int, typer.Option(min=2, max=1024, help="behind each score")] = 32,
+    max_requests: Annotated[int, typer.Option(min=1, max=100_000, help="limit of one cell")] = 2000,
+    max_minutes: Annotated[
+        float, typer.Option(min=0.1, max=1440, help="limit of this command")
+    ] = 60,
+    answers: Annotated[
+        int, typer.Option(min=0, max=10_000, help="answers judged per setting; 0: none")
+    ] = 48,
+    samples: Annotated[
+        int, typer.Option(min=2, max=1024, help="Monte Carlo samples of each score")
+    ] = 32,
     scorer: Annotated[
-        Path | None, typer.Option(help="folder of a causal language model that judges")
+        Path | None, typer.Option(help="folder of a causal language model as judge of texts")
     ] = None,
     examples: Annotated[
-        Path | None, typer.Option(help="npz of labelled images, for a classifier that judges")
+        Path | None,
+        typer.Option(help="npz of labelled images, to train a classifier as judge of images"),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="file or folder that is served: its hash is kept")
+        Path | None,
+        typer.Option(help="weights that are served, file or folder: their SHA-256 is recorded"),
     ] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help="its first line is sent")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="file with the API key on its first line")
+    ] = None,
 ) -> None:
-    """Measure steps x load, judge the same answers, and write a report."""
-    with told_plainly():
+    """Measure latency over steps x load, judge the same answers, and write a report."""
+    with user_errors():
         if kind not in KINDS:
             raise Unsuitable(f"--kind {kind}: choose from {', '.join(KINDS)}")
         chosen = cli_types.fields(field or []) | ({"sampler": sampler} if sampler else {})
@@ -134,18 +163,20 @@ def sweep(
                 measure(base, plan, folder, quality, key, weights, 60 * max_minutes, out)
             )
         if left:
-            out.print(f"{left} cells are left; the same command goes on")
+            out.print(f"{left} cells are left; the same command resumes the run")
         finish(read(folder, objective), directory)
 
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="a run")],
+    directory: Annotated[Path, typer.Argument(help="folder of a run")],
     slo: Slo = "p95=500ms",
-    pictures: Annotated[Path | None, typer.Option(help="where the PNGs go instead")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="folder of the PNG files, if not that of the run")
+    ] = None,
 ) -> None:
-    """Write the report of a run anew, if need be with another objective."""
-    with told_plainly():
+    """Write the report of a run again, for example with another objective."""
+    with user_errors():
         finish(read(Folder(directory), cli_types.objective(slo)), directory, pictures)
 
 
@@ -153,11 +184,11 @@ def report(
 def compare(
     first: Path,
     second: Path,
-    directory: Annotated[Path, typer.Option("--out", help="where compare.html goes")],
+    directory: Annotated[Path, typer.Option("--out", help="folder of compare.html")],
     slo: Slo = "p95=500ms",
 ) -> None:
-    """Set two runs side by side."""
-    with told_plainly():
+    """Compare two runs side by side."""
+    with user_errors():
         objective = cli_types.objective(slo)
         runs = [read(Folder(path), objective) for path in (first, second)]
         if runs[0].name == runs[1].name:
@@ -167,38 +198,40 @@ def compare(
 
 @app.command()
 def ledger(
-    directory: Annotated[Path, typer.Argument(help="a run")],
-    log: Annotated[Path, typer.Argument(help="the server's log, JSON lines")],
+    directory: Annotated[Path, typer.Argument(help="folder of a run")],
+    log: Annotated[Path, typer.Argument(help="the server's log (JSON lines)")],
 ) -> None:
-    """Look for lost requests: the run's records against the server's log and its counters. Exit
-    code 1 if they differ.
+    """Find lost requests: compare the run's records with the server's log and counters. Exit code
+    1 if they differ.
     """
-    with told_plainly():
+    with user_errors():
         folder = Folder(directory)
         header = folder.header()
         if header is None:
-            raise Unsuitable(f"{directory} holds no run")
+            raise Unsuitable(f"{directory} has no run")
         cells = list(folder.cells())
-        account = against_log(cells, log.read_text().splitlines())
+        compared = against_log(cells, log.read_text().splitlines())
         kind = header["plan"]["workload"]["kind"]
         counted = [words for cell in cells if (words := against_counters(cell, kind))]
-    print(f"{account.sent} sent, {account.logged} in the log, {len(account.missing)} lost")
-    for what in ("missing", "twice", "unlike"):
-        for name in getattr(account, what):
-            print(f"{what}: {name}")
+    print(f"{compared.sent} sent, {compared.logged} in the log, {len(compared.missing)} lost")
+    for field in ("missing", "twice", "unlike"):
+        for name in getattr(compared, field):
+            print(f"{field}: {name}")
     print("\n".join(counted) or "the counters of every cell agree")
-    raise typer.Exit(0 if account.agrees and not counted else 1)
+    raise typer.Exit(0 if compared.agrees and not counted else 1)
 
 
 @app.command()
 def smoke(
     url: Url = None,
-    directory: Annotated[Path | None, typer.Option("--out", help="keep the run here")] = None,
-    seconds: Annotated[float, typer.Option(min=4, max=600, help="of load")] = 16,
+    directory: Annotated[
+        Path | None, typer.Option("--out", help="folder of the run; default: a temporary one")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=4, max=600, help="duration of the load")] = 16,
     slo: Slo = "p95=500ms",
 ) -> None:
-    """Twenty seconds: two step counts, alone and four at a time. Without --url it starts a server
-    of its own, with the bundled checkpoint. Exit code 1 if any request failed.
+    """A load test of twenty seconds: two step counts, one and four requests at a time. Without
+    --url it starts a server with the bundled checkpoint. Exit code 1 if any request failed.
     """
     plan = Plan(
         workload=Workload("completions", None, (), 64, {}),
@@ -211,10 +244,10 @@ def smoke(
         timeout=60,
         max_requests=500,
     )
-    with told_plainly(), tempfile.TemporaryDirectory() as temporary:
+    with user_errors(), tempfile.TemporaryDirectory() as temporary:
         path = directory or Path(temporary) / "smoke"
         if Folder(path).header() is not None:
-            raise Refusal(f"{path} holds a run already; a smoke test is always a new one")
+            raise Refusal(f"{path} has a run already; a smoke test needs an empty folder")
         with server_of(url, None if url else "stories") as base:
             asyncio.run(measure(base, plan, Folder(path), Quality(12, 16), None, None, 300, out))
         finish(read(Folder(path), cli_types.objective(slo)), path, written=directory is not None)
@@ -225,7 +258,7 @@ def smoke(
 
 
 def finish(run: Run, directory: Path, pictures: Path | None = None, written: bool = True) -> None:
-    """Show the table and the answer, and write the report."""
+    """Print the table, warnings and answers, and write the report."""
     whole = reports.load_table(run)
     table = Table(box=None, header_style="bold")
     kept = [whole.head.index(name) for name in reports.IN_TERMINAL]

@@ -1,5 +1,5 @@
-"""What a user can put right."""
+"""Errors that a user can fix; the commands print them in one line."""
 
 
 class Refusal(ValueError):
-    """A value, a file, a folder or a server is not what it should be; the message says how."""
+    """A value, file, folder or server cannot be used; the message says why."""

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 class Scorer:
     """A causal language model in Hugging Face's layout. Nothing is downloaded, no code of the
-    folder is run, and weights are safetensors alone.
+    folder is run, and only safetensors weights are read.
 
     Raises:
-        OSError: the folder holds no such model.
+        OSError: the folder does not hold such a model.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Load it, in float32 on the CPU."""
+        """Load the model in float32 on the CPU."""
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         self.name = folder.resolve().name
         self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
@@ -30,7 +30,7 @@ class Scorer:
 
     @torch.inference_mode()
     def __call__(self, prompt: str, text: str) -> dict[str, Any]:
-        """Nats of the tokens of ``text`` behind ``prompt``, and how many tokens those are."""
+        """Negative log-likelihood in nats of ``text`` given ``prompt``, and its token count."""
         given = self._tokenizer(prompt)["input_ids"]
         whole = self._tokenizer(prompt + text)["input_ids"]
         both = zip(given, whole, strict=False)

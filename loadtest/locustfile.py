@@ -1,16 +1,16 @@
-"""Locust users that read the streams, and tell apart when an answer began, settled and ended.
+"""Locust users that read streams, and report when an answer began, settled and ended.
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000                  # a web page
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --headless -u 8 -t 30s
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --processes 2    # workers
 
-Beside the request itself, whose time is that of the whole answer, each has entries of the type
-``after``: the first event, the first settled text, the first full draft, and what the server says
-that the request spent in the queue and denoising. Failures are told by kind. A kind of user that
-the server has no model or template for stops itself.
+The entry of a request has the time of the whole answer. Further entries of type ``after`` have the
+times of the first event, the first settled text and the first full draft, and the server's own
+times in the queue and denoising. Failures are counted by kind. A user stops if the server has no
+model or chat template for it.
 
-A swarm of users is a closed loop: who waits for an answer sends nothing. ``xdlm-loadtest sweep
---rate`` is the open one.
+Locust users are a closed loop: a user that waits for an answer sends nothing. ``xdlm-loadtest
+sweep --rate`` is an open loop.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from locust import HttpUser, between, events, task
 from locust.exception import StopUser
 
 from loadtest import prompts as prompt_files
+from loadtest.answer_reader import AnswerReader, Kind, failure_of_status
 from loadtest.plan import ROUTES, Setting, Workload
-from loadtest.sse import Kind, Reading, failure_of_status
 
 
 @events.init_command_line_parser.add_listener
@@ -39,7 +39,7 @@ def _options(parser: ArgumentParser) -> None:
 
 
 class StreamUser(HttpUser):
-    """What all kinds share: one request after the other, each read as it comes."""
+    """Base class: sends one request after the other, and reads each stream as it arrives."""
 
     abstract = True
     wait_time = between(0.1, 0.5)
@@ -47,7 +47,7 @@ class StreamUser(HttpUser):
     _workload: Workload | None = None
 
     def on_start(self) -> None:
-        """Find a model that does what this user asks for."""
+        """Choose a model that can answer this user's requests."""
         with self.client.get("/v1/models", catch_response=True) as response:
             models = response.json()["data"] if response.ok else []
         drawing = self.kind == "images"
@@ -70,11 +70,11 @@ class StreamUser(HttpUser):
 
     @task
     def ask(self) -> None:
-        """One request, to its end."""
+        """Send one request and read its answer to the end."""
         if self._workload is None:
             raise StopUser
         body = self._workload.body(self._setting, 0, random.randrange(100_000))
-        reading = Reading()
+        reading = AnswerReader()
         path = ROUTES[self.kind]
         began = time.perf_counter()
         with self.client.post(path, json=body, stream=True, catch_response=True) as response:
@@ -86,20 +86,22 @@ class StreamUser(HttpUser):
                 failure = failure_of_status(response.status_code, response.content)
             else:
                 failure = "connect"
-            # at this point locust knows when the headers came, and takes that for the time
-            told = cast(dict[str, Any], response.request_meta)
-            told["response_time"] = 1e3 * (time.perf_counter() - began)
-            told["response_length"] = len(reading.text)
+            # locust has the time of the headers here; replace it by that of the whole answer
+            meta = cast(dict[str, Any], response.request_meta)
+            meta["response_time"] = 1e3 * (time.perf_counter() - began)
+            meta["response_length"] = len(reading.text)
             if failure is None:
                 response.success()
             else:
                 response.failure(failure)
         if failure is None:
-            self._tell(path, reading)
-        elif failure.startswith("HTTP 400"):  # no template, say: the next would fare no better
+            self._report(path, reading)
+        elif failure.startswith(
+            "HTTP 400"
+        ):  # for example, no chat template: all further ones would fail too
             raise StopUser
 
-    def _tell(self, path: str, reading: Reading) -> None:
+    def _report(self, path: str, reading: AnswerReader) -> None:
         spent = reading.usage.get("diffusion") or {}
         marks = {
             "first event": reading.first and 1e3 * reading.first,
@@ -121,26 +123,26 @@ class StreamUser(HttpUser):
 
 
 class CompletionsUser(StreamUser):
-    """Asks /v1/completions."""
+    """Sends to /v1/completions."""
 
     kind = "completions"
     weight = 4
 
 
 class ChatUser(StreamUser):
-    """Asks /v1/chat/completions."""
+    """Sends to /v1/chat/completions."""
 
     kind = "chat"
     weight = 2
 
 
 class TrajectoryUser(StreamUser):
-    """Asks /v1/diffusion/trajectories, and follows the canvas."""
+    """Sends to /v1/diffusion/trajectories, whose records show the canvas."""
 
     kind = "trajectories"
 
 
 class ImageUser(StreamUser):
-    """Asks /v1/images/generations."""
+    """Sends to /v1/images/generations."""
 
     kind = "images"

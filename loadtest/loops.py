@@ -1,10 +1,9 @@
 """Open and closed loops: when requests are sent.
 
-This is asyncio and aiohttp rather than locust's own loop. A swarm of locust users is a closed loop:
-a user that waits for an answer sends nothing, so a server that stalls is asked less often while it
-does. Here the open loop fixes beforehand when each request is due, sends it then whatever has
-become of the others, and latency counts from then. ``users.py`` reads the same streams for those
-who want locust's page and workers.
+Locust users are a closed loop: a user that waits for an answer sends nothing, so a server that
+stalls receives fewer requests meanwhile (coordinated omission). The open loop here fixes beforehand
+when each request is due, sends it then whatever the state of the others, and counts latency from
+that time. ``locustfile.py`` reads the same streams with locust, for its page and workers.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from loadtest.client import Clock
 from loadtest.records import Record
 
 Send = Callable[[int, float], Coroutine[Any, Any, Record]]
-"""Sends request ``number``, which was due at some time of the clock."""
+"""Sends request ``number``, which is due at the given time of the clock."""
 
-PAUSE_AFTER_FAILURE = 0.05  # a server that refuses is not asked the faster for it
+PAUSE_AFTER_FAILURE = 0.05  # so that refusals do not raise the request rate
 LAG_EVERY = 0.02
 
 
@@ -32,8 +31,8 @@ class Traffic:
     """The requests of one cell.
 
     Attributes:
-        records: of those that are over, in the order in which they ended.
-        under_way: the others that were sent.
+        records: of finished requests, in the order in which they ended.
+        under_way: tasks of requests that were sent and have not ended.
     """
 
     def __init__(self, send: Send, clock: Clock) -> None:
@@ -65,13 +64,13 @@ class Traffic:
 
         workers = [asyncio.create_task(worker()) for _ in range(width)]
         await asyncio.wait(workers, timeout=max(0.0, stop - self._clock.now()))
-        for task in workers:  # what it waits for goes on
+        for task in workers:  # their requests go on
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
         return last
 
     async def drain(self, seconds: float) -> None:
-        """Wait for the requests under way; after so long, give the rest up."""
+        """Wait for the requests under way; cancel those that are left after ``seconds``."""
         await asyncio.sleep(0)
         if not self.under_way:
             return
@@ -95,20 +94,20 @@ class Traffic:
 
 @dataclass
 class Strain:
-    """How busy the client itself was."""
+    """Load of the client itself."""
 
     lags: list[float] = field(default_factory=list)
     cpu_share: float = 0.0
 
     @property
     def lag_p99_ms(self) -> float:
-        """How late the event loop was; the timer's own millisecond included."""
+        """99th percentile of the event loop's lateness, the timer's own millisecond included."""
         return 1e3 * float(np.percentile(self.lags, 99)) if self.lags else 0.0
 
 
 @asynccontextmanager
 async def watching() -> AsyncIterator[Strain]:
-    """Watch the client while the block runs."""
+    """Measure the load of the client while the block runs."""
     strain = Strain()
 
     async def watch() -> None:

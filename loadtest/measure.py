@@ -1,4 +1,4 @@
-"""A whole run: the server is asked who it is, its cells are measured, its answers are judged."""
+"""Runs a load test: identifies the server, measures the cells, judges the answers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from loadtest.sweep import display, resume, run_cells
 
 @dataclass(frozen=True)
 class Quality:
-    """How answers are judged.
+    """Options of judging answers.
 
     Attributes:
-        answers: of each setting; none are judged where this is 0.
-        samples: Monte Carlo samples behind each score.
-        scorer: folder of a causal language model.
-        examples: labelled images.
+        answers: number to judge for each setting; 0 disables judging.
+        samples: Monte Carlo samples of each score.
+        scorer: folder of a causal language model, or None.
+        examples: file of labelled images, or None.
     """
 
     answers: int
@@ -47,13 +47,13 @@ async def measure(
 ) -> int:
     """Run the plan; returns how many cells are left when ``seconds`` are over.
 
-    The plan's model and prompts may be left open: the server's first model that is of the right
-    kind, and stories' openings or the names of classes.
+    If the plan has no model or prompts, the server's first model of the right kind is taken, and
+    openings of stories or the names of classes.
 
     Raises:
-        Unsuitable: the server does not do this.
-        Stale: the folder has another run.
-        OSError: there is no server.
+        Unsuitable: the server cannot run this plan.
+        Stale: the folder holds another run.
+        OSError: the server cannot be reached.
     """
     until = time.monotonic() + seconds
     images = plan.workload.kind == "images"
@@ -70,7 +70,7 @@ async def measure(
         with display(console) as bars:
             left = await run_cells(session, plan, run, folder, bars, until)
             if quality.answers and not left:
-                bar = bars.add_task("judging answers", total=None, told="")
+                bar = bars.add_task("judging answers", total=None, state="")
                 await assess(
                     session,
                     plan,
@@ -84,7 +84,7 @@ async def measure(
 
 
 def _judge(quality: Quality) -> Judge | None:
-    """The judges take seconds to import or to train, so only who is wanted is."""
+    """The judge that the options select; importing or training one takes seconds."""
     if quality.examples is not None:
         from loadtest.image_classifier import Classifier
 

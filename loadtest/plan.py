@@ -1,4 +1,4 @@
-"""What a sweep is going to do: cells of steps x mixing ratio x load, each several times."""
+"""Plan of a sweep: cells of steps x mixing ratio x load, each repeated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from loadtest.sse import Kind
+from loadtest.answer_reader import Kind
 
 ROUTES: dict[Kind, str] = {
     "completions": "/v1/completions",
@@ -19,49 +19,49 @@ ROUTES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Load:
-    """How requests arrive: ``closed``, so many at a time, or ``open``, so many a second."""
+    """How requests arrive: ``value`` at a time (``closed``) or per second (``open``)."""
 
     loop: Literal["closed", "open"]
     value: float
 
     @property
     def name(self) -> str:
-        """As it stands in names of cells."""
+        """Part of the names of cells."""
         return f"{'c' if self.loop == 'closed' else 'r'}{self.value:g}"
 
     @property
     def words(self) -> str:
-        """As a reader sees it."""
+        """Text in reports."""
         return f"{self.value:g} at a time" if self.loop == "closed" else f"{self.value:g} a second"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the requests of a cell ask for; None leaves it to the server."""
+    """Parameters of the requests of a cell; None leaves the choice to the server."""
 
     steps: int | None
     mixing_ratio: float | None
 
     @property
     def variant(self) -> str:
-        """What else than the steps was chosen, for a reader; empty where nothing was."""
+        """The parameters besides steps, as text; empty if there are none."""
         return "" if self.mixing_ratio is None else f"k = {self.mixing_ratio:g}"
 
     @property
     def name(self) -> str:
-        """As it stands in names of cells."""
+        """Part of the names of cells."""
         ratio = "" if self.mixing_ratio is None else f"-k{self.mixing_ratio:g}"
         return f"s{self.steps if self.steps is not None else 'default'}{ratio}"
 
     @property
     def label(self) -> str:
-        """The step count, as it stands at points."""
+        """The step count as text."""
         return "default" if self.steps is None else str(self.steps)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One cell."""
+    """One cell of the plan: a setting under a load, in one repeat."""
 
     setting: Setting
     load: Load
@@ -69,7 +69,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """Also the name of its file."""
+        """Name of the cell and of its file."""
         return f"{self.setting.name}_{self.load.name}_{self.repeat}"
 
 
@@ -78,11 +78,11 @@ class Workload:
     """The requests of a run.
 
     Attributes:
-        kind: which route.
-        model: by name; None leaves it out.
-        prompts: taken in turn; names of classes for images.
-        max_tokens: of each answer; images have none.
-        fields: more fields of the body, the same in all cells.
+        kind: of the requests; it selects the route.
+        model: name; None sends none.
+        prompts: used in turn; names of classes for images.
+        max_tokens: of each answer; not sent for images.
+        fields: further fields of every body.
         seed: of the run: request n of a repeat has the same prompt and seed in every cell.
     """
 
@@ -94,7 +94,7 @@ class Workload:
     seed: int = 0
 
     def prompt(self, number: int) -> int:
-        """Which prompt request ``number`` has."""
+        """Index of the prompt of request ``number``."""
         return number % len(self.prompts)
 
     def seed_of(self, repeat: int, number: int) -> int:
@@ -102,7 +102,7 @@ class Workload:
         return 1_000_000 * self.seed + 100_000 * repeat + number
 
     def body(self, setting: Setting, repeat: int, number: int) -> dict[str, Any]:
-        """The JSON that is sent."""
+        """The JSON body of a request."""
         prompt = self.prompts[self.prompt(number)]
         body: dict[str, Any] = {"seed": self.seed_of(repeat, number)}
         if self.model is not None:
@@ -125,14 +125,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run, and how long each takes.
+    """All cells of a run, and the durations of each.
 
     Attributes:
         warmup: seconds of the same load before the measured window; its requests do not count.
         duration: seconds of the measured window.
-        drain: seconds that requests under way get behind it before the client gives up.
-        timeout: seconds that any one request may take.
-        max_requests: bound of the requests of one cell.
+        drain: seconds after the window in which requests may end before the client gives them up.
+        timeout: limit of one request in seconds.
+        max_requests: limit of the requests of one cell.
     """
 
     workload: Workload
@@ -146,8 +146,8 @@ class Plan:
     max_requests: int
 
     def cells(self) -> list[Planned]:
-        """Every cell. A repeat goes through all of them in an order of its own, so that what
-        changes on the machine over time falls on no setting in particular.
+        """All cells. Each repeat shuffles them anew, so that changes of the machine over time do
+        not favour a setting.
         """
         ordered = []
         for repeat in range(self.repeats):
@@ -158,13 +158,13 @@ class Plan:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """How long all cells take: if nothing has to drain, and at the most."""
+        """Least and greatest duration of all cells: without drains, and with full ones."""
         least = len(self.cells()) * (self.warmup + self.duration)
         return least, least + len(self.cells()) * self.drain
 
     def arrivals(self, load: Load, repeat: int) -> list[float]:
         """When the requests of an open loop are due: a Poisson process from the warm-up to the end
-        of the window. The same for all settings, which are so compared on the same arrivals.
+        of the window. It is the same for all settings.
         """
         chance = random.Random(f"{self.workload.seed}/{load.name}/{repeat}")
         due: list[float] = []
@@ -174,19 +174,19 @@ class Plan:
             at += chance.expovariate(load.value)
         return due
 
-    def told(self) -> dict[str, Any]:
-        """As it is kept in the header."""
+    def to_json(self) -> dict[str, Any]:
+        """JSON of the run's header."""
         return asdict(self)
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> Plan:
-        """The plan of a header."""
-        workload = told["workload"]
+    def read(cls, stored: dict[str, Any]) -> Plan:
+        """The plan in a run's header."""
+        workload = stored["workload"]
         return cls(
             **{
-                **told,
+                **stored,
                 "workload": Workload(**{**workload, "prompts": tuple(workload["prompts"])}),
-                "settings": tuple(Setting(**s) for s in told["settings"]),
-                "loads": tuple(Load(**load) for load in told["loads"]),
+                "settings": tuple(Setting(**s) for s in stored["settings"]),
+                "loads": tuple(Load(**load) for load in stored["loads"]),
             }
         )

@@ -1,4 +1,4 @@
-"""Prompts of a run: a file of them, or the few that stand here."""
+"""Prompts of a run: read from a file, or the defaults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPENINGS = (
     "The old man gave the boy a magic stone.",
     "Every morning, the farmer",
 )
-"""Openings of children's stories, which the bundled checkpoint can go on from."""
+"""Openings of children's stories, the kind of text of the bundled checkpoint."""
 
 MOST = 10_000
 
@@ -35,11 +35,11 @@ def read(path: Path) -> tuple[str, ...]:
     """Prompts of a text file, one a line, or of a JSONL file (strings, or objects with ``prompt``).
 
     Raises:
-        Refusal: it holds none, too many, or something else.
+        Refusal: the file has none or too many, or a line is not a prompt.
     """
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not 0 < len(lines) <= MOST:
-        raise Refusal(f"{path} has {len(lines)} prompts; from 1 to {MOST} can be used")
+        raise Refusal(f"{path} has {len(lines)} prompts; 1 to {MOST} are supported")
     if path.suffix != ".jsonl":
         return tuple(lines)
     found = []

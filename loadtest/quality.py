@@ -1,13 +1,13 @@
-"""What the answers of a run are worth: measured on the same texts whose latencies were taken.
+"""Measures the quality of a run's answers, on the same answers whose latencies were measured.
 
-Three measures that need nothing but the server, and two that need a judge:
+Three measures need only the server, two need a judge:
 
-- the bound of ``/v1/score``, nats a token: how likely the model that wrote the text finds it,
-  behind its prompt. Repeating oneself is likely too, so it is read beside the next two.
-- entropy of a text's own tokens, in nats: lower where few tokens come again and again.
-- repetition: the share of runs of four tokens that had been there before.
-- perplexity under a left-to-right language model (``scorer.py``).
-- for images, how often a classifier sees the class that was asked for (``judge.py``).
+- the bound of ``/v1/score``, nats per token: the likelihood of the text given its prompt under the
+  model that generated it. Repetition is likely too, so read it together with the next two.
+- entropy of a text's own tokens, in nats: lower if few tokens repeat often.
+- repetition: the share of 4-grams that occurred before in the text.
+- perplexity under a left-to-right language model (``lm_scorer.py``).
+- for images, how often a classifier recognises the requested class (``image_classifier.py``).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from loadtest.records import Cell, Folder, Record
 
 Row = dict[str, Any]
 Judge = Callable[[str, str], Row]
-"""Fields that a judge adds for (prompt, answer)."""
+"""Maps (prompt, answer) to further fields of a row."""
 
 TOGETHER = 4
 RUN = 4
 
 
 def entropy(tokens: Sequence[Any]) -> float:
-    """Of the distribution of a text's tokens, in nats."""
+    """Entropy of the distribution of a text's tokens, in nats."""
     counts = Counter(tokens).values()
     return -sum(n / len(tokens) * math.log(n / len(tokens)) for n in counts)
 
@@ -44,10 +44,10 @@ def repetition(tokens: Sequence[Any]) -> float:
 
 
 def chosen(cells: Sequence[Cell], plan: Plan, setting: Setting, most: int) -> list[Record]:
-    """The answers of a setting that are judged: those with the lowest seeds, each seed once.
+    """The answers of a setting to judge: those with the lowest seeds, each seed once.
 
-    Every setting has the same prompts and seeds, so settings are compared on the same ones. The
-    load does not change what is written.
+    All settings have the same prompts and seeds, so they are compared on equal terms. The load
+    does not change the answers.
     """
     names = {p.name for p in plan.cells() if p.setting == setting}
     by_seed = {
@@ -66,16 +66,16 @@ async def assess(
     judge: Judge | None,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Measure the answers of all finished cells. What had been measured before is kept.
+    """Judge the answers of all finished cells; results of earlier calls are kept.
 
     Args:
-        session: to the server, for its scores.
+        session: HTTP session to the server, for scores.
         plan: of the run.
         folder: of the run; the rows go to its ``quality.jsonl``.
-        texts: how many answers of each setting.
-        samples: Monte Carlo samples behind each score.
-        judge: one more look at each answer; slow ones are run beside the event loop.
-        progress: told how many are done, of how many.
+        texts: number of answers of each setting.
+        samples: Monte Carlo samples of each score.
+        judge: called for each answer, in a thread.
+        progress: called with the numbers of judged answers and of all.
     """
     cells = list(folder.cells())
     known = {(row["setting"], row["seed"]): row for row in folder.quality()}
@@ -109,8 +109,8 @@ async def assess(
 async def score(
     session: aiohttp.ClientSession, plan: Plan, prompt: str, record: Record, samples: int
 ) -> Row:
-    """Bound, entropy and repetition of a text. Where the server has no ``/v1/score`` there is no
-    bound, and its words stand in for tokens.
+    """Bound, entropy and repetition of a text. If the server has no ``/v1/score``, there is no
+    bound, and entropy and repetition are of words.
     """
     body: Row = {"text": record.text, "samples": samples, "seed": record.seed}
     if plan.workload.kind != "chat":  # there, the template stands between prompt and answer

@@ -1,4 +1,4 @@
-"""What the answers of a run were worth: judged answers to figures, with their intervals."""
+"""Quality statistics of settings from judged answers, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from scipy.stats import t as student
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and the half width of its 95 % interval from repeats; None where there is one."""
+    """A value, and the half width of its 95 % interval; None if there is only one sample.
+
+    ``at_least``: the value is a lower bound.
+    """
 
     value: float
     half_width: float | None = None
@@ -21,18 +24,18 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Worth:
-    """The quality of one setting; means over answers, None where something was not measured.
+class SettingQuality:
+    """Quality of one setting: means over answers, None for what was not measured.
 
     Attributes:
-        answers: how many were judged.
-        nelbo: nats a token by the model's own bound.
+        answers: number of judged answers.
+        nelbo: the model's own bound, in nats per token.
         entropy: of a text's tokens, in nats.
-        repetition: share of runs of four tokens that repeat an earlier one.
+        repetition: share of 4-grams that occurred before in the text.
         scorer: perplexity under an independent judge.
-        scorer_name: the judge's folder.
-        accuracy: percent of images in which a classifier sees what was asked for.
-        unit: what entropy and repetition count: tokens or words.
+        scorer_name: name of the judge's folder.
+        accuracy: percent of images that a classifier assigns to the requested class.
+        unit: of entropy and repetition: token or word.
     """
 
     answers: int
@@ -47,13 +50,13 @@ class Worth:
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of quality, of all settings.
+    """One measure of quality, for all settings.
 
     Attributes:
-        title: what it is.
-        unit: of its figures.
-        lower: whether lower figures are better.
-        values: by the settings' names.
+        title: of its chart.
+        unit: of the values.
+        lower: whether lower values are better.
+        values: by names of settings.
     """
 
     title: str
@@ -62,33 +65,33 @@ class Measure:
     values: Mapping[str, Estimate]
 
 
-def measures(worth: Mapping[str, Worth]) -> list[Measure]:
-    """Those measures of quality that step counts are judged by; the most independent first."""
-    judge = next((w.scorer_name for w in worth.values() if w.scorer_name), "")
+def measures(quality: Mapping[str, SettingQuality]) -> list[Measure]:
+    """Measures of quality for charts, most independent first."""
+    judge = next((w.scorer_name for w in quality.values() if w.scorer_name), "")
     found = [
-        Measure(f"as {judge} reads it", "perplexity", True, _known(worth, "scorer")),
+        Measure(f"as {judge} reads it", "perplexity", True, _known(quality, "scorer")),
         Measure(
-            "as the model itself reads it (bound)", "nats a token", True, _known(worth, "nelbo")
+            "as the model itself reads it (bound)", "nats a token", True, _known(quality, "nelbo")
         ),
-        Measure("as a classifier sees it", "% of images right", False, _known(worth, "accuracy")),
+        Measure("as a classifier sees it", "% of images right", False, _known(quality, "accuracy")),
     ]
     return [measure for measure in found if measure.values]
 
 
-def _known(worth: Mapping[str, Worth], field: str) -> dict[str, Estimate]:
-    values = {name: getattr(w, field) for name, w in worth.items()}
+def _known(quality: Mapping[str, SettingQuality], field: str) -> dict[str, Estimate]:
+    values = {name: getattr(w, field) for name, w in quality.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def worth_of_settings(rows: Sequence[dict[str, Any]]) -> dict[str, Worth]:
-    """Judged answers, by the names of their settings."""
+def quality_by_setting(rows: Sequence[dict[str, Any]]) -> dict[str, SettingQuality]:
+    """Quality by name of setting, from judged answers."""
     by_setting: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_setting.setdefault(row["setting"], []).append(row)
-    return {name: _worth(mine) for name, mine in by_setting.items()}
+    return {name: _quality_of(mine) for name, mine in by_setting.items()}
 
 
-def _worth(rows: Sequence[dict[str, Any]]) -> Worth:
+def _quality_of(rows: Sequence[dict[str, Any]]) -> SettingQuality:
     def mean(name: str, factor: float = 1.0) -> Estimate | None:
         values = [factor * float(row[name]) for row in rows if name in row]
         return Estimate(float(np.mean(values)), half_width(values)) if values else None
@@ -100,7 +103,7 @@ def _worth(rows: Sequence[dict[str, Any]]) -> Worth:
         value = math.exp(nats.value)
         spread = None if nats.half_width is None else value * nats.half_width
         perplexity = Estimate(value, spread)
-    return Worth(
+    return SettingQuality(
         answers=len(rows),
         nelbo=_ratio([row for row in rows if row.get("nats") is not None], "nats", "count"),
         entropy=mean("entropy"),
@@ -113,7 +116,7 @@ def _worth(rows: Sequence[dict[str, Any]]) -> Worth:
 
 
 def _ratio(rows: Sequence[dict[str, Any]], over: str, under: str) -> Estimate | None:
-    """Sum over sum, with the interval of a ratio over answers."""
+    """Ratio of two sums over answers, with its interval."""
     if not rows:
         return None
     top, bottom = (np.array([float(row[n]) for row in rows]) for n in (over, under))
@@ -125,7 +128,7 @@ def _ratio(rows: Sequence[dict[str, Any]], over: str, under: str) -> Estimate | 
 
 
 def half_width(apart: Sequence[float]) -> float | None:
-    """Of the 95 % interval of the mean, by Student's t; None for fewer than two values."""
+    """Half width of the mean's 95 % interval, by Student's t; None for fewer than two values."""
     known = [value for value in apart if not math.isnan(value)]
     if len(known) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Whether any request was lost: the client's records against the server's log and its counters."""
+"""Finds lost requests: compares the client's records with the server's log and counters."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 import orjson
 
+from loadtest.answer_reader import Kind
 from loadtest.records import GAVE_UP, Cell
-from loadtest.sse import Kind
 
 LEFT = (GAVE_UP, "timeout", "cut")
-"""Failures after which the server may have counted the request as anything."""
+"""Failures after which the server may have counted the request as succeeded, or not."""
 
 
 @dataclass(frozen=True)
-class Account:
-    """Requests of a run, as the client and the server's log have them.
+class Reconciliation:
+    """Requests of a run in the client's records and in the server's log.
 
     Attributes:
-        sent: by the client.
-        logged: of those, how many the log has, each once.
-        missing: ids that the log does not have.
-        twice: ids that it has more than once.
-        unlike: ids that ended well for one side and not for the other.
+        sent: number of requests that the client sent.
+        logged: number of them that are in the log.
+        missing: ids that are not in the log.
+        twice: ids that are in the log more than once.
+        unlike: ids whose status in the log does not match the client's record.
     """
 
     sent: int
@@ -34,14 +34,12 @@ class Account:
 
     @property
     def agrees(self) -> bool:
-        """Nothing was lost, doubled or told differently."""
+        """Whether there are no differences."""
         return not (self.missing or self.twice or self.unlike)
 
 
-def against_log(cells: Iterable[Cell], lines: Iterable[str]) -> Account:
-    """Compare with a log of JSON lines that have ``request_id`` and ``status``; what is not such a
-    line is passed over.
-    """
+def against_log(cells: Iterable[Cell], lines: Iterable[str]) -> Reconciliation:
+    """Compare with a log of JSON lines. Lines without ``request_id`` and ``status`` are skipped."""
     statuses: dict[str, list[int]] = {}
     for line in lines:
         try:
@@ -52,7 +50,7 @@ def against_log(cells: Iterable[Cell], lines: Iterable[str]) -> Account:
             statuses.setdefault(entry["request_id"], []).append(entry["status"])
     records = [r for cell in cells for r in cell.records if r.failure != "connect"]
     known = [r for r in records if r.id in statuses]
-    return Account(
+    return Reconciliation(
         sent=len(records),
         logged=len(known),
         missing=[r.id for r in records if r.id not in statuses],
@@ -68,15 +66,15 @@ def _alike(failure: str | None, statuses: list[int]) -> bool:
 
 
 def against_counters(cell: Cell, kind: Kind) -> str | None:
-    """What the server's counters say otherwise than the client about a cell; None where they agree
-    or where there are none. Somebody else's requests at the same time show here too.
+    """A message if the server's counters disagree with the client's records of a cell; None if they
+    agree or the server has none. Requests of other clients at the same time count as differences.
     """
     name = "ended" if kind == "images" else "ok"
     if name not in cell.summary.server:
         return None
     ok = sum(r.failure is None for r in cell.records)
     left = sum(r.failure in LEFT for r in cell.records)
-    told = int(cell.summary.server[name])
-    if ok <= told <= ok + left:
+    counted = int(cell.summary.server[name])
+    if ok <= counted <= ok + left:
         return None
-    return f"{cell.name}: the client has {ok} answers, the server counts {told}"
+    return f"{cell.name}: the client has {ok} answers, the server counts {counted}"

@@ -1,10 +1,10 @@
-"""What a run leaves on disk: a header, and for each cell a file of JSON lines.
+"""Files of a run: a header, and for each cell a file of JSON lines.
 
     DIR/run.json             the plan and the environment
     DIR/cells/<cell>.jsonl   one request a line, a summary of the cell last
-    DIR/quality.jsonl        one scored answer a line
+    DIR/quality.jsonl        one judged answer a line
 
-A cell's file appears under its name when the cell is over, so a run that was cut off can go on.
+A cell's file gets its name when the cell is finished, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ class Record:
     """One request. Times are in seconds since the measured window of its cell began.
 
     Attributes:
-        id: sent as ``X-Request-Id``, so that a server's log names the same request.
-        number: within its cell; with the seed of the run it fixes prompt and seed of the request.
-        prompt: which of the run's prompts.
+        id: sent as ``X-Request-Id``, so that the server's log can be matched.
+        number: within its cell; it determines prompt and seed, given the seed of the run.
+        prompt: index into the run's prompts.
         seed: of the request.
-        intended: when it was due. Latency counts from here.
+        intended: when it was due; latency counts from here.
         sent: when the client began to send it.
-        first: the first event, or None.
-        settled: the first settled text.
-        draft: the first canvas without masks.
-        ended: the end of the answer, of the failure, or the time at which the client gave up.
-        failure: its kind, or None.
+        first: time of the first event, or None.
+        settled: time of the first settled text, or None.
+        draft: time of the first canvas without masks, or None.
+        ended: time at which the answer ended or failed, or the client gave up.
+        failure: kind of failure, or None.
         warm: due before the window began; such requests are not counted.
-        text: what was written.
-        tokens: in the text, by the server's account.
-        queue_ms: in the server's queue, by its own account; None where it gives none.
-        denoise_ms: likewise.
-        forwards: evaluations of the network.
-        steps_taken: denoising steps that were taken.
+        text: the answer; base64 for images.
+        tokens: number of tokens in the text, reported by the server.
+        queue_ms: time in the server's queue, reported by the server; None if it is not.
+        denoise_ms: time denoising, likewise.
+        forwards: evaluations of the network, likewise.
+        steps_taken: denoising steps, likewise.
     """
 
     id: str
@@ -68,24 +68,24 @@ class Record:
 
     @property
     def latency(self) -> float:
-        """From the moment it was due, in seconds."""
+        """Seconds from when it was due to its end."""
         return self.ended - self.intended
 
 
 GAVE_UP = "gave up"
-"""A request that the client no longer waited for: its latency is known to be longer."""
+"""Failure of requests that the client cancelled: the time so far is a lower bound of latency."""
 
 
 @dataclass(frozen=True)
 class CellSummary:
-    """What is known about a cell beside its requests.
+    """Facts about a cell besides its requests.
 
     Attributes:
         seconds: length of the measured window.
-        lag_p99_ms: how late the client's event loop was; large values mean that it was saturated.
-        cpu_share: CPU seconds of the client for each second.
-        server: what the server's own counters grew by from the first request to the last, warm
-            ones included; empty where it has none.
+        lag_p99_ms: lateness of the client's event loop; a large value means a saturated client.
+        cpu_share: CPU seconds of the client per second.
+        server: increments of the server's counters over all requests, warm ones included; empty
+            if it has none.
     """
 
     seconds: float
@@ -96,7 +96,7 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class Cell:
-    """A finished cell, as it was read back."""
+    """A finished cell."""
 
     name: str
     records: list[Record]
@@ -107,15 +107,15 @@ class Folder:
     """A run's folder.
 
     Raises:
-        Refusal: it holds what this version cannot read, or no run.
+        Refusal: the folder's run has another schema.
     """
 
     def __init__(self, path: Path) -> None:
-        """Nothing is read or written yet."""
+        """A run in ``path``; nothing is read or written yet."""
         self.path = path
 
     def header(self) -> dict[str, Any] | None:
-        """The plan and the environment, or None where the folder has no run."""
+        """The plan and the environment, or None if the folder has no run."""
         file = self.path / "run.json"
         if not file.exists():
             return None
@@ -134,7 +134,7 @@ class Folder:
         return (self.path / "cells" / f"{cell}.jsonl").exists()
 
     def keep(self, cell: Cell) -> None:
-        """Write a finished cell, whole or not at all."""
+        """Write a finished cell atomically."""
         lines = [asdict(r) for r in cell.records]
         self._write(f"cells/{cell.name}.jsonl", [*lines, {"summary": asdict(cell.summary)}])
 
@@ -146,14 +146,14 @@ class Folder:
             yield Cell(file.stem, records, CellSummary(**last["summary"]))
 
     def quality(self) -> list[dict[str, Any]]:
-        """All scored answers."""
+        """All judged answers."""
         file = self.path / "quality.jsonl"
         if not file.exists():
             return []
         return [orjson.loads(line) for line in file.read_bytes().splitlines()]
 
     def keep_quality(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write all scored answers, in place of those that were there."""
+        """Replace all judged answers."""
         self._write("quality.jsonl", rows)
 
     def _write(self, name: str, rows: Iterable[Any], indent: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder to a page, pictures and a table; two of them side by side."""
+"""Writes the report of a run: HTML page, PNG charts and table; and compares two runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAD = (
     "goodput/s",
 )
 IN_TERMINAL = ("load", "steps", "ok", "failed", "objective", "p50 ms", "p95 ms", "requests/s")
-WORTH_HEAD = (
+QUALITY_HEAD = (
     "setting",
     "answers",
     "bound, nats/token",
@@ -50,17 +50,17 @@ def write(run: Run, folder: Path, pictures: Path | None = None) -> Path:
         save(chart, where)
     path = folder / "report.html"
     title = f"{run.name}: how many steps can you afford?"
-    tables = [load_table(run), *worth_tables(run)]
+    tables = [load_table(run), *quality_tables(run)]
     path.write_text(page(title, answer(run), warnings(run), charts, tables, facts(run)))
     return path
 
 
 def answer(run: Run) -> list[str]:
-    """For each load, in a sentence: the most steps that hold the objective, and what more of them
-    would buy and cost.
+    """One sentence for each load: the most steps that meet the objective, and the gain and cost of
+    the next higher step count.
     """
-    told = []
-    judged = measures(run.worth)
+    sentences = []
+    judged = measures(run.quality)
     keys: list[tuple[str, Load]] = []
     for f in run.figures:
         if (f.setting.variant, f.load) not in keys:
@@ -72,7 +72,7 @@ def answer(run: Run) -> list[str]:
         where = f"{load.words}{', ' + variant if variant else ''}"
         if not held:
             quick = group[0]
-            told.append(
+            sentences.append(
                 f"{where}: no step count holds {run.objective.words}; with {quick.setting.label} "
                 f"steps, {100 * quick.attained:.0f} % of requests are in time."
             )
@@ -91,30 +91,30 @@ def answer(run: Run) -> list[str]:
                     here, there = (measure.values[g.setting.name].value for g in (best, after[0]))
                     words += f" and change quality from {here:.3g} to {there:.3g} {measure.unit}"
             words += "."
-        told.append(words)
-    return told
+        sentences.append(words)
+    return sentences
 
 
 def warnings(run: Run) -> list[str]:
-    """What a reader must know before believing the figures."""
-    told = []
+    """Reasons why the figures may be unreliable or incomplete."""
+    found = []
     strained = [f"{f.setting.label} steps, {f.load.words}" for f in run.figures if f.strained]
     if strained:
-        told.append(
+        found.append(
             "The client itself was busy, so these are upper bounds of latency: "
             + "; ".join(strained)
         )
     if run.miscounted:
-        told.append("Client and server count differently. " + "; ".join(run.miscounted))
+        found.append("Client and server count differently. " + "; ".join(run.miscounted))
     missing = len(run.plan.cells()) - sum(f.repeats for f in run.figures)
     if missing:
-        told.append(f"{missing} cells of the plan have not been run. The same command goes on.")
+        found.append(f"{missing} cells of the plan have not been run. The same command goes on.")
     lost = [f for f in run.figures if f.failures]
     if lost:
         kinds = sorted({kind for f in lost for kind in f.failures})
         count = sum(sum(f.failures.values()) for f in lost)
-        told.append(f"{count} requests failed or were given up: {', '.join(kinds)}.")
-    return told
+        found.append(f"{count} requests failed or were given up: {', '.join(kinds)}.")
+    return found
 
 
 def _ms(estimate: Estimate) -> str:
@@ -136,7 +136,7 @@ def _width(estimate: Estimate, factor: float, digits: int) -> str:
 
 
 def load_row(run: Run, f: Figures) -> list[str]:
-    """A cell as a line of the table."""
+    """One row of the table of figures."""
     sign = "✓" if meets(run, f) else "✗"
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(f.failures.items())) or "0"
     return [
@@ -157,7 +157,7 @@ def load_row(run: Run, f: Figures) -> list[str]:
 
 
 def load_table(run: Run) -> Table:
-    """All cells."""
+    """Table of the figures of all cells."""
     most = max(f.repeats for f in run.figures)
     note = (
         f"± is the half width of a 95 % interval from {most} repeats (Student's t); figures are of "
@@ -168,31 +168,31 @@ def load_table(run: Run) -> Table:
     return Table("All figures", note, HEAD, [load_row(run, f) for f in run.figures])
 
 
-def worth_tables(run: Run) -> list[Table]:
-    """Quality by setting, if any was measured."""
-    if not run.worth:
+def quality_tables(run: Run) -> list[Table]:
+    """Tables of quality by setting; empty if none was measured."""
+    if not run.quality:
         return []
     rows = []
     for setting in run.plan.settings:
-        if (worth := run.worth.get(setting.name)) is None:
+        if (quality := run.quality.get(setting.name)) is None:
             continue
-        share = worth.repetition
+        share = quality.repetition
         if share is not None:
             half = None if share.half_width is None else 100 * share.half_width
             share = replace(share, value=100 * share.value, half_width=half)
         rows.append(
             [
                 " ".join(part for part in (setting.label, "steps", setting.variant) if part),
-                str(worth.answers),
-                _plain(worth.nelbo, 3),
-                _plain(worth.scorer),
-                _plain(worth.entropy),
+                str(quality.answers),
+                _plain(quality.nelbo, 3),
+                _plain(quality.scorer),
+                _plain(quality.entropy),
                 _plain(share),
-                _plain(worth.accuracy, 1),
+                _plain(quality.accuracy, 1),
             ]
         )
-    units = {worth.unit for worth in run.worth.values()}
-    names = {worth.scorer_name for worth in run.worth.values()} - {""}
+    units = {quality.unit for quality in run.quality.values()}
+    names = {quality.scorer_name for quality in run.quality.values()} - {""}
     note = (
         "The bound is the model's own opinion of its text (/v1/score): low for what it expects, "
         "repetitions too. Entropy and repetition are of a text's own "
@@ -200,11 +200,11 @@ def worth_tables(run: Run) -> list[Table]:
         + (f"The judge is {', '.join(names)}." if names else "No judge was given (--scorer).")
         + " ± is a 95 % interval over answers."
     )
-    return [Table("Quality by step count", note, WORTH_HEAD, rows)]
+    return [Table("Quality by step count", note, QUALITY_HEAD, rows)]
 
 
 def facts(run: Run) -> str:
-    """The header, but for the prompts."""
+    """The run's header as JSON, without the text of its prompts."""
     plan = {**run.header["plan"]}
     prompts = plan["workload"]["prompts"]
     plan["workload"] = {**plan["workload"], "prompts": f"{len(prompts)} prompts"}
@@ -212,7 +212,7 @@ def facts(run: Run) -> str:
 
 
 def compare(first: Run, second: Run, folder: Path) -> Path:
-    """Two runs side by side, as ``compare.html``; returns its path."""
+    """Write ``compare.html``, two runs side by side; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     charts: list[Chart] = []
     for a, b in zip(all_views(first), all_views(second), strict=False):
@@ -246,10 +246,12 @@ def compare(first: Run, second: Run, folder: Path) -> Path:
     head += [f"quality, {a}", b]
     note = "Cells that both runs have. A ratio with no overlap of the intervals has a star."
     table = Table(f"{b} against {a}", note, head, rows)
-    told = [f"{a}: {line}" for line in answer(first)] + [f"{b}: {line}" for line in answer(second)]
+    sentences = [f"{a}: {line}" for line in answer(first)] + [
+        f"{b}: {line}" for line in answer(second)
+    ]
     path = folder / "compare.html"
     both = f"{facts(first)}\n\n{facts(second)}"
-    path.write_text(page(f"{a} and {b}", told, [], charts, [table], both))
+    path.write_text(page(f"{a} and {b}", sentences, [], charts, [table], both))
     if (chart := next((c for c in charts if c.name == "pareto"), None)) is not None:
         save(replace(chart, name="compare"), folder)
     return path
@@ -265,7 +267,7 @@ def _ratio(new: Estimate, old: Estimate) -> str:
 
 
 def _quality(run: Run, f: Figures) -> str:
-    for measure in measures(run.worth):
+    for measure in measures(run.quality):
         if f.setting.name in measure.values:
             return _plain(measure.values[f.setting.name], 3)
     return "–"

@@ -1,4 +1,4 @@
-"""What a server tells about itself, and a server of one's own to ask."""
+"""Reads models, counters and versions of a server, and starts one for a load test."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ START_SECONDS, IDLE_SECONDS = 60.0, 20.0
 
 
 class Unsuitable(Refusal):
-    """The server does not do what was asked for; the message says what."""
+    """The server cannot do this load test; the message says why."""
 
 
 async def json_of(session: aiohttp.ClientSession, path: str) -> Any:
-    """The JSON of a GET, or None where there is no such route."""
+    """JSON of a GET, or None if the status is not 200."""
     async with session.get(path) as response:
         return await response.json() if response.status == 200 else None
 
@@ -38,10 +38,10 @@ async def json_of(session: aiohttp.ClientSession, path: str) -> Any:
 async def choose_model(
     session: aiohttp.ClientSession, wanted: str | None, images: bool
 ) -> dict[str, Any]:
-    """The entry of ``/v1/models`` that the run is about.
+    """The entry of ``/v1/models`` that the run uses.
 
     Raises:
-        Unsuitable: there is none of the name, or none that does what is asked of it.
+        Unsuitable: no model has the name, or none generates the right kind of output.
     """
     listed = (await json_of(session, "/v1/models") or {}).get("data", [])
     names = [m["id"] for m in listed]
@@ -55,10 +55,10 @@ async def choose_model(
 
 
 async def counters(session: aiohttp.ClientSession) -> dict[str, float]:
-    """The server's own counts of requests; empty where it has no such metrics.
+    """Request counters of the server's metrics; empty if it has none.
 
-    ``busy``: requests that run or wait now. ``ended``: requests whose denoising came to its end.
-    ``ok``: texts that were handed over. Then failures, by code.
+    ``busy``: requests running or waiting now. ``ended``: requests whose denoising ended. ``ok``:
+    texts that were delivered. Then failures, by code.
     """
     async with session.get("/metrics") as response:
         if response.status != 200:
@@ -79,8 +79,8 @@ async def counters(session: aiohttp.ClientSession) -> dict[str, float]:
 
 
 async def idle_counters(session: aiohttp.ClientSession) -> dict[str, float]:
-    """The same once nothing runs or waits: what clients gave up must not go on in the next cell.
-    Some other client's requests are waited for too, but not for ever.
+    """The counters once no request runs or waits, so that cancelled requests do not reach into the
+    next cell; after ``IDLE_SECONDS`` in any case.
     """
     ends = time.monotonic() + IDLE_SECONDS
     while (found := await counters(session)).pop("busy", 0) and time.monotonic() < ends:
@@ -91,9 +91,9 @@ async def idle_counters(session: aiohttp.ClientSession) -> dict[str, float]:
 async def environment(
     session: aiohttp.ClientSession, model: dict[str, Any], weights: Path | None
 ) -> dict[str, Any]:
-    """What a figure depends on beside the plan: server, checkpoint, client, machine.
+    """Conditions of a run besides its plan: server, checkpoint, client, machine.
 
-    ``weights`` is a file or a folder that the user says is being served: its SHA-256 is kept.
+    ``weights`` is the file or folder that the user says is served; its SHA-256 is recorded.
     """
     return {
         "server": await json_of(session, "/version"),
@@ -113,7 +113,7 @@ async def environment(
 
 
 def sha256(path: Path) -> str:
-    """Of a file, or of the names and contents of all safetensors of a folder."""
+    """SHA-256 of a file, or of the names and contents of all safetensors files of a folder."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
@@ -126,15 +126,15 @@ def sha256(path: Path) -> str:
 
 
 def _commit() -> str | None:
-    """Of the load tester, with a plus where its tree was changed; None outside a repository."""
+    """Commit of the load test's code, with a plus if tracked files differ; None outside git."""
     here = Path(__file__).parent
-    told = []
+    outputs = []
     for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
         run = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True)
         if run.returncode:
             return None
-        told.append(run.stdout.strip())
-    return told[0] + ("+" if told[1] else "")
+        outputs.append(run.stdout.strip())
+    return outputs[0] + ("+" if outputs[1] else "")
 
 
 def _processor() -> str:
@@ -144,7 +144,7 @@ def _processor() -> str:
 
 
 def _wait_for(url: str, server: subprocess.Popen[str]) -> None:
-    """Until it listens, some moments after it has said where it will."""
+    """Wait until the server listens, which is shortly after it prints its address."""
     ends = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -158,10 +158,10 @@ def _wait_for(url: str, server: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def own_server(checkpoints: list[str]) -> Iterator[str]:
-    """``xdlm serve`` in a process of its own, on a free port of this machine; its address.
+    """Run ``xdlm serve`` on a free port of this machine while the block runs; yields its address.
 
     Raises:
-        Unsuitable: it did not start.
+        Unsuitable: the server did not start.
     """
     command = [sys.executable, "-m", "server", "serve", *checkpoints, "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}

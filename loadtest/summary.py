@@ -1,8 +1,8 @@
-"""Records to figures: latency, throughput, goodput, phases and quality of each cell.
+"""Computes latency, throughput, goodput, phases and quality of each cell from its records.
 
-Latency counts from the time at which a request was due. Failures are counted and have no latency;
-requests that the client gave up are in the percentiles with the time that they had taken by then,
-which is less than their latency: such percentiles are lower bounds, and are marked.
+Latency counts from the time at which a request was due. Failures are counted and have no latency,
+except requests that the client gave up: they are in the percentiles with the time they had taken by
+then, a lower bound of their latency. Percentiles that this affects are marked.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ import numpy as np
 
 from loadtest.errors import Refusal
 from loadtest.plan import Load, Plan, Setting
-from loadtest.quality_stats import Estimate, Worth, half_width, worth_of_settings
+from loadtest.quality_stats import Estimate, SettingQuality, half_width, quality_by_setting
 from loadtest.reconcile import against_counters
 from loadtest.records import GAVE_UP, Cell, Folder, Record
 
 
 @dataclass(frozen=True)
 class Objective:
-    """``p95=500ms``: so many percent of the requests end within so many seconds."""
+    """A latency objective: ``percent`` of the requests end within ``seconds`` (``p95=500ms``)."""
 
     percent: float
     seconds: float
 
     @property
     def words(self) -> str:
-        """For a reader."""
+        """Text in reports."""
         return f"p{self.percent:g} ≤ {milliseconds(self.seconds)}"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """All about one setting under one load; seconds, and requests or tokens a second.
+    """Figures of one setting under one load, in seconds, requests or tokens per second.
 
     Attributes:
-        ok: requests that ended well within the count.
-        failures: the others, by kind.
-        latencies: sorted, of requests that ended well or were given up.
-        given_up: how many of those were.
-        attained: the share of all requests that ended well within the objective.
-        phases: mean seconds: late (the client), queue, denoise, stream (all else).
-        complete: whether answers came as fast as they were asked for (open loops).
-        strained: the client itself was too busy for these figures to be trusted.
+        ok: number of requests that succeeded.
+        failures: numbers of the others, by kind.
+        latencies: of requests that succeeded or were given up, sorted.
+        given_up: number of requests that were given up.
+        attained: share of all requests that succeeded within the objective.
+        phases: mean seconds: late (in the client), queue, denoise, stream (the rest).
+        complete: whether the server kept up with the rate (open loops).
+        strained: whether the client was too busy for reliable figures.
     """
 
     setting: Setting
@@ -73,11 +73,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Run:
-    """A folder as figures.
+    """Figures of a whole run.
 
     Attributes:
-        worth: by the settings' names.
-        miscounted: cells of which the server's counters say otherwise than the client.
+        quality: by names of settings.
+        miscounted: messages about cells whose server counters disagree with the client.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Run:
     plan: Plan
     objective: Objective
     figures: list[Figures]
-    worth: dict[str, Worth]
+    quality: dict[str, SettingQuality]
     miscounted: list[str]
 
 
@@ -94,15 +94,15 @@ KEEPS_UP = 0.95
 
 
 def read(folder: Folder, objective: Objective) -> Run:
-    """All that a folder tells.
+    """Figures of the run in a folder.
 
     Raises:
-        Refusal: there is no run, or none of its cells is finished.
+        Refusal: the folder has no run, or no cell is finished.
     """
     header = folder.header()
     cells = {cell.name: cell for cell in folder.cells()} if header else {}
     if header is None or not cells:
-        raise Refusal(f"{folder.path} holds no finished cell of a run")
+        raise Refusal(f"{folder.path} has no finished cell of a run")
     plan = Plan.read(header["plan"])
     groups: dict[tuple[Setting, Load], list[Cell]] = {}
     for planned in plan.cells():
@@ -111,15 +111,15 @@ def read(folder: Folder, objective: Objective) -> Run:
             groups.setdefault(key, []).append(cells[planned.name])
     order = [(s, load) for s in plan.settings for load in plan.loads]
     figures = [_figures(*key, groups[key], objective) for key in order if key in groups]
-    worth = worth_of_settings(folder.quality())
-    told = [against_counters(cell, plan.workload.kind) for cell in cells.values()]
-    miscounted = [words for words in told if words is not None]
+    quality = quality_by_setting(folder.quality())
+    messages = [against_counters(cell, plan.workload.kind) for cell in cells.values()]
+    miscounted = [words for words in messages if words is not None]
     name = folder.path.resolve().name
-    return Run(name, header, plan, objective, figures, worth, miscounted)
+    return Run(name, header, plan, objective, figures, quality, miscounted)
 
 
 def milliseconds(seconds: float) -> str:
-    """For a reader: 87 ms, 1.25 s."""
+    """Time as text: 87 ms, 1.25 s."""
     return f"{1e3 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 
@@ -129,15 +129,15 @@ def _figures(setting: Setting, load: Load, cells: Sequence[Cell], objective: Obj
     ok = [r for r in together if r.failure is None]
 
     def pooled(of: Callable[[Sequence[Record]], float]) -> Estimate:
-        """Of all repeats together; its interval from the repeats apart."""
+        """A figure over all repeats; its interval from the single repeats."""
         apart = [of(records) for records in counted]
         return Estimate(of(together), half_width(apart))
 
-    def rate(worth: Callable[[Record], float]) -> Estimate:
-        """Per second of the window, by what ended in it, warm requests included."""
+    def rate(weight: Callable[[Record], float]) -> Estimate:
+        """A rate over requests that ended in the window, warm ones included."""
         apart = [
             sum(
-                worth(r)
+                weight(r)
                 for r in cell.records
                 if not r.failure and 0 <= r.ended <= cell.summary.seconds
             )
@@ -189,17 +189,17 @@ def _latencies(records: Sequence[Record]) -> list[float]:
 
 
 def _phases(records: Sequence[Record]) -> dict[str, float]:
-    told = [r for r in records if r.queue_ms is not None and r.denoise_ms is not None]
-    if not told:
+    timed = [r for r in records if r.queue_ms is not None and r.denoise_ms is not None]
+    if not timed:
         return {}
-    late = float(np.mean([r.sent - r.intended for r in told]))
-    queue = float(np.mean([r.queue_ms or 0.0 for r in told])) / 1e3
-    denoise = float(np.mean([r.denoise_ms or 0.0 for r in told])) / 1e3
-    whole = float(np.mean([r.latency for r in told]))
+    late = float(np.mean([r.sent - r.intended for r in timed]))
+    queue = float(np.mean([r.queue_ms or 0.0 for r in timed])) / 1e3
+    denoise = float(np.mean([r.denoise_ms or 0.0 for r in timed])) / 1e3
+    whole = float(np.mean([r.latency for r in timed]))
     stream = max(0.0, whole - late - queue - denoise)
     return {"late": late, "queue": queue, "denoise": denoise, "stream": stream}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Linear between order statistics; not a number where there are none."""
+    """Percentile, linear between order statistics; NaN if there are no values."""
     return float(np.percentile(values, percent)) if values else math.nan

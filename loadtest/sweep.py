@@ -1,4 +1,4 @@
-"""Runs a plan against a server, cell after cell, and keeps what came of it."""
+"""Runs the cells of a plan against a server, one after the other, and stores their records."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loadtest import server_probe
-from loadtest.client import Ask, Clock, perform
+from loadtest.client import Clock, PreparedRequest, perform
 from loadtest.errors import Refusal
 from loadtest.loops import Traffic, watching
 from loadtest.plan import ROUTES, Plan, Planned
 from loadtest.records import Cell, CellSummary, Folder, Record
 
-SHOW_EVERY = 0.5  # drawing more often costs the client time that it needs
+SHOW_EVERY = 0.5  # drawing more often would take CPU time from the client
 
 
 def display(console: Console) -> Progress:
-    """The bars; nothing is drawn where the console is no terminal."""
+    """Progress bars; nothing is drawn if the console is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[state]}"),
         console=console,
         refresh_per_second=2,
         transient=True,
@@ -37,27 +37,27 @@ def display(console: Console) -> Progress:
 
 
 class Stale(Refusal):
-    """A folder holds a run of another plan or another server."""
+    """The folder holds a run of another plan or another server."""
 
 
 def resume(folder: Folder, plan: Plan, environment: dict[str, Any]) -> str:
-    """Begin a run in an empty folder, or go on with the same one; returns the run's name, with
-    which the ids of its requests begin.
+    """Begin a run in an empty folder, or resume it; returns the run's name, the prefix of its
+    request ids.
 
     Raises:
-        Stale: the folder has another plan, or the server is another.
+        Stale: the folder's run has another plan or another server.
     """
     header = folder.header()
     if header is None:
         name = secrets.token_hex(4)
         header = {"run": name, "began": time.time(), "environment": environment}
-        folder.begin({**header, "plan": plan.told()})
+        folder.begin({**header, "plan": plan.to_json()})
         return name
     if Plan.read(header["plan"]) != plan:
         raise Stale(f"{folder.path} holds a run of another plan; choose another --out")
-    for what in ("server", "model", "checkpoint_sha256"):
-        if header["environment"][what] != environment[what]:
-            raise Stale(f"{folder.path} was begun on another server: its {what} differs")
+    for field in ("server", "model", "checkpoint_sha256"):
+        if header["environment"][field] != environment[field]:
+            raise Stale(f"{folder.path} was begun on another server: its {field} differs")
     return header["run"]
 
 
@@ -69,9 +69,9 @@ async def run_cells(
     bars: Progress,
     until: float,
 ) -> int:
-    """Run what is not finished; returns how many cells are left when the time (monotonic) is up."""
+    """Run the unfinished cells; returns how many are left at ``until`` (monotonic time)."""
     todo = [cell for cell in plan.cells() if not folder.has(cell.name)]
-    every = bars.add_task("all cells", total=len(todo), told="")
+    every = bars.add_task("all cells", total=len(todo), state="")
     for done, planned in enumerate(todo):
         if time.monotonic() > until:
             bars.remove_task(every)
@@ -85,13 +85,13 @@ async def run_cells(
 async def run_cell(
     session: aiohttp.ClientSession, plan: Plan, run: str, planned: Planned, bars: Progress
 ) -> Cell:
-    """One cell: the warm-up, the measured window, and what was still under way behind it."""
+    """Run one cell: the warm-up, the measured window, and the drain of requests still running."""
     load, workload = planned.load, plan.workload
     before = await server_probe.idle_counters(session)
     clock = Clock(time.perf_counter() + plan.warmup)
 
     async def send(number: int, at: float) -> Record:
-        ask = Ask(
+        request = PreparedRequest(
             id=f"{run}-{planned.name}-{number}",
             path=ROUTES[workload.kind],
             body=workload.body(planned.setting, planned.repeat, number),
@@ -99,7 +99,7 @@ async def run_cell(
             prompt=workload.prompt(number),
             timeout=plan.timeout,
         )
-        return await perform(session, ask, clock, at)
+        return await perform(session, request, clock, at)
 
     traffic = Traffic(send, clock)
     words = f"{planned.setting.label} steps {planned.setting.variant}, {load.words}"
@@ -124,14 +124,14 @@ async def run_cell(
 def showing(
     bars: Progress, words: str, plan: Plan, clock: Clock, traffic: Traffic
 ) -> Iterator[None]:
-    """A bar for the cell while the block runs."""
-    bar = bars.add_task(words, total=plan.warmup + plan.duration, told="")
+    """Show a progress bar of the cell while the block runs."""
+    bar = bars.add_task(words, total=plan.warmup + plan.duration, state="")
 
     async def follow() -> None:
         while True:
             done, failed = len(traffic.records), sum(bool(r.failure) for r in traffic.records)
-            told = f"{done} done, {failed} failed, {len(traffic.under_way)} under way"
-            bars.update(bar, completed=clock.now() + plan.warmup, told=told)
+            state = f"{done} done, {failed} failed, {len(traffic.under_way)} under way"
+            bars.update(bar, completed=clock.now() + plan.warmup, state=state)
             await asyncio.sleep(SHOW_EVERY)
 
     task = asyncio.create_task(follow())

@@ -19,6 +19,7 @@ from typing import Any
 import openai
 import pytest
 
+from loadtest import sse
 from tests.cluster.conftest import KEY, START_SECONDS, Cluster, replica_processes, wait_until
 from tests.server.test_monitoring import EXPRESSIONS, KINDS, asked, scraped
 
@@ -30,12 +31,8 @@ TRAJECTORIES = "/v1/diffusion/trajectories"
 
 def events(text: str) -> list[dict[str, Any]]:
     """Named events of a trajectory."""
-    found = []
-    for block in text.replace("\r\n", "\n").split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
-        if "data" in fields and "event" in fields:
-            found.append({**fields, "data": json.loads(fields["data"])})
-    return found
+    named = [event for event in sse.decode(text) if event.name != "message"]
+    return [{"id": e.id, "event": e.name, "data": json.loads(e.data)} for e in named]
 
 
 class Stream:
@@ -51,10 +48,10 @@ class Stream:
     def _read(self, cluster: Cluster, body: dict[str, Any]) -> None:
         try:
             with cluster.request("/v1/completions", body) as response:
+                decoder = sse.Decoder()
                 for line in response:
-                    if line.startswith(b"data: "):
-                        data = line[6:].strip()
-                        self.chunks.append("[DONE]" if data == b"[DONE]" else json.loads(data))
+                    for data in (event.data for event in decoder.feed(line)):
+                        self.chunks.append(data if data == "[DONE]" else json.loads(data))
         except Exception as error:
             self.broken = error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest import sse
 from models.checkpoints.load import Checkpoint
 from server.http.protocol import GuardedProtocol
 from tests.server.conftest import (  # noqa: F401 (fixtures)
@@ -177,8 +178,7 @@ def events_of(raw: bytes) -> list[str]:
         length = int(size, 16)
         text += rest[:length]
         body = rest[length + 2 :]
-    blocks = text.decode().replace("\r\n", "\n").split("\n\n")
-    return [b.removeprefix("data: ") for b in blocks if b.startswith("data: ")]
+    return [event.data for event in sse.decode(text)]
 
 
 def pause(seconds: float = 0.05) -> None:

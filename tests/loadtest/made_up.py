@@ -57,7 +57,7 @@ def write(folder: Path, plan: Plan, make: Make, quality: list[dict] | None = Non
     """The folder of a run whose cells are what ``make`` says."""
     found = Folder(folder)
     environment = {"server": None, "model": {"id": "stub"}, "checkpoint_sha256": None}
-    found.begin({"run": "made", "plan": plan.told(), "environment": environment})
+    found.begin({"run": "made", "plan": plan.to_json(), "environment": environment})
     for planned in plan.cells():
         summary = CellSummary(plan.duration, 1.0, 0.1, {})
         found.keep(Cell(planned.name, make(planned), summary))

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from loadtest.answer_reader import KINDS
 from loadtest.charts_plotly import all_views, front, knee, meets
 from loadtest.cli_types import duration, fields, loads, numbers, objective
 from loadtest.errors import Refusal
@@ -14,7 +15,6 @@ from loadtest.quality import entropy, repetition
 from loadtest.quality_stats import half_width, measures
 from loadtest.records import Folder, Record
 from loadtest.report import answer, load_table, warnings
-from loadtest.sse import KINDS
 from loadtest.summary import Objective, Run, read
 from tests.loadtest.made_up import judged, plan_of, queueing, record, write
 
@@ -138,7 +138,7 @@ def test_quality_is_weighed_by_tokens_and_the_judge_comes_first(tmp_path):
     plan = plan_of((4, 8), (ONE,))
     rows = judged(plan, judge=True)
     run = read(write(tmp_path, plan, hundred, rows), GOAL)
-    scorer, nelbo = measures(run.worth)
+    scorer, nelbo = measures(run.quality)
     mine = [row for row in rows if row["setting"] == "s4"]
     assert nelbo.values["s4"].value == pytest.approx(sum(r["nats"] for r in mine) / 1600)
     assert scorer.title == "as teacher reads it"

@@ -7,8 +7,8 @@ import urllib.request
 
 import pytest
 
+from loadtest.answer_reader import AnswerReader, failure_of_status
 from loadtest.plan import ROUTES, Setting, Workload
-from loadtest.sse import Reading, failure_of_status
 from tests.loadtest.conftest import Server
 
 KINDS = {
@@ -37,9 +37,9 @@ def answered(server: Server, path: str, body: dict) -> bytes:
         return response.read()
 
 
-def reading_of(data: bytes, size: int) -> Reading:
+def reading_of(data: bytes, size: int) -> AnswerReader:
     """One piece a second."""
-    reading = Reading()
+    reading = AnswerReader()
     for second, at in enumerate(range(0, len(data), size), 1):
         reading.feed(data[at : at + size], second)
     return reading
@@ -102,7 +102,7 @@ def test_a_stream_without_our_records():
         {"choices": [{"index": 0, "delta": {"content": " you"}}], "usage": None},
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
     ]
-    reading = Reading()
+    reading = AnswerReader()
     for second, event in enumerate(events):
         reading.feed(b": ping\n\ndata: " + json.dumps(event).encode() + b"\n\n", second)
     reading.feed(b"data: [DONE]\n\n", 9)

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from loadtest.answer_reader import Kind
 from loadtest.cli_types import loads
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.records import GAVE_UP, Folder
-from loadtest.sse import Kind
 from loadtest.sweep import Stale
 from tests.loadtest.conftest import ROOT, Command, Server
 
@@ -201,16 +201,16 @@ def test_two_runs_side_by_side(swept, server, tmp_path, command: Command):
     [
         (("--rate", "1"), "--url ADDRESS"),
         (("--rate", "1", "--url", "http://127.0.0.1:1", "--serve", "stories"), "give one of"),
-        (("--rate", "1", "--url", "127.0.0.1:8000"), "names no host"),
-        (("--rate", "1", "--url", "http://0.0.0.0:8000"), "names no host"),
+        (("--rate", "1", "--url", "127.0.0.1:8000"), "does not name a host"),
+        (("--rate", "1", "--url", "http://0.0.0.0:8000"), "does not name a host"),
         (("--rate", "1", "--url", "http://127.0.0.1:8000/v1"), "has a path"),
         (("--rate", "1", "--url", "http://127.0.0.1:1"), "no server at"),
-        (("--url", "http://127.0.0.1:1"), "how much load"),
+        (("--url", "http://127.0.0.1:1"), "no load is given"),
         (("--concurrency", "1,1", "--url", "http://127.0.0.1:1"), "twice"),
         (("--concurrency", "0", "--url", "http://127.0.0.1:1"), "not from 1"),
         (("--rate", "fast", "--url", "http://127.0.0.1:1"), "numbers"),
         (("--rate", "1", "--slo", "p95", "--url", "http://127.0.0.1:1"), "p95=500ms"),
-        (("--rate", "1", "--duration", "soon", "--url", "http://127.0.0.1:1"), "no duration"),
+        (("--rate", "1", "--duration", "soon", "--url", "http://127.0.0.1:1"), "not a duration"),
         (("--rate", "1", "--kind", "poems", "--url", "http://127.0.0.1:1"), "choose from"),
         (("--rate", "1", "--field", "x", "--url", "http://127.0.0.1:1"), "name=value"),
         (("--rate", "1", "--prompts", "none.txt", "--url", "http://127.0.0.1:1"), "No such file"),
@@ -231,7 +231,9 @@ def test_one_command_with_a_server_of_its_own(command: Command, tmp_path):
     """What ``make loadtest`` runs, shorter."""
     told = command("smoke", "--seconds", 4, "--out", tmp_path / "run")
     assert " ok, 0 failed" in told and (tmp_path / "run" / "report.html").exists()
-    assert "a new one" in command("smoke", "--url", "http://x", "--out", tmp_path / "run", code=2)
+    assert "needs an empty folder" in command(
+        "smoke", "--url", "http://x", "--out", tmp_path / "run", code=2
+    )
 
 
 def test_what_to_install_is_said_in_a_line():

@@ -1,4 +1,4 @@
-"""Locust runs users.py as anyone would: headless, and with workers."""
+"""Locust runs locustfile.py, headless and with workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ ROUTES = (
 
 def locust(url: str, folder: Path, *args: str, code: int = 0) -> dict[str, dict]:
     """What locust counted, by name."""
-    command = [LOCUST, "-f", ROOT / "loadtest" / "users.py", "--host", url, "--headless", "--json"]
+    command = [
+        LOCUST,
+        "-f",
+        ROOT / "loadtest" / "locustfile.py",
+        "--host",
+        url,
+        "--headless",
+        "--json",
+    ]
     command += ["--steps", "3", "--max-tokens", "12", "--stop-timeout", "60", *args]
     done = subprocess.run(
         [str(part) for part in command], cwd=folder, capture_output=True, text=True, timeout=150

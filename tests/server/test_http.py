@@ -11,6 +11,7 @@ from contextlib import closing
 import openai
 import pytest
 
+from loadtest import sse
 from sampler import SAMPLERS
 from tests.server.conftest import make_engine, run_server, settings_of
 
@@ -37,13 +38,8 @@ def post(served, **body):
 
 
 def events(text: str) -> list[str]:
-    """Data of each SSE event; comments are not events."""
-    found = []
-    for block in text.replace("\r\n", "\n").split("\n\n"):
-        lines = [line[6:] for line in block.splitlines() if line.startswith("data: ")]
-        if lines:
-            found.append("\n".join(lines))
-    return found
+    """Data of each event of a stream."""
+    return [event.data for event in sse.decode(text)]
 
 
 def test_completion_with_the_sdk(client):

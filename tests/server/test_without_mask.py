@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from loadtest import sse
 from models.bundled import BUNDLED
 from models.checkpoints.load import load_checkpoint
 from models.families.dit import DiT
@@ -55,7 +56,7 @@ def test_texts_streams_scores_and_trajectories_work_without_mask(served):
     assert answer["usage"]["diffusion"]["unmasked"] == 0
     status, text = ask(served, "/v1/completions", BODY | {"stream": True, "trajectory": "delta"})
     assert status == 200 and text.rstrip().endswith("data: [DONE]")
-    records = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    records = [json.loads(e.data) for e in sse.decode(text) if e.data != "[DONE]"]
     steps = [r["diffusion"] for r in records if "diffusion" in r]
     assert steps and all(s["masked"] == 0 for s in steps)
     assert {c["op"] for s in steps for c in s["changes"]} <= {"refine"}
@@ -63,9 +64,7 @@ def test_texts_streams_scores_and_trajectories_work_without_mask(served):
     assert status == 200 and json.loads(text)["mixing_ratio"] == 1.0
     status, text = ask(served, "/v1/diffusion/trajectories", BODY)
     assert status == 200 and '"mask":null' in text.replace(" ", "")
-    events = [e.split("\n") for e in text.split("\n\n")]
-    found = [dict(line.split(": ", 1) for line in e if ": " in line) for e in events]
-    run = [{"event": e["event"], "data": json.loads(e["data"])} for e in found if "event" in e]
+    run = [{"event": e.name, "data": json.loads(e.data)} for e in sse.decode(text)]
     picture, _ = call(served, "POST", "/v1/diffusion/pictures", {"runs": [{"events": run}]})
     assert picture.status == 200
 

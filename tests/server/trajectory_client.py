@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from loadtest import sse
+
 PATH = "/v1/diffusion/trajectories"
 MASK = 4453
 
@@ -32,22 +34,15 @@ class Follower:
         self.connection.close()
 
     def frames(self) -> Iterator[dict[str, str]]:
-        """Events of a stream; each must have all it needs. Comments are passed over."""
-        frame: dict[str, str] = {}
+        """Events of a stream. Each must consist of the lines id, event and data, in this order."""
+        decoder, names = sse.Decoder(), []
         for line in self.lines():
-            line = line.rstrip("\r\n")
-            if line.startswith(":"):
-                frame["comment"] = line
-            elif line:
-                name, _, value = line.partition(": ")
-                assert name not in frame
-                frame[name] = value
-            else:
-                if "comment" not in frame:
-                    assert list(frame) == ["id", "event", "data"]
-                    yield frame
-                frame = {}
-        assert not frame
+            names += [line.partition(":")[0]] if line.strip() else []
+            for event in decoder.feed(line.encode()):
+                assert [name for name in names if name] == ["id", "event", "data"]
+                yield {"id": event.id, "event": event.name, "data": event.data}
+                names = []
+        assert not any(names)
 
     def read(self) -> str:
         """All that is left."""

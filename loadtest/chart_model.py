@@ -1,6 +1,6 @@
 """Charts of the report as data, independent of the plotting library.
 
-``charts_png.py`` draws them with matplotlib, ``html_report.py`` with plotly.
+``charts_png.py`` draws them with matplotlib, ``charts_plotly.py`` with plotly.
 """
 
 from __future__ import annotations

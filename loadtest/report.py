@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtest.chart_model import Chart
-from loadtest.charts_plotly import all_views, meets
+from loadtest.charts import all_views, meets
 from loadtest.charts_png import save
 from loadtest.html_report import Table, page
 from loadtest.plan import Load

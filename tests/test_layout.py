@@ -237,5 +237,6 @@ def test_the_wheel_holds_the_checkpoint_and_not_its_recipe(tmp_path):
     assert "models/bundled/stories/model.safetensors" in names
     assert {f"server/web/{path.name}" for path in (ROOT / "server" / "web").iterdir()} <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert "loadtest/templates/report.html.j2" in names
     assert not [n for n in names if n.startswith(("recipes", "tests", "benchmarks"))]
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == PACKAGES

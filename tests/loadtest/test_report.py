@@ -7,7 +7,7 @@ import math
 import pytest
 
 from loadtest.answer_reader import KINDS
-from loadtest.charts_plotly import all_views, front, knee, meets
+from loadtest.charts import all_views, front, knee, meets
 from loadtest.cli_types import duration, fields, loads, numbers, objective
 from loadtest.errors import Refusal
 from loadtest.plan import Load, Planned

@@ -169,8 +169,9 @@ def _axis(axes: Axes, side: str, axis: Axis) -> None:
 def _limit(axes: Axes, side: str, at: float, words: str) -> None:
     if side == "x":
         left, right = axes.get_xlim()
+        left, right = min(left, at / 1.15), max(right, 1.15 * at)
         axes.axvspan(left, at, color=HELD, alpha=0.06, lw=0, zorder=0)
-        axes.set_xlim(left, max(right, 1.15 * at))
+        axes.set_xlim(left, right)
         axes.axvline(at, color=LIMIT, lw=1.2, ls=":")
         axes.text(
             at,

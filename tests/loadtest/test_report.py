@@ -7,7 +7,9 @@ import math
 import pytest
 
 from loadtest.answer_reader import KINDS
+from loadtest.chart_model import Axis, Chart, Panel, Series
 from loadtest.charts import all_views, front, knee, meets
+from loadtest.charts_png import draw, save
 from loadtest.cli_types import duration, fields, loads, numbers, objective
 from loadtest.errors import Refusal
 from loadtest.plan import Load, Planned
@@ -102,6 +104,18 @@ def test_the_answer_names_the_most_steps_that_hold_the_objective(tmp_path):
     assert second.startswith("4 at a time: 16 steps (p95 ") and "nats a token" in second
     names = [chart.name for chart in all_views(run)]
     assert names == ["pareto", "heat", "rates", "knees", "latencies", "phases"]
+
+
+@pytest.mark.parametrize("values", [[671.0, 671.2, 671.6], [8.1, 8.2], [499.0, 501.0]])
+def test_a_chart_far_from_its_limit_shows_both(tmp_path, values):
+    """All warnings are errors: matplotlib warns where text outside the axes leaves no room."""
+    series = Series("4 steps", values, [1.0] * len(values), "#000000", "step")
+    axes = (Axis("latency, ms", log=True), Axis("%"))
+    panel = Panel("one", *axes, [series], ("x", 500.0, "500 ms"))
+    chart = Chart("far", "Far?", "", [panel, panel])
+    assert save(chart, tmp_path).stat().st_size > 5000
+    left, right = draw(chart).axes[0].get_xlim()
+    assert left < min(500, *values) and right > max(500, *values)
 
 
 def test_the_front_leaves_out_what_another_beats():

@@ -1,6 +1,5 @@
-"""Bodies that nobody would write, in numbers: those of ``tests/server/test_bodies.py`` against a
-real ``xdlm serve`` in a process of its own. No answer may be a 5xx; every refusal is the error
-object.
+"""Sends many generated and broken bodies (``tests/server/test_bodies.py``) to ``xdlm serve``. No
+answer may be a 5xx; every refusal is the error object.
 
     python -m benchmarks.bodies --count 100000 --save bodies.jsonl
 """
@@ -38,7 +37,7 @@ def small(folder: Path) -> Path:
 
 
 async def storm(server: Server, count: int) -> AsyncIterator[Record]:
-    """Chunks of bodies, and what came back of all so far."""
+    """Send bodies in chunks; yields the counts so far after each."""
     sender, began = Sender(server.port), time.monotonic()
     while sum(sender.statuses.values()) < count:
         send = send_fields if (sum(sender.statuses.values()) // CHUNK) % 3 else send_bytes
@@ -56,7 +55,7 @@ async def storm(server: Server, count: int) -> AsyncIterator[Record]:
 
 def main() -> None:
     """Send and count."""
-    parser = argparse.ArgumentParser(description="Bodies that nobody would write, in numbers.")
+    parser = argparse.ArgumentParser(description="Sends many generated and broken bodies.")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--save", help="file name in benchmarks/results")
     args = parser.parse_args()

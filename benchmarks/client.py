@@ -1,6 +1,4 @@
-"""Raw clients of a real server for benchmarks: they see whether each answer is whole, and can be
-rude.
-"""
+"""Raw HTTP clients for benchmarks: they check that each answer is complete, and can misbehave."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ LONG = {**BODY, "max_tokens": 200, "steps": 4000}
 
 @dataclass
 class Answer:
-    """What came back: the status, whether it ended as it must, and how long it took."""
+    """An answer: its status, whether it is complete, and how long it took."""
 
     status: int
     whole: bool
@@ -45,7 +43,7 @@ def encoded(body: dict | bytes, path: str) -> bytes:
 async def connected(
     server: Server, body: dict | bytes, path: str = "/v1/completions", limit: int = 1 << 16
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A request that has been sent; the connection is closed behind the block."""
+    """A request that has been sent; the connection is closed after the block."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=limit)
     try:
         writer.write(encoded(body, path))
@@ -78,26 +76,26 @@ async def ask(server: Server, body: dict | bytes, path: str = "/v1/completions")
 
 
 async def drop(server: Server, body: dict, after: float) -> None:
-    """Hang up without a farewell."""
+    """Reset the connection of a request after some seconds."""
     async with connected(server, body) as (_, writer):
         await asyncio.sleep(after)
         writer.transport.abort()
 
 
 def quantile(values: list[float], q: float) -> float:
-    """Of values in any order; 0 of none."""
+    """Quantile of values in any order; 0 if there are none."""
     return sorted(values)[min(len(values) - 1, int(q * len(values)))] if values else 0.0
 
 
 async def canary(server: Server) -> bytes:
-    """The choices of the request that is always the same."""
+    """Choices of the answer to a fixed request, which must never change."""
     answer = await ask(server, BODY)
     assert answer.status == 200 and answer.whole, answer
     return json.dumps(json.loads(answer.body)["choices"]).encode()
 
 
 async def clean(server: Server, expected: bytes) -> dict[str, bool]:
-    """The invariant after a fault."""
+    """Whether the server is idle and answers the fixed request as before."""
     idle = False
     for _ in range(100):
         found = await asyncio.to_thread(metrics, server)

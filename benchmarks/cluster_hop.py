@@ -1,11 +1,9 @@
-"""What a cluster's way to a replica adds: Ray's proxy, the front, and Ray's calls, beside a single
-server that is spoken to directly.
+"""Overhead of a cluster over a single server: Ray's proxy, the ingress, and Ray's calls.
 
 ``xdlm serve`` and ``xdlm cluster --replicas 1`` run side by side on loopback, each network on one
-thread; the same seeded requests go to both in turn, one at a time. Of a whole answer counts what it
-took beside the time that its engine says it spent. An event of a stream says when it was made,
-counted from when its request was there; how much later it arrives, counted from when the request
-was sent, is its lag. Needs the extra ``[ray]``.
+thread; the same seeded requests go to both in turn, one at a time. The overhead of an answer is its
+duration less the time that its engine reports. The lag of a streamed event is its time of
+arrival since the request was sent, less its ``elapsed_ms``. Needs the extra ``[ray]``.
 
     python -m benchmarks.cluster_hop --save cluster_hop.jsonl    # about six minutes
     python -m benchmarks.cluster_hop --pairs 10                  # a short look
@@ -59,7 +57,7 @@ def cluster(port: int) -> Iterator[None]:
 
 
 def whole(connection: http.client.HTTPConnection, seed: int) -> tuple[Record, object]:
-    """Seconds of an answer beside its engine's, and its text."""
+    """Duration of an answer, its overhead over the engine's time, and its text."""
     began = time.perf_counter()
     answer = json.load(asked(connection, "/v1/completions", seed))
     took = time.perf_counter() - began

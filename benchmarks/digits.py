@@ -1,17 +1,17 @@
-"""How often a digit that was asked for is the digit that was drawn, by steps and guidance.
+"""Accuracy of generated digits under a classifier, by steps and guidance.
 
 The judge is a support vector machine of scikit-learn's, trained on the real digits as the model saw
-them (12 x 12 pixels, 8 grey levels), and never on a drawn one.
+them (12 x 12 pixels, 8 grey levels), and never on a generated one.
 
     python -m benchmarks.digits --save digits.jsonl                        # half an hour of a core
     python -m benchmarks.digits --device cuda --checkpoint controls/k0-s0 --save digits-k0-s0.jsonl
     python -m benchmarks.digits --steps 8 --guidance 2 --count 100           # a short look
 
-What the records of results/ say, as a picture:
+A chart of the records in results/:
 
     python -m benchmarks.digits --plot docs/digits-accuracy.png
 
-The same real digits, for a judge of images that were asked for over HTTP:
+The same real digits, for a judge of images generated over HTTP:
 
     python -m benchmarks.digits --write-examples digits.npz
     xdlm-loadtest sweep --kind images --examples digits.npz ...
@@ -95,7 +95,7 @@ def draw(loaded: Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
     sampler = SAMPLERS[params.sampler].make(
         loaded.info.vocab_size, loaded.info.mask_id, loaded.ends
     )
-    length, drawn = loaded.info.max_length, []
+    length, images = loaded.info.max_length, []
     for first in range(0, len(labels), TOGETHER):
         canvases = [
             (
@@ -110,8 +110,8 @@ def draw(loaded: Checkpoint, labels: list[int], chosen: dict) -> np.ndarray:
         batch = sampler.begin(CanvasBatch.of(canvases, loaded.device))
         for _ in range(params.calls):
             batch = take_step(sampler, loaded.model, batch).batch
-        drawn.append(batch.tokens.view(-1, length).cpu().numpy())
-    return np.concatenate(drawn)
+        images.append(batch.tokens.view(-1, length).cpu().numpy())
+    return np.concatenate(images)
 
 
 def main() -> None:
@@ -148,8 +148,10 @@ def main() -> None:
             seconds = time.monotonic() - began
             right = float((svm.predict(pictures / LEVELS) == np.array(labels)).mean())
             error = (right * (1 - right) / args.count) ** 0.5
-            told = f"{100 * right:.1f} % ± {100 * error:.1f}"
-            print(f"{steps:3} steps, guidance {guidance:g}: {told}, {seconds:.0f} s", flush=True)
+            accuracy = f"{100 * right:.1f} % ± {100 * error:.1f}"
+            print(
+                f"{steps:3} steps, guidance {guidance:g}: {accuracy}, {seconds:.0f} s", flush=True
+            )
             records.append(
                 {
                     "checkpoint": Path(args.checkpoint).name,

@@ -1,9 +1,9 @@
-"""Who waits for whom: the scheduler's policy against first come, first served.
+"""Compares the scheduler's policy with first come, first served.
 
 A seeded simulation of the real ``Scheduler``; a step takes ``BASE`` seconds and ``PER_POSITION``
 for each position that the scheduler puts into it, as a CPU does. Two kinds of load: short and long
 requests that arrive at random, and sixteen clients that ask for much the same, each again as soon
-as it is answered. What is told is the slowdown: time from arrival to end, over the time that the
+as it is answered. The figure is the slowdown: time from arrival to end, over the time that the
 request takes alone.
 
     python -m benchmarks.fairness --save fairness.jsonl                            # two minutes
@@ -52,12 +52,12 @@ class Request:
 
 
 def alone(work: Work) -> float:
-    """Seconds of a request that shares its steps with nobody."""
+    """Seconds of a request that runs alone."""
     return work.steps * (BASE + PER_POSITION * work.positions)
 
 
 def arrivals(load: float, count: int, seed: int) -> list[tuple[float, str, Work]]:
-    """When who comes; at load 1 the engine would never be idle if it took them one by one."""
+    """Random arrivals; at load 1 they would keep an engine busy that runs them one by one."""
     chance = random.Random(seed)
     mean = sum(share * alone(work) for work, share in KINDS.values())
     now, found = 0.0, []
@@ -69,7 +69,7 @@ def arrivals(load: float, count: int, seed: int) -> list[tuple[float, str, Work]
 
 
 def closed_loop(count: int, seed: int) -> list[tuple[float, str, Work]]:
-    """What the clients ask for; all but the first are asked for when another is answered."""
+    """Requests of clients that each send their next one when one is answered."""
     chance = random.Random(seed)
     (least, most), steps = ALIKE
     works = [Work(chance.randint(least, most), steps) for _ in range(count)]
@@ -136,7 +136,7 @@ def main() -> None:
         for positions in POSITIONS:
             for name, policy in POLICIES.items():
                 slowdowns = simulate(incoming, policy, positions)
-                told = {
+                figures = {
                     kind: {
                         "mean": round(statistics.fmean(values), 2),
                         "p95": round(quantile(values, 0.95), 2),
@@ -145,8 +145,8 @@ def main() -> None:
                     for kind, values in sorted(slowdowns.items(), reverse=True)
                 }
                 setting = {"load": load, "max_positions": positions, "policy": name}
-                records.append({**setting, **told})
-                cells = (f"{k}: {m['mean']}, {m['p95']}, {m['max']}" for k, m in told.items())
+                records.append({**setting, **figures})
+                cells = (f"{k}: {m['mean']}, {m['p95']}, {m['max']}" for k, m in figures.items())
                 print(f"{load}, {positions}, {name} | {' | '.join(cells)}", flush=True)
     if args.save:
         save(args.save, records)

@@ -1,8 +1,8 @@
-"""What a GPU makes of the samplers: speed against the published loops, and where time goes.
+"""Speed of the samplers on a GPU against the published loops, and where their time goes.
 
 Random weights of published shapes in bf16, seeded; static schedules, so the work is fixed and
-counted. Both sides of a comparison run in turn on the same weights, with a round that does not
-count and timers that wait for the GPU.
+counted. Both sides of a comparison run in turn on the same weights, with a warm-up round and
+timers that wait for the GPU.
 
     python -m benchmarks.gpu posterior --save gpu-posterior.jsonl  # DiT 12 x 768, 50 258 ids
     python -m benchmarks.gpu llada --save gpu-llada.jsonl          # the shape of LLaDA-8B
@@ -56,7 +56,7 @@ def in_turn(
                 yield {"side": side, **setting, "seconds": taken, "peak_mib": round(peak)}
 
 
-def told(records: list[Record], tokens: int) -> None:
+def print_comparison(records: list[Record], tokens: int) -> None:
     """Print medians, quartiles and the ratio of two sides."""
     by_side: dict[str, list[float]] = {}
     for r in records:
@@ -137,14 +137,14 @@ def posterior(repeats: int, batches: Iterable[int], length: int, steps: int) -> 
         setting = {"batch": batch, "length": length, "steps": steps}
         records = list(in_turn(sides, repeats, 1, **setting))
         print(f"DiT, batch {batch}, {length} positions, {steps} steps")
-        told(records, batch * length)
+        print_comparison(records, batch * length)
         yield from records
 
 
 def llada(
     repeats: int, steps: Iterable[int], batches: Iterable[int], temperatures: Iterable[float]
 ) -> Iterator[Record]:
-    """The hybrid sampler against LLaDA's loop in the shape of LLaDA-8B: 256 tokens behind 128."""
+    """The hybrid sampler against LLaDA's loop in the shape of LLaDA-8B: 256 tokens after 128."""
     model, rate = random_llada(), matmul_rate()
     yield {"kind": "matmul", "flops": rate}
     vocab, mask = SHAPES["llada-8b"]["vocab_size"], SHAPES["llada-8b"]["mask_token_id"]
@@ -186,7 +186,7 @@ def llada(
         sides = {"reference": reference, "ours": ours}
         records = list(in_turn(sides, repeats, 1, **setting))
         print(f"LLaDA-8B, batch {batch}, {count} steps, temperature {temperature:g}")
-        told(records, batch * GENERATED)
+        print_comparison(records, batch * GENERATED)
         taken = statistics.median(r["seconds"] for r in records if r["side"] == "ours")
         positions = batch * (PROMPT + GENERATED) * count
         flops = 2 * (weights - head) * positions + 2 * head * rows

@@ -1,9 +1,9 @@
-"""What HTTP adds to the engine: latency of a lone request, and throughput when the engine is full.
+"""Overhead of HTTP over the engine: latency of one request, and throughput of a full engine.
 
 The same seeded requests of the bundled checkpoint, given to an engine in the measuring process and
 to ``xdlm serve`` in another one, over loopback; each side's network runs on one thread. Latency is
-measured in pairs, a request on each side in turn; of each side counts what it took beside the time
-that the engine itself says it spent, since that varies by more than what HTTP adds. Throughput is
+measured in pairs, a request on each side in turn; each side counts its duration less the time that
+the engine reports, which varies by more than the overhead. Throughput is
 that of a closed loop of as many requests as run together, on each side in turn.
 
     python -m benchmarks.http_overhead --save http_overhead.jsonl

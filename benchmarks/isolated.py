@@ -123,7 +123,7 @@ def compare(module: str, settings: list[str], repeats: int) -> list[Record]:
 
 
 def machine() -> dict[str, str]:
-    """What a figure needs to be read with."""
+    """Commit, machine and versions, recorded with each figure."""
     commit = os.environ.get("COMMIT", "")  # where the sources have come without their history
     if not commit:
         git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)

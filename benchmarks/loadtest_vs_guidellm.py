@@ -1,7 +1,7 @@
 """Our closed loop beside guidellm's, on one server: whether both report the same.
 
 One ``xdlm serve stories`` in a process of its own; the clients take turns, A B A B. Both ask for
-the same: 64 tokens behind a prompt of 5, ends ignored, the same steps, so many at a time. Only the
+the same: 64 tokens after a prompt of 5, ends ignored, the same steps and concurrency. Only the
 prompts' words differ, since guidellm makes its own.
 
 guidellm lives in ``.venv-clients`` (``make .venv-clients/ready``).
@@ -41,7 +41,7 @@ def prompts() -> list[str]:
 
 
 def ours(url: str, width: int, seconds: float, folder: Path) -> Record:
-    """``xdlm-loadtest sweep``, read from what it leaves behind."""
+    """``xdlm-loadtest sweep``, read from its files."""
     command = [sys.executable, "-m", "loadtest.cli", "sweep", "--url", url, "--out", str(folder)]
     command += ["--steps", str(STEPS), "--max-tokens", str(TOKENS), "--field", "ignore_eos=true"]
     file = folder.with_suffix(".txt")
@@ -125,8 +125,8 @@ def tell(records: list[Record], width: int) -> None:
             statistics.mean(r[figure] for r in records if (r["width"], r["side"]) == (width, side))
             for side in ("ours", "guidellm")
         )
-        told = f"ours {a:.4g}, guidellm {b:.4g}, {100 * (b / a - 1):+.1f} %"
-        print(f"{width:3} at a time, {figure}: {told}", flush=True)
+        figures = f"ours {a:.4g}, guidellm {b:.4g}, {100 * (b / a - 1):+.1f} %"
+        print(f"{width:3} at a time, {figure}: {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def parity(device: str, prompts: int = 1000, together: int = 100) -> Iterator[Re
 def same_tokens(
     loaded: Checkpoint, prompts: Tensor, length: int, together: int, steps: int = 16
 ) -> Record:
-    """The share of tokens behind prompts [n, P] that are those of the published loop."""
+    """Share of tokens after prompts [n, P] that equal those of the published loop."""
     vocab, mask, device = loaded.info.vocab_size, loaded.info.mask_id, str(loaded.device)
     assert mask is not None
     given = prompts.shape[1]

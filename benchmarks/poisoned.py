@@ -1,8 +1,7 @@
-"""Requests that break the step they take part in, among good ones: the bad ones fail, and nobody
-else's text changes by a byte.
+"""Requests that break their step, among good ones: the bad ones fail, and no other text changes.
 
-A real engine in this process, on a checkpoint whose network stumbles over one id: an exception, no
-memory, or an embedding that is not a number (no file may hold one: it is put there behind loading).
+A real engine in this process, on a checkpoint whose network fails at one id: an exception, lack of
+memory, or an embedding that is not a number (set after loading, since no file may contain one).
 
     python -m benchmarks.poisoned --count 200 --save poisoned.jsonl
 """
@@ -66,12 +65,12 @@ def sick(name: str) -> Checkpoint:
 
 
 def no_memory() -> None:
-    """What PyTorch raises where a GPU is full."""
+    """Raise the error of PyTorch on a full GPU."""
     raise torch.OutOfMemoryError("no memory for the marked one")
 
 
 def broken() -> None:
-    """Any mistake."""
+    """Raise an error as a bug would."""
     raise ZeroDivisionError("a bug")
 
 

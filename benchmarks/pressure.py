@@ -1,5 +1,4 @@
-"""What clients feel when the server is abused, overloaded or busy with long requests: figures, each
-with its raw log.
+"""Latency for clients of a server that is abused, overloaded or busy with long requests.
 
 A real ``xdlm serve`` runs in a process of its own on loopback; each kind is bounded in time or
 count.
@@ -37,7 +36,7 @@ CLIENTS = 16
 
 
 async def abuse(server: Server, seconds: float, slow: int, readers: int) -> AsyncIterator[Record]:
-    """Connections that trickle their headers, and streams that nobody reads, beside a canary."""
+    """Connections that trickle their headers, and unread streams, beside a fixed request."""
     expected = await canary(server)
 
     async def canaries(for_seconds: float) -> list[float]:

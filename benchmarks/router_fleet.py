@@ -85,7 +85,7 @@ class Replica:
     fleet: Fleet
     waiting: deque[int] = field(default_factory=deque)
     left: dict[int, int] = field(default_factory=dict)  # steps to take, of those that run
-    asked: dict[int, int] = field(default_factory=dict)  # work not done, as far as is known
+    asked: dict[int, int] = field(default_factory=dict)  # estimate of the work left
     began: float = 0.0
     step: float = 0.0
     change: int = 0  # the change that is planned, after how many steps
@@ -93,7 +93,7 @@ class Replica:
 
     @property
     def requests(self) -> int:
-        """Those in it."""
+        """Number of requests in the replica."""
         return len(self.left) + len(self.waiting)
 
     def take(self, i: int) -> bool:
@@ -105,7 +105,7 @@ class Replica:
         return True
 
     def work(self, now: float) -> int:
-        """Steps times positions left, as far as is known."""
+        """Estimate of the steps times positions left."""
         taken = int((now - self.began) / self.step) if self.left else 0
         done = taken * sum(int(self.fleet.arrivals.positions[i]) for i in self.left)
         return sum(self.asked.values()) - done

@@ -10,7 +10,7 @@ from benchmarks.router_fleet import Replica
 
 
 class Router:
-    """What one router knows: what it has sent to each replica since that one's last report."""
+    """State of one router: the work sent to each replica since that replica's last report."""
 
     def __init__(self, number: int, reports: Reports, random: np.random.Generator) -> None:
         self.reports, self.random = reports, random
@@ -20,12 +20,12 @@ class Router:
         self.now = 0.0
 
     def known(self, kind: int, who: np.ndarray) -> np.ndarray:
-        """Requests (kind 0) or work (1) at some replicas."""
+        """Estimated requests (kind 0) or work (1) at some replicas."""
         fresh = self.since[who] == self.reports.at[who]
-        return self.reports.told[kind][who] + np.where(fresh, self.sent[kind][who], 0.0)
+        return self.reports.reported[kind][who] + np.where(fresh, self.sent[kind][who], 0.0)
 
     def send(self, to: int, work: float) -> None:
-        """Remember a request."""
+        """Count a request that was sent."""
         if self.since[to] != self.reports.at[to]:
             self.since[to] = self.reports.at[to]
             self.sent[:, to] = 0.0
@@ -50,7 +50,7 @@ class Reports:
     def __init__(self, count: int) -> None:
         self.count = count
         self.at = np.zeros(count)
-        self.told = np.zeros((2, count))
+        self.reported = np.zeros((2, count))
 
 
 Policy = Callable[[Router, list[Replica]], int]
@@ -72,7 +72,7 @@ def power_of_two(router: Router, replicas: list[Replica]) -> int:
 
 
 def least_work(candidates: int) -> Policy:
-    """The least remaining work among some replicas, as far as the router knows."""
+    """The least remaining work among some replicas, by the router's estimate."""
 
     def choose(router: Router, replicas: list[Replica]) -> int:
         who = router.some(candidates)

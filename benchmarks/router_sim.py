@@ -4,7 +4,7 @@ Each replica batches at every step, and admits first come, first served within a
 and positions. (Who goes first matters little here: at these loads hardly any request waits for a
 place.) A step takes as long as LLaDA-8B's on one H200 by the roofline: the weights' way through
 memory, or the arithmetic of the positions in it, whichever is longer. Requests arrive at random
-(Poisson) and differ in steps and in positions; some texts end early, which nobody knows beforehand.
+(Poisson) and differ in steps and in positions; some texts end early, which is not known beforehand.
 What a router knows of a replica is the last report and what it has sent there itself since; other
 routers' requests it does not see.
 
@@ -36,17 +36,17 @@ from benchmarks.router_policies import (
     round_robin,
 )
 
-OBJECTIVE = 3.0  # a request is served well if it takes at most so many times what it takes alone
+OBJECTIVE = 3.0  # a request is served well if it takes at most this multiple of its time alone
 WARM_UP = 0.2  # share of the requests, the first, that are not counted
 
 
 @dataclass
 class Outcome:
-    """What became of the requests.
+    """Outcome of a simulation.
 
     Attributes:
-        fleet: what was simulated.
-        took: seconds from arrival to end; not a number for those that were refused.
+        fleet: the simulated fleet.
+        took: seconds from arrival to end; NaN for refused requests.
         work: steps times positions done.
         seen: requests in the fleet, at each report.
         until: when the last one ended.
@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def counted(self) -> slice:
-        """The requests behind the warm-up."""
+        """The requests after the warm-up."""
         return slice(int(WARM_UP * len(self.took)), None)
 
     @property
@@ -102,7 +102,7 @@ def simulate(fleet: Fleet, policy: Policy) -> Outcome:
         now, _, what, i, change = heapq.heappop(queue)
         if what == "report":
             reports.at[i] = now
-            reports.told[:, i] = replicas[i].requests, replicas[i].work(now)
+            reports.reported[:, i] = replicas[i].requests, replicas[i].work(now)
             heapq.heappush(queue, (now + fleet.report_seconds, next(order), "report", i, 0))
             if i == 0:
                 out.seen.append(inside)
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--ask", type=int, nargs="*", default=[3], help="replicas asked for work")
     parser.add_argument("--requests", type=int, default=20_000, help="or 60 a replica, if more")
     parser.add_argument("--seed", type=int, default=0, help="the first")
-    parser.add_argument("--seeds", type=int, default=1, help="runs, of which medians are told")
+    parser.add_argument("--seeds", type=int, default=1, help="runs, of which medians are printed")
     args = parser.parse_args()
     policies: dict[str, Policy] = {
         "round robin": round_robin,

@@ -16,13 +16,13 @@ from pathlib import Path
 
 @dataclass
 class Server:
-    """One that listens."""
+    """A running server."""
 
     port: int
     process: subprocess.Popen[str]
 
     def resources(self) -> dict[str, float]:
-        """What the process takes."""
+        """Memory, file descriptors and threads of the process."""
         proc = Path(f"/proc/{self.process.pid}")
         pages = int((proc / "statm").read_text().split()[1])
         return {
@@ -52,12 +52,12 @@ def serving(checkpoint: str, **variables: str) -> Iterator[Server]:
         env={**os.environ, **variables},
     )
     assert process.stdout is not None
-    told = ""
-    while "curl" not in told:
+    output = ""
+    while "curl" not in output:
         line = process.stdout.readline()
         assert line, "the server did not start"
-        told += line
-    found = re.search(r"http://127\.0\.0\.1:(\d+)", told)
+        output += line
+    found = re.search(r"http://127\.0\.0\.1:(\d+)", output)
     assert found
     try:
         yield Server(int(found[1]), process)

@@ -1,4 +1,4 @@
-"""What the server does when its clients come and go: figures, each with its raw log.
+"""Resources and lost answers of a server while clients connect, disconnect and misbehave.
 
 A real ``xdlm serve`` runs in a process of its own on loopback; each kind is bounded in time or
 count.
@@ -30,8 +30,8 @@ SAMPLE_SECONDS = 5.0
 
 
 @dataclass
-class Ledger:
-    """What the clients of the mix have seen."""
+class Counts:
+    """Requests and answers that the clients of the mix counted."""
 
     sent: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
@@ -40,8 +40,8 @@ class Ledger:
 
 
 async def mix(server: Server, minutes: float, seed: int) -> AsyncIterator[Record]:
-    """Clients in a closed loop: 5 % hang up, 2 % send what is no request, 1 % ask for too much."""
-    chance, ledger = random.Random(seed), Ledger()
+    """Clients in a closed loop: 5 % hang up, 2 % send an invalid body, 1 % ask for too much."""
+    chance, counts = random.Random(seed), Counts()
     expected = await canary(server)
     before = await asyncio.to_thread(metrics, server)
     began = time.monotonic()
@@ -52,7 +52,7 @@ async def mix(server: Server, minutes: float, seed: int) -> AsyncIterator[Record
             kind = chance.choices(["drop", "bad", "large", "canary", "stream"], [5, 2, 1, 46, 46])[
                 0
             ]
-            ledger.sent[kind] += 1
+            counts.sent[kind] += 1
             body = {**BODY, "seed": chance.randrange(1000), "stream": kind == "stream"}
             if kind == "drop":
                 await drop(server, {**LONG, "stream": chance.random() < 0.5}, chance.random() / 5)
@@ -64,19 +64,19 @@ async def mix(server: Server, minutes: float, seed: int) -> AsyncIterator[Record
             elif kind == "canary":
                 answer = await ask(server, BODY)
                 if answer.status == 200:
-                    told = json.dumps(json.loads(answer.body)["choices"]).encode()
-                    ledger.changed += told != expected
+                    choices = json.dumps(json.loads(answer.body)["choices"]).encode()
+                    counts.changed += choices != expected
             else:
                 answer = await ask(server, body)
-            ledger.statuses[f"{kind} {answer.status}"] += 1
-            ledger.lost += not answer.whole
+            counts.statuses[f"{kind} {answer.status}"] += 1
+            counts.lost += not answer.whole
 
     async def sample() -> AsyncIterator[Record]:
         while time.monotonic() < end:
             await asyncio.sleep(min(SAMPLE_SECONDS, max(0.0, end - time.monotonic())))
             yield {
                 "at_s": round(time.monotonic() - began, 1),
-                "requests": sum(ledger.sent.values()),
+                "requests": sum(counts.sent.values()),
                 **server.resources(),
             }
 
@@ -93,13 +93,13 @@ async def mix(server: Server, minutes: float, seed: int) -> AsyncIterator[Record
         if name.startswith("xdlm_request_failure_total") or name.startswith("xdlm_request_success")
     }
     warm = [s for s in samples if s["at_s"] > samples[-1]["at_s"] / 3]
-    good = sum(n for name, n in ledger.statuses.items() if name.endswith(" 200"))
+    good = sum(n for name, n in counts.statuses.items() if name.endswith(" 200"))
     yield {
         "summary": "mix",
-        "sent": dict(ledger.sent),
-        "statuses": dict(ledger.statuses),
-        "lost": ledger.lost,
-        "changed": ledger.changed,
+        "sent": dict(counts.sent),
+        "statuses": dict(counts.statuses),
+        "lost": counts.lost,
+        "changed": counts.changed,
         "succeeded_by_client": good,
         "metrics": {name: n for name, n in grown.items() if n},
         "rss_mib_per_hour": round(slope([(s["at_s"], s["rss_mib"]) for s in warm]) * 3600, 3),
@@ -110,14 +110,14 @@ async def mix(server: Server, minutes: float, seed: int) -> AsyncIterator[Record
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Of the least-squares line."""
+    """Slope of the least-squares line."""
     if len(points) < 2:
         return 0.0
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
 async def cancels(server: Server, count: int, seed: int) -> AsyncIterator[Record]:
-    """Hang up at a random moment; how long until the gauges are at 0 again, and a step's length."""
+    """Disconnect at random times; measure the time until the gauges are 0 again, and of a step."""
     chance, expected, freed = random.Random(seed), await canary(server), []
     for i in range(count):
         body = {**LONG, "seed": i, "stream": i % 2 == 0, "n": chance.choice((1, 1, 1, 4))}
@@ -180,7 +180,7 @@ async def drains(count: int, checkpoint: str, in_flight: int = 24) -> AsyncItera
 def main() -> None:
     """Run one kind."""
     parser = argparse.ArgumentParser(
-        description="What the server does when its clients come and go."
+        description="Soak tests of a server whose clients connect and disconnect."
     )
     parser.add_argument("kind", choices=["mix", "cancels", "drains"])
     parser.add_argument("--checkpoint", default="stories")

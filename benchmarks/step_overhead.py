@@ -1,4 +1,4 @@
-"""What a denoising step costs in Python, by the number of requests in it.
+"""Cost of a denoising step in Python, by the number of requests in it.
 
 The same 1 024 positions as one canvas and as 64 canvases of 16. The network looks at each position
 alone, so that the arithmetic is the same to the last operation and the difference is what each
@@ -48,7 +48,7 @@ class PositionWise:
 
 
 def seconds_per_step(name: str, requests: int, steps: int) -> float:
-    """Median CPU seconds of a sampler's step with so many requests."""
+    """Median CPU seconds of a sampler's step with the given number of requests."""
     network, sampler = PositionWise(), SAMPLERS[name].make(VOCAB, VOCAB - 1, (0,))
     length = POSITIONS // requests
     params = make_params(steps=steps, sampler=name, top_p=0.9, confidence_threshold=1.0)

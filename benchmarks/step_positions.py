@@ -1,4 +1,4 @@
-"""What a step costs by the positions in it: how many canvases are worth a step together on a CPU.
+"""Cost of a step by the number of positions in it, on a CPU.
 
 CPU time of one step of the bundled checkpoint on one thread, the least of some runs, with more and
 more canvases of one length. The default of ``max_positions`` and the constants of
@@ -28,7 +28,7 @@ STEPS, TIMED, REPEATS = 16, 8, 3
 
 
 def step_seconds(loaded: Checkpoint, length: int, canvases: int) -> float:
-    """CPU seconds of a step in the first half of a run, the first step aside."""
+    """CPU seconds of a step in the first half of a run, without the first step."""
     sampler = SAMPLERS["ancestral"].make(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     params = [
         sampling_params(loaded.defaults, {"steps": STEPS, "seed": seed}) for seed in range(canvases)
@@ -42,7 +42,7 @@ def step_seconds(loaded: Checkpoint, length: int, canvases: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a step costs by its positions.")
+    parser = argparse.ArgumentParser(description="Cost of a step by its positions.")
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     keep_freed_memory()

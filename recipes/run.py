@@ -49,7 +49,7 @@ class Run:
     """Weights, optimisers and moving averages of one training run.
 
     Attributes:
-        network: what is trained; the matrices of its ``blocks`` are Muon's, modulation aside.
+        network: to train; Muon updates the matrices of its ``blocks`` except modulation.
         step, steps: updates done and planned.
         seconds: spent so far.
         ema: the averaged weights by name.

@@ -1,6 +1,6 @@
 """Step 2: train a class-conditional DiT on the digits, with the NELBO of eq. 15.
 
-Times are spread evenly over each batch; a tenth of the labels are hidden behind the null label, for
+Times are spread evenly over each batch; a tenth of the labels are replaced by the null label, for
 guidance. The run writes its state to a work folder and goes on from there; the same seed and step
 draw the same batch.
 
@@ -29,7 +29,7 @@ from sampler.likelihood.nelbo import nelbo_integrand
 from sampler.noise_kernel import NoiseKernel
 from sampler.schedules import LogLinearSchedule
 
-CLASSES = 10  # and behind them the null label
+CLASSES = 10  # the null label follows them
 SCHEDULE = LogLinearSchedule()
 DEFAULTS = {
     "steps": 16,

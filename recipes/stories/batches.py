@@ -46,8 +46,8 @@ def make_batch(data: Tensor, kernel: NoiseKernel, batch_tokens: int, seed: int, 
     """Batch number ``step``: same seed and step, same batch.
 
     Times are spread evenly over the batch. Half of the canvases keep a clean prefix, as a prompt
-    would. Every noisy position is scored, and as many clean ones as fit into ``SCORED``, drawn at
-    random and weighted up in turn: their loss is small, and the head is a third of the work.
+    would. Every noisy position is scored, and a random sample of the clean ones up to ``SCORED``,
+    weighted up in turn: their loss is small, and the head is a third of the work.
     """
     g = torch.Generator().manual_seed(seed * 1_000_003 + step)
     shares = torch.tensor([share for _, share in LENGTHS])

@@ -32,7 +32,7 @@ class Stubbed:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def requests(self) -> dict[str, dict]:
-        """What it did for each request, by id."""
+        """Log entries of the stub by request id."""
         return {entry["id"]: entry for entry in self.entries() if "id" in entry}
 
 

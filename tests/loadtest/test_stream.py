@@ -1,4 +1,4 @@
-"""What the reader makes of real streams, of every kind, in pieces of any size."""
+"""The reader of answers on real streams of every kind, in pieces of any size."""
 
 from __future__ import annotations
 

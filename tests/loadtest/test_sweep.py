@@ -228,7 +228,7 @@ def test_models_are_chosen_by_what_they_do(server, tmp_path, command: Command):
 
 
 def test_one_command_with_a_server_of_its_own(command: Command, tmp_path):
-    """What ``make loadtest`` runs, shorter."""
+    """A short run of the command of ``make loadtest``."""
     told = command("smoke", "--seconds", 4, "--out", tmp_path / "run")
     assert " ok, 0 failed" in told and (tmp_path / "run" / "report.html").exists()
     assert "needs an empty folder" in command(

@@ -21,7 +21,7 @@ ROUTES = (
 
 
 def locust(url: str, folder: Path, *args: str, code: int = 0) -> dict[str, dict]:
-    """What locust counted, by name."""
+    """Statistics that locust printed, by name."""
     command = [
         LOCUST,
         "-f",

@@ -21,10 +21,10 @@ from torch._C._autograd import DeviceType
 
 from benchmarks.isolated import Record, logits_of, save, steps_of
 from benchmarks.reference import explicit_posterior_loop, llada_loop
-from models.checkpoints.random_init import DIT_SHAPES, SHAPES
 from models.families.dit import DiT
-from models.families.dit_config import DiTConfig
+from models.families.dit_config import DIT_SHAPES, DiTConfig
 from models.families.llada import LLaDA, LLaDAConfig
+from models.families.llada_config import SHAPES
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.step import take_step

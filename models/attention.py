@@ -22,7 +22,7 @@ WIDEST_FLASH_HEAD = 256  # and a multiple of 8
 
 
 class Attention(Protocol):
-    """What a layer needs of the batch's layout."""
+    """The batch's layout, as a layer uses it."""
 
     positions: Tensor  # [T], 0.. within each sequence
 

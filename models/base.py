@@ -1,10 +1,9 @@
-"""What the architectures share: packing, rotary positions, and how weights become a model."""
+"""Shared parts of the families: packing, rotary positions, and how weights become a model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -90,13 +89,9 @@ class DenoiserModule(CheckpointModule, ABC):
     """Base of the architectures; each fulfils ``models.interface.Denoiser``.
 
     Attributes:
-        family: its name in ``ModelInfo``.
-        defaults: what ``generation_config.json`` need not say.
         classes: labels that it takes; 0 takes none.
     """
 
-    family: ClassVar[str]
-    defaults: ClassVar[Mapping[str, Any]] = {}
     classes: int = 0
 
     @property

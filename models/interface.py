@@ -1,4 +1,4 @@
-"""What the rest of the house may ask of a model."""
+"""The interface of a model to the other packages."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ModelInfo:
 
     Attributes:
         name: what clients call it.
-        family: ``llada``, ``dit`` or ``unet``.
+        family: its name in ``models.registry``.
         parameters: count.
         vocab_size: N, the mask included.
         mask_id: id of the mask token; None for a model of uniform noise alone (UDLM).

@@ -1,63 +1,82 @@
-"""Which network a ``config.json`` asks for."""
+"""The families of networks by name, and which of them a ``config.json`` or weights ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
+from models.base import DenoiserModule
 from models.checkpoints.meta_init import without_values
 from models.errors import UnsupportedConfig
-from models.families.dit import DiT
-from models.families.dit_config import DiTConfig, stored_sizes
-from models.families.llada import LLaDA, LLaDAConfig
-from models.families.unet import UNet
-from models.families.unet_config import UNetConfig
+from models.families import dit, llada, unet
+from models.family import FamilyConfig, FamilySpec, Fields, Shapes
 
-AnyNetwork = LLaDA | DiT | UNet
-DIT_TYPES = ("dit", "xdlm", "mdlm", "udlm")
-"""Values of ``model_type`` that name a DiT; third parties have published under their own."""
+FAMILIES: Mapping[str, FamilySpec] = {
+    "llada": llada.FAMILY,
+    "dit": dit.FAMILY,
+    "unet": unet.FAMILY,
+}
+"""A further family is a module in ``models/families`` and an entry here. The first that matches is
+taken.
+"""
+UNNAMED = "dit"
+"""The family of weights that no config describes and no tensor tells."""
 
 
-def build(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None) -> AnyNetwork:
+class Built(NamedTuple):
+    """A network on the meta device, with its family and config."""
+
+    spec: FamilySpec
+    config: FamilyConfig
+    network: DenoiserModule
+
+
+def build(config: Fields, shapes: Shapes | None) -> Built:
     """The network that a ``config.json`` asks for, on the meta device.
 
     Args:
         config: its fields.
-        shapes: of the weights by plain name, where there are any; a DiT must agree with them.
+        shapes: of the weights by plain name, where there are any.
 
     Raises:
-        UnsupportedConfig: no architecture of ours, or one that cannot be built. The message names
-            the field.
+        UnsupportedConfig: no family that is known, or a network that cannot be built. The message
+            names the field.
     """
-    kind = config.get("model_type")
+    spec = family_of(config)
+    if spec is None:
+        raise UnsupportedConfig(f"model_type is {config.get('model_type')!r}: neither {_known()}")
     with without_values(), _buildable():
-        if kind == "llada":
-            sizes = LLaDAConfig.from_dict(config)
-            if shapes is not None and sizes.n_layers > len(shapes):
-                raise UnsupportedConfig(
-                    f"n_layers is {sizes.n_layers}: more than there are weights"
-                )
-            return LLaDA(sizes)
-        if asks_for_dit(config):
-            sizes = None if shapes is None else stored_sizes(shapes)
-            return DiT(DiTConfig.from_dict(config, sizes))
-        if kind == "unet":
-            return UNet(UNetConfig.from_dict(config))
-    raise UnsupportedConfig(
-        f"model_type is {kind!r}: neither 'llada' nor 'unet' nor a DiT (hidden_dim, n_blocks)"
-    )
+        sizes = spec.read_config(config, shapes)
+        return Built(spec, sizes, spec.build(sizes))
+
+
+def family_of(config: Fields) -> FamilySpec | None:
+    """The family that a ``config.json`` asks for, if it is known."""
+    return next((spec for spec in FAMILIES.values() if spec.matches(config)), None)
+
+
+def family_of_tensors(names: Collection[str]) -> FamilySpec:
+    """The family of weights without a config."""
+    found = (spec for spec in FAMILIES.values() if spec.signs(names))
+    return next(found, FAMILIES[UNNAMED])
+
+
+def _known() -> str:
+    """Families, in the words of an error: those with fields of their own last."""
+    named = [repr(spec.name) for spec in FAMILIES.values() if not spec.described_by]
+    other = [
+        f"a {spec.title} ({', '.join(spec.described_by)})"
+        for spec in FAMILIES.values()
+        if spec.described_by
+    ]
+    return " nor ".join([*named, *other])
 
 
 @contextmanager
 def _buildable() -> Iterator[None]:
-    """Sizes that torch cannot even describe are the config's fault."""
+    """Report sizes that torch cannot even describe as a fault of the config."""
     try:
         yield
     except (ArithmeticError, MemoryError, RuntimeError, TypeError) as error:
         raise UnsupportedConfig(f"its sizes cannot be built ({str(error)[:200]})") from None
-
-
-def asks_for_dit(config: Mapping[str, Any]) -> bool:
-    """Whether a ``config.json`` is a DiT's."""
-    return config.get("model_type") in DIT_TYPES or {"hidden_dim", "n_blocks"} <= config.keys()

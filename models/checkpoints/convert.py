@@ -20,16 +20,10 @@ from models.checkpoints import formats, weights
 from models.checkpoints.load import described_decoder, inspect_checkpoint
 from models.checkpoints.meta_init import without_values
 from models.errors import CheckpointError, UnsupportedConfig
-from models.families.dit import INV_FREQ, DiT
-from models.families.dit_config import VOCABULARIES, stored_sizes
-from models.families.unet import UNet
 from models.files import in_a_line
 from models.images import vq_decoder
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import ModelInfo
-
-HEADS = {(256, 8): 8, (768, 12): 12, (1024, 24): 16}
-"""Heads of the published sizes, by (hidden_dim, n_blocks): weights alone do not tell."""
 
 
 def convert(
@@ -78,16 +72,16 @@ def _convert(
         shapes = {name: stored.shape for name, stored in found.tensors.items()}
         fields = {**found.config, **config}
         try:
-            if registry.asks_for_dit(fields):
-                fields = {**_guesses(shapes), **fields}
-            network = registry.build(fields, shapes)
+            if (family := registry.family_of(fields)) is not None:
+                fields = {**family.guessed_config(shapes), **fields}
+            spec, sizes, network = registry.build(fields, shapes)
         except UnsupportedConfig as error:
             raise CheckpointError(f"{source}: {error}") from None
         weights.compare(source, shapes, network)
-        if isinstance(network, DiT | UNet):
+        if spec.written_config is not None:
             fields = {
-                "model_type": network.family,
-                **network.config.to_dict(),
+                "model_type": spec.name,
+                **spec.written_config(sizes),
                 **{name: fields[name] for name in ("raw_codebook",) if name in fields},
             }
         ratio = found.defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio
@@ -165,18 +159,3 @@ def _ratio(source: Path, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise CheckpointError(f"{source}: mixing_ratio must lie between 0 and 1, got {value!r}")
     return float(value)
-
-
-def _guesses(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Fields of a DiT's ``config.json`` that its weights and vocabulary tell."""
-    sizes = stored_sizes(shapes)
-    known = dict(sizes)
-    heads = HEADS.get((sizes["hidden_dim"], sizes["n_blocks"]))
-    half = shapes.get(INV_FREQ, ())
-    if len(half) == 1 and half[0]:
-        heads = sizes["hidden_dim"] // (2 * half[0])
-    if heads is not None:
-        known["n_heads"] = heads
-    if sizes["vocab_size"] in VOCABULARIES:
-        known["model_length"] = VOCABULARIES[sizes["vocab_size"]].length
-    return known

@@ -18,10 +18,9 @@ from torch import Tensor
 from models.checkpoints import safe_unpickler, weights
 from models.checkpoints.safe_unpickler import Inert, StoredTensor, TorchFile
 from models.errors import CheckpointError
-from models.families import unet
-from models.families.dit import INV_FREQ, parameter_names
 from models.files import member, read_json
 from models.images import vq_decoder
+from models.registry import FAMILIES, family_of_tensors
 from models.tokenization.tokenizer import TEXT_FILES
 
 IMAGE_CODEC = "image_tokenizer.vae."
@@ -75,7 +74,7 @@ def opened(path: Path, raw: bool = False) -> Iterator[Source]:
     head = _head(path)
     if head[8:9] == b"{":
         tensors = _headers(path)
-        yield Source(tensors, {"model_type": _family(tensors)})
+        yield Source(tensors, {"model_type": family_of_tensors(tensors).name})
     elif head.startswith(safe_unpickler.MAGIC):
         with safe_unpickler.opened(path) as file:
             yield _trained(file, raw)
@@ -153,11 +152,13 @@ def _trained(file: TorchFile, raw: bool) -> Source:
         tensors = named
     else:
         tensors = _listed(file, average.get("shadow_params"))
-        if named and INV_FREQ in named:
-            tensors[INV_FREQ] = named[INV_FREQ]
+        for name in family_of_tensors(tensors).unlisted:
+            if named and name in named:
+                tensors[name] = named[name]
+    spec = family_of_tensors(tensors)
     said = _Said(content.get("hyper_parameters")).at("config")
     config = {
-        "model_type": _family(tensors),
+        "model_type": spec.name,
         "model_length": said.at("model", "length").plain(),
         "n_heads": said.at("model", "n_heads").plain(),
         "time_conditioning": said.at("algo", "time_conditioning").plain(),
@@ -168,10 +169,6 @@ def _trained(file: TorchFile, raw: bool) -> Source:
     if not defaults and ratio is not None:
         defaults = {"mixing_ratio": ratio}
     return Source(tensors, {n: v for n, v in config.items() if v is not None}, dict(defaults))
-
-
-def _family(tensors: Mapping[str, LazyTensor]) -> str:
-    return "unet" if unet.SIGN in tensors else "dit"
 
 
 def _named(file: TorchFile, state: Mapping[Any, Any]) -> dict[str, LazyTensor]:
@@ -190,16 +187,11 @@ def _listed(file: TorchFile, values: object) -> dict[str, LazyTensor]:
     """Averaged weights without names, in the order of registration."""
     if not isinstance(values, list):
         raise CheckpointError(f"{file.path}: ema has no list of shadow_params")
-    blocks, rest = divmod(len(values) - 10, 10)
-    names = unet.parameter_names()
-    if len(values) == len(names):
-        return {n: _waiting(file, n, v) for n, v in zip(names, values, strict=True)}
-    if rest > 1 or blocks < 1:
-        raise CheckpointError(
-            f"{file.path}: {len(values)} shadow_params; a DiT has 10, one more for labels if it "
-            "takes them, and 10 in each block, the U-Net 329"
-        )
-    names = parameter_names(blocks, with_labels=bool(rest))
+    found = (spec.listed(len(values)) for spec in FAMILIES.values())
+    names = next((names for names in found if names is not None), None)
+    if names is None:
+        known = ", ".join(spec.list_lengths for spec in FAMILIES.values() if spec.list_lengths)
+        raise CheckpointError(f"{file.path}: {len(values)} shadow_params; {known}")
     return {n: _waiting(file, n, v) for n, v in zip(names, values, strict=True)}
 
 

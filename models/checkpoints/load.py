@@ -31,7 +31,7 @@ from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import Denoiser, ModelInfo
-from models.registry import AnyNetwork, build
+from models.registry import Built, build
 from models.tokenization.file_check import check_tokenizer_file
 from models.tokenization.tokenizer import TEXT_FILES, TextTokenizer
 
@@ -139,14 +139,15 @@ def load_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        found, network, text, info, defaults = _described(path)
+        read = _described(path)
+        info, network = read.info, read.built.network
         if where.type == "cpu":
             _check_memory(path, info.parameters * kind.itemsize)
-        weights.fill(network, found, where, kind)
+        weights.fill(network, read.found, where, kind)
         network.ready(where)
         decoder = _decoder(path, info, where)
     info = replace(info, dtype=str(kind).removeprefix("torch."))
-    return Checkpoint(network.eval(), text, info, defaults, where, decoder)
+    return Checkpoint(network.eval(), read.text, info, read.defaults, where, decoder)
 
 
 def load_divided_checkpoint(
@@ -169,13 +170,13 @@ def load_divided_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        found, network, text, info, defaults = _described(path)
-    info = replace(info, dtype=str(kind).removeprefix("torch."))
+        read = _described(path)
+    info = replace(read.info, dtype=str(kind).removeprefix("torch."))
     try:
-        model = started(network, found, where, kind, ranks, lost)
+        model = started(read.built, read.found, where, kind, ranks, lost)
     except UnsupportedConfig as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return Checkpoint(model, text, info, defaults, torch.device(where.type))
+    return Checkpoint(model, read.text, info, read.defaults, torch.device(where.type))
 
 
 def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
@@ -185,8 +186,8 @@ def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
         CheckpointError: as ``load``, but for the values of the weights.
     """
     with in_a_line(path):
-        found, _, _, info, defaults = _described(path)
-    return replace(info, dtype=weights.stored_dtype(found)), defaults
+        read = _described(path)
+    return replace(read.info, dtype=weights.stored_dtype(read.found)), read.defaults
 
 
 def check_checkpoint(
@@ -199,35 +200,52 @@ def check_checkpoint(
         CheckpointError: as ``load_checkpoint``, but for the values of the weights.
     """
     dtype_named(dtype, device_named(device))
-    _, network, *_ = _described(path)
+    built = _described(path).built
     if ranks > 1:
         from models.parallel.tensor_parallel import check
 
         try:
-            check(network, ranks)
+            check(built.spec, built.config, ranks)
         except UnsupportedConfig as error:
             raise CheckpointError(f"{path}: {error}") from None
 
 
-def _described(
-    path: Path,
-) -> tuple[dict[str, Header], AnyNetwork, TextTokenizer | None, ModelInfo, dict[str, Any]]:
-    """Everything but the weights and their type; the network is on the meta device."""
+@dataclass(frozen=True)
+class _Described:
+    """A checkpoint folder without its weights.
+
+    Attributes:
+        found: where the weights are stored.
+        built: the network on the meta device, with its family and config.
+        text: the tokenizer, if the folder has one.
+        info: facts, without the type of the weights.
+        defaults: see ``Checkpoint``.
+    """
+
+    found: dict[str, Header]
+    built: Built
+    text: TextTokenizer | None
+    info: ModelInfo
+    defaults: dict[str, Any]
+
+
+def _described(path: Path) -> _Described:
+    """Read a folder's files but for the weights."""
     config = read_json(path / "config.json")
     found = weights.headers(path)
     shapes = {name: header.shape for name, header in found.items()}
     try:
-        network = build(config, shapes)
+        built = build(config, shapes)
     except UnsupportedConfig as error:
         raise CheckpointError(f"{path}: {error}") from None
+    spec, sizes, network = built
     weights.compare(path, shapes, network)
     said = read_json(path / "generation_config.json", required=False)
-    sizes = network.config
     noise = UNIFORM if sizes.mask_token_id is None else {}
-    defaults = {**network.defaults, **noise, **said}
+    defaults = {**spec.defaults, **noise, **said}
     info = ModelInfo(
         name=path.resolve().name,
-        family=network.family,
+        family=spec.name,
         parameters=sum(p.numel() for p in network.parameters()),
         vocab_size=sizes.vocab_size,
         mask_id=sizes.mask_token_id,
@@ -240,7 +258,7 @@ def _described(
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size, info.mask_id) if has_text else None
-    return found, network, text, info, defaults
+    return _Described(found, built, text, info, defaults)
 
 
 def _check_memory(path: Path, size: int) -> None:

@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """What is built in here is on the meta device, and is not filled with first values either:
-    there filling has torch import its compiler, which takes longer than to load a small model.
+    """Build modules on the meta device, without filling them with first values: on that device
+    filling has torch import its compiler, which takes longer than to load a small model.
     """
     with torch.device("meta"), _Unfilled():
         yield

@@ -17,73 +17,6 @@ from models.checkpoints.load import read_tokenizer
 from models.errors import CheckpointError, UnsupportedConfig
 
 STD = 0.02
-FAMILIES = ("llada", "dit", "unet")
-SHAPES: dict[str, dict[str, Any]] = {
-    "llada-8b": {
-        "d_model": 4096,
-        "n_layers": 32,
-        "n_heads": 32,
-        "n_kv_heads": 32,
-        "mlp_hidden_size": 12288,
-        "vocab_size": 126464,
-        "mask_token_id": 126336,
-        "eos_token_id": 126081,
-        "max_sequence_length": 4096,
-    },
-    "tiny": {
-        "d_model": 64,
-        "n_layers": 2,
-        "n_heads": 4,
-        "n_kv_heads": 4,
-        "mlp_hidden_size": 128,
-        "vocab_size": 512,
-        "mask_token_id": 511,
-        "eos_token_id": 1,
-        "max_sequence_length": 512,
-    },
-}
-"""LLaDA's shapes by name; other values of ``config.json`` may be given on top."""
-
-
-def _dit(
-    hidden_dim: int, n_blocks: int, n_heads: int, vocab_size: int, **more: Any
-) -> dict[str, Any]:
-    sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads}
-    return {"cond_dim": 128, **sizes, "vocab_size": vocab_size, **more}
-
-
-DIT_SHAPES: dict[str, dict[str, Any]] = {
-    "tiny-owt": _dit(256, 8, 8, 50258, model_length=1024),
-    "small-owt": _dit(768, 12, 12, 50258, model_length=1024),
-    "small-lm1b": _dit(768, 12, 12, 30522, model_length=128),
-    "medium-owt": _dit(1024, 24, 16, 50258, model_length=1024),
-    "small-imagenet": _dit(768, 12, 12, 16387, model_length=256, num_classes=1000),
-    "tiny": _dit(64, 2, 4, 512, model_length=512, mask_token_id=511, eos_token_id=1),
-    "tiny-image": _dit(
-        64,
-        2,
-        4,
-        9,
-        model_length=144,
-        mask_token_id=8,
-        num_classes=10,
-        image={"height": 12, "width": 12, "channels": 1, "tokens": "grey levels", "levels": 8},
-    ),
-}
-"""A DiT's, likewise; ``owt`` has the ids of gpt2, ``lm1b`` those of bert, ``imagenet`` codes of
-LlamaGen's tokenizer; ``tiny-image`` makes digits of 8 grey levels.
-"""
-
-UNET_SHAPES: dict[str, dict[str, Any]] = {
-    "cifar10": {},
-    "tiny": {
-        "ch": 32,
-        "ch_mult": [1, 2],
-        "num_res_blocks": 1,
-        "image": {"height": 8, "width": 8, "channels": 3, "tokens": "bytes", "levels": 256},
-    },
-}
-"""A U-Net's, likewise."""
 
 
 def parse_shape(text: str, family: str = "llada") -> dict[str, Any]:
@@ -92,7 +25,7 @@ def parse_shape(text: str, family: str = "llada") -> dict[str, Any]:
     Raises:
         CheckpointError: naming what is not understood.
     """
-    return parse_fields(text, {"llada": SHAPES, "dit": DIT_SHAPES, "unet": UNET_SHAPES}[family])
+    return parse_fields(text, registry.FAMILIES[family].shapes)
 
 
 def parse_fields(
@@ -141,7 +74,7 @@ def write_random(
     Args:
         folder: made if it is not there; must be empty.
         shape: fields of ``config.json``.
-        family: one of ``FAMILIES``.
+        family: its name in ``models.registry``.
         seed: fixes the weights.
         dtype: of the weights.
         tokenizer: a checkpoint folder to take the tokenizer from.
@@ -151,14 +84,14 @@ def write_random(
         CheckpointError: a shape that cannot be built or does not hold the tokenizer, or a folder
             that is not empty.
     """
-    rest = {"rope_theta": 500_000.0, "rms_norm_eps": 1e-5} if family == "llada" else {}
-    config = {"model_type": family, **rest, **shape}
+    spec = registry.FAMILIES[family]
+    config = {"model_type": family, **spec.random_config, **shape}
     try:
-        model = registry.build(config, None)
+        _, sizes, model = registry.build(config, None)
     except UnsupportedConfig as error:
         raise CheckpointError(f"shape: {error}") from None
     if tokenizer is not None:
-        read_tokenizer(tokenizer, model.config.vocab_size)
+        read_tokenizer(tokenizer, sizes.vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty")
@@ -173,8 +106,7 @@ def write_random(
 
     weights.write(drawn(), folder, shard_bytes)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    sampler = "topk" if family == "llada" else "ancestral"
-    defaults = {"steps": 32, "sampler": sampler, "mixing_ratio": 0.1}
+    defaults = {"steps": 32, "sampler": spec.random_sampler, "mixing_ratio": 0.1}
     (folder / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n")
     if tokenizer is not None:
         for name in ("tokenizer.json", "tokenizer_config.json"):

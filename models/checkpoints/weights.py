@@ -85,7 +85,7 @@ def _files(place: Path) -> dict[Path, list[str]]:
 
 
 def headers(place: Path) -> dict[str, Header]:
-    """What is stored in a checkpoint folder or a single file, by plain name; no weights are read.
+    """Tensors that a checkpoint folder or a single file stores, by plain name; no weights are read.
 
     Raises:
         CheckpointError: files missing or unreadable, an index that says other than they hold, or

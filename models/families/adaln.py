@@ -1,4 +1,5 @@
-"""Layer norms and gates that are modulated by a condition (adaLN): what the condition is made of.
+"""Layer norms and gates that are modulated by a condition (adaLN, arXiv:2212.09748), and the parts
+of the condition.
 
 The published checkpoints were trained without time conditioning, so the time is always 0. A text
 has one condition; of a class-conditional network each label has its own, and so has no label.

@@ -1,4 +1,5 @@
-"""The DiT of MDLM and XDLM, for text and for images of a class, built natively from its sizes.
+"""The DiT (arXiv:2212.09748) of MDLM (arXiv:2406.07524) and XDLM, for text and for images of a
+class, built natively from its sizes.
 
 A transformer without a causal mask whose layer norms are modulated by a condition (adaLN): rotary
 positions, one matrix for queries, keys and values, tanh-GELU, an output matrix of its own with a
@@ -21,11 +22,22 @@ from models.attention import Attention
 from models.base import Rope, Transformer, rotate
 from models.checkpoints.meta_init import without_values
 from models.families.adaln import LabelEmbedding, TimeEmbedding, conditions, modulated, norm
-from models.families.dit_config import DiTConfig
+from models.families.dit_config import (
+    DIT_SHAPES,
+    INV_FREQ,
+    DiTConfig,
+    guessed_fields,
+    stored_sizes,
+)
+from models.family import FamilySpec, Fields, Shapes
 
 MLP_RATIO = 4
 ROPE_BASE = 10_000.0
-INV_FREQ = "rotary_emb.inv_freq"
+TYPES = ("dit", "xdlm", "mdlm", "udlm")
+"""Values of ``model_type`` that name a DiT; third parties have published under their own."""
+TOLD_BY = ("hidden_dim", "n_blocks")
+OF_BLOCK, OF_NETWORK = 10, 10
+"""Parameters of a block, and of a network beside its blocks and its table of labels."""
 
 
 class TokenEmbedding(nn.Module):
@@ -125,7 +137,6 @@ class DiT(Transformer):
     The residual stream, the norms and their modulation are fp32 whatever the weights are.
     """
 
-    family = "dit"
     wide = ("sigma_map.", "y_embedder.", "norm", "adaLN_modulation.")
 
     def __init__(self, config: DiTConfig) -> None:
@@ -207,3 +218,33 @@ def parameter_names(n_blocks: int, with_labels: bool = False) -> list[str]:
     with without_values():
         network = DiT(replace(least, n_blocks=n_blocks, num_classes=int(with_labels)))
     return [name for name, _ in network.named_parameters()]
+
+
+def _listed(count: int) -> list[str] | None:
+    blocks, rest = divmod(count - OF_NETWORK, OF_BLOCK)
+    return None if rest > 1 or blocks < 1 else parameter_names(blocks, with_labels=bool(rest))
+
+
+def _matches(config: Fields) -> bool:
+    return config.get("model_type") in TYPES or config.keys() >= set(TOLD_BY)
+
+
+def _read(raw: Fields, shapes: Shapes | None) -> DiTConfig:
+    return DiTConfig.from_dict(raw, None if shapes is None else stored_sizes(shapes))
+
+
+FAMILY = FamilySpec(
+    name="dit",
+    title="DiT",
+    described_by=TOLD_BY,
+    matches=_matches,
+    read_config=_read,
+    build=DiT,
+    sign=frozenset({"vocab_embed.embedding", "sigma_map.mlp.0.weight"}),
+    shapes=DIT_SHAPES,
+    guessed_config=guessed_fields,
+    written_config=DiTConfig.to_dict,
+    listed=_listed,
+    list_lengths="a DiT has 10, one more for labels if it takes them, and 10 in each block",
+    unlisted=(INV_FREQ,),
+)

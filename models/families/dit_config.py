@@ -18,7 +18,7 @@ COUNTS = ("vocab_size", "model_length", "hidden_dim", "cond_dim", "n_blocks", "n
 
 
 class Vocabulary(NamedTuple):
-    """What the published training runs did with a vocabulary."""
+    """Ids, length and image that the published training runs gave a vocabulary."""
 
     mask: int
     end: int | None
@@ -33,6 +33,41 @@ VOCABULARIES = {
     16387: Vocabulary(16384, None, 256, ImageShape(16, 16, 3, "vq", 16384, 16)),
 }
 """By the number of ids."""
+
+
+HEADS = {(256, 8): 8, (768, 12): 12, (1024, 24): 16}
+"""Heads of the published sizes, by (hidden_dim, n_blocks): weights alone do not tell."""
+INV_FREQ = "rotary_emb.inv_freq"
+
+
+def _dit(
+    hidden_dim: int, n_blocks: int, n_heads: int, vocab_size: int, **more: Any
+) -> dict[str, Any]:
+    sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads}
+    return {"cond_dim": 128, **sizes, "vocab_size": vocab_size, **more}
+
+
+DIT_SHAPES: dict[str, dict[str, Any]] = {
+    "tiny-owt": _dit(256, 8, 8, 50258, model_length=1024),
+    "small-owt": _dit(768, 12, 12, 50258, model_length=1024),
+    "small-lm1b": _dit(768, 12, 12, 30522, model_length=128),
+    "medium-owt": _dit(1024, 24, 16, 50258, model_length=1024),
+    "small-imagenet": _dit(768, 12, 12, 16387, model_length=256, num_classes=1000),
+    "tiny": _dit(64, 2, 4, 512, model_length=512, mask_token_id=511, eos_token_id=1),
+    "tiny-image": _dit(
+        64,
+        2,
+        4,
+        9,
+        model_length=144,
+        mask_token_id=8,
+        num_classes=10,
+        image={"height": 12, "width": 12, "channels": 1, "tokens": "grey levels", "levels": 8},
+    ),
+}
+"""Fields of ``config.json``, by the name of the shape: ``owt`` has the ids of gpt2, ``lm1b`` those
+of bert, ``imagenet`` codes of LlamaGen's tokenizer; ``tiny-image`` makes digits of 8 grey levels.
+"""
 
 
 @dataclass(frozen=True)
@@ -170,3 +205,18 @@ def stored_sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         "n_blocks": len(blocks),
         "num_classes": labels[0] - 1,
     }
+
+
+def guessed_fields(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Fields of a DiT's ``config.json`` that the shapes of its weights and its vocabulary tell."""
+    sizes = stored_sizes(shapes)
+    known = dict(sizes)
+    heads = HEADS.get((sizes["hidden_dim"], sizes["n_blocks"]))
+    half = shapes.get(INV_FREQ, ())
+    if len(half) == 1 and half[0]:
+        heads = sizes["hidden_dim"] // (2 * half[0])
+    if heads is not None:
+        known["n_heads"] = heads
+    if sizes["vocab_size"] in VOCABULARIES:
+        known["model_length"] = VOCABULARIES[sizes["vocab_size"]].length
+    return known

@@ -1,163 +1,26 @@
-"""The LLaDA architecture, built natively from a checkpoint's ``config.json`` (model_type
-``llada``).
+"""The LLaDA architecture (arXiv:2502.09992), built natively from a checkpoint's ``config.json``
+(model_type ``llada``).
 
-A Llama-style transformer without a causal mask: RMSNorm, rotary positions, SwiGLU, no biases,
-grouped-query heads where the config asks for them. Logits are not shifted: position i predicts
+A Llama-style transformer without a causal mask: RMSNorm (arXiv:1910.07467), rotary positions
+(arXiv:2104.09864), SwiGLU (arXiv:2002.05202), no biases, grouped-query heads (arXiv:2305.13245)
+where the config asks for them. Logits are not shifted: position i predicts
 token i. Parameter names are those of the published checkpoints; note that ``ff_out`` names both a
 block's down projection and the language-model head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import Rope, Transformer, check_positions, rotate
+from models.base import Rope, Transformer, rotate
 from models.errors import UnsupportedConfig
-
-# Fields that change the forward pass, and the only value that is built here.
-_REQUIRED = {
-    "activation_type": "silu",
-    "layer_norm_type": "rms",
-    "block_type": "llama",
-    "rope": True,
-    "alibi": False,
-    "include_bias": False,
-    "include_qkv_bias": False,
-    "bias_for_layer_norm": False,
-    "attention_layer_norm": False,
-    "layer_norm_with_affine": True,
-    "scale_logits": False,
-    "input_emb_norm": False,
-    "block_group_size": 1,
-}
-
-SIZES = (
-    *("d_model", "n_layers", "n_heads", "n_kv_heads"),
-    *("mlp_hidden_size", "vocab_size", "max_sequence_length"),
-)
-LARGEST = 2**24
-"""No size of a network is larger; tables and loops are made of them before a weight is read."""
-
-
-@dataclass(frozen=True)
-class LLaDAConfig:
-    """The fields of ``config.json`` that shape the network."""
-
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    mlp_hidden_size: int
-    vocab_size: int
-    mask_token_id: int
-    eos_token_id: int
-    max_sequence_length: int
-    rope_theta: float = 500_000.0
-    rms_norm_eps: float = 1e-5
-    weight_tying: bool = False
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> LLaDAConfig:
-        """Read a ``config.json``.
-
-        Raises:
-            UnsupportedConfig: another architecture (LLaDA-MoE shares the model_type), or a field
-            with a
-                value that would need different arithmetic. The message names the field.
-        """
-        if raw.get("model_type") != "llada":
-            raise UnsupportedConfig(f"model_type is {raw.get('model_type')!r}, expected 'llada'")
-        if "num_experts" in raw or "d_model" not in raw:
-            raise UnsupportedConfig("this is LLaDA-MoE (num_experts / hidden_size), not LLaDA")
-        for field, value in _REQUIRED.items():
-            if raw.get(field, value) != value:
-                raise UnsupportedConfig(
-                    f"{field} = {raw[field]!r} is not supported, only {value!r}"
-                )
-        try:
-            heads = raw["n_heads"]
-            kv_heads = raw.get("n_kv_heads")
-            if kv_heads is None:
-                kv_heads = 1 if raw.get("multi_query_attention") else heads
-            config = cls(
-                d_model=raw["d_model"],
-                n_layers=raw["n_layers"],
-                n_heads=heads,
-                n_kv_heads=kv_heads,
-                mlp_hidden_size=_mlp_hidden_size(raw),
-                vocab_size=raw.get("embedding_size") or raw["vocab_size"],
-                mask_token_id=raw["mask_token_id"],
-                eos_token_id=raw["eos_token_id"],
-                max_sequence_length=raw["max_sequence_length"],
-                rope_theta=raw.get("rope_theta", cls.rope_theta),
-                rms_norm_eps=raw.get("rms_norm_eps", cls.rms_norm_eps),
-                weight_tying=raw.get("weight_tying", False),
-            )
-        except KeyError as missing:
-            raise UnsupportedConfig(f"config.json lacks {missing}") from None
-        config.check()
-        return config
-
-    def check(self) -> None:
-        """Refuse what cannot be built.
-
-        Raises:
-            UnsupportedConfig: naming the field.
-        """
-        for field in SIZES:
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
-                raise UnsupportedConfig(
-                    f"{field} must be a positive integer up to {LARGEST}, got {value!r}"
-                )
-        for field in ("rope_theta", "rms_norm_eps"):
-            value = getattr(self, field)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not 0 < value < 1e12
-            ):
-                raise UnsupportedConfig(f"{field} must be a positive number, got {value!r}")
-        for field in ("mask_token_id", "eos_token_id"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise UnsupportedConfig(f"{field} must be an id, got {value!r}")
-        if not isinstance(self.weight_tying, bool):
-            raise UnsupportedConfig(
-                f"weight_tying must be true or false, got {self.weight_tying!r}"
-            )
-        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
-            raise UnsupportedConfig("d_model must be an even multiple of n_heads")
-        if self.n_heads % self.n_kv_heads:
-            raise UnsupportedConfig("n_heads must be a multiple of n_kv_heads")
-        if not 0 <= self.mask_token_id < self.vocab_size:
-            raise UnsupportedConfig("mask_token_id lies outside the vocabulary")
-        if not 0 <= self.eos_token_id < self.vocab_size:
-            raise UnsupportedConfig("eos_token_id lies outside the vocabulary")
-        check_positions("max_sequence_length", self.max_sequence_length, self.head_dim)
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.d_model // self.n_heads
-
-
-def _mlp_hidden_size(raw: Mapping[str, Any]) -> Any:
-    """What ``config.json`` says of it, or the product that it stands for."""
-    if raw.get("mlp_hidden_size") is not None:
-        return raw["mlp_hidden_size"]
-    for field in ("mlp_ratio", "d_model"):
-        value = raw[field]
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST:
-            raise UnsupportedConfig(f"{field} must be a positive integer, got {value!r}")
-    return raw["mlp_ratio"] * raw["d_model"]
+from models.families.llada_config import SHAPES, LLaDAConfig
+from models.family import FamilySpec, Fields, Shapes, ShardPlan
 
 
 class RMSNorm(nn.Module):
@@ -218,9 +81,6 @@ class LLaDA(Transformer):
     logits.
     """
 
-    family = "llada"
-    defaults: ClassVar = {"sampler": "topk", "mixing_ratio": 0.0, "noise_schedule": "llada"}
-
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(Rope(config.max_sequence_length, config.head_dim, config.rope_theta))
         self.config = config
@@ -258,3 +118,31 @@ class LLaDA(Transformer):
         parts: Any = self.model["transformer"]
         tied = self.config.weight_tying
         return F.linear(hidden, parts["wte"].weight if tied else parts["ff_out"].weight)
+
+
+def _read(raw: Fields, shapes: Shapes | None) -> LLaDAConfig:
+    config = LLaDAConfig.from_dict(raw)
+    if shapes is not None and config.n_layers > len(shapes):
+        raise UnsupportedConfig(f"n_layers is {config.n_layers}: more than there are weights")
+    return config
+
+
+BLOCK = "model.transformer.blocks.*."
+FAMILY = FamilySpec(
+    name="llada",
+    title="LLaDA",
+    matches=lambda config: config.get("model_type") == "llada",
+    read_config=_read,
+    build=LLaDA,
+    sign=frozenset({"model.transformer.wte.weight"}),
+    defaults={"sampler": "topk", "mixing_ratio": 0.0, "noise_schedule": "llada"},
+    shapes=SHAPES,
+    random_config={"rope_theta": 500_000.0, "rms_norm_eps": 1e-5},
+    random_sampler="topk",
+    shards=ShardPlan(
+        columns=tuple(BLOCK + n for n in ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")),
+        rows=tuple(BLOCK + n for n in ("attn_out", "ff_out")),
+        sizes=("n_heads", "n_kv_heads", "mlp_hidden_size"),
+        head="model.transformer.ff_out",
+    ),
+)

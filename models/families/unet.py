@@ -1,4 +1,5 @@
-"""The U-Net of the CIFAR-10 models: an image's bytes as tokens, a discretised logistic as output.
+"""The U-Net of the CIFAR-10 models (arXiv:2006.11239): an image's bytes as tokens, a discretised
+logistic as output (D3PM, arXiv:2107.03006, appendix B.6).
 
 Tokens are bytes of the red, then the green, then the blue plane. The trunk gives each position the
 mean and log scale of a logistic over [-1, 1]; the head cuts that into as many equal bins as there
@@ -18,10 +19,9 @@ from torch import Tensor, nn
 
 from models.base import MIN_ROWS, DenoiserModule, pad_rows
 from models.checkpoints.meta_init import without_values
-from models.families.unet_config import UNetConfig
+from models.families.unet_config import UNET_SHAPES, UNetConfig
+from models.family import FamilySpec
 
-SIGN = "input_conv.weight"
-"""A weight that tells a U-Net from other networks."""
 EPS = 1e-6
 EMBEDDING = 4  # widths of the time and label embedding, in units of ``ch``
 BIN_EPS = 1e-6  # inside the logarithm of a bin's mass
@@ -115,7 +115,6 @@ class Labels(nn.Module):
 class UNet(DenoiserModule):
     """A ``Denoiser`` whose hidden states are (mean, log scale)."""
 
-    family = "unet"
     wide = ("",)
 
     def __init__(self, config: UNetConfig) -> None:
@@ -163,7 +162,7 @@ class UNet(DenoiserModule):
         return self.config.image.length
 
     def embeddings(self) -> Tensor:
-        """What the blocks are told of each label, the null label behind the classes: [C, E].
+        """Embeddings of time 0 and of each label, the null label behind the classes: [C, E].
 
         Zero rows make up MIN_ROWS: products of fewer rows are rounded in another way.
         """
@@ -237,3 +236,19 @@ def parameter_names() -> list[str]:
     with without_values():
         network: Any = UNet(UNetConfig.from_dict({}))
     return [name for name, _ in network.named_parameters()]
+
+
+PARAMETERS = 329
+"""Of the published network."""
+FAMILY = FamilySpec(
+    name="unet",
+    title="U-Net",
+    matches=lambda config: config.get("model_type") == "unet",
+    read_config=lambda raw, shapes: UNetConfig.from_dict(raw),
+    build=UNet,
+    sign=frozenset({"input_conv.weight"}),
+    shapes=UNET_SHAPES,
+    written_config=UNetConfig.to_dict,
+    listed=lambda count: parameter_names() if count == PARAMETERS else None,
+    list_lengths=f"the U-Net {PARAMETERS}",
+)

@@ -10,6 +10,16 @@ from models.errors import UnsupportedConfig
 from models.images.layout import ImageShape
 
 CIFAR10 = ImageShape(32, 32, 3, "bytes", 256)
+UNET_SHAPES: dict[str, dict[str, Any]] = {
+    "cifar10": {},
+    "tiny": {
+        "ch": 32,
+        "ch_mult": [1, 2],
+        "num_res_blocks": 1,
+        "image": {"height": 8, "width": 8, "channels": 3, "tokens": "bytes", "levels": 256},
+    },
+}
+"""Fields of ``config.json``, by the name of the shape."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""LlamaGen's decoder: a grid of codes -> pixels.
+"""LlamaGen's decoder (arXiv:2406.06525): a grid of codes -> pixels.
 
 A code is a row of a codebook. The grid of rows goes through a convolution net that doubles its side
 at every level but the last. LlamaGen looks up rows of length 1; the published XDLM code looks up

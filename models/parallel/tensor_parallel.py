@@ -1,10 +1,9 @@
-"""Tensor parallelism for LLaDA: each rank has a share of every block.
+"""Tensor parallelism: each rank has a share of every block, as the family's ``ShardPlan`` says.
 
-Torch's own plan: the projections to heads and to the feed-forward width are split by columns, those
-back by rows, so a block adds up its shares twice. The embedding is held by all. The head is held by
-rank 0 alone: what a sampler reads of a row needs the whole vocabulary in one place, it asks for few
-rows of a canvas, and so the head costs no communication and the other ranks have nothing to follow
-but ``trunk``.
+The projections to heads and to the feed-forward width are split by columns, those back by rows, so
+a block adds up its shares twice (Megatron-LM, arXiv:1909.08053). The embedding is held by all. The
+head is held by rank 0 alone: a sampler needs the whole vocabulary of a row in one place and few
+rows of a canvas, so the head costs no communication and the other ranks run ``trunk`` alone.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
@@ -28,38 +27,39 @@ from models.checkpoints import weights
 from models.checkpoints.meta_init import without_values
 from models.checkpoints.weights import Header
 from models.errors import UnsupportedConfig
-from models.families.llada import LLaDA, LLaDAConfig
-
-BY_COLUMNS = ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")
-BY_ROWS = ("attn_out", "ff_out")
+from models.family import FamilyConfig, FamilySpec, ShardPlan
+from models.registry import FAMILIES
 
 
-def check(network: DenoiserModule, ranks: int) -> LLaDA:
-    """The network, if it can be divided among so many ranks.
+def check(spec: FamilySpec, config: FamilyConfig, ranks: int) -> ShardPlan:
+    """The plan of a network, if it can be divided among ``ranks`` processes.
 
     Raises:
         UnsupportedConfig: it cannot. The message names what is in the way.
     """
-    if not isinstance(network, LLaDA):
-        raise UnsupportedConfig(f"tensor parallelism is for llada, not {network.family}")
-    for field in ("n_heads", "n_kv_heads", "mlp_hidden_size"):
-        size = getattr(network.config, field)
+    if spec.shards is None:
+        able = ", ".join(name for name, other in FAMILIES.items() if other.shards is not None)
+        raise UnsupportedConfig(f"tensor parallelism is for {able}, not {spec.name}")
+    for field in spec.shards.sizes:
+        size = getattr(config, field)
         if size % ranks:
             raise UnsupportedConfig(f"{field} = {size} cannot be divided among {ranks} ranks")
-    return network
+    return spec.shards
 
 
 def sharded(
-    config: LLaDAConfig,
+    spec: FamilySpec,
+    config: FamilyConfig,
     found: Mapping[str, Header],
     device: torch.device,
     dtype: torch.dtype,
     mesh: DeviceMesh,
     with_head: bool,
-) -> LLaDA:
+) -> DenoiserModule:
     """A rank's share of a network; of a divided tensor no more than the share is read.
 
     Args:
+        spec: the family.
         config: of the whole network.
         found: where its weights are stored.
         device: of this rank.
@@ -70,15 +70,14 @@ def sharded(
     Raises:
         CheckpointError: damaged weights, or see ``weights.checked``.
     """
+    plan = check(spec, config, mesh.size())
     with without_values():
-        network = LLaDA(config)
-    if not (with_head or config.weight_tying):
-        parts: Any = network.model["transformer"]
-        del parts["ff_out"]
-    block = "model.transformer.blocks.*."
-    plan: dict[str, ParallelStyle] = {block + name: ColwiseParallel() for name in BY_COLUMNS}
-    plan |= {block + name: RowwiseParallel() for name in BY_ROWS}
-    parallelize_module(network, mesh, plan)
+        network = spec.build(config)
+    if not with_head:
+        _drop(network, plan.head)
+    styles: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in plan.columns}
+    styles |= {name: RowwiseParallel() for name in plan.rows}
+    parallelize_module(network, mesh, styles)
     wanted = network.state_dict()
     rank = mesh.get_local_rank()
 
@@ -101,3 +100,10 @@ def sharded(
     weights.put(network, state)
     network.ready(device)
     return network.eval()
+
+
+def _drop(network: nn.Module, name: str) -> None:
+    """Remove a module, if the network has one of this name."""
+    parent, _, last = name.rpartition(".")
+    if hasattr(holder := network.get_submodule(parent), last):
+        delattr(holder, last)

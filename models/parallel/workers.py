@@ -29,8 +29,9 @@ from models.checkpoints.malloc import keep_freed_memory
 from models.checkpoints.weights import Header
 from models.child_processes import end_with
 from models.errors import UnsupportedConfig
-from models.families.llada import LLaDA, LLaDAConfig
+from models.family import FamilyConfig
 from models.parallel.tensor_parallel import check, sharded
+from models.registry import FAMILIES, Built
 
 PASS_SECONDS = 120  # a rank that does not answer for so long within a pass is lost
 IDLE_DAYS = 365  # between passes they wait for requests
@@ -42,9 +43,10 @@ INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 @dataclass(frozen=True)
 class Share:
-    """What a rank needs to load its part.
+    """Everything that a rank needs to load its part.
 
     Attributes:
+        family: its name in ``models.registry``.
         config: of the network.
         found: where the weights are stored.
         device: ``cpu`` or ``cuda``; rank r takes the r-th CUDA device.
@@ -55,7 +57,8 @@ class Share:
         leader: the process id of rank 0.
     """
 
-    config: LLaDAConfig
+    family: str
+    config: FamilyConfig
     found: Mapping[str, Header]
     device: str
     dtype: torch.dtype
@@ -171,7 +174,7 @@ class Passes:
 
 
 def started(
-    network: DenoiserModule,
+    built: Built,
     found: Mapping[str, Header],
     device: torch.device,
     dtype: torch.dtype,
@@ -181,7 +184,7 @@ def started(
     """Load a network on this process and ``ranks - 1`` new ones; it is on the meta device still.
 
     Args:
-        network: a LLaDA.
+        built: the network, its family and its config.
         found: its stored weights, already compared.
         device: ``cpu`` or ``cuda`` without a number.
         dtype: of the weights.
@@ -192,7 +195,7 @@ def started(
         UnsupportedConfig: it cannot be divided so, or there are not as many devices.
         CheckpointError: damaged weights, or see ``weights.checked``.
     """
-    config = check(network, ranks).config
+    check(built.spec, built.config, ranks)
     if device.index is not None:
         raise UnsupportedConfig(f"tensor parallelism takes the first {ranks} devices: no {device}")
     if device.type == "cuda" and torch.cuda.device_count() < ranks:
@@ -201,7 +204,17 @@ def started(
     new = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="xdlm-ranks-") as folder:
         meeting = Path(folder) / "meeting"
-        share = Share(config, found, device.type, dtype, ranks, threads, meeting, os.getpid())
+        share = Share(
+            family=built.spec.name,
+            config=built.config,
+            found=found,
+            device=device.type,
+            dtype=dtype,
+            ranks=ranks,
+            threads=threads,
+            meeting=meeting,
+            leader=os.getpid(),
+        )
         others = [new.Process(target=follow, args=(share, r), daemon=True) for r in range(1, ranks)]
         for process in others:
             process.start()
@@ -209,7 +222,7 @@ def started(
 
 
 def follow(share: Share, rank: int) -> None:
-    """What another rank does, from its first moment to its last."""
+    """Run as another rank, until rank 0 is gone."""
     end_with(share.leader)
     for number in TERMINAL:
         signal.signal(number, signal.SIG_IGN)
@@ -224,7 +237,7 @@ def follow(share: Share, rank: int) -> None:
             network.trunk(*(array.to(share.place(rank)) for array in told))
 
 
-def joined(share: Share, rank: int) -> tuple[LLaDA, Passes]:
+def joined(share: Share, rank: int) -> tuple[DenoiserModule, Passes]:
     """Meet the other ranks, load one's own share, and wait until all have done so."""
     device = share.place(rank)
     if device.type == "cuda":
@@ -241,7 +254,15 @@ def joined(share: Share, rank: int) -> tuple[LLaDA, Passes]:
     )
     passes = Passes()
     mesh = init_device_mesh(device.type, (share.ranks,))
-    network = sharded(share.config, share.found, device, share.dtype, mesh, with_head=rank == 0)
+    network = sharded(
+        FAMILIES[share.family],
+        share.config,
+        share.found,
+        device,
+        share.dtype,
+        mesh,
+        with_head=rank == 0,
+    )
     passes.begin()
     return network, passes
 

@@ -142,9 +142,8 @@ class ChatTemplate:
     def submit(
         self, messages: Sequence[Mapping[str, str]], special: Sequence[str]
     ) -> Future[Pieces]:
-        """``render``, for those who do something else meanwhile: after earlier conversations, on a
-        thread of the template's own. A future that is cancelled takes no more time, also where its
-        conversation is being rendered.
+        """``render`` without waiting: after earlier conversations, on a thread of its own. A future
+        that is cancelled takes no more time, also where its conversation is being rendered.
 
         Raises:
             ChatBusy: there is no place for it.
@@ -173,7 +172,7 @@ class ChatTemplate:
             future.set_result([(text, special) for text, special in told])
 
     def _run(self, question: bytes, gone: Callable[[], bool]) -> list[tuple[str, bool]]:
-        """What the template writes, in its process.
+        """Have the template's process render a conversation.
 
         Raises:
             ChatError: see ``render``.

@@ -64,7 +64,7 @@ class Token(NamedTuple):
         return f"bytes:{self.escaped}" if text is None else text
 
     def cut(self, start: int, end: int) -> Token:
-        """What of it lies between two characters of the text."""
+        """The part of it between two characters of the text."""
         if start <= self.start and self.end <= end:
             return self
         first, last = min(max(self.start, start), end), max(min(self.end, end), start)

@@ -125,7 +125,7 @@ class Marks:
 
 
 class Marking:
-    """What makes a template write marks: ``parse`` it here, and set ``marks`` before it runs."""
+    """Makes a template write marks: ``parse`` it here, and set ``marks`` before it runs."""
 
     def __init__(self, environment: ImmutableSandboxedEnvironment) -> None:
         """``environment`` gets a filter that its templates cannot name."""

@@ -57,7 +57,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 def render(template: Template, marks: Marks, asked: dict[str, Any]) -> Pieces:
-    """What the template writes.
+    """Render a conversation.
 
     Raises:
         ValueError: too much, or parts of its special tokens.

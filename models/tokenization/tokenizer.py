@@ -286,7 +286,7 @@ def _check(tokenizer: Tokenizer) -> None:
 
 
 def common_prefix(one: str, other: str) -> str:
-    """What two texts begin with."""
+    """The longest text that both texts begin with."""
     if other.startswith(one):
         return one
     pairs = enumerate(zip(one, other, strict=False))

@@ -13,7 +13,16 @@ from models.checkpoints.load import find_checkpoint, inspect_checkpoint
 from models.errors import CheckpointError
 from models.files import read_json
 from models.printable import printable
+from models.registry import FAMILIES
 from server.cli.common import check_generation_config, stop
+
+*_FIRST, _LAST = FAMILIES
+_NAMES = f"{', '.join(_FIRST)} or {_LAST}"
+_SHAPES = ", ".join(
+    f"{', '.join(named)} ({spec.name})"
+    for spec in FAMILIES.values()
+    if (named := [shape for shape in spec.shapes if shape != "tiny"])
+)
 
 
 def info(
@@ -51,14 +60,10 @@ def info(
 
 def make_random(
     folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
-    family: Annotated[str, typer.Option(help="llada, dit or unet")] = "llada",
+    family: Annotated[str, typer.Option(help=_NAMES)] = "llada",
     shape: Annotated[
         str,
-        typer.Option(
-            help="tiny, llada-8b (llada), small-owt, small-lm1b, small-imagenet, medium-owt, "
-            "tiny-owt, tiny-image (dit), cifar10 (unet), "
-            "fields of config.json, or both: tiny,n_layers=4"
-        ),
+        typer.Option(help=f"tiny, {_SHAPES}, fields of config.json, or both: tiny,n_layers=4"),
     ] = "tiny",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="fixes the weights")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
@@ -69,7 +74,7 @@ def make_random(
     """Write a seeded random checkpoint of any shape."""
     import torch
 
-    from models.checkpoints.random_init import FAMILIES, parse_shape, write_random
+    from models.checkpoints.random_init import parse_shape, write_random
 
     if family not in FAMILIES:
         stop(f"--family must be {' or '.join(FAMILIES)}, not {family!r}", 2)

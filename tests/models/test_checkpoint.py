@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoints import devices
 from models.checkpoints.load import find_checkpoint, inspect_checkpoint, load_checkpoint
-from models.checkpoints.random_init import SHAPES, parse_shape, write_random
+from models.checkpoints.random_init import parse_shape, write_random
 from models.errors import CheckpointError
 from models.families.llada import LLaDA, LLaDAConfig
+from models.families.llada_config import SHAPES
 from tests.conftest import GOLDEN
 from tests.server.conftest import write_tiny
 

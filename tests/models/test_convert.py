@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 
 from models.checkpoints.convert import convert
 from models.checkpoints.load import inspect_checkpoint, load_checkpoint
-from models.checkpoints.random_init import SHAPES, parse_fields, write_random
+from models.checkpoints.random_init import parse_fields, write_random
 from models.checkpoints.safe_unpickler import Inert, opened
 from models.errors import CheckpointError
 from models.families.dit import INV_FREQ, DiT, parameter_names
 from models.families.dit_config import DiTConfig
+from models.families.llada_config import SHAPES
 from sampler import SAMPLERS
 from server.cli import app
 

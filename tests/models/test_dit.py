@@ -12,10 +12,10 @@ from torch import Tensor
 from models import registry
 from models.checkpoints import devices
 from models.checkpoints.load import inspect_checkpoint, load_checkpoint
-from models.checkpoints.random_init import DIT_SHAPES, parse_shape, write_random
+from models.checkpoints.random_init import parse_shape, write_random
 from models.errors import CheckpointError, UnsupportedConfig
 from models.families.dit import INV_FREQ, DiT, parameter_names
-from models.families.dit_config import DiTConfig, stored_sizes
+from models.families.dit_config import DIT_SHAPES, DiTConfig, stored_sizes
 from tests.conftest import GOLDEN
 
 PREFIX = "weights.backbone."
@@ -74,7 +74,7 @@ def test_published_sizes_fit(shape):
     tokenizer = {"owt": "gpt2", "lm1b": "bert"}[shape.split("-")[1]]
     path = GOLDEN / "manifests" / f"dit_{shape.replace('-', '_')}_{tokenizer}.json"
     manifest = json.loads(path.read_text())
-    model = registry.build({"model_type": "dit", **DIT_SHAPES[shape]}, None)
+    model = registry.build({"model_type": "dit", **DIT_SHAPES[shape]}, None).network
     ours = model.state_dict() | model.derived()
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in ours.items()} == expected

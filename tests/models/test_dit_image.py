@@ -10,10 +10,10 @@ from torch import Tensor
 
 from models import registry
 from models.checkpoints.load import inspect_checkpoint, load_checkpoint
-from models.checkpoints.random_init import DIT_SHAPES, write_random
+from models.checkpoints.random_init import write_random
 from models.errors import UnsupportedConfig
 from models.families.dit import INV_FREQ, DiT, parameter_names
-from models.families.dit_config import DiTConfig, stored_sizes
+from models.families.dit_config import DIT_SHAPES, DiTConfig, stored_sizes
 from models.images.layout import ImageShape
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
@@ -103,7 +103,7 @@ def test_the_published_size_fits():
     """Names, shapes, count and the order of unnamed averages, on the meta device."""
     path = GOLDEN / "manifests" / "dit_small_imagenet_llamagen.json"
     manifest = json.loads(path.read_text())
-    model = registry.build({"model_type": "dit", **DIT_SHAPES["small-imagenet"]}, None)
+    model = registry.build({"model_type": "dit", **DIT_SHAPES["small-imagenet"]}, None).network
     ours = model.state_dict() | model.derived()
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in ours.items()} == expected

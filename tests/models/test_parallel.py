@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from models.checkpoints.load import load_checkpoint, load_divided_checkpoint
-from models.checkpoints.random_init import DIT_SHAPES, SHAPES, write_random
+from models.checkpoints.random_init import write_random
 from models.errors import CheckpointError
+from models.families.dit_config import DIT_SHAPES
 from models.families.llada import LLaDA, LLaDAConfig
+from models.families.llada_config import SHAPES
 from models.parallel.workers import Leader
 
 GROUPED = {"n_heads": 8, "n_kv_heads": 2}

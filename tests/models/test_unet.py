@@ -12,10 +12,10 @@ from torch import Tensor
 from models import registry
 from models.checkpoints.convert import convert
 from models.checkpoints.load import inspect_checkpoint, load_checkpoint
-from models.checkpoints.random_init import UNET_SHAPES, write_random
+from models.checkpoints.random_init import write_random
 from models.errors import CheckpointError, UnsupportedConfig
 from models.families.unet import UNet, parameter_names
-from models.families.unet_config import UNetConfig
+from models.families.unet_config import UNET_SHAPES, UNetConfig
 from models.images.layout import ImageShape
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
@@ -95,7 +95,7 @@ def test_canvases_that_are_no_images_are_refused(official):
 def test_the_published_size_fits():
     """Names, shapes, count and the order of unnamed averages, on the meta device."""
     manifest = json.loads((GOLDEN / "manifests" / "unet_cifar10_cond.json").read_text())
-    model = registry.build({"model_type": "unet"}, None)
+    model = registry.build({"model_type": "unet"}, None).network
     expected = {name: dims for name, (dims, _) in manifest["state_dict"].items()}
     assert {f"backbone.{n}": list(t.shape) for n, t in model.state_dict().items()} == expected
     assert sum(p.numel() for p in model.parameters()) == manifest["n_params"]

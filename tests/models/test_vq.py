@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.checkpoints.load import load_checkpoint
-from models.checkpoints.random_init import DIT_SHAPES, write_random
+from models.checkpoints.random_init import write_random
 from models.errors import CheckpointError, UnsupportedConfig
+from models.families.dit_config import DIT_SHAPES
 from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import PARTS, VQConfig, VQDecoder

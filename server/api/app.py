@@ -68,7 +68,7 @@ def create_app(engines: Sequence[Engine], settings: Settings, id_prefix: str = "
     kept = TrajectoryStore(settings.trajectory_store_mb << 20, settings.trajectory_store_seconds)
     app.state.xdlm = State.around(engines, settings, kept, id_prefix)
     files, metrics = page.assets(), engines[0].metrics
-    middleware_stack.install(app, settings, files.keys(), lambda: metrics.rejected("rate_limited"))
+    middleware_stack.install(app, settings, files.keys(), lambda: metrics.failed("rate_limited"))
     if traces is not None:
         app.add_middleware(Tracing, tracer=traces.get_tracer("xdlm"))
     for routes in (

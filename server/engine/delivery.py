@@ -37,11 +37,14 @@ class Delivery:
         self.send(ended)
 
     def send(self, events: Sequence[Notification]) -> None:
-        """Deliver events to their subscriptions."""
+        """Deliver events to their subscriptions; one that cannot be pushed fails its request."""
 
         def deliver() -> None:
             for owner, event in events:
-                owner.push(event)
+                try:
+                    owner.push(event)
+                except Exception:
+                    owner.fail()
 
         if events:
             self.call(deliver)

@@ -35,6 +35,7 @@ STOP_SECONDS = 5.0  # wait for a step in progress when the engine stops
 SHUTTING_DOWN = Failed("shutting_down", "the server is shutting down")
 HUNG = Failed("engine_hung", "a denoising step does not come back")
 BROKEN = Failed("internal", "the engine failed")
+NO_RANK = Failed("internal", "the request could not be scheduled")
 QUEUE_TIMEOUT = Failed("queue_timeout", "the request waited too long in the queue")
 DEADLINE = Failed("deadline", "the request took too long")
 
@@ -164,10 +165,9 @@ class Engine:
         subscriptions = [Subscription(r, self.cancel, self.finish, now, on_done) for r in requests]
         works = [r.work for r in requests]
         with self._wake:
-            if not self.ready or not self.scheduler.has_room(works):
+            if not self.ready:
                 raise QueueFull
-            for subscription, work in zip(subscriptions, works, strict=True):
-                self.scheduler.submit(subscription, work, now)
+            self.scheduler.submit_all(list(zip(subscriptions, works, strict=True)), now)
             self._wake.notify()
         return subscriptions
 
@@ -186,14 +186,16 @@ class Engine:
             self._wake.notify()
         return task.future
 
-    def cancel(self, subscription: Subscription) -> None:
-        """Remove a request: at once if it waits, before the next step if it runs."""
+    def cancel(self, subscription: Subscription, code: str = "cancelled") -> None:
+        """Remove a request: at once if it waits, before the next step if it runs. ``code`` is that
+        of its failure in the metrics.
+        """
         with self._wake:
             known = self.scheduler.remove(subscription)
             self._cancelled.add(subscription)
             self._wake.notify()
         if known:
-            self.metrics.cancelled()
+            self.metrics.failed(code)
 
     def finish(self, subscription: Subscription) -> None:
         """End a running request before the next step, with its canvas as it stands."""
@@ -231,9 +233,10 @@ class Engine:
             late, overdue = self.scheduler.expire(now - limits.queued, now - limits.whole)
             change = self.scheduler.begin_step()
             positions = self.scheduler.positions
-        self._delivery.end([(s, QUEUE_TIMEOUT) for s in late] + [(s, DEADLINE) for s in overdue])
+        removed = {QUEUE_TIMEOUT: late, DEADLINE: overdue, NO_RANK: change.broken}
+        self._delivery.end([(s, failed) for failed, some in removed.items() for s in some])
         self.watchdog.began()
-        self._batches.drop(cancelled | set(late) | set(overdue))
+        self._batches.drop(cancelled.union(*removed.values()))
         self._end(self._batches.finish(finishing, now))
         self._batches.pause(change.pause)
         self._batches.resume(change.resume)

@@ -5,8 +5,11 @@ client.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from importlib.metadata import version
+from typing import ParamSpec
 
+import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -19,6 +22,8 @@ from prometheus_client import (
 
 from server.engine.events import Done, Event, Failed, GenerationRequest
 
+log = structlog.get_logger()
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -29,6 +34,22 @@ FAILURES = (
     *("internal", "not_finite", "out_of_memory", "engine_hung"),
 )
 """Codes of ``xdlm_request_failure_total``."""
+
+
+Params = ParamSpec("Params")
+
+
+def _guarded(record: Callable[Params, None]) -> Callable[Params, None]:
+    """A method that logs its errors: counting a request does not make it fail."""
+
+    @wraps(record)
+    def guarded(*args: Params.args, **kwargs: Params.kwargs) -> None:
+        try:
+            record(*args, **kwargs)
+        except Exception:
+            log.exception("a metric could not be recorded", metric=record.__name__)
+
+    return guarded
 
 
 class Metrics:
@@ -87,18 +108,17 @@ class Metrics:
         """Add an engine to the gauges, which report sums over all engines."""
         self._engines.append((running, waiting))
 
-    def rejected(self, code: str = "queue_full") -> None:
-        """A request found the queue full, or its client over its rate."""
+    @_guarded
+    def failed(self, code: str) -> None:
+        """Count a request that failed outside its steps, or was refused."""
         self._failure.labels(code).inc()
 
-    def cancelled(self) -> None:
-        """A caller went away before the end."""
-        self._failure.labels("cancelled").inc()
-
+    @_guarded
     def queued(self, seconds: float) -> None:
         """Record the time between arrival and first step of a request."""
         self._queue.observe(seconds)
 
+    @_guarded
     def stepped(
         self, *, seconds: float, requests: int, positions: int, head_rows: int, skipped: int
     ) -> None:
@@ -109,6 +129,7 @@ class Metrics:
         self._head_rows.inc(head_rows)
         self._skipped.inc(skipped)
 
+    @_guarded
     def ended(self, request: GenerationRequest, event: Event, seconds: float) -> None:
         """A request reached its end in the engine."""
         if isinstance(event, Failed):
@@ -128,6 +149,7 @@ class Metrics:
             ):
                 self._transitions.labels(op).inc(count)
 
+    @_guarded
     def scored(self, failure: str | None) -> None:
         """Count a scored text, or a failure by its code."""
         if failure is None:
@@ -135,10 +157,12 @@ class Metrics:
         else:
             self._failure.labels(failure).inc()
 
+    @_guarded
     def settled(self, seconds: float) -> None:
         """The first settled text of a request went out."""
         self._settled.observe(seconds)
 
+    @_guarded
     def succeeded(self, finish_reason: str, tokens: int) -> None:
         """A text was handed to its client."""
         self._success.labels(finish_reason).inc()

@@ -9,7 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+import structlog
+
+log = structlog.get_logger()
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -51,6 +55,7 @@ class _Entry:
 
     Attributes:
         order: its number in order of arrival.
+        total: positions × steps at arrival.
         arrived: time of arrival, in seconds.
         came: the scheduler's step count at arrival.
         begun: it has taken part in a step.
@@ -61,6 +66,7 @@ class _Entry:
 
     order: int
     work: Work
+    total: int
     arrived: float
     came: int
     begun: bool = False
@@ -69,13 +75,25 @@ class _Entry:
     since: int = 0
 
 
+class _Standing(NamedTuple):
+    """All numbers of an entry that a choice depends on."""
+
+    rank: tuple[int, float, int]
+    impatient: bool
+    positions: float
+    total: float
+
+
 @dataclass(frozen=True)
 class Change(Generic[Key]):
-    """Requests that begin, resume and are preempted before the next step."""
+    """Requests that begin, resume and are preempted before the next step; ``broken`` ones, whose
+    rank could not be computed, were removed.
+    """
 
     begin: Sequence[Key] = ()
     resume: Sequence[Key] = ()
     pause: Sequence[Key] = ()
+    broken: Sequence[Key] = ()
 
 
 class Scheduler(Generic[Key]):
@@ -154,12 +172,21 @@ class Scheduler(Generic[Key]):
         Raises:
             QueueFull: there is no room.
         """
-        if not self.has_room([work]):
+        self.submit_all([(key, work)], now)
+
+    def submit_all(self, requests: Sequence[tuple[Key, Work]], now: float = 0.0) -> None:
+        """Queue all of several requests, or none of them.
+
+        Raises:
+            QueueFull: there is no room.
+        """
+        if not self.has_room([work for _, work in requests]):
             raise QueueFull
-        entry = _Entry(self._arrivals, work, now, came=self._step)
-        self._arrivals += 1
-        self._entries[key] = self._unbegun[key] = entry
-        self._unbegun_work += work.total
+        for key, work in requests:
+            entry = _Entry(self._arrivals, work, work.total, now, came=self._step)
+            self._arrivals += 1
+            self._entries[key] = self._unbegun[key] = entry
+            self._unbegun_work += entry.total
         self._stale = True
 
     def begin_step(self) -> Change[Key]:
@@ -172,7 +199,10 @@ class Scheduler(Generic[Key]):
         return change
 
     def _choose(self) -> Change[Key]:
-        chosen = self._fill()
+        standings, broken = self._standings()
+        for key in broken:
+            self.remove(key)
+        chosen = self._fill(standings)
         pause = [key for key in self._running if key not in chosen]
         for key in pause:
             entry = self._running.pop(key)
@@ -190,35 +220,48 @@ class Scheduler(Generic[Key]):
             entry.since = self._step
             self._running[key] = entry
         self._chosen = self._step
-        return Change(begin, resume, pause)
+        return Change(begin, resume, pause, broken)
 
-    def _fill(self) -> set[Key]:
+    def _standings(self) -> tuple[dict[Key, _Standing], list[Key]]:
+        """The standings of all requests, and the requests that have none."""
+        found: dict[Key, _Standing] = {}
+        broken: list[Key] = []
+        for key, entry in self._entries.items():
+            try:
+                found[key] = self._standing(entry)
+            except Exception:
+                log.exception("a request has no rank in the queue")
+                broken.append(key)
+        return found, broken
+
+    def _fill(self, standings: dict[Key, _Standing]) -> set[Key]:
         """The requests of the next step."""
         chosen: set[Key] = set()
-        used, most = 0, math.inf
-        for key, entry in sorted(self._entries.items(), key=lambda item: self._rank(item[1])):
+        used, most = 0.0, math.inf
+        for key, standing in sorted(standings.items(), key=lambda item: item[1].rank):
             if len(chosen) == self.max_running:
                 break
-            if entry.work.total > most and not self._impatient(entry):
+            if standing.total > most and not standing.impatient:
                 continue
             if not chosen:
-                most = self.max_work_ratio * entry.work.total
-            if chosen and used + entry.work.positions > self.max_positions:
-                if self._impatient(entry):
+                most = self.max_work_ratio * standing.total
+            if chosen and used + standing.positions > self.max_positions:
+                if standing.impatient:
                     break
                 continue
             chosen.add(key)
-            used += entry.work.positions
+            used += standing.positions
         return chosen
 
-    def _rank(self, entry: _Entry) -> tuple[int, float, int]:
-        if self._impatient(entry):
-            return 0, 0.0, entry.order
-        half_lives = self._waited(entry) / self.half_life
-        return 1, math.log2(max(1, self._left(entry))) - half_lives, entry.order
-
-    def _impatient(self, entry: _Entry) -> bool:
-        return self._waited(entry) >= self.patience
+    def _standing(self, entry: _Entry) -> _Standing:
+        waited = self._waited(entry)
+        impatient = waited >= self.patience
+        if impatient:
+            rank = 0, 0.0, entry.order
+        else:
+            left = math.log2(max(1, self._left(entry)))
+            rank = 1, left - waited / self.half_life, entry.order
+        return _Standing(rank, impatient, float(entry.work.positions), float(entry.total))
 
     def _waited(self, entry: _Entry) -> float:
         """Time since arrival, in multiples of its own step count."""
@@ -232,7 +275,7 @@ class Scheduler(Generic[Key]):
 
     def _begun(self, key: Key) -> None:
         if self._unbegun.pop(key, None) is not None:
-            self._unbegun_work -= self._entries[key].work.total
+            self._unbegun_work -= self._entries[key].total
 
     def expire(self, queued_before: float, here_before: float) -> tuple[list[Key], list[Key]]:
         """Remove requests that are past their deadline.

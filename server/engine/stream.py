@@ -9,14 +9,27 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
 import torch
 from torch import Tensor
 
 from sampler.step import StepResult
 from sampler.transition import OPS
-from server.engine.events import Change, Done, Event, GenerationRequest, LogProbs, Step, Tally
+from server.engine.events import (
+    Change,
+    Done,
+    Event,
+    Failed,
+    GenerationRequest,
+    LogProbs,
+    Step,
+    Tally,
+)
+
+log = structlog.get_logger()
 
 MAX_PENDING = 8  # unread events of a subscription; further steps are merged into the last
+UNDELIVERED = Failed("internal", "an event of the request could not be delivered")
 
 
 @dataclass
@@ -26,14 +39,15 @@ class Subscription(AsyncIterator[Event]):
 
     Attributes:
         request: as submitted.
-        on_cancel, on_finish: called by ``cancel`` and ``finish``.
+        on_cancel: called by ``cancel``, and by ``fail`` with the code of the failure.
+        on_finish: called by ``finish``.
         on_done: called with the tally when the reader receives ``Done``, in the reader's context.
         submitted, admitted: times of submission and of the first step, by the monotonic clock.
         ended: the last event has been pushed, or the request was cancelled.
     """
 
     request: GenerationRequest
-    on_cancel: Callable[[Subscription], None]
+    on_cancel: Callable[[Subscription, str], None]
     on_finish: Callable[[Subscription], None]
     submitted: float
     on_done: Callable[[Tally], None] | None = None
@@ -46,14 +60,25 @@ class Subscription(AsyncIterator[Event]):
         """Add an event. Beyond ``MAX_PENDING`` unread events, steps are merged; the end is kept."""
         if self.ended:
             return
-        self.ended = not isinstance(event, Step)
         last = self._pending[-1] if self._pending else None
         full = len(self._pending) >= MAX_PENDING and not self.request.lossless
         if full and isinstance(event, Step) and isinstance(last, Step):
             self._pending[-1] = last.merged(event)
         else:
             self._pending.append(event)
+        self.ended = not isinstance(event, Step)
         self._ready.set()
+
+    def fail(self) -> None:
+        """End with ``UNDELIVERED`` and free the request's slot; called where an event could not be
+        made or pushed.
+        """
+        log.exception("an event could not be delivered")
+        if not self.ended:
+            self.ended = True
+            self._pending.append(UNDELIVERED)
+            self._ready.set()
+            self.on_cancel(self, UNDELIVERED.code)
 
     async def __anext__(self) -> Event:
         while not self._pending:
@@ -70,7 +95,7 @@ class Subscription(AsyncIterator[Event]):
         """Free the request's slot without an event. No effect after the end."""
         if not self.ended:
             self.ended = True
-            self.on_cancel(self)
+            self.on_cancel(self, "cancelled")
 
     def finish(self) -> None:
         """End the request successfully before the next step, with its canvas as it stands."""
@@ -148,25 +173,31 @@ class GroupStep:
         )
 
     def deliver(self) -> None:
-        """Push each subscriber its part of the step; runs on the event loop."""
+        """Push each subscriber its part of the step; runs on the event loop. A part that cannot be
+        made or pushed fails its own request.
+        """
         for i, owner in enumerate(self.owners):
-            if not owner.request.wants_steps:
-                continue
-            done, steps = self.steps_done[i], self.steps[i]
-            step, with_logprobs = min(done, steps), owner.request.params.logprobs
-            changes = tuple(
-                Change(
-                    self.rows[c] - self.starts[i],
-                    OPS[self.op[c]],
-                    self.old[c],
-                    self.new[c],
-                    self.confidence[c],
-                    self._logprobs(c, step) if with_logprobs else None,
-                )
-                for c in range(self.bounds[i], self.bounds[i + 1])
+            try:
+                if owner.request.wants_steps:
+                    owner.push(self._step(i, owner.request.params.logprobs))
+            except Exception:
+                owner.fail()
+
+    def _step(self, i: int, with_logprobs: bool) -> Step:
+        done, steps = self.steps_done[i], self.steps[i]
+        step = min(done, steps)
+        changes = tuple(
+            Change(
+                self.rows[c] - self.starts[i],
+                OPS[self.op[c]],
+                self.old[c],
+                self.new[c],
+                self.confidence[c],
+                self._logprobs(c, step) if with_logprobs else None,
             )
-            final = done > steps
-            owner.push(Step(step, steps, changes, None, final, self.settled[i], self.blocks[i]))
+            for c in range(self.bounds[i], self.bounds[i + 1])
+        )
+        return Step(step, steps, changes, None, done > steps, self.settled[i], self.blocks[i])
 
     def _logprobs(self, c: int, step: int) -> LogProbs:
         top = zip(self.top_ids[c], self.top_log_p[c], strict=True)

@@ -60,7 +60,7 @@ async def test_closing_an_answer_frees_the_slot(app):
 
 def test_metrics_of_all_replicas_are_one_text():
     some, other = Metrics(), Metrics()
-    some.rejected()
+    some.failed("queue_full")
     text = merged([("aa", some.render()), ("bb", other.render())]).decode()
     families = {f.name: f for f in text_string_to_metric_families(text)}
     assert text.count("# TYPE xdlm_step_seconds histogram") == 1

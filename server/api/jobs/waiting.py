@@ -27,7 +27,7 @@ def no_place(engine: Engine) -> ApiError:
     """The error of a rejected request: 429 if the queue is full, 503 if the engine is not ready."""
     if (reason := engine.unready) is not None:
         return ApiError(503, reason, code="not_ready", retry_after=RETRY_READY)
-    engine.metrics.rejected()
+    engine.metrics.failed("queue_full")
     return ApiError(429, "the queue is full", code="queue_full", retry_after=engine.retry_after())
 
 

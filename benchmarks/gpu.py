@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch._C._autograd import DeviceType
 
+from benchmarks.device.measures import matrix_rate, seconds
+from benchmarks.device.networks import random_dit, random_llada
 from benchmarks.isolated import Record, logits_of, save, steps_of
 from benchmarks.reference import explicit_posterior_loop, llada_loop
 from models.families.dit import DiT
-from models.families.dit_config import DIT_SHAPES, DiTConfig
-from models.families.llada import LLaDA, LLaDAConfig
+from models.families.dit_config import DIT_SHAPES
+from models.families.llada import LLaDA
 from models.families.llada_config import SHAPES
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
@@ -34,15 +36,6 @@ K = 0.1
 PROMPT, GENERATED = 128, 256
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long some work takes, the GPU's share included."""
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def in_turn(
     sides: dict[str, Callable[[], object]], repeats: int, warm: int, **setting: object
 ) -> Iterator[Record]:
@@ -50,7 +43,7 @@ def in_turn(
     for i in range(warm + repeats):
         for side, work in sides.items():
             torch.cuda.reset_peak_memory_stats()
-            taken = seconds(work)
+            taken = seconds(work, DEVICE)
             if i >= warm:
                 peak = torch.cuda.max_memory_allocated() / 2**20
                 yield {"side": side, **setting, "seconds": taken, "peak_mib": round(peak)}
@@ -71,43 +64,20 @@ def print_comparison(records: list[Record], tokens: int) -> None:
         print(f"  {reference / ours:.2f}x", flush=True)
 
 
-def matmul_rate() -> float:
-    """FLOP/s of a large bf16 product on random data: what the card gives at best."""
-    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    seconds(lambda: [a @ b for _ in range(3)])
-    return 10 * 2 * 8192**3 / seconds(lambda: [a @ b for _ in range(10)])
-
-
 # Speed --------------------------------------------------------------------------------------------
 
 
-def random_dit(shape: str) -> DiT:
-    """Seeded random weights in bf16; the modulation folded, as when loaded."""
-    torch.manual_seed(0)
-    with torch.device(DEVICE):
-        model = DiT(DiTConfig.from_dict({"model_type": "dit", **DIT_SHAPES[shape]}, None))
-    for name, p in model.named_parameters():
-        torch.nn.init.normal_(p, std=0.02)
-        if not any(part in name for part in model.wide):
-            p.data = p.data.bfloat16()
-    model.eval().requires_grad_(False).ready(torch.device(DEVICE))
-    return model
+def _dit() -> DiT:
+    return random_dit(DIT_SHAPES["small-owt"], DEVICE, torch.bfloat16)
 
 
-def random_llada() -> LLaDA:
-    """LLaDA-8B's shape, seeded random weights in bf16."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(DEVICE):
-        model = LLaDA(LLaDAConfig(**SHAPES["llada-8b"]))
-    torch.set_default_dtype(torch.float32)
-    model.eval().requires_grad_(False).ready(torch.device(DEVICE))
-    return model
+def _llada() -> LLaDA:
+    return random_llada(SHAPES["llada-8b"], DEVICE, torch.bfloat16)
 
 
 def posterior(repeats: int, batches: Iterable[int], length: int, steps: int) -> Iterator[Record]:
     """Branch first against the explicit posterior: DiT 12 x 768, 50 258 ids (paper, App. K)."""
-    model, rate = random_dit("small-owt"), matmul_rate()
+    model, rate = _dit(), matrix_rate(DEVICE)
     vocab = DIT_SHAPES["small-owt"]["vocab_size"]
     sampler = SAMPLERS["ancestral"].make(vocab, vocab - 1, ())
     yield {"kind": "matmul", "flops": rate}
@@ -145,7 +115,7 @@ def llada(
     repeats: int, steps: Iterable[int], batches: Iterable[int], temperatures: Iterable[float]
 ) -> Iterator[Record]:
     """The hybrid sampler against LLaDA's loop in the shape of LLaDA-8B: 256 tokens after 128."""
-    model, rate = random_llada(), matmul_rate()
+    model, rate = _llada(), matrix_rate(DEVICE)
     yield {"kind": "matmul", "flops": rate}
     vocab, mask = SHAPES["llada-8b"]["vocab_size"], SHAPES["llada-8b"]["mask_token_id"]
     weights = sum(p.numel() for n, p in model.named_parameters() if "wte" not in n)
@@ -202,8 +172,8 @@ def profile() -> Iterator[Record]:
     """Kernels, copies to the host and the GPU's busy share of a step, by PyTorch's profiler."""
     dit_vocab = DIT_SHAPES["small-owt"]["vocab_size"]
     cases = {
-        "llada-8b topk": (random_llada, "topk", SHAPES["llada-8b"], 1, PROMPT + GENERATED),
-        "dit ancestral": (lambda: random_dit("small-owt"), "ancestral", {}, 32, 1024),
+        "llada-8b topk": (_llada, "topk", SHAPES["llada-8b"], 1, PROMPT + GENERATED),
+        "dit ancestral": (_dit, "ancestral", {}, 32, 1024),
     }
     for name, (make, sampler_name, shape, batch_size, length) in cases.items():
         model = make()

@@ -1,0 +1,41 @@
+"""Implementations of the same decoding that are measured beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from benchmarks.device.report import NOT_BUILT, Report
+from benchmarks.isolated import steps_of
+from models.interface import Denoiser
+from sampler.params import SamplingParams
+from sampler.step import Sampler
+
+Canvases = Sequence[tuple[list[int], list[bool], SamplingParams]]
+Decode = Callable[[Denoiser, Sampler, Canvases, str], tuple[Tensor, int]]
+"""(network, sampler, canvases, device) -> (tokens [positions], rows of logits computed)."""
+
+VARIANTS: dict[str, Decode | None] = {
+    "eager": steps_of,
+    "graph": None,
+    "fused": None,
+    "fp8": None,
+    "dual": None,
+}
+"""By name; None where there is no implementation yet. ``graph``: the step recorded as a CUDA graph;
+``fused``: that with fused kernels; ``fp8``: that with 8-bit weights; ``dual``: with a cache of keys
+and values outside the block."""
+EXACT = {"graph"}
+"""Variants that must give the tokens of ``eager`` bit for bit in fp32."""
+
+
+def built(report: Report) -> dict[str, Decode]:
+    """The variants that exist; the others are recorded as skipped, once in a section."""
+    for variant, decode in VARIANTS.items():
+        known = any(
+            r["section"] == report.section and r["variant"] == variant for r in report.records
+        )
+        if decode is None and not known:
+            report.skip("all cases", variant, NOT_BUILT)
+    return {variant: decode for variant, decode in VARIANTS.items() if decode is not None}

@@ -138,7 +138,7 @@ class Runner:
         prompt = list(range(3, 3 + self.length))
         request = GenerationRequest.continuing(prompt, self.length, params, through_ends=True)
         now = time.monotonic()
-        subscription = Subscription(request, lambda _: None, lambda _: None, now)
+        subscription = Subscription(request, lambda *_: None, lambda _: None, now)
         subscription.admitted = now
         return subscription
 

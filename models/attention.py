@@ -1,9 +1,9 @@
-"""Bidirectional attention inside each sequence of a packed batch.
+"""Bidirectional or block-causal attention inside each sequence of a packed batch.
 
 Sequences of different lengths lie end to end in one [T, H, d] tensor; ``offsets`` says where each
 starts. The layout is worked out once per forward pass and serves every layer. On CUDA in half
 precision a variable-length FlashAttention kernel runs: that of the package flash-attn where it is
-installed, PyTorch's own build of it elsewhere. SDPA runs everywhere else.
+installed, PyTorch's own build of it elsewhere. SDPA runs everywhere else, and for blocks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Bucket:
     slots: Tensor  # [R] where each goes in [count * length]
     count: int
     length: int
-    key_mask: Tensor  # [count, 1, 1, length]
+    key_mask: Tensor  # [count, 1, 1, length], or [count, 1, length, length] with blocks
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[count * length, H, d] -> same."""
@@ -66,12 +66,14 @@ class BucketedAttention:
     grows with the logarithm of the longest sequence, not with the number of sequences.
     """
 
-    def __init__(self, offsets: Tensor, rows: int) -> None:
+    def __init__(self, offsets: Tensor, rows: int, block_length: int | None = None) -> None:
         """Lay out sequences b at offsets[b]:offsets[b + 1].
 
         Args:
             offsets: [B + 1].
             rows: length of the packed tensors; those past the last offset belong to nobody.
+            block_length: a position sees its own block and all earlier ones; blocks are counted
+                from the first position of the sequence. None: it sees the whole sequence.
         """
         device = offsets.device
         lengths = offsets.diff()
@@ -86,8 +88,13 @@ class BucketedAttention:
             rank = mine.cumsum(0) - 1  # which row of the bucket a sequence is
             tokens = torch.nonzero(mine[sequence])[:, 0]
             slots = rank[sequence[tokens]] * length + within[tokens]
-            keys = torch.arange(length, device=device) < lengths[mine, None]
-            self.buckets.append(_Bucket(tokens, slots, len(keys), length, keys[:, None, None, :]))
+            place = torch.arange(length, device=device)
+            keys = place < lengths[mine, None]
+            mask = keys[:, None, None, :]
+            if block_length is not None:
+                block = place // block_length
+                mask = mask & (block[:, None] >= block)
+            self.buckets.append(_Bucket(tokens, slots, len(keys), length, mask))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``Attention``."""
@@ -158,12 +165,20 @@ def _torch_flash(
     return varlen_attn(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
 
 
-def attention_over(offsets: Tensor, rows: int, dtype: torch.dtype, head_dim: int) -> Attention:
-    """The fastest attention that there is for heads of ``dtype`` where ``offsets`` are."""
-    fits = head_dim % 8 == 0 and head_dim <= WIDEST_FLASH_HEAD
+def attention_over(
+    offsets: Tensor,
+    rows: int,
+    dtype: torch.dtype,
+    head_dim: int,
+    block_length: int | None = None,
+) -> Attention:
+    """The fastest attention that there is for heads of ``dtype`` where ``offsets`` are; see
+    ``BucketedAttention``.
+    """
+    fits = head_dim % 8 == 0 and head_dim <= WIDEST_FLASH_HEAD and block_length is None
     if offsets.is_cuda and dtype != torch.float32 and fits:
         return PackedAttention(offsets, rows, flash_kernel())
-    return BucketedAttention(offsets, rows)
+    return BucketedAttention(offsets, rows, block_length)
 
 
 def bucket_length(lengths: Tensor) -> Tensor:

@@ -57,15 +57,45 @@ class Rope(NamedTuple):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding, half-split pairs. x [T, H, d]; cos and sin [T, 1, d/2] in fp32."""
-    first, second = x.chunk(2, dim=-1)  # times fp32 is fp32
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.to(x.dtype)
+    """Rotary embedding (arXiv:2104.09864) of the first r dimensions, half-split pairs.
+
+    Args:
+        x: [T, H, d].
+        cos, sin: [T, 1, r/2] in fp32.
+    """
+    half = cos.shape[-1]
+    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)  # times fp32 is fp32
+    return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight (arXiv:1910.07467), statistics in fp32, cast back before the weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] -> same."""
+        if x.is_cuda:  # the same in one kernel
+            return F.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * scale).to(x.dtype) * self.weight
 
 
 def pad_rows(x: Tensor) -> Tensor:
     """[n, ...] -> [max(n, MIN_ROWS), ...], zeros after the last row."""
     return F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(0, MIN_ROWS - len(x))))
+
+
+class Piece(NamedTuple):
+    """The part of a parameter that is stored as a tensor of its own."""
+
+    parameter: str
+    at: tuple[int | slice, ...]
 
 
 class CheckpointModule(nn.Module):
@@ -80,6 +110,17 @@ class CheckpointModule(nn.Module):
     def derived(self) -> dict[str, Tensor]:
         """Tensors that a file may hold though they follow from the config: compared, not used."""
         return {}
+
+    def pieces(self) -> dict[str, Piece]:
+        """Parameters that files store in pieces, by the names of the pieces."""
+        return {}
+
+    def stored(self) -> dict[str, Tensor]:
+        """Tensors as files store them, by name: parameters and buffers, or their pieces."""
+        state, pieces = self.state_dict(), self.pieces()
+        whole = {piece.parameter for piece in pieces.values()}
+        kept = {name: tensor for name, tensor in state.items() if name not in whole}
+        return kept | {n: state[piece.parameter][piece.at] for n, piece in pieces.items()}
 
     def ready(self, device: torch.device) -> None:
         """Compute what is not stored, once the weights are in place on their device."""
@@ -119,14 +160,18 @@ class Transformer(DenoiserModule):
 
     Attributes:
         rope: its rotary positions; as many as a canvas may have.
+        head_dim: width of a head, of which ``rope`` may rotate a part.
+        block_length: positions of a block of block-causal attention; None for bidirectional.
     """
 
     cos: Tensor
     sin: Tensor
+    block_length: int | None = None
 
-    def __init__(self, rope: Rope) -> None:
+    def __init__(self, rope: Rope, head_dim: int | None = None) -> None:
         super().__init__()
         self.rope = rope
+        self.head_dim = head_dim or rope.width
         if torch.get_default_device().type != "meta":  # there it waits for ``ready``
             self.make_rope(None)
 
@@ -145,6 +190,16 @@ class Transformer(DenoiserModule):
     def ready(self, device: torch.device) -> None:
         """See ``CheckpointModule``."""
         self.make_rope(device)
+
+    def predictors(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Packed positions whose hidden states predict the tokens of ``rows``.
+
+        Args:
+            rows: packed positions, [R].
+            positions: of all packed tokens, each within its sequence.
+        """
+        del positions
+        return rows
 
     @abstractmethod
     def hidden(
@@ -173,7 +228,7 @@ class Transformer(DenoiserModule):
         """
         kind = next(self.parameters()).dtype
         padded = max(tokens.numel(), MIN_ROWS)
-        attention = attention_over(offsets, padded, kind, self.rope.width)
+        attention = attention_over(offsets, padded, kind, self.head_dim, self.block_length)
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         of_tokens = None
@@ -184,6 +239,6 @@ class Transformer(DenoiserModule):
             of_tokens = pad_rows(of_each)
         elif labels is not None:
             raise ValueError("this network takes no labels")
-        wanted = pad_rows(rows)
+        wanted = pad_rows(self.predictors(rows, attention.positions))
         hidden = self.hidden(pad_rows(tokens), attention, wanted, of_tokens)
         return hidden[: rows.numel()]

@@ -62,14 +62,17 @@ class FamilySpec:
     """A family of networks.
 
     Attributes:
-        name: in ``ModelInfo``, and the ``model_type`` of the folders that are written.
+        name: in ``ModelInfo`` and on the command line.
+        model_type: in the ``config.json`` of published folders; the name where it is empty.
         title: in messages.
         described_by: in messages, the fields that tell it where ``model_type`` does not.
         matches: whether a ``config.json`` asks for it.
         read_config: its config, from the fields of a ``config.json`` and, where there are weights,
             their shapes. Raises ``UnsupportedConfig``, naming the field.
         build: the network of a config; on the meta device inside ``without_values``.
-        sign: names of tensors that tell it where no config does.
+        sign: names of tensors that tell it where no config does; none, where none do.
+        unserved: the reason for which its checkpoints cannot be served; empty where they can.
+        masks_only: its checkpoints are trained with masks alone, and their ``mixing_ratio`` is 0.
         defaults: values that ``generation_config.json`` need not have.
         shapes: fields of ``config.json`` of random checkpoints, by the name of the shape.
         random_config: further fields of ``config.json`` of random checkpoints.
@@ -88,7 +91,10 @@ class FamilySpec:
     matches: Callable[[Fields], bool]
     read_config: Callable[[Fields, Shapes | None], FamilyConfig]
     build: Callable[[Any], DenoiserModule]
-    sign: frozenset[str]
+    sign: frozenset[str] = frozenset()
+    model_type: str = ""
+    unserved: str = ""
+    masks_only: bool = False
     described_by: tuple[str, ...] = ()
     defaults: Fields = field(default_factory=dict)
     shapes: Mapping[str, Fields] = field(default_factory=dict)
@@ -103,4 +109,9 @@ class FamilySpec:
 
     def signs(self, names: Collection[str]) -> bool:
         """Whether tensors of these names are a network's of this family."""
-        return self.sign <= set(names)
+        return bool(self.sign) and self.sign <= set(names)
+
+    @property
+    def published_type(self) -> str:
+        """``model_type`` of published folders."""
+        return self.model_type or self.name

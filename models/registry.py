@@ -9,13 +9,14 @@ from typing import NamedTuple
 from models.base import DenoiserModule
 from models.checkpoints.meta_init import without_values
 from models.errors import UnsupportedConfig
-from models.families import dit, llada, unet
+from models.families import dit, dream, llada, unet
 from models.family import FamilyConfig, FamilySpec, Fields, Shapes
 
 FAMILIES: Mapping[str, FamilySpec] = {
     "llada": llada.FAMILY,
     "dit": dit.FAMILY,
     "unet": unet.FAMILY,
+    "dream": dream.FAMILY,
 }
 """A further family is a module in ``models/families`` and an entry here. The first that matches is
 taken.
@@ -64,13 +65,13 @@ def family_of_tensors(names: Collection[str]) -> FamilySpec:
 
 def _known() -> str:
     """Families, in the words of an error: those with fields of their own last."""
-    named = [repr(spec.name) for spec in FAMILIES.values() if not spec.described_by]
+    named = [repr(s.published_type) for s in FAMILIES.values() if not s.described_by]
     other = [
         f"a {spec.title} ({', '.join(spec.described_by)})"
         for spec in FAMILIES.values()
         if spec.described_by
     ]
-    return " nor ".join([*named, *other])
+    return " nor ".join(dict.fromkeys([*named, *other]))
 
 
 @contextmanager

@@ -80,17 +80,21 @@ def _convert(
         weights.compare(source, shapes, network)
         if spec.written_config is not None:
             fields = {
-                "model_type": spec.name,
+                "model_type": spec.published_type,
                 **spec.written_config(sizes),
                 **{name: fields[name] for name in ("raw_codebook",) if name in fields},
             }
-        ratio = found.defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio
-        defaults = {"sampler": "ancestral", **found.defaults, "mixing_ratio": _ratio(source, ratio)}
+        defaults: dict[str, Any] = {"sampler": "ancestral"}
+        if spec.masks_only:
+            defaults = {name: spec.defaults[name] for name in ("sampler", "mixing_ratio")}
+        defaults |= {name: value for name, value in found.defaults.items() if value is not None}
+        ratio = defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio
+        defaults["mixing_ratio"] = _ratio(source, ratio)
 
         def read() -> Iterator[tuple[str, Tensor]]:
             """Every tensor of the network, in its order; those that are derived are only read."""
             derived = network.derived()
-            for name in (*derived, *network.state_dict()):
+            for name in (*derived, *network.stored()):
                 if name in found.tensors:
                     tensor = found.tensors[name].read()
                     tensor = weights.checked(source, name, tensor, network)

@@ -74,7 +74,7 @@ def opened(path: Path, raw: bool = False) -> Iterator[Source]:
     head = _head(path)
     if head[8:9] == b"{":
         tensors = _headers(path)
-        yield Source(tensors, {"model_type": family_of_tensors(tensors).name})
+        yield Source(tensors, {"model_type": family_of_tensors(tensors).published_type})
     elif head.startswith(safe_unpickler.MAGIC):
         with safe_unpickler.opened(path) as file:
             yield _trained(file, raw)
@@ -158,7 +158,7 @@ def _trained(file: TorchFile, raw: bool) -> Source:
     spec = family_of_tensors(tensors)
     said = _Said(content.get("hyper_parameters")).at("config")
     config = {
-        "model_type": spec.name,
+        "model_type": spec.published_type,
         "model_length": said.at("model", "length").plain(),
         "n_heads": said.at("model", "n_heads").plain(),
         "time_conditioning": said.at("algo", "time_conditioning").plain(),

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.base import DenoiserModule
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoints import weights
 from models.checkpoints.devices import DType, device_named, dtype_named
@@ -139,15 +140,37 @@ def load_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        read = _described(path)
-        info, network = read.info, read.built.network
-        if where.type == "cpu":
-            _check_memory(path, info.parameters * kind.itemsize)
-        weights.fill(network, read.found, where, kind)
-        network.ready(where)
-        decoder = _decoder(path, info, where)
-    info = replace(info, dtype=str(kind).removeprefix("torch."))
-    return Checkpoint(network.eval(), read.text, info, read.defaults, where, decoder)
+        read = _served(path)
+        network = _filled(path, read, where, kind)
+        decoder = _decoder(path, read.info, where)
+    info = replace(read.info, dtype=str(kind).removeprefix("torch."))
+    return Checkpoint(network, read.text, info, read.defaults, where, decoder)
+
+
+def load_network(path: Path, device: str = "cpu", dtype: DType = "auto") -> DenoiserModule:
+    """Load the network of a checkpoint folder, also of a family that cannot be served.
+
+    Args:
+        path: the folder.
+        device, dtype: as ``load_checkpoint``.
+
+    Raises:
+        CheckpointError: as ``load_checkpoint``.
+    """
+    where = device_named(device)
+    kind = dtype_named(dtype, where)
+    with in_a_line(path):
+        return _filled(path, _described(path), where, kind)
+
+
+def _filled(path: Path, read: _Described, where: torch.device, kind: torch.dtype) -> DenoiserModule:
+    """The network with its weights, in evaluation mode."""
+    network = read.built.network
+    if where.type == "cpu":
+        _check_memory(path, read.info.parameters * kind.itemsize)
+    weights.fill(network, read.found, where, kind)
+    network.ready(where)
+    return network.eval()
 
 
 def load_divided_checkpoint(
@@ -170,7 +193,7 @@ def load_divided_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        read = _described(path)
+        read = _served(path)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
     try:
         model = started(read.built, read.found, where, kind, ranks, lost)
@@ -200,7 +223,7 @@ def check_checkpoint(
         CheckpointError: as ``load_checkpoint``, but for the values of the weights.
     """
     dtype_named(dtype, device_named(device))
-    built = _described(path).built
+    built = _served(path).built
     if ranks > 1:
         from models.parallel.tensor_parallel import check
 
@@ -229,6 +252,18 @@ class _Described:
     defaults: dict[str, Any]
 
 
+def _served(path: Path) -> _Described:
+    """A folder's files but for the weights, if requests can be answered with its family.
+
+    Raises:
+        CheckpointError: they cannot; the message says why.
+    """
+    read = _described(path)
+    if reason := (spec := read.built.spec).unserved:
+        raise CheckpointError(f"{path}: {spec.title} checkpoints cannot be served yet: {reason}")
+    return read
+
+
 def _described(path: Path) -> _Described:
     """Read a folder's files but for the weights."""
     config = read_json(path / "config.json")
@@ -240,7 +275,8 @@ def _described(path: Path) -> _Described:
         raise CheckpointError(f"{path}: {error}") from None
     spec, sizes, network = built
     weights.compare(path, shapes, network)
-    said = read_json(path / "generation_config.json", required=False)
+    file = read_json(path / "generation_config.json", required=False)
+    said = {name: value for name, value in file.items() if value is not None}
     noise = UNIFORM if sizes.mask_token_id is None else {}
     defaults = {**spec.defaults, **noise, **said}
     info = ModelInfo(

@@ -85,7 +85,7 @@ def write_random(
             that is not empty.
     """
     spec = registry.FAMILIES[family]
-    config = {"model_type": family, **spec.random_config, **shape}
+    config = {"model_type": spec.published_type, **spec.random_config, **shape}
     try:
         _, sizes, model = registry.build(config, None)
     except UnsupportedConfig as error:
@@ -97,8 +97,8 @@ def write_random(
         raise CheckpointError(f"{folder} is not empty")
 
     def drawn() -> Iterator[tuple[str, Tensor]]:
-        for place, (name, slot) in enumerate(model.state_dict().items()):
-            if slot.ndim == 1 and not name.endswith((".bias", ".b")):
+        for place, (name, slot) in enumerate(model.stored().items()):
+            if slot.ndim == 1 and not name.endswith(("bias", ".b")):
                 yield name, torch.ones(slot.shape, dtype=dtype)
             else:
                 g = torch.Generator().manual_seed(seed * 1_000_003 + place)
@@ -106,7 +106,8 @@ def write_random(
 
     weights.write(drawn(), folder, shard_bytes)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    defaults = {"steps": 32, "sampler": spec.random_sampler, "mixing_ratio": 0.1}
+    ratio = 0.0 if spec.masks_only else 0.1
+    defaults = {"steps": 32, "sampler": spec.random_sampler, "mixing_ratio": ratio}
     (folder / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n")
     if tokenizer is not None:
         for name in ("tokenizer.json", "tokenizer_config.json"):

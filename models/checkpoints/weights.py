@@ -108,7 +108,7 @@ def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Checkpoin
     Raises:
         CheckpointError: anything missing, too much or of another shape.
     """
-    optional, expected = network.derived(), network.state_dict()
+    optional, expected = network.derived(), network.stored()
     if missing := sorted(expected.keys() - shapes.keys()):
         raise CheckpointError(f"{place}: {len(missing)} tensors missing, first {missing[0]}")
     if extra := sorted(shapes.keys() - expected.keys() - optional.keys()):
@@ -175,7 +175,8 @@ def read(
         CheckpointError: damaged, or see ``checked``.
     """
     state: dict[str, Tensor] = {}
-    derived = network.derived()
+    derived, pieces = network.derived(), network.pieces()
+    sizes = {name: tensor.shape for name, tensor in network.state_dict().items()} if pieces else {}
     for path in {header.path: None for header in found.values()}:
         with opened(path, device) as file:
             for name, header in found.items():
@@ -184,7 +185,11 @@ def read(
                 wide = any(w in name for w in network.wide)
                 kind = torch.float32 if wide else dtype
                 tensor = checked(path, name, part(file, header), network, kind)
-                if name not in derived:
+                if (piece := pieces.get(name)) is not None:
+                    if (whole_of := piece.parameter) not in state:
+                        state[whole_of] = tensor.new_empty(sizes[whole_of])
+                    state[whole_of][piece.at] = tensor
+                elif name not in derived:
                     state[name] = tensor
     return state
 

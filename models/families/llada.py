@@ -17,27 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import Rope, Transformer, rotate
+from models.base import RMSNorm, Rope, Transformer, rotate
 from models.errors import UnsupportedConfig
 from models.families.llada_config import SHAPES, LLaDAConfig
 from models.family import FamilySpec, Fields, Shapes, ShardPlan
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight, statistics in fp32, cast back before the weight."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., size] -> same."""
-        if x.is_cuda:  # the same in one kernel
-            return F.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale).to(x.dtype) * self.weight
 
 
 class Block(nn.Module):

@@ -110,11 +110,9 @@ def test_a_family_added_to_the_registry_is_made_converted_loaded_and_served(tmp_
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "models" / "families" / "toy.py").write_text(MODULE)
     registry = tmp_path / "models" / "registry.py"
-    text = registry.read_text().replace(
-        "from models.families import ", "from models.families import toy, ", 1
-    )
-    text = text.replace('    "unet": unet.FAMILY,\n', '    "unet": unet.FAMILY,\n' + ENTRY)
-    registry.write_text(text)
+    line = "from models.family import"
+    text = registry.read_text().replace(line, f"from models.families import toy\n{line}", 1)
+    registry.write_text(text.replace('}\n"""A further', ENTRY + '}\n"""A further', 1))
     stories = ROOT / "models" / "bundled" / "stories"
     size = json.loads((stories / "config.json").read_text())["vocab_size"]
     fields = f"small-toy,vocab_size={size},mask_token_id={size - 1},eos_token_id=0"
@@ -125,7 +123,7 @@ def test_a_family_added_to_the_registry_is_made_converted_loaded_and_served(tmp_
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["defaults"]["sampler"] == "ancestral" and found["of_tensors"] == "toy"
-    assert "small-toy (toy)" in found["help"] and "unet or toy" in found["help"]
+    assert "small-toy (toy)" in found["help"] and " or toy" in found["help"]
     (model,) = found["models"]["data"]
     assert model["id"] == "converted" and model["diffusion"]["family"] == "toy"
     assert found["answer"]["model"] == "converted"

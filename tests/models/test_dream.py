@@ -1,0 +1,148 @@
+"""Dream against its official code: logits, decoding, and the published sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.checkpoints.load import (
+    inspect_checkpoint,
+    load_checkpoint,
+    load_divided_checkpoint,
+    load_network,
+)
+from models.errors import CheckpointError
+from models.families.dream import FAMILY, SHAPES
+from models.parallel.workers import Leader
+from sampler import SAMPLERS, make_params
+from tests.models.published import (
+    close,
+    manifest,
+    run,
+    same_bits_in_company,
+    stored_shapes,
+    write_folder,
+)
+from tests.models.test_parallel import unexpected
+from tests.sampler.toy import behind, states
+
+
+@pytest.fixture(scope="module")
+def tiny(golden):
+    return golden("families/dream_tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("dream") / "dream", tiny)
+
+
+def test_logits_are_the_official_ones_of_the_position_before(folder, tiny):
+    network, t = load_network(folder), tiny.tensors
+    for found, raw in zip(run(network, *t["input_ids"]), t["logits"], strict=True):
+        close(found[1:], raw[:-1])
+        close(found[0], raw[0])
+
+
+def test_left_padding_is_a_shorter_sequence(folder, tiny):
+    network, t = load_network(folder), tiny.tensors
+    visible = t["attention_mask"].bool()
+    real = [ids[mask] for ids, mask in zip(t["input_ids"], visible, strict=True)]
+    for row, found in enumerate(run(network, *real)):
+        close(found[1:], t["logits_leftpad"][row][visible[row]][:-1])
+
+
+def test_bfloat16_stays_close(folder, tiny):
+    network, t = load_network(folder).to(torch.bfloat16), tiny.tensors
+    network.ready(torch.device("cpu"))
+    for found, raw in zip(run(network, *t["input_ids"]), t["logits_bf16"], strict=True):
+        assert (found[1:].float() - raw[:-1].float()).abs().max() < 0.3
+
+
+def test_a_sequence_has_the_same_bits_in_any_company(folder):
+    same_bits_in_company(load_network(folder), [1, 5, 16, 33, 64, 65, 100, 130])
+
+
+def test_official_runs_by_confidence_state_by_state(folder, golden):
+    """``maskgit_plus`` at temperature 0 is ``topk`` with the budgets of Dream's schedule."""
+    file, model = golden("families/dream_gen"), load_checkpoint(folder).model
+    ran = 0
+    for case, t in file.cases():
+        greedy = case["temperature"] == 0 and case.get("suppress_mask", True)
+        if case["alg"] != "maskgit_plus" or not greedy:
+            continue
+        budget = fills(case["gen_length"], case["steps"])
+        params = make_params(
+            sampler="topk",
+            steps=case["steps"],
+            temperature=0.0,
+            mixing_ratio=0.0,
+            topk_absorb=tuple(budget),
+        )
+        sampler = SAMPLERS["topk"].make(64, 62, (60,))
+        for row, prompt in enumerate(t["prompt"].tolist()):
+            found = states(model, sampler, behind(prompt, case["gen_length"], params))
+            assert found == t["x_traj"][:, row].tolist()
+            ran += 1
+    assert ran >= 2
+
+
+def fills(masks: int, steps: int, eps: float = 1e-3) -> list[int]:
+    """Masks that Dream's loop fills at each step."""
+    t, found = torch.linspace(1, eps, steps + 1), []
+    for i in range(steps):
+        share = 1 - t[i + 1] / t[i] if i < steps - 1 else 1.0
+        found.append(int(masks * share))
+        masks -= found[-1]
+    return found
+
+
+def test_two_processes_give_the_logits_of_one(folder, tiny):
+    divided = load_divided_checkpoint(folder, 2, unexpected)
+    assert isinstance(divided.model, Leader)
+    try:
+        ids = tiny.tensors["input_ids"]
+        offsets = torch.tensor([0, 20, 40, 60])
+        with torch.inference_mode():
+            found = divided.model.head(divided.model.trunk(ids.flatten(), offsets))
+        close(found, torch.cat(run(load_network(folder), *ids)))
+    finally:
+        divided.model.close()
+
+
+def test_the_published_size_has_the_published_tensors():
+    known = manifest("dream_v0_instruct_7b")
+    expected = {name: shape for name, (shape, _) in known["state_dict"].items()}
+    assert stored_shapes(known["config"]) == expected
+    ours = {"model_type": "Dream", **FAMILY.random_config, **SHAPES["dream-7b"]}
+    assert stored_shapes(ours) == expected
+
+
+def test_facts(folder):
+    info, defaults = inspect_checkpoint(folder)
+    assert (info.family, info.mask_id, info.eos_id, info.max_length) == ("dream", 62, 60, 256)
+    assert defaults["sampler"] == "topk" and defaults["mixing_ratio"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"mask_token_id": 64}, "mask_token_id = 64 lies outside the vocabulary of 64 ids"),
+        ({"num_attention_heads": 5}, "hidden_size = 48 is not a multiple"),
+        ({"num_key_value_heads": 4}, "num_attention_heads = 6 is not a multiple"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"num_hidden_layers": 1000}, "num_hidden_layers is 1000: more than there are weights"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"rope_theta": "x"}, "rope_theta"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"max_position_embeddings": 2**40}, "max_position_embeddings"),
+        ({"num_attention_heads": 16}, "positions rotate 3 of head_dim = 3"),
+        ({"rms_norm_eps": None}, "config.json lacks 'rms_norm_eps'"),
+    ],
+)
+def test_a_config_that_is_not_built_is_refused_by_field(tiny, tmp_path, changes, words):
+    with pytest.raises(CheckpointError, match=words):
+        inspect_checkpoint(write_folder(tmp_path / "bad", tiny, **changes))

@@ -59,6 +59,8 @@ class ModelInfo:
         classes: labels that it takes; 0 for text.
         class_names: of the labels in order, where ``config.json`` has any.
         image: what its tokens make, if that is an image.
+        block_length: positions of a block of block-causal attention, as the network was trained;
+            None where attention is bidirectional.
     """
 
     name: str
@@ -72,3 +74,4 @@ class ModelInfo:
     classes: int = 0
     class_names: tuple[str, ...] = ()
     image: ImageShape | None = None
+    block_length: int | None = None

@@ -9,13 +9,20 @@ from typing import NamedTuple
 from models.base import DenoiserModule
 from models.checkpoints.meta_init import without_values
 from models.errors import UnsupportedConfig
-from models.families import dit, dream, llada, unet
+from models.families import (
+    dit,
+    dream,
+    llada,
+    llada_moe,
+    unet,
+)
 from models.family import FamilyConfig, FamilySpec, Fields, Shapes
 
 FAMILIES: Mapping[str, FamilySpec] = {
     "llada": llada.FAMILY,
     "dit": dit.FAMILY,
     "unet": unet.FAMILY,
+    "llada_moe": llada_moe.FAMILY,
     "dream": dream.FAMILY,
 }
 """A further family is a module in ``models/families`` and an entry here. The first that matches is

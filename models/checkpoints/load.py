@@ -282,7 +282,7 @@ def _described(path: Path) -> _Described:
     info = ModelInfo(
         name=path.resolve().name,
         family=spec.name,
-        parameters=sum(p.numel() for p in network.parameters()),
+        parameters=sum(t.numel() for t in network.state_dict().values()),
         vocab_size=sizes.vocab_size,
         mask_id=sizes.mask_token_id,
         eos_id=sizes.eos_token_id,
@@ -291,6 +291,7 @@ def _described(path: Path) -> _Described:
         classes=network.classes,
         class_names=_class_names(config, network.classes),
         image=getattr(sizes, "image", None),
+        block_length=getattr(sizes, "block_length", None),
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size, info.mask_id) if has_text else None

@@ -229,12 +229,18 @@ class MLP(nn.Module):
 
 
 class SparseMLP(nn.Module):
-    """A router and its experts."""
+    """A router and its experts.
+
+    Attributes:
+        router: builds the router of hidden states of a width, for a number of experts.
+    """
+
+    router: ClassVar[Callable[[int, int], Router]] = Router
 
     def __init__(self, hidden: int, routing: Routing) -> None:
         super().__init__()
         self.routing = routing
-        self.gate = Router(hidden, routing.experts)
+        self.gate = type(self).router(hidden, routing.experts)
         self.experts = Experts(routing.experts, hidden, routing.width)
 
     def bias(self) -> Tensor | None:

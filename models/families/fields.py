@@ -77,7 +77,7 @@ class FieldReader:
             UnsupportedConfig: naming the first.
         """
         for field, value in values.items():
-            if self.raw.get(field, value) != value:
+            if self.given(field) and self.raw[field] != value:
                 raise UnsupportedConfig(
                     f"{field} = {self.raw[field]!r} is not supported, only {value!r}"
                 )

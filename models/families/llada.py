@@ -114,7 +114,7 @@ BLOCK = "model.transformer.blocks.*."
 FAMILY = FamilySpec(
     name="llada",
     title="LLaDA",
-    matches=lambda config: config.get("model_type") == "llada",
+    matches=lambda config: config.get("model_type") == "llada" and "num_experts" not in config,
     read_config=_read,
     build=LLaDA,
     sign=frozenset({"model.transformer.wte.weight"}),

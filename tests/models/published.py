@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.base import DenoiserModule
+from models.checkpoints.load import load_network
+from models.checkpoints.random_init import write_random
 from models.families.decoder import Decoder
-from models.registry import build
+from models.registry import FAMILIES, build
 from sampler.logits.head import logits_of
 from tests.conftest import GOLDEN, Golden
 
@@ -48,8 +51,14 @@ def close(found: Tensor, expected: Tensor, atol: float = 5e-5) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
-def same_bits_in_company(network: DenoiserModule, lengths: list[int]) -> None:
-    """Sequences alone, in company, and with few rows asked for."""
+def same_bits_in_company(folder: Path, family: str) -> None:
+    """Sequences alone, in company, and with few rows asked for.
+
+    Of a random network whose widths are multiples of a vector register's: at the end of an odd
+    one element-wise functions are rounded in another way.
+    """
+    write_random(folder, FAMILIES[family].shapes["tiny"], family=family, dtype=torch.float32)
+    network, lengths = load_network(folder), [1, 5, 16, 33, 64, 65, 100, 130]
     g, size = torch.Generator().manual_seed(0), vocab_size(network)
     sequences = [torch.randint(size, (n,), generator=g) for n in lengths]
     alone = [run(network, s)[0] for s in sequences]
@@ -75,3 +84,42 @@ def stored_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
 def manifest(name: str) -> dict[str, Any]:
     """A full-size manifest."""
     return json.loads((GOLDEN / "manifests" / f"{name}.json").read_text())
+
+
+def expanded(known: dict[str, Any]) -> dict[str, list[int]]:
+    """Names and shapes of a manifest whose lists are patterns with inclusive ranges."""
+    found = {}
+    for entry in known["patterns"]:
+        for numbers in product(*(range(low, high + 1) for low, high in entry["ranges"])):
+            found[entry["key"].format(*numbers)] = entry["shape"]
+    return found
+
+
+def with_blocks(network: DenoiserModule, length: int) -> DenoiserModule:
+    """The network with another length of blocks."""
+    assert isinstance(network, Decoder)
+    network.block_length = length
+    return network
+
+
+def check_forwards(network: DenoiserModule, tensors: dict[str, Tensor]) -> None:
+    """Compare the stored forwards ``f0``, ``f1``, ... of a block-causal family."""
+    count = 0
+    while (ids := tensors.get(f"f{count}.input_ids")) is not None:
+        with_blocks(network, int(tensors[f"f{count}.block_length"]))
+        close(run(network, ids)[0], tensors[f"f{count}.logits"])
+        count += 1
+    assert count >= 3
+
+
+def check_blocks_see_no_later_ones(network: DenoiserModule, length: int) -> None:
+    """Logits of a block are those of the sequence cut behind it, and change with its own end."""
+    g = torch.Generator().manual_seed(3)
+    ids = torch.randint(vocab_size(network), (5 * length + 1,), generator=g)
+    whole = run(with_blocks(network, length), ids)[0]
+    for end in (length, 2 * length, 4 * length):
+        close(run(network, ids[:end])[0], whole[:end])
+    ids[2 * length - 1] = (ids[2 * length - 1] + 1) % vocab_size(network)
+    changed = run(network, ids)[0]
+    close(changed[:length], whole[:length])
+    assert (changed[length] - whole[length]).abs().max() > 1e-3

@@ -12,8 +12,12 @@ from models.errors import UnsupportedConfig
 from models.families import (
     dit,
     dream,
+    fast_dllm_v2,
     llada,
+    llada2,
     llada_moe,
+    sdar,
+    sdar_moe,
     unet,
 )
 from models.family import FamilyConfig, FamilySpec, Fields, Shapes
@@ -23,7 +27,11 @@ FAMILIES: Mapping[str, FamilySpec] = {
     "dit": dit.FAMILY,
     "unet": unet.FAMILY,
     "llada_moe": llada_moe.FAMILY,
+    "llada2_moe": llada2.FAMILY,
     "dream": dream.FAMILY,
+    "sdar": sdar.FAMILY,
+    "sdar_moe": sdar_moe.FAMILY,
+    "fast_dllm_v2": fast_dllm_v2.FAMILY,
 }
 """A further family is a module in ``models/families`` and an entry here. The first that matches is
 taken.

@@ -1,0 +1,78 @@
+"""Fast-dLLM v2 (arXiv:2509.26328), built natively from a checkpoint's ``config.json`` (model_type
+``Fast_dLLM_Qwen``).
+
+Qwen2.5's layout with block-causal attention over blocks of ``bd_size``. Inside a block the hidden
+state of a position predicts the token after it; the first position of a block has its own
+prediction, which its decoding never asks for.
+"""
+
+from __future__ import annotations
+
+from models.families.decoder import SHARDS, Decoder, DecoderConfig
+from models.families.fields import FieldReader
+from models.family import FamilySpec, Fields, Shapes
+
+MASK, END = 151665, 151645
+"""Ids of the published vocabulary."""
+BLOCK_SIZE = 32
+TYPE = "Fast_dLLM_Qwen"
+
+
+def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
+    """Read a ``config.json``; see ``FamilySpec``."""
+    read = FieldReader(raw)
+    config = DecoderConfig.of(
+        read,
+        MASK,
+        END,
+        intermediate_size=read.size("intermediate_size"),
+        qkv_bias=True,
+        shifted=True,
+        block_length=read.size("bd_size", BLOCK_SIZE),
+    )
+    return config.check_stored(shapes)
+
+
+FAMILY = FamilySpec(
+    name="fast_dllm_v2",
+    model_type=TYPE,
+    title="Fast-dLLM v2",
+    matches=lambda config: config.get("model_type") == TYPE,
+    read_config=read_config,
+    build=Decoder,
+    unserved="its decoding, in blocks that begin with the next token, is not implemented",
+    masks_only=True,
+    defaults={"sampler": "threshold", "mixing_ratio": 0.0, "noise_schedule": "llada"},
+    shapes={
+        "fast-dllm-v2-7b": {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "mask_token_id": MASK,
+            "eos_token_id": END,
+        },
+        "tiny": {
+            "vocab_size": 512,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "mask_token_id": 511,
+            "eos_token_id": 1,
+        },
+    },
+    random_config={
+        "architectures": ["Fast_dLLM_QwenForCausalLM"],
+        "rope_theta": 1_000_000,
+        "rms_norm_eps": 1e-6,
+        "bd_size": BLOCK_SIZE,
+    },
+    random_sampler="threshold",
+    shards=SHARDS,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +12,8 @@ from torch import Tensor
 from sampler.logits.row_reader import RowStats
 
 UNMASK, REFINE, REMASK = 0, 1, 2
-OPS = ("unmask", "refine", "remask")  # names of the change kinds, by code
+Op = Literal["unmask", "refine", "remask"]
+OPS: tuple[Op, Op, Op] = ("unmask", "refine", "remask")  # names of the change kinds, by code
 
 
 @dataclass(frozen=True)

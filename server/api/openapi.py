@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from server.api.context import State
 from server.api.routes.trajectory_pictures import PictureBody
@@ -39,8 +39,8 @@ def document(app: FastAPI, state: State) -> dict[str, Any]:
         tags=TAGS,
         separate_input_output_schemas=False,
     )
-    _, streamed = models_json_schema(
-        [(model, "validation") for model in (*STREAMED, PictureBody)],
+    _, streamed = TypeAdapter.json_schemas(
+        [(kind, "validation", TypeAdapter(kind)) for kind in (*STREAMED, PictureBody)],
         ref_template="#/components/schemas/{model}",
     )
     schemas = spec["components"]["schemas"]

@@ -10,8 +10,9 @@ from models.printable import json_line, printable
 from server.cli.terminal import Viewer
 from server.engine.engine import Engine
 from server.engine.events import Done, Failed, GenerationRequest, Step
-from server.engine.score_request import ScoreRequest, score_record
+from server.engine.score_request import ScoreRequest
 from server.engine.scoring import ScoreFailed
+from server.output.score import score_record
 from server.output.text import TrajectoryEncoder, text_of
 
 

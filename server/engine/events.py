@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from sampler.params import SamplingParams
+from sampler.transition import Op
 from server.engine.scheduler import Work
 
 
@@ -81,10 +82,10 @@ class LogProbs:
 
 @dataclass(frozen=True)
 class Change:
-    """One position that a step changed. ``op`` is ``unmask``, ``refine`` or ``remask``."""
+    """One position that a step changed."""
 
     position: int
-    op: str
+    op: Op
     old: int
     new: int
     confidence: float

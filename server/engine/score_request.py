@@ -1,4 +1,4 @@
-"""Requests for scores, their results, and the JSON record of a result."""
+"""Requests for scores, and their results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 from models.checkpoints.load import Checkpoint
 from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.params import InvalidParam
-
-LARGEST = 700.0  # nats whose exponential is still a number
 
 
 @dataclass(frozen=True)
@@ -115,32 +113,3 @@ def score_request(
 
 def _too_long(count: str, canvas: int) -> InvalidParam:
     return InvalidParam("text", f"and its prompt take {count} positions; the canvas has {canvas}")
-
-
-def score_record(checkpoint: Checkpoint, request: ScoreRequest, score: Score) -> dict[str, Any]:
-    """A score as JSON, in nats, with its estimator and parameters."""
-    params, per_token = request.params, score.total / len(score.nats)
-    ids = [request.tokens[at] for at in request.scored]
-    before = request.tokens[: request.scored[0]]
-    tokenizer = checkpoint.tokenizer
-    tokens = tokenizer.tokens(before, ids, tokenizer.continuation(before, ids))
-    return {
-        "estimator": params.estimator,
-        "samples": params.samples,
-        "mixing_ratio": params.mixing_ratio if params.estimator == "nelbo" else 0.0,
-        "seed": params.seed,
-        "nats": score.total,
-        "standard_error": score.standard_error,
-        "nats_per_token": per_token,
-        "perplexity": math.exp(min(per_token, LARGEST)),
-        "tokens": [
-            {"id": token.id, "text": token.label, "nats": nats}
-            for token, nats in zip(tokens, score.nats, strict=True)
-        ],
-        "usage": {
-            "prompt_tokens": len(request.tokens) - len(ids),
-            "scored_tokens": len(ids),
-            "total_tokens": len(request.tokens),
-            "forwards": params.samples,
-        },
-    }

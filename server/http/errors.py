@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from server.http.json_response import JsonResponse
+from server.http.json_response import Answer, JsonResponse
 
 log = structlog.get_logger()
 
 OUTSIDE = frozenset({"body", "query", "path", "str", "int"})
 """Parts of pydantic's error locations that are not fields: sources and union members."""
+
+
+ErrorType = Literal[
+    "invalid_request_error", "authentication_error", "rate_limit_error", "server_error"
+]
+TYPES: dict[int, ErrorType] = {401: "authentication_error", 429: "rate_limit_error"}
+"""Types of errors by status, where it alone decides."""
+
+
+class Problem(Answer):
+    """Description of an error."""
+
+    message: Annotated[
+        str,
+        Field(description="human-readable; for limits it names the requested value and the limit"),
+    ]
+    type: ErrorType
+    param: Annotated[str | None, Field(description="the field that caused the error")]
+    code: Annotated[
+        str | None, Field(description="machine-readable: limit_exceeded, queue_full, …")
+    ]
+
+
+class Error(Answer):
+    """An error response."""
+
+    error: Problem
 
 
 class ApiError(Exception):
@@ -35,15 +62,14 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
         self.retry_after = retry_after
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> Error:
         """The JSON body."""
         return error_body(self.status, self.message, self.param, self.code)
 
 
-def error_body(status: int, message: str, param: str | None, code: str | None) -> dict[str, Any]:
+def error_body(status: int, message: str, param: str | None, code: str | None) -> Error:
     """OpenAI's error object for a status."""
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -1,11 +1,13 @@
-"""JSON responses, serialised by orjson."""
+"""JSON responses, serialised by orjson, and the base of their types."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import orjson
+from pydantic import with_config
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 LINE_ENDS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
 """Characters that JSON allows unescaped and some line readers split at, with their JSON escapes."""
@@ -17,6 +19,15 @@ def one_line(text: str) -> str:
         for end, escape in LINE_ENDS.items():
             text = text.replace(end, escape)
     return text
+
+
+@with_config(extra="forbid")
+class Answer(TypedDict):
+    """Base of the JSON objects of answers; no further fields are allowed.
+
+    Each is declared once: code builds it as a dict, which the type checker checks, and the OpenAPI
+    document is generated from it.
+    """
 
 
 class JsonResponse(Response):

@@ -42,6 +42,11 @@ class WrittenLogProbs:
             if change.logprobs is not None:
                 self._told[change.position] = change.logprobs
 
+    def alternatives(self, positions: Sequence[int]) -> int:
+        """Number of likely tokens that ``of`` returns for some positions."""
+        told = (self._told.get(at) for at in positions)
+        return sum(min(len(t.top), self._alternatives) for t in told if t is not None)
+
     def of(
         self, canvas: Sequence[int], text: Text, first: int, offset: int, end: bool = False
     ) -> list[TokenLogProb]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from models.checkpoints.load import Checkpoint
 from models.tokenization.spans import Token
 from models.tokenization.tokenizer import TextTokenizer, common_prefix
 from server.engine.events import Step
+from server.output.records import FinishReason, StepRecord
 
 SNAPSHOT_EVERY = 16
 MASK_SIGN = "\N{LIGHT SHADE}"
@@ -35,9 +35,9 @@ class TrajectoryEncoder:
         """Bring the canvas up to date."""
         self.canvas = step.applied_to(self.canvas)
 
-    def record(self, step: Step) -> dict[str, Any]:
+    def record(self, step: Step) -> StepRecord:
         """The ``diffusion`` object of the step that was last followed."""
-        record: dict[str, Any] = {
+        record: StepRecord = {
             "v": 1,
             "step": step.step,
             "steps": step.steps,
@@ -105,7 +105,7 @@ class Text:
 
     text: str
     tokens: int
-    reason: str
+    reason: FinishReason
     positions: tuple[int, ...]
     read: Read
     end: int | None = None

@@ -10,10 +10,19 @@ from dataclasses import dataclass
 
 import orjson
 
-from server.http.errors import error_body
+from server.http.errors import Problem, error_body
+from server.http.json_response import Answer
 
 OVERHEAD = 200  # bytes that a record takes beside its data
 FORGOTTEN = "trajectory_forgotten"
+
+
+class Failed(Answer):
+    """diffusion.failed: the run failed."""
+
+    id: str
+    elapsed_ms: float
+    error: Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,14 @@ class Record:
 
     name: str
     data: bytes
+
+    @classmethod
+    def of_failure(cls, id_: str, began: float, code: str, message: str) -> Record:
+        """The record that ends a failed run, which began at a time of the monotonic clock."""
+        elapsed = round(1e3 * (time.monotonic() - began), 3)
+        error = error_body(500, message, None, code)
+        failed: Failed = {"id": id_, "elapsed_ms": elapsed, **error}
+        return cls("diffusion.failed", orjson.dumps(failed))
 
 
 class Recording:
@@ -87,10 +104,7 @@ class Recording:
         n = len(self.records) - 1
         if self.failed is None:
             message = "the trajectory was forgotten before all of it was read"
-            elapsed = round(1e3 * (time.monotonic() - self._began), 3)
-            told = {"id": self.id, "elapsed_ms": elapsed}
-            told |= error_body(500, message, None, FORGOTTEN)
-            self._farewell = n, Record("diffusion.failed", orjson.dumps(told))
+            self._farewell = n, Record.of_failure(self.id, self._began, FORGOTTEN, message)
             self.failed = FORGOTTEN
         else:
             self._farewell = n, self.records[n]

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,7 +17,10 @@ from starlette.background import BackgroundTask
 from sampler.params import SamplingParams
 from server.api.context import State
 from server.api.jobs import limits
+from server.api.jobs.formats import Head
 from server.api.jobs.waiting import failure, no_place, unless_gone
+from server.api.schemas.responses.common import DiffusionUsage, Usage
+from server.api.schemas.responses.images import ImageUsage
 from server.engine.events import Done, Failed, GenerationRequest, Step, Tally
 from server.engine.scheduler import QueueFull
 from server.engine.stream import Subscription, merged
@@ -31,7 +34,10 @@ COUNTS = ("steps", "forwards", "positions", "unmasked", "refined", "remasked")
 """Fields of ``Tally`` that traces show."""
 
 
-class ChoiceReader(Protocol):
+ChoiceT_co = TypeVar("ChoiceT_co", covariant=True)
+
+
+class ChoiceReader(Protocol[ChoiceT_co]):
     """Follows the events of one choice; ``canvas`` and ``tally`` are set at the end."""
 
     trajectory: TrajectoryEncoder
@@ -50,23 +56,28 @@ class ChoiceReader(Protocol):
         """Read the end."""
         ...
 
-    def choice(self) -> dict[str, Any]:
+    def choice(self) -> ChoiceT_co:
         """The complete choice, after the end."""
         ...
 
+    def least_bytes(self) -> int:
+        """Lower bound of the size of ``choice`` as JSON, from counts, after the end."""
+        ...
 
-ReaderT = TypeVar("ReaderT", bound=ChoiceReader)
+
+ReaderT = TypeVar("ReaderT", bound=ChoiceReader[Any])
+Choice = TypeVar("Choice")
 
 
-class Run(ABC, Generic[ReaderT]):
-    """A job: the checked requests of one body, and the answer that is built from their events.
+class Job(ABC, Generic[ReaderT]):
+    """The checked requests of one body, and the answer that is built from their events.
 
     Attributes:
         state: the application's state, for the requested model.
         params: sampling parameters of the body; each choice has its own seed.
         requests: one for each choice.
         budget: latency budget in milliseconds, if the body has one.
-        id, created, model: as in the answer.
+        head: the answer's id, time, model and seed.
         failed: the failure that ended a stream after its headers were sent.
     """
 
@@ -88,9 +99,8 @@ class Run(ABC, Generic[ReaderT]):
                 param="latency_budget_ms",
             )
         self.state, self.params, self.budget = state, params, budget
-        self.model = state.checkpoint.info.name
-        self.id = f"{prefix}-{state.id_prefix}{secrets.token_hex(12)}"
-        self.created = int(time.time())
+        id_ = f"{prefix}-{state.id_prefix}{secrets.token_hex(12)}"
+        self.head = Head(id_, int(time.time()), state.checkpoint.info.name, params.seed)
 
     @property
     def budget_seconds(self) -> float | None:
@@ -162,7 +172,7 @@ class Run(ABC, Generic[ReaderT]):
 
     async def _answer(
         self, readers: Sequence[ReaderT], subscriptions: Sequence[Subscription]
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, object]:
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 if isinstance(event, Failed):
@@ -183,16 +193,14 @@ class Run(ABC, Generic[ReaderT]):
             for subscription in subscriptions:
                 subscription.cancel()
 
-    async def choices(self, readers: Sequence[ReaderT]) -> list[dict[str, Any]]:
+    async def choices(self, readers: Sequence[ChoiceReader[Choice]]) -> AsyncGenerator[Choice]:
         """The complete choices, after all requests have ended."""
-        found = []
         for reader in readers:
-            found.append(reader.choice())
+            yield reader.choice()
             await asyncio.sleep(0)  # let other requests run between long choices
-        return found
 
     @abstractmethod
-    async def whole(self, readers: Sequence[ReaderT]) -> dict[str, Any]:
+    async def whole(self, readers: Sequence[ReaderT]) -> Mapping[str, object]:
         """The answer's body, after all requests have ended."""
 
     @abstractmethod
@@ -206,27 +214,13 @@ class Run(ABC, Generic[ReaderT]):
         """A reader for each choice; ``subscriptions`` are those of ``requests``."""
 
     @abstractmethod
-    def usage(self, readers: Sequence[ReaderT]) -> dict[str, Any]:
+    def usage(self, readers: Sequence[ReaderT]) -> Usage | ImageUsage:
         """The ``usage`` object of requests that have ended."""
 
-    def object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """An answer object: a completion, or one chunk of it."""
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-            "seed": self.params.seed,
-            **more,
-        }
-
-    def cost(self, tallies: Sequence[Tally]) -> dict[str, Any]:
+    def cost(self, tallies: Sequence[Tally]) -> DiffusionUsage:
         """The ``usage.diffusion`` object of choices that have ended."""
         tally = Tally.of_all(tallies)
-        asked = {} if self.budget is None else {"steps_asked": self.params.steps}
-        return {
-            **asked,
+        cost: DiffusionUsage = {
             "steps": tally.steps,
             "forwards": tally.forwards,
             "positions": tally.positions,
@@ -237,6 +231,7 @@ class Run(ABC, Generic[ReaderT]):
             "queue_ms": round(tally.queue_ms, 3),
             "denoise_ms": round(tally.denoise_ms, 3),
         }
+        return cost if self.budget is None else {"steps_asked": self.params.steps, **cost}
 
 
 def _recorded(record: RecordSpans | None) -> Callable[[Tally], None] | None:

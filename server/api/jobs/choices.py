@@ -6,50 +6,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, ClassVar, Protocol
+from typing import Generic, NamedTuple
 
 from server.api.context import State
+from server.api.jobs.formats import AnswerFormat, ChoiceT, PieceT
 from server.api.schemas.requests import View
+from server.api.schemas.responses.text import DiffusionMeta
 from server.engine.events import Done, Step, Tally
 from server.engine.stream import Subscription
 from server.output.logprobs import TokenLogProb, WrittenLogProbs
+from server.output.records import FinishReason, StepRecord
 from server.output.text import SettledText, Text, TrajectoryEncoder, snapshot_of, text_of
 
-Piece = tuple[dict[str, Any], dict[str, Any]]
-"""The choice of a chunk, and further fields of the chunk."""
+LEAST_ALTERNATIVE = 7  # bytes of a likely token in JSON, such as "":0.0 and a comma
 
 
-class Form(Protocol):
-    """Builds the JSON objects of one route: completions or chat completions."""
+class Piece(NamedTuple, Generic[PieceT]):
+    """The choice of a chunk, and further fields of the chunk."""
 
-    prefix: ClassVar[str]  # prefix of ids
-    whole: ClassVar[str]  # ``object`` of an answer
-    chunk: ClassVar[str]  # ``object`` of a chunk
-    tells_end: ClassVar[bool]  # whether log-probabilities include the end token
-
-    @staticmethod
-    def choice(
-        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        """A choice of an answer."""
-        ...
-
-    @staticmethod
-    def delta(
-        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        """A choice of a chunk; the text and the reason may be empty."""
-        ...
-
-    @staticmethod
-    def opening(index: int) -> dict[str, Any] | None:
-        """The first chunk's choice, if the route has one before any text."""
-        ...
-
-    @staticmethod
-    def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
-        """The ``logprobs`` object of some tokens."""
-        ...
+    choice: PieceT
+    diffusion: StepRecord | None = None
+    meta: DiffusionMeta | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +44,7 @@ class Echo:
     samples: int = 0
 
 
-class Reader:
+class TextReader(Generic[ChoiceT, PieceT]):
     """Reads the events of one choice and builds its answer objects.
 
     Attributes:
@@ -83,7 +60,7 @@ class Reader:
     def __init__(
         self,
         state: State,
-        form: type[Form],
+        form: AnswerFormat[ChoiceT, PieceT],
         view: View,
         index: int,
         subscription: Subscription,
@@ -105,7 +82,7 @@ class Reader:
         self._has_settled = False
         self.tokens = 0
 
-    def opening(self) -> list[dict[str, Any]]:
+    def opening(self) -> list[PieceT]:
         """Choices of chunks before any event: the route's first one, and the echoed prompt."""
         opening = self._form.opening(self._index)
         pieces = [] if opening is None else [opening]
@@ -113,7 +90,7 @@ class Reader:
             pieces.append(self._delta(self._echo.text, self._echo.tokens))
         return pieces
 
-    def take(self, event: Step | Done) -> list[Piece]:
+    def take(self, event: Step | Done) -> list[Piece[PieceT]]:
         """The chunks that an event gives."""
         return self._pieces_of(event) if isinstance(event, Step) else self._last_pieces(event)
 
@@ -138,33 +115,38 @@ class Reader:
         self._metrics.succeeded(self.text.reason, self.text.tokens)
         self._note_settled()
 
-    def choice(self) -> dict[str, Any]:
+    def choice(self) -> ChoiceT:
         """The complete choice, after the end."""
-        tokens = self._last_tokens(first=0)
-        text = self._echo.text + self.text.text
-        logprobs = self._logprobs([*self._echo.tokens, *tokens])
-        return self._form.choice(self._index, text, self.text.reason, logprobs)
+        tokens = [*self._echo.tokens, *self._last_tokens(first=0)]
+        text, samples = self._echo.text + self.text.text, self._samples(tokens)
+        reason = self.text.reason
+        return self._form.choice(self._index, text, reason, tokens, samples, self.canvas)
 
-    def _pieces_of(self, step: Step) -> list[Piece]:
+    def least_bytes(self) -> int:
+        """See ``ChoiceReader``."""
+        alternatives = self._written.alternatives(self.text.positions)
+        return LEAST_ALTERNATIVE * alternatives + len(self.text.text)
+
+    def _pieces_of(self, step: Step) -> list[Piece[PieceT]]:
         text, canvas = self.follow(step), self.trajectory.canvas
-        pieces: list[Piece] = []
+        pieces: list[Piece[PieceT]] = []
         if self._view.trajectory:
-            pieces.append((self._delta(""), {"diffusion": self.trajectory.record(step)}))
+            pieces.append(Piece(self._delta(""), diffusion=self.trajectory.record(step)))
         if self._view.diffusing:
             masked = sum(id_ == self._checkpoint.info.mask_id for id_ in canvas)
-            meta = {"step": step.step, "steps": step.steps, "masked": masked}
+            meta: DiffusionMeta = {"step": step.step, "steps": step.steps, "masked": masked}
             shown = snapshot_of(self._checkpoint, canvas, self._editable)
-            pieces.append((self._delta(shown), {"diffusion_meta": meta}))
+            pieces.append(Piece(self._delta(shown), meta=meta))
         elif text:
-            pieces.append((self._delta(text, self._more_tokens(canvas)), {}))
+            pieces.append(Piece(self._delta(text, self._more_tokens(canvas))))
         return pieces
 
-    def _last_pieces(self, done: Done) -> list[Piece]:
+    def _last_pieces(self, done: Done) -> list[Piece[PieceT]]:
         self.end(done)
         rest = self.text.text if self._view.diffusing else self._settled.last(self.text.text)
         tokens = self._last_tokens(self._tokens_returned)
-        pieces = [(self._delta(rest, tokens), {})] if rest or tokens else []
-        return [*pieces, (self._delta("", [], self.text.reason), {})]
+        pieces = [Piece(self._delta(rest, tokens))] if rest or tokens else []
+        return [*pieces, Piece(self._delta("", [], self.text.reason))]
 
     def _last_tokens(self, first: int) -> list[TokenLogProb]:
         """The tokens of the complete text, from number ``first`` on."""
@@ -190,14 +172,11 @@ class Reader:
             self._metrics.settled(time.monotonic() - self._subscription.submitted)
 
     def _delta(
-        self, text: str, tokens: Sequence[TokenLogProb] = (), reason: str | None = None
-    ) -> dict[str, Any]:
-        return self._form.delta(self._index, text, reason, self._logprobs(tokens))
+        self, text: str, tokens: Sequence[TokenLogProb] = (), reason: FinishReason | None = None
+    ) -> PieceT:
+        return self._form.piece(self._index, text, reason, tokens, self._samples(tokens))
 
-    def _logprobs(self, tokens: Sequence[TokenLogProb]) -> dict[str, Any] | None:
-        if self._view.alternatives is None or not tokens:
-            return None
-        logprobs = self._form.logprobs(tokens)
-        if self._echo.tokens and tokens[0] is self._echo.tokens[0]:
-            logprobs["prompt_samples"] = self._echo.samples
-        return logprobs
+    def _samples(self, tokens: Sequence[TokenLogProb]) -> int:
+        """Monte Carlo samples of the echoed prompt's tokens, 0 if these do not begin with them."""
+        begins = tokens and self._echo.tokens and tokens[0] is self._echo.tokens[0]
+        return self._echo.samples if begins else 0

@@ -7,7 +7,6 @@ import base64
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
 import orjson
 import torch
@@ -16,9 +15,11 @@ from models.images.layout import ImageShape
 from models.interface import ModelInfo
 from sampler.params import InvalidParam
 from server.api.context import State
-from server.api.jobs.base import Run, child_seeds
+from server.api.jobs.base import Choice, ChoiceReader, Job, child_seeds
 from server.api.jobs.limits import exceeded
 from server.api.schemas.requests import DiffusionFields, refused
+from server.api.schemas.responses.images import Images, ImageStreamEvent, ImageUsage
+from server.api.schemas.responses.trajectories import FinishedImage
 from server.engine.events import Done, Failed, GenerationRequest, Step, Tally
 from server.engine.request_params import class_named
 from server.engine.stream import Subscription, merged
@@ -26,8 +27,7 @@ from server.http.errors import ApiError, error_body
 from server.output.png import Format, encoded
 from server.output.text import TrajectoryEncoder
 
-PARTIAL = "image_generation.partial_image"
-COMPLETED = "image_generation.completed"
+LEAST_ID = 2  # bytes of an id and a comma
 
 
 class ImageReader:
@@ -59,21 +59,26 @@ class ImageReader:
         """Set ``tally`` and ``canvas``."""
         self.tally, self.canvas = done.tally, done.tokens
 
-    def choice(self) -> dict[str, Any]:
+    def choice(self) -> FinishedImage:
         """The complete choice, after the end."""
         return {
             "index": self._index,
-            "b64_json": self.drawn(self.canvas),
+            "b64_json": self.encoded(self.canvas),
             "finish_reason": "stop",
+            "ids": list(self.canvas),
         }
 
-    def drawn(self, canvas: Sequence[int]) -> str:
+    def least_bytes(self) -> int:
+        """See ``ChoiceReader``."""
+        return LEAST_ID * len(self.canvas)
+
+    def encoded(self, canvas: Sequence[int]) -> str:
         """A canvas as an image file in base64; masked positions are grey."""
         (pixels,) = self._state.checkpoint.pixels(torch.tensor([canvas]))
         return base64.b64encode(encoded(pixels, self._form)).decode()
 
 
-class Drawing(Run[ImageReader]):
+class ImageJob(Job[ImageReader]):
     """A job that generates images: one request for each choice of a body."""
 
     def __init__(
@@ -118,29 +123,32 @@ class Drawing(Run[ImageReader]):
         self.check_work()
 
     async def readers(self, subscriptions: Sequence[Subscription]) -> list[ImageReader]:
-        """See ``Run``."""
+        """See ``Job``."""
         return [
             ImageReader(self.state, i, subscription, self.form)
             for i, subscription in enumerate(subscriptions)
         ]
 
-    async def choices(self, readers: Sequence[ImageReader]) -> list[dict[str, Any]]:
-        """See ``Run``. Drawn beside the event loop, where a decoder of image tokens takes its time;
-        one by one, so that others have the thread in between and none is drawn for a client that
-        has gone.
+    async def choices(self, readers: Sequence[ChoiceReader[Choice]]) -> AsyncGenerator[Choice]:
+        """See ``Job``. Decoded in a thread, since a decoder of image tokens takes long; one by one,
+        so that the thread is free for others in between and no image is decoded for a client that
+        has left.
         """
-        return [await asyncio.to_thread(reader.choice) for reader in readers]
+        for reader in readers:
+            yield await asyncio.to_thread(reader.choice)
 
-    async def whole(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
-        """See ``Run``."""
-        choices = await self.choices(readers)
+    async def whole(self, readers: Sequence[ImageReader]) -> Images:
+        """See ``Job``."""
+        images = [image async for image in self.choices(readers)]
         return {
-            "created": self.created,
-            "data": [{"b64_json": choice["b64_json"]} for choice in choices],
-            **self._described(),
+            "created": self.head.created,
+            "data": [{"b64_json": image["b64_json"]} for image in images],
+            "size": native_size(self.state),
+            "background": "opaque",
+            "output_format": self.form,
             "usage": self.usage(readers),
-            "model": self.model,
-            "seed": self.params.seed,
+            "model": self.head.model,
+            "seed": self.head.seed,
         }
 
     async def stream(
@@ -161,38 +169,32 @@ class Drawing(Run[ImageReader]):
                 reader = readers[i]
                 reader.take(event)
                 if isinstance(event, Done):
-                    yield await self._event(
-                        COMPLETED, i, reader.canvas, reader, usage=self.usage([reader])
-                    )
+                    last = await self._event(i, reader.canvas, reader)
+                    last["usage"] = self.usage([reader])
+                    yield _written(last)
                     continue
                 while due[i] and event.step >= due[i][0]:
                     due[i].pop(0)
-                    number = self.partial - len(due[i]) - 1
-                    canvas = reader.trajectory.canvas
-                    yield await self._event(PARTIAL, i, canvas, reader, partial_image_index=number)
+                    partial = await self._event(i, reader.trajectory.canvas, reader)
+                    partial["type"] = "image_generation.partial_image"
+                    partial["partial_image_index"] = self.partial - len(due[i]) - 1
+                    yield _written(partial)
 
-    def _described(self) -> dict[str, Any]:
-        """Properties of the images that answers and events have."""
-        size = native_size(self.state)
-        return {"size": size, "background": "opaque", "output_format": self.form}
-
-    async def _event(
-        self, kind: str, i: int, canvas: Sequence[int], reader: ImageReader, **more: Any
-    ) -> dict[str, str]:
-        data = {
-            "type": kind,
-            "b64_json": await asyncio.to_thread(reader.drawn, list(canvas)),
-            "created_at": self.created,
+    async def _event(self, i: int, canvas: Sequence[int], reader: ImageReader) -> ImageStreamEvent:
+        return {
+            "type": "image_generation.completed",
+            "b64_json": await asyncio.to_thread(reader.encoded, list(canvas)),
+            "created_at": self.head.created,
             "quality": "auto",
-            **self._described(),
+            "size": native_size(self.state),
+            "background": "opaque",
+            "output_format": self.form,
             "index": i,
             "seed": self.requests[i].params.seed,
-            **more,
         }
-        return {"event": kind, "data": orjson.dumps(data).decode()}
 
-    def usage(self, readers: Sequence[ImageReader]) -> dict[str, Any]:
-        """See ``Run``."""
+    def usage(self, readers: Sequence[ImageReader]) -> ImageUsage:
+        """See ``Job``."""
         tokens = sum(len(reader.canvas) for reader in readers)
         return {
             "input_tokens": 0,
@@ -201,6 +203,11 @@ class Drawing(Run[ImageReader]):
             "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
             "diffusion": self.cost([reader.tally for reader in readers]),
         }
+
+
+def _written(event: ImageStreamEvent) -> dict[str, str]:
+    """A stream event as its fields."""
+    return {"event": event["type"], "data": orjson.dumps(event).decode()}
 
 
 def shape_of(state: State) -> ImageShape:

@@ -4,65 +4,86 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Generic, Literal, TypeVar, cast
 
 import orjson
 import structlog
 
 from server.api.context import State
-from server.api.jobs.base import ChoiceReader, Run
+from server.api.jobs.base import ChoiceReader, Job
+from server.api.schemas.responses.trajectories import (
+    Begun,
+    Block,
+    Completed,
+    Created,
+    FinishedChoice,
+    FinishedImage,
+    Origin,
+    RecordedStep,
+)
 from server.engine.events import Failed, GenerationRequest, Step
 from server.engine.stream import merged
-from server.http.errors import ApiError, error_body
+from server.http.errors import ApiError
 from server.trajectories.recording import Record, Recording
 
 log = structlog.get_logger()
 
-KIND = "diffusion.trajectory"
+KIND: Literal["diffusion.trajectory"] = "diffusion.trajectory"
+TOO_LARGE = "too_large", "the recordings take more memory than they may"
+
+ReaderT = TypeVar("ReaderT", bound=ChoiceReader[FinishedChoice | FinishedImage])
 
 
-class Recorder:
+class Recorder(Generic[ReaderT]):
     """Runs a job and records its events, from ``diffusion.created`` to one final event.
 
     A run without followers is cancelled after ``resume_seconds``.
     """
 
-    def __init__(self, state: State, job: Run[Any], owner: bytes = b"") -> None:
+    def __init__(self, state: State, job: Job[ReaderT], owner: bytes = b"") -> None:
         """Nothing runs before ``start``; ``owner`` is the key that may read the recording."""
         self._state, self._job = state, job
         job.requests = [replace(r, lossless=True) for r in job.requests]
-        self._recording = Recording(job.id, self._cancel, self._note_followers, owner)
+        self._recording = Recording(job.head.id, self._cancel, self._note_followers, owner)
         self._blocks = [SettledBlocks(request) for request in job.requests]
         self._leave: asyncio.TimerHandle | None = None
 
-    def start(self, **created: Any) -> Recording:
-        """Queue the run. ``created`` are further fields of the first record.
+    def start(self, origin: Origin) -> Recording:
+        """Queue the run. ``origin`` are further fields of the first record.
 
         Raises:
             ApiError: 429 when the queue has no room.
         """
-        job = self._job
-        choices = [
-            {
-                "index": i,
-                "seed": request.params.seed,
-                "positions": len(request.tokens),
-                "editable": stretches(request.editable),
-            }
-            for i, request in enumerate(job.requests)
-        ]
+        job, head = self._job, self._job.head
         self._subscriptions = job.submit()
         self._state.trajectories.begin(self._recording)
         self._task = asyncio.create_task(self._run())
-        self._write("diffusion.created", job.object(KIND, choices, **created))
+        begun: Begun = {
+            "id": head.id,
+            "object": KIND,
+            "created": head.created,
+            "model": head.model,
+            "choices": [
+                {
+                    "index": i,
+                    "seed": request.params.seed,
+                    "positions": len(request.tokens),
+                    "editable": [[*edges] for edges in stretches(request.editable)],
+                }
+                for i, request in enumerate(job.requests)
+            ],
+            "seed": head.seed,
+        }
+        created: Created = {**begun, **origin}
+        self._write("diffusion.created", created)
         return self._recording
 
     async def _run(self) -> None:
         try:
-            self._readers: Sequence[ChoiceReader] = await self._job.readers(self._subscriptions)
+            self._readers: Sequence[ReaderT] = await self._job.readers(self._subscriptions)
             async with aclosing(merged(self._subscriptions)) as events:
                 async for i, event in events:
                     if isinstance(event, Failed):
@@ -85,26 +106,54 @@ class Recorder:
     def _step(self, i: int, step: Step) -> None:
         reader = self._readers[i]
         reader.follow(step)
-        elapsed = {"elapsed_ms": self._elapsed()}
-        self._write("diffusion.step", {"choice": i, **elapsed, **reader.trajectory.record(step)})
-        for block in self._blocks[i].more(step.settled):
-            told = {"choice": i, **elapsed, "block": block, "step": step.step}
-            self._write("diffusion.block", told)
+        elapsed = self._elapsed()
+        record = reader.trajectory.record(step)
+        told: RecordedStep = {"choice": i, "elapsed_ms": elapsed, **record}
+        self._write("diffusion.step", told)
+        for number in self._blocks[i].more(step.settled):
+            block: Block = {
+                "choice": i,
+                "elapsed_ms": elapsed,
+                "block": number,
+                "step": step.step,
+            }
+            self._write("diffusion.block", block)
 
     async def _complete(self) -> None:
-        told = zip(await self._job.choices(self._readers), self._readers, strict=True)
-        choices = [{**choice, "ids": list(reader.canvas)} for choice, reader in told]
-        usage = self._job.usage(self._readers)
-        done = self._job.object(KIND, choices, usage=usage, elapsed_ms=self._elapsed())
-        self._write("diffusion.completed", done, last=True)
+        """Write the last record. Its choices are encoded one by one, and no more of them than the
+        store has room for.
+        """
+        room = self._state.trajectories.max_bytes - self._recording.size
+        if sum(reader.least_bytes() for reader in self._readers) > room:
+            self._fail(*TOO_LARGE)
+            return
+        encoded: list[orjson.Fragment] = []
+        async for choice in self._job.choices(self._readers):
+            data = orjson.dumps(choice)
+            room -= len(data)
+            if room < 0:
+                self._fail(*TOO_LARGE)
+                return
+            encoded.append(orjson.Fragment(data))
+        head = self._job.head
+        completed: Completed = {
+            "id": head.id,
+            "object": KIND,
+            "created": head.created,
+            "model": head.model,
+            "choices": cast("list[FinishedChoice] | list[FinishedImage]", encoded),
+            "seed": head.seed,
+            "usage": self._job.usage(self._readers),
+            "elapsed_ms": self._elapsed(),
+        }
+        self._write("diffusion.completed", completed, last=True)
 
     def _fail(self, code: str, message: str) -> None:
         if self._recording.ended:
             return
         self._recording.failed = code
-        error = error_body(500, message, None, code)
-        told = {"id": self._recording.id, "elapsed_ms": self._elapsed(), **error}
-        self._write("diffusion.failed", told, last=True)
+        began = self._subscriptions[0].submitted
+        self._append(Record.of_failure(self._recording.id, began, code, message), last=True)
 
     def _cancel(self, code: str, message: str) -> None:
         self._fail(code, message)
@@ -119,16 +168,19 @@ class Recorder:
         """Milliseconds since submission."""
         return round(1e3 * (time.monotonic() - self._subscriptions[0].submitted), 3)
 
-    def _write(self, name: str, data: dict[str, Any], last: bool = False) -> None:
-        """Append a record, unless the recording has ended; if memory is full, end the largest."""
-        if self._recording.ended:
-            return
+    def _write(self, name: str, data: Mapping[str, object], last: bool = False) -> None:
+        """Append a record, unless the recording has ended."""
+        if not self._recording.ended:
+            self._append(Record(name, orjson.dumps(data)), last)
+
+    def _append(self, record: Record, last: bool) -> None:
+        """Append a record; if memory is full, end the largest recording."""
         trajectories, now = self._state.trajectories, time.monotonic()
-        taken = self._recording.append(Record(name, orjson.dumps(data)), last)
+        taken = self._recording.append(record, last)
         if last:
             trajectories.end(self._recording, now)
         if (largest := trajectories.grew(taken, now)) is not None:
-            largest.cancel("too_large", "the recordings take more memory than they may")
+            largest.cancel(*TOO_LARGE)
 
     def _note_followers(self) -> None:
         """Start or stop the timer that cancels a run without followers."""

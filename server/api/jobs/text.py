@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic
 
 import orjson
 
@@ -15,22 +15,28 @@ from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.params import InvalidParam
 from server.api.context import State
 from server.api.jobs import limits
-from server.api.jobs.base import Run, seeds_of
-from server.api.jobs.choices import Form, Piece, Reader
+from server.api.jobs.base import Job, seeds_of
+from server.api.jobs.choices import Piece, TextReader
+from server.api.jobs.formats import AnswerFormat, ChoiceT, PieceT
 from server.api.jobs.prompts import Prompt, echo_of, granted_samples
 from server.api.jobs.waiting import together
 from server.api.schemas.requests import StreamOptions, TextFields, refused
+from server.api.schemas.responses.common import Usage, UsageSoFar
 from server.engine.events import Done, Failed, GenerationRequest, Step
 from server.engine.request_params import default_length, default_of
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
 
 
-class Generation(Run[Reader]):
+class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
     """A job that generates text: one request for each choice of a body."""
 
     def __init__(
-        self, state: State, body: TextFields, form: type[Form], prompts: Sequence[Prompt]
+        self,
+        state: State,
+        body: TextFields,
+        form: AnswerFormat[ChoiceT, PieceT],
+        prompts: Sequence[Prompt],
     ) -> None:
         """Check a body.
 
@@ -126,8 +132,10 @@ class Generation(Run[Reader]):
             )
         return asked
 
-    async def readers(self, subscriptions: Sequence[Subscription]) -> list[Reader]:
-        """See ``Run``. Waits for the log-probabilities of echoed prompts, if they are requested.
+    async def readers(
+        self, subscriptions: Sequence[Subscription]
+    ) -> list[TextReader[ChoiceT, PieceT]]:
+        """See ``Job``. Waits for the log-probabilities of echoed prompts, if they are requested.
 
         Raises:
             ApiError: their scoring failed.
@@ -137,30 +145,37 @@ class Generation(Run[Reader]):
         own = self.prompts[:: self.count]
         echoes = await together([echo_of(self.state, prompt, score) for prompt in own])
         return [
-            Reader(self.state, self.form, self.view, i, subscription, echoes[i // self.count])
+            TextReader(self.state, self.form, self.view, i, subscription, echoes[i // self.count])
             for i, subscription in enumerate(subscriptions)
         ]
 
-    async def whole(self, readers: Sequence[Reader]) -> dict[str, Any]:
-        """See ``Run``."""
-        choices = await self.choices(readers)
-        return self.object(self.form.whole, choices, usage=self.usage(readers))
+    async def whole(self, readers: Sequence[TextReader[ChoiceT, PieceT]]) -> Mapping[str, object]:
+        """See ``Job``."""
+        choices = [choice async for choice in self.choices(readers)]
+        return self.form.answer(self.head, choices, self.usage(readers))
 
     async def stream(
-        self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
+        self,
+        readers: Sequence[TextReader[ChoiceT, PieceT]],
+        subscriptions: Sequence[Subscription],
     ) -> AsyncGenerator[dict[str, str]]:
         """Server-sent events: step changes if requested, text as it settles, finish reasons, the
         usage and ``[DONE]``.
         """
 
-        def chunk(choice: dict[str, Any], **more: Any) -> dict[str, str]:
+        def event_of(piece: Piece[PieceT]) -> dict[str, str]:
+            chunk = self.form.chunk(self.head, [piece.choice])
+            if piece.diffusion is not None:
+                chunk["diffusion"] = piece.diffusion
+            if piece.meta is not None:
+                chunk["diffusion_meta"] = piece.meta
             if self.stream_options.continuous_usage_stats:
-                more["usage"] = self.counts(readers)
-            return _event(self.object(self.form.chunk, [choice], **more))
+                chunk["usage"] = self.counts(readers)
+            return _event(chunk)
 
         for reader in readers:
             for choice in reader.opening():
-                yield chunk(choice)
+                yield event_of(Piece(choice))
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
                 told = event if isinstance(event, Failed) else _taken(readers[i], event)
@@ -168,15 +183,16 @@ class Generation(Run[Reader]):
                     self.failed = told
                     yield _event(error_body(500, told.message, None, told.code))
                     break
-                for choice, more in told:
-                    yield chunk(choice, **more)
+                for piece in told:
+                    yield event_of(piece)
             else:
                 if self.stream_options.include_usage:
-                    usage = self.usage(readers)
-                    yield _event(self.object(self.form.chunk, [], usage=usage))
+                    last = self.form.chunk(self.head, [])
+                    last["usage"] = {**self.usage(readers)}
+                    yield _event(last)
         yield {"data": "[DONE]"}
 
-    def counts(self, readers: Sequence[Reader]) -> dict[str, int]:
+    def counts(self, readers: Sequence[TextReader[ChoiceT, PieceT]]) -> UsageSoFar:
         """Numbers of prompt tokens and of completion tokens so far."""
         tokens = sum(reader.tokens for reader in readers)
         return {
@@ -185,13 +201,13 @@ class Generation(Run[Reader]):
             "total_tokens": self.prompt_tokens + tokens,
         }
 
-    def usage(self, readers: Sequence[Reader]) -> dict[str, Any]:
-        """See ``Run``."""
+    def usage(self, readers: Sequence[TextReader[ChoiceT, PieceT]]) -> Usage:
+        """See ``Job``."""
         cost = self.cost([reader.tally for reader in readers])
         return {**self.counts(readers), "diffusion": cost}
 
 
-def _taken(reader: Reader, event: Step | Done) -> list[Piece] | Failed:
+def _taken(reader: TextReader[ChoiceT, PieceT], event: Step | Done) -> list[Piece[PieceT]] | Failed:
     """The chunks of an event, or a failure if the tokenizer cannot decode its ids."""
     try:
         return reader.take(event)
@@ -199,5 +215,5 @@ def _taken(reader: Reader, event: Step | Done) -> list[Piece] | Failed:
         return Failed("tokenizer", str(error))
 
 
-def _event(data: dict[str, Any]) -> dict[str, str]:
+def _event(data: Mapping[str, object]) -> dict[str, str]:
     return {"data": orjson.dumps(data).decode()}

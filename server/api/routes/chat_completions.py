@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictBool, StrictInt
@@ -17,19 +17,30 @@ from models.tokenization.template_tokens import Pieces
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs import limits
+from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt, check_bytes
-from server.api.jobs.text import Generation
+from server.api.jobs.text import TextJob
 from server.api.jobs.waiting import RETRY_READY, unless_gone
 from server.api.routes.models import text_model
 from server.api.schemas.messages import Message, Messages
 from server.api.schemas.neutral import CHAT
 from server.api.schemas.requests import TextFields
+from server.api.schemas.responses.common import Usage
 from server.api.schemas.responses.openapi import GENERATING, says
-from server.api.schemas.responses.text import ChatCompletion, ChatCompletionChunk
+from server.api.schemas.responses.text import (
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatLogProbs,
+    ChatPiece,
+    TopLogProb,
+)
+from server.api.schemas.responses.text import TokenLogProb as TokenEntry
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import offload
 from server.output.logprobs import TokenLogProb, finite
+from server.output.records import FinishReason
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["text"], route_class=JsonRoute)
 
@@ -51,49 +62,92 @@ class ChatBody(TextFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class ChatForm:
+class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
     """OpenAI's chat completion objects."""
 
     prefix: ClassVar = "chatcmpl"
-    whole: ClassVar = "chat.completion"
-    chunk: ClassVar = "chat.completion.chunk"
     tells_end: ClassVar = False
 
-    @staticmethod
     def choice(
-        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        """See ``Form``."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason,
+        tokens: Sequence[TokenLogProb],
+        samples: int,
+        canvas: Sequence[int],
+    ) -> ChatChoice:
+        """See ``AnswerFormat``."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": _logprobs(tokens),
+            "finish_reason": reason,
+        }
 
-    @staticmethod
-    def delta(
-        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        """See ``Form``."""
-        delta = {"content": text} if text else {}
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+    def piece(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason | None,
+        tokens: Sequence[TokenLogProb],
+        samples: int,
+    ) -> ChatPiece:
+        """See ``AnswerFormat``."""
+        return {
+            "index": index,
+            "delta": {"content": text} if text else {},
+            "logprobs": _logprobs(tokens),
+            "finish_reason": reason,
+        }
 
-    @staticmethod
-    def opening(index: int) -> dict[str, Any] | None:
-        """See ``Form``."""
-        delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+    def opening(self, index: int) -> ChatPiece:
+        """See ``AnswerFormat``."""
+        return {
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
 
-    @staticmethod
-    def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
-        """See ``Form``."""
-        entries = []
-        for token in tokens:
-            entry = _entry(token.token, token.told.log_p if token.told else -math.inf)
-            top = [_entry(other, log_p) for other, log_p in token.top]
-            step = token.told.step if token.told else None
-            entries.append({**entry, "top_logprobs": top, "step": step})
-        return {"content": entries, "refusal": None}
+    def answer(self, head: Head, choices: list[ChatChoice], usage: Usage) -> ChatCompletion:
+        """See ``AnswerFormat``."""
+        return {
+            "id": head.id,
+            "object": "chat.completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": choices,
+            "seed": head.seed,
+            "usage": usage,
+        }
+
+    def chunk(self, head: Head, choices: list[ChatPiece]) -> ChatCompletionChunk:
+        """See ``AnswerFormat``."""
+        return {
+            "id": head.id,
+            "object": "chat.completion.chunk",
+            "created": head.created,
+            "model": head.model,
+            "choices": choices,
+            "seed": head.seed,
+        }
 
 
-def _entry(token: Token, log_p: float) -> dict[str, Any]:
+def _logprobs(tokens: Sequence[TokenLogProb]) -> ChatLogProbs | None:
+    """OpenAI's object for log-probabilities; None where there are none."""
+    if not tokens:
+        return None
+    entries: list[TokenEntry] = []
+    for token in tokens:
+        entry = _entry(token.token, token.told.log_p if token.told else -math.inf)
+        top = [_entry(other, log_p) for other, log_p in token.top]
+        step = token.told.step if token.told else None
+        entries.append({**entry, "top_logprobs": top, "step": step})
+    return {"content": entries, "refusal": None}
+
+
+def _entry(token: Token, log_p: float) -> TopLogProb:
     """OpenAI's object for a token; special tokens have no bytes."""
     return {
         "token": token.escaped if token.text is None else token.text,
@@ -152,6 +206,5 @@ async def chat(body: ChatBody, request: Request) -> Response:
             )
         body.max_tokens = body.max_completion_tokens
     ids = await ids_of_chat(request, state, body.messages, to_fill=True)
-    return await Generation(state, body, ChatForm, [Prompt(ids)]).respond(
-        request, bool(body.stream)
-    )
+    job = TextJob(state, body, ChatFormat(), [Prompt(ids)])
+    return await job.respond(request, bool(body.stream))

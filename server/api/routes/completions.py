@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictBool, StrictInt, StrictStr
@@ -12,18 +12,27 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs import limits
+from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt, check_bytes, ids_of
-from server.api.jobs.text import Generation
+from server.api.jobs.text import TextJob
 from server.api.routes.models import text_model
 from server.api.schemas.neutral import COMPLETION
 from server.api.schemas.requests import TextFields, View
+from server.api.schemas.responses.common import Usage
 from server.api.schemas.responses.openapi import GENERATING, says
-from server.api.schemas.responses.text import Completion, CompletionChunk
+from server.api.schemas.responses.text import (
+    Completion,
+    CompletionChunk,
+    TextChoice,
+    TextLogProbs,
+    TextPiece,
+)
 from server.api.schemas.strict import Ids
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import offload
 from server.output.logprobs import TokenLogProb, by_label, finite
+from server.output.records import FinishReason
 
 router = APIRouter(prefix="/v1/completions", tags=["text"], route_class=JsonRoute)
 
@@ -76,39 +85,91 @@ class CompletionBody(TextFields):
         return [ids] if ids else [part for part in self.prompt if not isinstance(part, int)]
 
 
-class CompletionForm:
+TextChoiceT = TypeVar("TextChoiceT", bound=TextChoice)
+
+
+class TextFormat(AnswerFormat[TextChoiceT, TextPiece]):
+    """OpenAI's text completion objects, around choices that may have further fields."""
+
+    tells_end: ClassVar = True
+
+    def piece(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason | None,
+        tokens: Sequence[TokenLogProb],
+        samples: int,
+    ) -> TextPiece:
+        """See ``AnswerFormat``."""
+        logprobs = logprobs_of(tokens, samples)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def answer(self, head: Head, choices: list[TextChoiceT], usage: Usage) -> Completion:
+        """See ``AnswerFormat``."""
+        return {
+            "id": head.id,
+            "object": "text_completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": [*choices],
+            "seed": head.seed,
+            "usage": usage,
+        }
+
+    def chunk(self, head: Head, choices: list[TextPiece]) -> CompletionChunk:
+        """See ``AnswerFormat``."""
+        return {
+            "id": head.id,
+            "object": "text_completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": choices,
+            "seed": head.seed,
+        }
+
+
+class CompletionFormat(TextFormat[TextChoice]):
     """OpenAI's text completion objects."""
 
     prefix: ClassVar = "cmpl"
-    whole: ClassVar = "text_completion"
-    chunk: ClassVar = "text_completion"
-    tells_end: ClassVar = True
 
-    @staticmethod
     def choice(
-        index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        """See ``Form``."""
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason,
+        tokens: Sequence[TokenLogProb],
+        samples: int,
+        canvas: Sequence[int],
+    ) -> TextChoice:
+        """See ``AnswerFormat``."""
+        return text_choice(index, text, reason, tokens, samples)
 
-    delta = choice
 
-    @staticmethod
-    def opening(index: int) -> dict[str, Any] | None:
-        """See ``Form``."""
+def text_choice(
+    index: int, text: str, reason: FinishReason, tokens: Sequence[TokenLogProb], samples: int
+) -> TextChoice:
+    """A complete choice; see ``AnswerFormat``."""
+    logprobs = logprobs_of(tokens, samples)
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def logprobs_of(tokens: Sequence[TokenLogProb], samples: int) -> TextLogProbs | None:
+    """OpenAI's object for log-probabilities; None where there are none."""
+    if not tokens:
         return None
-
-    @staticmethod
-    def logprobs(tokens: Sequence[TokenLogProb]) -> dict[str, Any]:
-        """See ``Form``."""
-        told = [token.told for token in tokens]
-        return {
-            "tokens": [token.token.label for token in tokens],
-            "token_logprobs": [None if t is None else finite(t.log_p) for t in told],
-            "top_logprobs": [by_label(token) or None for token in tokens],
-            "text_offset": [token.offset for token in tokens],
-            "steps": [None if t is None else t.step for t in told],
-        }
+    told = [token.told for token in tokens]
+    logprobs: TextLogProbs = {
+        "tokens": [token.token.label for token in tokens],
+        "token_logprobs": [None if t is None else finite(t.log_p) for t in told],
+        "top_logprobs": [by_label(token) or None for token in tokens],
+        "text_offset": [token.offset for token in tokens],
+        "steps": [None if t is None else t.step for t in told],
+    }
+    if samples:
+        logprobs["prompt_samples"] = samples
+    return logprobs
 
 
 @router.post(
@@ -119,17 +180,17 @@ class CompletionForm:
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Generates text after a prompt, in its holes, or between a prompt and a suffix."""
     state = text_model(State.of(request), body.model)
-    generation = await offload(len(await request.body()), generation_of, state, body)
-    return await generation.respond(request, bool(body.stream))
+    job = await offload(len(await request.body()), job_of, state, body)
+    return await job.respond(request, bool(body.stream))
 
 
-def generation_of(state: State, body: CompletionBody) -> Generation:
+def job_of(state: State, body: CompletionBody) -> TextJob[TextChoice, TextPiece]:
     """The job of a body.
 
     Raises:
         ApiError: 400 naming the field.
     """
-    return Generation(state, body, CompletionForm, prompts_of(state, body))
+    return TextJob(state, body, CompletionFormat(), prompts_of(state, body))
 
 
 def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:

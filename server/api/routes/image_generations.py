@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictInt, StrictStr
 
 from server.api.context import State
-from server.api.jobs.image import Drawing, label_of, native_size
+from server.api.jobs.image import ImageJob, label_of, native_size
 from server.api.routes.models import image_model
 from server.api.schemas.neutral import IMAGE
 from server.api.schemas.requests import DiffusionFields
@@ -63,7 +63,7 @@ async def draw(body: ImageBody, request: Request) -> Response:
     """Generates images of a class."""
     state = image_model(State.of(request), body.model)
     body.check(state)
-    drawing = Drawing(
+    job = ImageJob(
         state,
         body,
         "img",
@@ -73,4 +73,4 @@ async def draw(body: ImageBody, request: Request) -> Response:
         budget=body.latency_budget_ms,
         partial=body.partial_images or 0,
     )
-    return await drawing.respond(request, bool(body.stream))
+    return await job.respond(request, bool(body.stream))

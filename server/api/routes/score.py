@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt, StrictStr
@@ -19,9 +19,10 @@ from server.api.schemas.requests import refused
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.score import Score
 from server.api.schemas.strict import Ids, Number, StrictBody
-from server.engine.score_request import ScoreRequest, score_params, score_record, score_request
+from server.engine.score_request import ScoreRequest, score_params, score_request
 from server.http.json_body import JsonRoute
 from server.http.offload import offload
+from server.output.score import score_record
 
 router = APIRouter(prefix="/v1/score", tags=["text"], route_class=JsonRoute)
 
@@ -45,7 +46,7 @@ class ScoreBody(StrictBody):
     response_model=None,
     responses=says(Score, *GENERATING),
 )
-async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
+async def score(body: ScoreBody, request: Request) -> Score:
     """Estimates an upper bound of the negative log-likelihood of a text, given a prompt or not."""
     state = text_model(State.of(request), body.model)
     wanted = await offload(len(await request.body()), _request, state, body)

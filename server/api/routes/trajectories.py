@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
@@ -12,18 +13,33 @@ from pydantic import StrictInt
 from sampler.params import params_in
 from server.api.context import State
 from server.api.jobs.following import SSE, Followed, wanted_form
-from server.api.jobs.image import Drawing, label_of
+from server.api.jobs.image import ImageJob, label_of
 from server.api.jobs.recorder import KIND, Recorder
-from server.api.jobs.text import Generation
-from server.api.routes.completions import CompletionBody, CompletionForm, Prompts, prompts_of
+from server.api.jobs.text import TextJob
+from server.api.routes.completions import (
+    CompletionBody,
+    Prompts,
+    TextFormat,
+    prompts_of,
+    text_choice,
+)
 from server.api.routes.models import any_model, grid_of, makes_images, mask_of
 from server.api.schemas.requests import View
 from server.api.schemas.responses.openapi import GENERATING, says
-from server.api.schemas.responses.trajectories import HEADERS, Deleted, recorded
+from server.api.schemas.responses.text import TextPiece
+from server.api.schemas.responses.trajectories import (
+    HEADERS,
+    Deleted,
+    FinishedChoice,
+    Origin,
+    recorded,
+)
 from server.http.api_keys import owner_of
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import offload
+from server.output.logprobs import TokenLogProb
+from server.output.records import FinishReason
 from server.trajectories.recording import Recording
 
 router = APIRouter(prefix="/v1/diffusion/trajectories", tags=["text"], route_class=JsonRoute)
@@ -59,7 +75,7 @@ class TrajectoryBody(CompletionBody):
             trajectory=True,
         )
 
-    def run(self, state: State) -> Generation | Drawing:
+    def job(self, state: State) -> RecordedText | ImageJob:
         """The job to record, of text or of images by the model's kind.
 
         Raises:
@@ -71,10 +87,10 @@ class TrajectoryBody(CompletionBody):
                     raise ApiError(400, f"{name} is not supported for images", param=name)
             if not isinstance(self.prompt, str | None):
                 raise ApiError(400, "prompt must name a class", param="prompt")
-            return Drawing(
+            return ImageJob(
                 state,
                 self,
-                TrajectoryForm.prefix,
+                TrajectoryFormat.prefix,
                 label=label_of(state.checkpoint.info, self.class_label, self.prompt),
                 count=self.n or 1,
                 budget=self.latency_budget_ms,
@@ -84,35 +100,50 @@ class TrajectoryBody(CompletionBody):
             raise ApiError(400, "class_label is only supported for images", param="class_label")
         if self.prompt is None:
             raise ApiError(400, "prompt: Field required", param="prompt", code="invalid_value")
-        return Generation(state, self, TrajectoryForm, prompts_of(state, self))
+        return TextJob(state, self, TrajectoryFormat(), prompts_of(state, self))
 
-    def resolved(self, run: Generation | Drawing) -> dict[str, Any]:
+    def resolved(self, job: RecordedText | ImageJob) -> dict[str, Any]:
         """The body with all defaults filled in; sent again, it gives the same tokens."""
-        params = {"sampler": run.params.sampler} | {
+        params = {"sampler": job.params.sampler} | {
             name: getattr(declaring, name)
-            for declaring in (run.params, run.params.own)
+            for declaring in (job.params, job.params.own)
             for name in params_in(declaring)
             if name in TrajectoryBody.model_fields
         }
         form = {"stream", "stream_options", "trajectory", "diffusing", "user"}
         asked = self.model_dump(exclude_none=True, exclude=form) | params
-        asked["model"] = run.model
-        if isinstance(run, Drawing):
+        asked["model"] = job.head.model
+        if isinstance(job, ImageJob):
             asked = {name: value for name, value in asked.items() if name not in TEXT_ONLY}
         else:
             lengths = {
                 len(request.tokens) - prompt.size
-                for request, prompt in zip(run.requests, run.prompts, strict=True)
+                for request, prompt in zip(job.requests, job.prompts, strict=True)
             }
             if len(lengths) == 1:  # else each prompt has what its canvas has room for
                 asked["max_tokens"] = lengths.pop()
         return {name: value for name, value in asked.items() if value is not None}
 
 
-class TrajectoryForm(CompletionForm):
-    """Builds the choices of trajectories like those of completions."""
+class TrajectoryFormat(TextFormat[FinishedChoice]):
+    """Builds choices like those of completions, with the ids of the canvas."""
 
     prefix: ClassVar = "traj"
+
+    def choice(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason,
+        tokens: Sequence[TokenLogProb],
+        samples: int,
+        canvas: Sequence[int],
+    ) -> FinishedChoice:
+        """See ``AnswerFormat``."""
+        return {**text_choice(index, text, reason, tokens, samples), "ids": list(canvas)}
+
+
+RecordedText = TextJob[FinishedChoice, TextPiece]
 
 
 @router.post(
@@ -127,15 +158,16 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     if given := _last_event_id(request):
         return _continued(request, form, *given)
     state = any_model(state, body.model)
-    run = await offload(len(await request.body()), body.run, state)
-    info = state.checkpoint.info
-    recording = Recorder(state, run, owner_of(request.scope)).start(
-        request_id=request.scope["request_id"],
-        request=body.resolved(run),
-        mask=mask_of(state.checkpoint),
-        ends=list(state.checkpoint.ends),
-        image=None if info.image is None else grid_of(info.image),
-    )
+    job = await offload(len(await request.body()), body.job, state)
+    info, owner = state.checkpoint.info, owner_of(request.scope)
+    origin: Origin = {
+        "request_id": request.scope["request_id"],
+        "request": body.resolved(job),
+        "mask": mask_of(state.checkpoint),
+        "ends": list(state.checkpoint.ends),
+        "image": None if info.image is None else grid_of(info.image),
+    }
+    recording = Recorder[Any](state, job, owner).start(origin)
     return Followed(recording, 0, form, state.settings)
 
 
@@ -163,7 +195,7 @@ async def replay(id_: str, request: Request) -> Response:
     response_model=None,
     responses=says(Deleted, 401, 404, 500),
 )
-async def delete(id_: str, request: Request) -> dict[str, Any]:
+async def delete(id_: str, request: Request) -> Deleted:
     """Cancels a running trajectory, or deletes a finished one."""
     recording = _found(request, id_)
     running = not recording.ended

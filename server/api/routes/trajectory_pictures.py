@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.context import State
 from server.api.jobs.waiting import unless_gone
-from server.api.schemas.responses.common import Error
 from server.api.schemas.responses.openapi import ASKING, says
 from server.api.schemas.strict import StrictBody
+from server.http.errors import Error
 from server.http.json_body import JsonRoute, check_type, whole_body
 
 router = APIRouter(prefix="/v1/diffusion/pictures", tags=["images"], route_class=JsonRoute)

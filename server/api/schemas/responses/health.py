@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from server.api.schemas.responses.common import AnswerDict
+from server.http.json_response import Answer
 
 
-class Health(AnswerDict):
+class Health(Answer):
     """The process is alive."""
 
     status: Literal["ok"]
 
 
-class Ready(AnswerDict):
+class Ready(Answer):
     """All engines accept requests."""
 
     status: Literal["ready"]
 
 
-class Version(AnswerDict):
+class Version(Answer):
     """Version of the server."""
 
     version: str

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 
-from server.api.schemas.responses.common import Answer, DiffusionUsage
+from server.api.schemas.responses.common import DiffusionUsage
+from server.http.json_response import Answer
+from server.output.png import Format
 
 
 class Picture(Answer):
     """A generated image."""
 
-    b64_json: str = Field(description="the image file in base64")
+    b64_json: Annotated[str, Field(description="the image file in base64")]
 
 
 class ImageTokens(Answer):
@@ -37,9 +39,9 @@ class Images(Answer):
 
     created: int
     data: list[Picture]
-    size: str = Field(description="width x height in pixels")
+    size: Annotated[str, Field(description="width x height in pixels")]
     background: Literal["opaque"]
-    output_format: Literal["png", "webp"]
+    output_format: Format
     usage: ImageUsage
     model: str
     seed: int
@@ -54,8 +56,12 @@ class ImageStreamEvent(Answer):
     size: str
     quality: Literal["auto"]
     background: Literal["opaque"]
-    output_format: Literal["png", "webp"]
-    index: int = Field(description="number of the image among the request's")
+    output_format: Format
+    index: Annotated[int, Field(description="number of the image among the request's")]
     seed: int
-    partial_image_index: int = Field(default=0, description="number of a partial image")
-    usage: ImageUsage = Field(default=None, description="with a finished image")  # type: ignore[assignment]
+    partial_image_index: NotRequired[
+        Annotated[int, Field(default=0, description="number of a partial image")]
+    ]
+    usage: NotRequired[
+        Annotated[ImageUsage, Field(default=None, description="with a finished image")]
+    ]

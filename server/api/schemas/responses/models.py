@@ -6,17 +6,18 @@ from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 
-from server.api.schemas.responses.common import AnswerDict, ImageGrid, MaskToken
+from server.api.schemas.responses.common import ImageGrid, MaskToken
+from server.http.json_response import Answer
 
 
-class RequestLimits(AnswerDict):
+class RequestLimits(Answer):
     """Limits of one request."""
 
     steps: int
     choices: int
 
 
-class RequestParameter(AnswerDict):
+class RequestParameter(Answer):
     """A sampling parameter that a request may set."""
 
     name: str
@@ -32,7 +33,7 @@ class RequestParameter(AnswerDict):
     default: float | int | bool | str | None
 
 
-class DiffusionModel(AnswerDict):
+class DiffusionModel(Answer):
     """Properties of a model and the defaults of its requests."""
 
     family: str
@@ -74,7 +75,7 @@ class DiffusionModel(AnswerDict):
     image: Annotated[ImageGrid | None, Field(description="its images; null for text")]
 
 
-class Model(AnswerDict):
+class Model(Answer):
     """A served model."""
 
     id: str
@@ -84,14 +85,14 @@ class Model(AnswerDict):
     diffusion: DiffusionModel
 
 
-class Models(AnswerDict):
+class Models(Answer):
     """List of models."""
 
     object: Literal["list"]
     data: list[Model]
 
 
-class Tokens(AnswerDict):
+class Tokens(Answer):
     """Token ids of a text."""
 
     count: int
@@ -100,13 +101,13 @@ class Tokens(AnswerDict):
     token_strs: NotRequired[Annotated[list[str], Field(description="with return_token_strs")]]
 
 
-class Detokenized(AnswerDict):
+class Detokenized(Answer):
     """Text of token ids."""
 
     prompt: str
 
 
-class TokenizerInfo(AnswerDict):
+class TokenizerInfo(Answer):
     """Special tokens and the chat template, for clients that render conversations themselves."""
 
     bos_token: str | None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-
-from server.api.schemas.responses.common import AnswerDict, Error
 from server.api.schemas.responses.images import ImageStreamEvent
 from server.api.schemas.responses.text import ChatCompletionChunk, CompletionChunk
+from server.http.errors import Error
+from server.http.json_response import Answer
 
 ERRORS = {
     400: "a field is invalid or exceeds a limit",
@@ -23,12 +22,12 @@ ASKING = (400, 401, 404, 413, 500)
 """Error statuses of a route with a request body."""
 GENERATING = (*ASKING, 429, 503)
 """Error statuses of a route that queues work."""
-STREAMED: tuple[type[BaseModel], ...] = (CompletionChunk, ChatCompletionChunk, ImageStreamEvent)
+STREAMED: tuple[type[Answer], ...] = (CompletionChunk, ChatCompletionChunk, ImageStreamEvent)
 """Data of stream events; schemas that the specification lists besides the routes' responses."""
 
 
 def says(
-    model: type[BaseModel] | type[AnswerDict], *errors: int, stream: type[BaseModel] | None = None
+    model: type[Answer], *errors: int, stream: type[Answer] | None = None
 ) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route for FastAPI.
 

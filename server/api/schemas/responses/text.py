@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 
-from server.api.schemas.responses.common import (
-    Answer,
-    FinishReason,
-    Generated,
-    StepRecord,
-    Usage,
-    UsageSoFar,
-)
+from server.api.schemas.responses.common import Generated, Usage, UsageSoFar
+from server.http.json_response import Answer
+from server.output.records import FinishReason, StepRecord
 
 
 class TextLogProbs(Answer):
     """Log-probabilities of a completion's tokens, in nats, one entry a token."""
 
-    tokens: list[str] = Field(description="incomplete UTF-8 is written as bytes:\\xe2\\x80")
-    token_logprobs: list[float | None] = Field(
-        description="null for a token of the prompt without an estimate"
-    )
+    tokens: Annotated[
+        list[str], Field(description="incomplete UTF-8 is written as bytes:\\xe2\\x80")
+    ]
+    token_logprobs: Annotated[
+        list[float | None],
+        Field(description="null for a token of the prompt without an estimate"),
+    ]
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
-    steps: list[int | None] = Field(
-        description="step at which the token was written; null for the prompt"
-    )
-    prompt_samples: int = Field(
-        default=0, description="Monte Carlo samples of the prompt's log-probabilities, with echo"
-    )
+    steps: Annotated[
+        list[int | None],
+        Field(description="step at which the token was written; null for the prompt"),
+    ]
+    prompt_samples: NotRequired[
+        Annotated[
+            int,
+            Field(
+                default=0,
+                description="Monte Carlo samples of the prompt's log-probabilities, with echo",
+            ),
+        ]
+    ]
 
 
 class TopLogProb(Answer):
@@ -38,16 +43,17 @@ class TopLogProb(Answer):
 
     token: str
     logprob: float
-    bytes: list[int] | None = Field(
-        description="UTF-8 bytes of the token; null for a special token"
-    )
+    bytes: Annotated[
+        list[int] | None,
+        Field(description="UTF-8 bytes of the token; null for a special token"),
+    ]
 
 
 class TokenLogProb(TopLogProb):
     """A token of a chat message."""
 
     top_logprobs: list[TopLogProb]
-    step: int | None = Field(description="step at which the token was written")
+    step: Annotated[int | None, Field(description="step at which the token was written")]
 
 
 class ChatLogProbs(Answer):
@@ -65,19 +71,24 @@ class DiffusionMeta(Answer):
     masked: int
 
 
-class TextChoice(Answer):
-    """A completion choice."""
+class NumberedText(Answer):
+    """Fields of a completion choice, whole or of a chunk."""
 
     index: int
     text: str
     logprobs: TextLogProbs | None
+
+
+class TextChoice(NumberedText):
+    """A completion choice."""
+
     finish_reason: FinishReason
 
 
-class TextPiece(TextChoice):
+class TextPiece(NumberedText):
     """A completion choice of a chunk."""
 
-    finish_reason: FinishReason | None  # type: ignore[assignment]
+    finish_reason: FinishReason | None
 
 
 class AnsweredMessage(Answer):
@@ -100,8 +111,12 @@ class ChatChoice(Answer):
 class Delta(Answer):
     """New content of a message."""
 
-    role: Literal["assistant"] = Field(default="assistant", description="on the first chunk")
-    content: str = ""
+    role: NotRequired[
+        Annotated[
+            Literal["assistant"], Field(default="assistant", description="on the first chunk")
+        ]
+    ]
+    content: NotRequired[Annotated[str, Field(default="")]]
 
 
 class ChatPiece(Answer):
@@ -124,12 +139,22 @@ class Completion(Generated):
 class Chunk(Generated):
     """Fields of all chunks."""
 
-    usage: UsageSoFar = Field(
-        default=None,
-        description="on the last chunk with include_usage, on all with continuous_usage_stats",
-    )  # type: ignore[assignment]
-    diffusion: StepRecord = Field(default=None, description="with trajectory: delta")  # type: ignore[assignment]
-    diffusion_meta: DiffusionMeta = Field(default=None, description="with diffusing: true")  # type: ignore[assignment]
+    usage: NotRequired[
+        Annotated[
+            UsageSoFar,
+            Field(
+                default=None,
+                description="on the last chunk with include_usage, on all with "
+                "continuous_usage_stats",
+            ),
+        ]
+    ]
+    diffusion: NotRequired[
+        Annotated[StepRecord, Field(default=None, description="with trajectory: delta")]
+    ]
+    diffusion_meta: NotRequired[
+        Annotated[DiffusionMeta, Field(default=None, description="with diffusing: true")]
+    ]
 
 
 class CompletionChunk(Chunk):

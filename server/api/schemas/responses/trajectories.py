@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.schemas.responses.common import (
-    Answer,
-    Error,
-    FinishReason,
-    Generated,
-    ImageGrid,
-    MaskToken,
-    Problem,
-    StepRecord,
-    Usage,
-)
+from server.api.schemas.responses.common import Generated, ImageGrid, MaskToken, Usage
 from server.api.schemas.responses.images import ImageUsage
 from server.api.schemas.responses.openapi import ERRORS
 from server.api.schemas.responses.text import TextChoice
+from server.http.errors import Error
+from server.http.json_response import Answer
+from server.output.records import StepRecord
+from server.trajectories.recording import Failed
 
 
 class RecordedChoice(Answer):
@@ -28,19 +22,30 @@ class RecordedChoice(Answer):
     index: int
     seed: int
     positions: int
-    editable: list[list[int]] = Field(description="ranges: first position, and one past the last")
+    editable: Annotated[
+        list[list[int]], Field(description="ranges: first position, and one past the last")
+    ]
 
 
-class Created(Generated):
-    """diffusion.created: the request with all defaults filled in."""
+class Origin(Answer):
+    """Fields of ``Created`` that the route adds to those of the run."""
+
+    request_id: str
+    request: Annotated[dict[str, Any], Field(description="a body that reproduces the same tokens")]
+    mask: Annotated[MaskToken | None, Field(description="null for a model of uniform noise alone")]
+    ends: Annotated[list[int], Field(description="ids that end a text")]
+    image: Annotated[ImageGrid | None, Field(description="size of the images; null for text")]
+
+
+class Begun(Generated):
+    """Fields of ``Created`` that follow from the run."""
 
     object: Literal["diffusion.trajectory"]
     choices: list[RecordedChoice]
-    request_id: str
-    request: dict[str, Any] = Field(description="a body that reproduces the same tokens")
-    mask: MaskToken | None = Field(description="null for a model of uniform noise alone")
-    ends: list[int] = Field(description="ids that end a text")
-    image: ImageGrid | None = Field(description="size of the images; null for text")
+
+
+class Created(Begun, Origin):
+    """diffusion.created: the request with all defaults filled in."""
 
 
 class RecordedStep(StepRecord):
@@ -62,15 +67,14 @@ class Block(Answer):
 class FinishedChoice(TextChoice):
     """A finished text and its canvas."""
 
-    finish_reason: FinishReason
-    ids: list[int] = Field(description="token ids of the whole canvas")
+    ids: Annotated[list[int], Field(description="token ids of the whole canvas")]
 
 
 class FinishedImage(Answer):
     """A finished image and its canvas."""
 
     index: int
-    b64_json: str = Field(description="a PNG")
+    b64_json: Annotated[str, Field(description="a PNG")]
     finish_reason: Literal["stop"]
     ids: list[int]
 
@@ -82,14 +86,6 @@ class Completed(Generated):
     choices: list[FinishedChoice] | list[FinishedImage]
     usage: Usage | ImageUsage
     elapsed_ms: float
-
-
-class Failed(Answer):
-    """diffusion.failed: the run failed."""
-
-    id: str
-    elapsed_ms: float
-    error: Problem
 
 
 class Event(Answer):

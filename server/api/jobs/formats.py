@@ -1,0 +1,77 @@
+"""The JSON objects of one route that generates text."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from server.api.schemas.responses.common import Usage
+from server.api.schemas.responses.text import Chunk
+from server.output.logprobs import TokenLogProb
+from server.output.records import FinishReason
+
+ChoiceT = TypeVar("ChoiceT", bound=Mapping[str, object])
+PieceT = TypeVar("PieceT", bound=Mapping[str, object])
+
+
+@dataclass(frozen=True)
+class Head:
+    """Fields that an answer and all chunks of its stream share."""
+
+    id: str
+    created: int
+    model: str
+    seed: int
+
+
+class AnswerFormat(ABC, Generic[ChoiceT, PieceT]):
+    """Builds the objects of completions, chat completions or trajectories.
+
+    ``ChoiceT`` is the type of a complete choice, ``PieceT`` that of a choice in a chunk. Where
+    ``tokens`` is empty no log-probabilities were asked for; ``samples`` is the number of Monte
+    Carlo samples behind those of an echoed prompt, 0 if there is none among the tokens.
+
+    Attributes:
+        prefix: of ids.
+        tells_end: whether log-probabilities include the end token.
+    """
+
+    prefix: ClassVar[str]
+    tells_end: ClassVar[bool]
+
+    @abstractmethod
+    def choice(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason,
+        tokens: Sequence[TokenLogProb],
+        samples: int,
+        canvas: Sequence[int],
+    ) -> ChoiceT:
+        """A complete choice."""
+
+    @abstractmethod
+    def piece(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason | None,
+        tokens: Sequence[TokenLogProb],
+        samples: int,
+    ) -> PieceT:
+        """A choice of a chunk; the text and the reason may be empty."""
+
+    def opening(self, index: int) -> PieceT | None:
+        """The first chunk's choice, if the route has one before any text."""
+        return None
+
+    @abstractmethod
+    def answer(self, head: Head, choices: list[ChoiceT], usage: Usage) -> Mapping[str, object]:
+        """A complete answer."""
+
+    @abstractmethod
+    def chunk(self, head: Head, choices: list[PieceT]) -> Chunk:
+        """A chunk of a stream."""

@@ -28,8 +28,6 @@ from server.http.api_keys import Keys
 __all__ = ["ConfigError", "Settings"]
 
 PREFIX = "XDLM_"
-FOREIGN_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "TERMINAL_WIDTH")
-"""Environment variables of libraries that can end this process when their values are invalid."""
 
 
 class Settings(BaseSettings):
@@ -246,12 +244,6 @@ def _line(name: str, value: Any) -> str:
             return f"# {name}: {len(value.digests) or 'none'} given; keys are not shown\n"
         value = str(value.file)
     return yaml.safe_dump({name: value}, allow_unicode=True, width=1000)
-
-
-def clear_foreign_variables() -> None:
-    """Remove environment variables of libraries that could end this process."""
-    for name in FOREIGN_VARIABLES:
-        os.environ.pop(name, None)
 
 
 def keep_keys_from_children() -> None:

@@ -215,15 +215,19 @@ def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
 
 def check_checkpoint(
     path: Path, device: str = "cpu", dtype: DType = "auto", ranks: int = 1
-) -> None:
+) -> tuple[ModelInfo, dict[str, Any]]:
     """Refuse early what ``load_checkpoint`` and ``load_divided_checkpoint`` refuse by a folder's
     files' headers.
+
+    Returns:
+        Facts of the model and the defaults of its sampling parameters.
 
     Raises:
         CheckpointError: as ``load_checkpoint``, but for the values of the weights.
     """
     dtype_named(dtype, device_named(device))
-    built = _served(path).built
+    described = _served(path)
+    built = described.built
     if ranks > 1:
         from models.parallel.tensor_parallel import check
 
@@ -231,6 +235,7 @@ def check_checkpoint(
             check(built.spec, built.config, ranks)
         except UnsupportedConfig as error:
             raise CheckpointError(f"{path}: {error}") from None
+    return described.info, described.defaults
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ MOST_WAITING = 1024
 MOST_TEXT_WAITING = 1 << 26
 """Characters of them, but for a single one."""
 WAIT_SECONDS = 30.0
-"""A conversation that has not begun after this is not rendered."""
+"""Default of ``ChatTemplate.wait_seconds``."""
 
 
 class ChatError(ValueError):
@@ -42,11 +42,11 @@ class ChatTemplate:
     """A checkpoint's own template (Jinja), from ``chat_template.jinja`` or
     ``tokenizer_config.json``.
 
-    A template is a program of somebody else's. It runs in Jinja's sandbox, in a process of its own
-    with limits of CPU time, memory and text (``template_worker``), one conversation at a time: a
-    bad one costs its own request at most ``CPU_SECONDS`` of one core, ``WALL_SECONDS`` by the
-    clock, and nobody else anything but the wait for the same template. The process starts with the
-    first conversation, about a tenth of a second, and again after one that had to be ended.
+    Templates are untrusted programs. Each runs in Jinja's sandbox, in a process of its own with
+    limits of CPU time, memory and text (``template_worker``), one conversation at a time. A
+    template that does not end costs its request at most ``CPU_SECONDS`` of one core or
+    ``WALL_SECONDS`` of time, and delays only requests for the same template. The process starts
+    with the first conversation (about 0.1 s), and again after one that had to be ended.
 
     Attributes:
         source: the template's text.
@@ -54,8 +54,15 @@ class ChatTemplate:
             None where that is unknown.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
-        """``variables`` are the names of special tokens that the template may use.
+    def __init__(
+        self, source: str, variables: Mapping[str, str], wait_seconds: float = WAIT_SECONDS
+    ) -> None:
+        """Parse a template.
+
+        Args:
+            source: the template's text.
+            variables: special tokens that the template may use, by name.
+            wait_seconds: a conversation that has not begun after this is not rendered.
 
         Raises:
             ValueError: the source is not a template.
@@ -71,6 +78,7 @@ class ChatTemplate:
         self.source = source
         self.shows_system: bool | None = None
         self._variables = dict(variables)
+        self._wait_seconds = wait_seconds
         self._queue = _Queue()
         self._process: TemplateProcess | None = None
         self._end: Callable[[], object] = lambda: None
@@ -161,8 +169,8 @@ class ChatTemplate:
         if future.cancelled():
             return
         try:
-            if time.monotonic() - since > WAIT_SECONDS:
-                raise ChatBusy(f"the chat template had no time for {WAIT_SECONDS:g} s")
+            if time.monotonic() - since > self._wait_seconds:
+                raise ChatBusy(f"the chat template had no time for {self._wait_seconds:g} s")
             told = self._run(json.dumps(asked).encode() + b"\n", future.cancelled)
         except Exception as error:
             with suppress(InvalidStateError):  # cancelled meanwhile

@@ -17,7 +17,6 @@ from server.cli.generate import generate
 from server.cli.sampling_flags import with_sampling_flags
 from server.cli.score import score
 from server.cli.serve import listening, serve
-from server.config import clear_foreign_variables
 
 __all__ = ["app", "listening", "main"]
 
@@ -58,7 +57,6 @@ app.command()(convert)
 
 def main() -> None:
     """Entry point of the ``xdlm`` console script. Errors of a command line are one line."""
-    clear_foreign_variables()
     keep_freed_memory()
     try:
         code = app(standalone_mode=False)

@@ -17,7 +17,7 @@ from models.checkpoints.load import Checkpoint, check_checkpoint, find_checkpoin
 from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
-from server.cli.common import errors, load, stop
+from server.cli.common import check_generation_config, errors, load, stop
 from server.config import ConfigError, Settings, keep_keys_from_children
 from server.engine.factory import check_servable, engine_of, warm_up
 from server.http.addresses import is_loopback, listening, url_host
@@ -78,11 +78,10 @@ def _serve(settings: Settings) -> None:
     from server.api.lifecycle import Server, ignore_stray_signals
     from server.engine.metrics import Metrics
 
+    _check_checkpoints(settings)
     logs.take_over_output()
     logs.configure()
     ignore_stray_signals()
-    for name in settings.checkpoints:
-        _checked(name, settings)
     place = url_host(settings.host)
     try:
         listener = listening(settings.host, settings.port)
@@ -100,9 +99,6 @@ def _serve(settings: Settings) -> None:
 
     keep_keys_from_children()
     models = [_loaded_for_serving(name, settings, lost) for name in settings.checkpoints]
-    names = [loaded.info.name for loaded in models]
-    if len(set(names)) < len(names):
-        stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
     url = f"http://{place}:{listener.getsockname()[1]}"
     out = Console(highlight=False)
     for info in (loaded.info for loaded in models):
@@ -129,14 +125,19 @@ def _serve(settings: Settings) -> None:
         raise typer.Exit(1)
 
 
-def _checked(name: str, settings: Settings) -> None:
-    """Check headers and configuration of a checkpoint before the port is bound."""
-    try:
-        check_checkpoint(
-            find_checkpoint(name), settings.device, settings.dtype, settings.tensor_parallel
-        )
-    except CheckpointError as error:
-        stop(str(error))
+def _check_checkpoints(settings: Settings) -> None:
+    """Check headers, configuration and defaults of all checkpoints before the port is bound."""
+    how = (settings.device, settings.dtype, settings.tensor_parallel)
+    names = []
+    for name in settings.checkpoints:
+        try:
+            info, defaults = check_checkpoint(find_checkpoint(name), *how)
+        except CheckpointError as error:
+            stop(str(error))
+        check_generation_config(name, defaults, info.mask_id is not None)
+        names.append(info.name)
+    if len(set(names)) < len(names):
+        stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
 
 
 def _warn(settings: Settings) -> None:

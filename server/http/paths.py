@@ -14,7 +14,8 @@ block them by their spelling.
 
 
 class PlainPaths:
-    """Removes surplus slashes from API paths, which clients build from base URLs that end in one.
+    """Removes one slash at the end and doubled ones inside of API paths, which clients build from
+    base URLs that end in a slash.
 
     A redirect would need to know the scheme of a proxy.
     """
@@ -25,7 +26,7 @@ class PlainPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
         if scope["type"] == "http" and FORGIVING.fullmatch(scope["path"]):
-            scope["path"] = SLASHES.sub("/", scope["path"]).rstrip("/")
+            scope["path"] = SLASHES.sub("/", scope["path"].removesuffix("/"))
         await self.app(scope, receive, send)
 
 

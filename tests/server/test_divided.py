@@ -37,7 +37,7 @@ def test_what_cannot_be_served_so_is_refused():
     for args, code, words in (
         (("stories", "--tensor-parallel", "5"), 1, "cannot be divided among 5 ranks"),
         (("digits", "--tensor-parallel", "2"), 1, "not dit"),
-        (("stories", "digits", "--tensor-parallel", "2"), 2, "tensor_parallel: is for one"),
+        (("stories", "digits", "--tensor-parallel", "2"), 2, "tensor_parallel: is only supported with one"),
     ):
         done = xdlm("serve", *args)
         assert done.returncode == code, done.stderr

@@ -27,7 +27,7 @@ def test_head_of_a_route_without_get_is_405(served):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models/", "/v1//models", "//v1/models", "/v1/models//", "//v1//models//"]
+    "path", ["/v1/models/", "/v1//models", "//v1/models", "//v1//models/"]
 )
 def test_slashes_too_many_are_dropped_without_a_redirect(served, path):
     response, text = call(served, "GET", path)
@@ -36,7 +36,7 @@ def test_slashes_too_many_are_dropped_without_a_redirect(served, path):
     assert call(served, "POST", path, BODY, {"Content-Type": "application/json"})[0].status == 200
 
 
-@pytest.mark.parametrize("path", ["/metrics/", "//metrics", "//evil.example/", "/docs/", "/page/"])
+@pytest.mark.parametrize("path", ["/metrics/", "//metrics", "//evil.example/", "/docs/", "/page/", "/v1/models//"])
 def test_slashes_elsewhere_lead_nowhere(served, path):
     response, _ = call(served, "GET", path, headers={"X-Forwarded-Proto": "https"})
     assert response.status == 404 and "Location" not in response.headers

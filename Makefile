@@ -36,10 +36,10 @@ test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
 	.venv-cluster/bin/python -m pytest -m cluster tests/cluster
 
 fuzz: .venv/dev  ## fifty thousand requests generated from the specification, and broken bodies
-	$(BIN)/pytest -m slow tests/server/test_fuzz.py tests/server/test_bodies.py
+	$(BIN)/pytest -m slow tests/server/api/test_fuzz.py tests/server/api/test_bodies.py
 
 image: .venv/dev  ## the Dockerfile's commands, without a container engine
-	$(BIN)/pytest -m "slow or not slow" tests/server/test_deploy.py
+	$(BIN)/pytest -m "slow or not slow" tests/server/deploy/test_deploy.py
 
 check: .venv/dev  ## format, lint, types
 	$(BIN)/ruff format --check $(SOURCES)

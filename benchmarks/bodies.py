@@ -1,5 +1,5 @@
-"""Sends many generated and broken bodies (``tests/server/test_bodies.py``) to ``xdlm serve``. No
-answer may be a 5xx; every refusal is the error object.
+"""Sends many generated and broken bodies (``tests/server/api/test_bodies.py``) to ``xdlm serve``.
+No answer may be a 5xx; every refusal is the error object.
 
     python -m benchmarks.bodies --count 100000 --save bodies.jsonl
 """
@@ -19,8 +19,8 @@ from benchmarks.client import collect
 from benchmarks.isolated import Record
 from benchmarks.serving import Server, serving
 from models.bundled import BUNDLED
-from tests.server.conftest import write_tiny
-from tests.server.test_bodies import Sender, send_bytes, send_fields
+from tests.server.api.test_bodies import Sender, send_bytes, send_fields
+from tests.support.serving import write_tiny
 
 CHUNK = 5000
 """Bodies that Hypothesis makes in one go; the first and every third are broken ones."""

@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from constraints.lock import EXTRAS, FOLDER, pins
-from tests.imports import ROOT, circle, graph, imports, modules, sources, upward
+from tests.imports import circle, graph, imports, modules, sources, upward
+from tests.support.paths import ROOT
 
 PACKAGES = {"server", "sampler", "models", "loadtest"}
 MAY_IMPORT = {

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from models.bundled import BUNDLED
 from models.checkpoints.load import Checkpoint, load_checkpoint
-from tests.server.conftest import Served, make_engine, run_server, settings_of, write_tiny
+from tests.support.serving import Served, make_engine, run_server, settings_of, write_tiny
 
 HERE = Path(__file__).parent
 BAD = ("error", "warning")

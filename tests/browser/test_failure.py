@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Cutter, call_json, canvas_text, generate, settled
-from tests.server.conftest import make_engine, run_server, settings_of
+from tests.support.serving import make_engine, run_server, settings_of
 
 pytestmark = pytest.mark.browser
 

@@ -14,7 +14,7 @@ import pytest
 
 from models.bundled import BUNDLED
 from models.checkpoints.load import load_checkpoint
-from tests.server.conftest import Served, make_engine, run_server, settings_of, write_tiny
+from tests.support.serving import Served, make_engine, run_server, settings_of, write_tiny
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

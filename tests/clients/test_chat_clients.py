@@ -10,8 +10,8 @@ import json
 import pytest
 
 from tests.clients.conftest import HERE, PYTHON
-from tests.server.conftest import Served
-from tests.server.test_http import post
+from tests.support.http import post
+from tests.support.serving import Served
 
 pytestmark = pytest.mark.clients
 

@@ -12,8 +12,8 @@ import pytest
 from models.bundled import BUNDLED
 from models.tokenization.tokenizer import TextTokenizer
 from tests.clients.conftest import HERE, PYTHON, Program
-from tests.server.conftest import Served
-from tests.server.test_http import post
+from tests.support.http import post
+from tests.support.serving import Served
 
 pytestmark = pytest.mark.clients
 

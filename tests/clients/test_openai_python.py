@@ -9,8 +9,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.server.conftest import make_engine, run_server, settings_of
-from tests.server.test_http import raw_post, wait_for
+from tests.support.http import raw_post, wait_for
+from tests.support.serving import make_engine, run_server, settings_of
 
 TALK = [{"role": "user", "content": "Tom had a dog."}]
 STEPS = {"steps": 4}

@@ -21,7 +21,7 @@ import pytest
 
 from loadtest import sse
 from tests.cluster.conftest import KEY, START_SECONDS, Cluster, replica_processes, wait_until
-from tests.server.test_monitoring import EXPRESSIONS, KINDS, asked, scraped
+from tests.support.prometheus import EXPRESSIONS, KINDS, asked, scraped
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

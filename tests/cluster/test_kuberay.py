@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from server.cluster.settings import ClusterSettings
-from tests.test_layout import ROOT
+from tests.support.paths import ROOT
 
 COUNT = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 START = {"type": "object", "additionalProperties": {"type": "string"}}

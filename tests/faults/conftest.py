@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.client import IncompleteRead
-from pathlib import Path
 
 import pytest
 
-from loadtest import sse
 from models.checkpoints.load import Checkpoint
 from server.http.protocol import GuardedProtocol
-from tests.server.conftest import (  # noqa: F401 (fixtures)
-    Served,
-    make_engine,
-    quiet,
-    run_server,
-    settings_of,
-    tiny,
-    tiny_folder,
+from tests.server.conftest import quiet, tiny, tiny_folder  # noqa: F401 (fixtures)
+from tests.support.http import call, metric, wait_for
+from tests.support.memory import descriptors, rss, threads
+from tests.support.serving import Served, make_engine, run_server, settings_of
+from tests.support.sockets import (
+    CANARY,
 )
-from tests.server.test_http import call, metric, wait_for
-
-CANARY = {"prompt": "Once upon a time", "max_tokens": 30, "steps": 6, "seed": 11}
-LONG = {**CANARY, "steps": 4000}
-"""Runs for seconds, on whatever machine."""
-POOL = re.compile(
-    r"xdlm-(offload|template)_\d+|asyncio_\d+|AnyIO worker thread"
-)  # bounded, and made when first needed
 
 
 class Hasty(GuardedProtocol):
@@ -86,19 +70,6 @@ class Watched:
         assert rss() < 1.05 * self.rss + (64 << 20)
 
 
-def threads() -> set[str]:
-    return {t.name for t in threading.enumerate() if not POOL.fullmatch(t.name)}
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def rss(pid: int | str = "self") -> int:
-    """Bytes in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
 @contextmanager
 def watched(
     checkpoint: Checkpoint, http: type[GuardedProtocol] = GuardedProtocol, **limits
@@ -125,60 +96,6 @@ def server(shared) -> Iterator[Watched]:
     """The invariant is checked behind each test."""
     yield shared
     shared.check()
-
-
-def request_bytes(
-    body: dict | bytes, headers: str = "", path: str = "/v1/completions", method: str = "POST"
-) -> bytes:
-    payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"{headers}Content-Length: {len(payload)}\r\n\r\n"
-    return head.encode() + payload
-
-
-def connect(port: int, receive_buffer: int = 0) -> socket.socket:
-    connection = socket.socket()
-    connection.settimeout(60)
-    if receive_buffer:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.connect(("127.0.0.1", port))
-    return connection
-
-
-def send(port: int, body: dict, **more: str) -> socket.socket:
-    connection = connect(port)
-    connection.sendall(request_bytes(body, **more))
-    return connection
-
-
-def reset(connection: socket.socket) -> None:
-    """Hang up without a farewell."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    connection.close()
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """What comes until the server closes."""
-    found = bytearray()
-    try:
-        while piece := connection.recv(65536):
-            found += piece
-    except ConnectionResetError:
-        pass
-    connection.close()
-    return bytes(found)
-
-
-def events_of(raw: bytes) -> list[str]:
-    """Data of the events of a raw chunked response."""
-    body = raw.split(b"\r\n\r\n", 1)[1]
-    text = b""
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        length = int(size, 16)
-        text += rest[:length]
-        body = rest[length + 2 :]
-    return [event.data for event in sse.decode(text)]
 
 
 def pause(seconds: float = 0.05) -> None:

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from tests.faults.conftest import CANARY, LONG, read_all, reset, send, watched
-from tests.server.test_http import call, metric, wait_for
+from tests.faults.conftest import watched
+from tests.support.http import call, metric, wait_for
+from tests.support.sockets import CANARY, LONG, read_all, reset, send
 
 GRACE = 0.1  # seconds beside one step, of the median; a busy machine makes single ones longer
 SLACK = 0.4

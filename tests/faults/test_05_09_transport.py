@@ -11,8 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from tests.faults.conftest import CANARY, LONG, connect, read_all, request_bytes, rss
-from tests.server.test_http import wait_for
+from tests.support.http import wait_for
+from tests.support.memory import rss
+from tests.support.sockets import CANARY, LONG, connect, read_all, request_bytes
 
 STREAM = {**LONG, "max_tokens": 100, "stream": True, "diffusing": True}
 

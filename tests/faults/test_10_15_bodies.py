@@ -1,4 +1,4 @@
-"""Bodies that ask for what cannot be, or hide something. ``tests/server/test_bodies.py`` and
+"""Bodies that ask for what cannot be, or hide something. ``tests/server/api/test_bodies.py`` and
 ``test_limits.py`` hold the field by field cases, and a storm of made-up bodies.
 """
 
@@ -14,9 +14,10 @@ import pytest
 from models.checkpoints.load import load_checkpoint
 from models.tokenization.tokenizer import TextTokenizer
 from server.http.offload import offload
-from tests.faults.conftest import CANARY, watched
-from tests.server.conftest import write_tiny
-from tests.server.test_http import call
+from tests.faults.conftest import watched
+from tests.support.http import call
+from tests.support.serving import write_tiny
+from tests.support.sockets import CANARY
 
 BIG = (2**31, 2**63, 10**30, -1, -(2**63), True, 1.5, 1e308, "1", [], {})
 

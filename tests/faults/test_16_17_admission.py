@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from server.engine.events import Done, Failed
-from tests.faults.conftest import CANARY, LONG, events_of, read_all, send, watched
-from tests.server.conftest import make_engine, settings_of
-from tests.server.test_engine import request, result
-from tests.server.test_http import call, metric, wait_for
+from tests.faults.conftest import watched
+from tests.support.engine import request, result
+from tests.support.http import call, metric, wait_for
+from tests.support.serving import make_engine, settings_of
+from tests.support.sockets import CANARY, LONG, events_of, read_all, send
 
 CLOSE = "Connection: close\r\n"
 
@@ -127,7 +128,7 @@ def test_row_17_deadline_over_http(tiny):
 )
 def test_row_16_rates(tiny, limits, key):
     """The sixth within a minute comes too early, and hears when to come again."""
-    from tests.server.conftest import run_server
+    from tests.support.serving import run_server
 
     running = run_server(make_engine(tiny), settings_of(**limits))
     served = next(running)

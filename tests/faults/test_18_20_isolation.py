@@ -19,11 +19,12 @@ from benchmarks.poisoned import BAD, MARK, Stumbling, broken, no_memory, sick, s
 from server.engine.events import Done, Failed
 from server.engine.factory import engine_of
 from server.engine.watchdog import Watchdog
-from tests.faults.conftest import CANARY, LONG, read_all, send, watched
-from tests.server.conftest import make_engine, settings_of
-from tests.server.test_engine import request, result, until_idle
-from tests.server.test_http import call, metric, wait_for
-from tests.server.test_operations import serving
+from tests.faults.conftest import watched
+from tests.support.engine import request, result, until_idle
+from tests.support.http import call, metric, wait_for
+from tests.support.processes import serving
+from tests.support.serving import make_engine, settings_of
+from tests.support.sockets import CANARY, LONG, read_all, send
 
 
 def no_host_memory() -> None:

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.conftest import CANARY, LONG, events_of, read_all, send
-from tests.server.test_http import call, metric, wait_for
-from tests.server.test_operations import serving
+from tests.support.http import call, metric, wait_for
+from tests.support.processes import serving
+from tests.support.sockets import CANARY, LONG, events_of, read_all, send
 
 STREAMS = 20
 CLOSE = "Connection: close\r\n"

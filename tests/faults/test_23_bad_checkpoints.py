@@ -43,7 +43,7 @@ from tests.faults.corpus import (
     sparse,
     write,
 )
-from tests.server.conftest import write_tiny
+from tests.support.serving import write_tiny
 
 ALL = ("info", "convert", "serve")
 

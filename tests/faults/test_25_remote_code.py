@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults import audited
-from tests.server.conftest import write_tiny
-from tests.server.test_cli import XDLM
-from tests.server.test_http import call
-from tests.server.test_operations import Process
+from tests.support.http import call
+from tests.support.processes import XDLM, Process
+from tests.support.serving import write_tiny
 
 REMOTE = {
     "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "someone/else--evil.Evil"},

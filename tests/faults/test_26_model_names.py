@@ -15,9 +15,9 @@ import time
 import pytest
 
 from tests.faults import audited
-from tests.server.conftest import write_tiny
-from tests.server.test_http import BODY, call
-from tests.server.test_operations import Process
+from tests.support.http import BODY, call
+from tests.support.processes import Process
+from tests.support.serving import write_tiny
 
 NAMES = [
     *("../tiny", "..", ".", "/", "/etc/passwd", "tiny/", "tiny/.", "./tiny", "tiny/../tiny"),

@@ -15,10 +15,11 @@ from server.api.routes import page
 from server.config import Settings
 from server.http.api_keys import Keys
 from server.http.middleware import NEEDS_NO_KEY
-from tests.faults.conftest import CANARY, connect, read_all, watched
-from tests.server.conftest import make_engine, run_server, settings_of
-from tests.server.test_http import call
-from tests.server.test_operations import serving
+from tests.faults.conftest import watched
+from tests.support.http import call
+from tests.support.processes import serving
+from tests.support.serving import make_engine, run_server, settings_of
+from tests.support.sockets import CANARY, connect, read_all
 
 KEY = "sk-0123456789abcdef"
 TIMED = "sk-" + "0123456789abcdef" * 8

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.conftest import make_engine, run_server, settings_of
-from tests.server.test_http import BODY, call
+from tests.support.http import BODY, call
+from tests.support.serving import make_engine, run_server, settings_of
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     from models.checkpoints.load import load_checkpoint
-    from tests.server.conftest import write_tiny
+    from tests.support.serving import write_tiny
 
     folder = write_tiny(tmp_path_factory.mktemp("metrics") / "tiny")
     yield from run_server(make_engine(load_checkpoint(folder)), settings_of())

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from server.engine.events import Done
-from tests.server.conftest import make_engine
-from tests.server.test_engine import request, result, until_idle
+from tests.support.engine import request, result, until_idle
+from tests.support.serving import make_engine
 
 SAMPLERS = ("ancestral", "topk", "threshold", "gidd", "remdm")
 

@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 
 from server.http.rate_limit import Rates
-from tests.faults.conftest import CANARY, read_all, send
-from tests.server.test_cli import XDLM
-from tests.server.test_http import call
-from tests.server.test_operations import Process, serving
+from tests.support.http import call
+from tests.support.processes import XDLM, Process, serving
+from tests.support.sockets import CANARY, read_all, send
 
 FEW = 64
 

@@ -12,9 +12,11 @@ from itertools import product
 import pytest
 
 from server.api.lifecycle import affordable_connections
-from tests.faults.conftest import CANARY, Hasty, connect, read_all, request_bytes, rss
-from tests.server.conftest import make_engine, run_server, settings_of
-from tests.server.test_http import call, wait_for
+from tests.faults.conftest import Hasty
+from tests.support.http import call, wait_for
+from tests.support.memory import rss
+from tests.support.serving import make_engine, run_server, settings_of
+from tests.support.sockets import CANARY, connect, read_all, request_bytes
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -14,10 +14,10 @@ import pytest
 
 from models.tokenization import chat_template as chat
 from models.tokenization.chat_template import ChatBusy, ChatTemplate
-from tests.faults.conftest import reset, send
-from tests.server.conftest import write_tiny
-from tests.server.test_http import call, wait_for
-from tests.server.test_operations import serving
+from tests.support.http import call, wait_for
+from tests.support.processes import serving
+from tests.support.serving import write_tiny
+from tests.support.sockets import reset, send
 
 KEY = "sk-a-key-that-nobody-else-may-see"
 TALK = [{"role": "user", "content": "hello"}]

@@ -17,8 +17,8 @@ from server.engine.factory import engine_of
 from server.engine.scheduler import QueueFull, Scheduler, Work
 from server.engine.stream import MAX_PENDING, Subscription
 from server.engine.watchdog import Watchdog
-from tests.server.conftest import settings_of
-from tests.server.test_engine import request, result, until_idle
+from tests.support.engine import request, result, until_idle
+from tests.support.serving import settings_of
 
 BEYOND_FLOATS = 10**400
 

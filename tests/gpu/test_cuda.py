@@ -19,11 +19,12 @@ from sampler.step import take_step
 from server.config import Settings
 from server.engine.events import Done, Failed, GenerationRequest
 from server.engine.score_request import ScoreRequest
-from tests.models import test_dit, test_dit_image, test_vq
-from tests.models.test_llada import official as official_llada  # noqa: F401
-from tests.models.test_unet import official as official_unet  # noqa: F401
-from tests.server.conftest import make_engine, run_server, settings_of, write_tiny
-from tests.server.test_engine import request, result
+from tests.models.families import test_dit, test_dit_image
+from tests.models.families.test_llada import official as official_llada  # noqa: F401
+from tests.models.families.test_unet import official as official_unet  # noqa: F401
+from tests.models.images import test_vq_decoder as test_vq
+from tests.support.engine import request, result
+from tests.support.serving import make_engine, run_server, settings_of, write_tiny
 
 pytestmark = pytest.mark.gpu
 

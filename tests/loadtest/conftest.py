@@ -16,9 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest.commands import app
-from tests.server.conftest import write_tiny
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.paths import ROOT
+from tests.support.serving import write_tiny
 
 
 @dataclass(frozen=True)

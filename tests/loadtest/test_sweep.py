@@ -20,7 +20,8 @@ from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.records import GAVE_UP, Folder
 from loadtest.sweep import Stale
-from tests.loadtest.conftest import ROOT, Command, Server
+from tests.loadtest.conftest import Command, Server
+from tests.support.paths import ROOT
 
 
 def sweep(server: Server, out: Path, *, kind: Kind = "completions", seconds: float = 100, **chosen):

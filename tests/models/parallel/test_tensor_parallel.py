@@ -19,13 +19,10 @@ from models.families.dit_config import DIT_SHAPES
 from models.families.llada import LLaDA, LLaDAConfig
 from models.families.llada_config import SHAPES
 from models.parallel.workers import Leader
+from tests.support.ranks import unexpected
 
 GROUPED = {"n_heads": 8, "n_kv_heads": 2}
 TIED = {"weight_tying": True}
-
-
-def unexpected(rank: int) -> None:
-    raise AssertionError(f"rank {rank} ended")
 
 
 def written(folder: Path, **changes) -> Path:

@@ -23,8 +23,8 @@ from tests.models.published import (
     stored_shapes,
     write_folder,
 )
-from tests.models.test_parallel import unexpected
 from tests.sampler.toy import behind, states
+from tests.support.ranks import unexpected
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from tests.models.published import (
     with_blocks,
     write_folder,
 )
-from tests.models.test_parallel import unexpected
+from tests.support.ranks import unexpected
 
 UNSHIFTED = {"sdar": "sdar_tiny", "sdar_moe": "sdar_moe_tiny", "llada2_moe": "llada2_tiny"}
 TINY = {**UNSHIFTED, "fast_dllm_v2": "fast_dllm_v2_tiny"}

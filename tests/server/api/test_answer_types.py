@@ -20,7 +20,7 @@ from server.api.schemas.responses.score import Score
 from server.api.schemas.responses.trajectories import Deleted, Trajectory
 from server.http.errors import Error
 from tests.server.conftest import make_engine, run_server, settings_of
-from tests.server.test_http import BODY, call, events
+from tests.support.http import BODY, call, events
 
 RUNS = "/v1/diffusion/trajectories"
 DOCUMENT = {"Accept": "application/json", "Content-Type": "application/json"}

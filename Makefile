@@ -14,11 +14,15 @@ loadtest: .venv/loadtest  ## twenty seconds of load on its own server; report in
 	rm -rf build/loadtest/smoke
 	$(BIN)/xdlm-loadtest smoke --out build/loadtest/smoke
 
-test: .venv/dev  ## all fast tests
-	$(BIN)/pytest -m "not slow and not gpu and not browser and not clients and not cluster"
+# As many processes as cores, up to four, each with one thread for PyTorch.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-all: .venv/dev  ## the slow ones too
-	$(BIN)/pytest -m "not gpu and not browser and not clients and not cluster"
+test: .venv/dev  ## all fast tests
+	$(PARALLEL) -m "not slow and not gpu and not browser and not clients and not cluster"
+
+test-all: .venv/dev  ## the slow ones too, more examples of the others, and coverage
+	$(PARALLEL) --thorough --cov --cov-report=term:skip-covered \
+	    -m "not gpu and not browser and not clients and not cluster"
 
 test-browser: .venv/dev chromium $(BROWSER)/node_modules/ready  ## the page, in Chromium
 	$(BIN)/pytest -m browser

@@ -11,7 +11,17 @@ import pytest
 from safetensors import safe_open
 from torch import Tensor
 
+from tests.support import effort
+
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="more examples; see support/effort.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    effort.THOROUGH = config.getoption("thorough")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from recipes.stories.evaluate import sample, words
 from recipes.stories.validation import nelbo
 from sampler.noise_kernel import NoiseKernel
 from server.engine.request_params import sampling_params
+from tests.support.effort import count
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +21,15 @@ def stories():
 
 
 def test_readable_stories_that_end_with_the_shipped_defaults(stories):
-    """Eight stories: almost every word is one the corpus knows, and most reach their end token."""
-    params = sampling_params(stories.defaults, {"seed": 0})
-    texts = sample(stories, params, count=8, length=250, prompt="Once upon a time")
+    """Almost every word is one the corpus knows, and most reach their end token."""
+    params, many = sampling_params(stories.defaults, {"seed": 0}), count(4, 8)
+    texts = sample(stories, params, count=many, length=250, prompt="Once upon a time")
     known = {w for s in read_corpus() for w in words(s.text)}
     said = [w for text, _ in texts for w in words(text)]
-    assert len(said) > 8 * 60
+    assert len(said) > many * 60
     assert sum(w in known for w in said) / len(said) >= 0.98
-    assert sum(ended for _, ended in texts) >= 5
-    assert len({text for text, _ in texts}) == 8
+    assert sum(ended for _, ended in texts) >= 0.6 * many
+    assert len({text for text, _ in texts}) == many
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ from sampler.batch import CanvasBatch
 from sampler.params import SamplingParams
 from sampler.step import take_step
 from tests.sampler.toy import Neighbours, Table
+from tests.support.effort import count
 
-CHAINS = 30_000
+CHAINS = count(10_000, 30_000)
 
 
 def one_step(params: SamplingParams, logits: Tensor, mask: int, z: int, step: int, draws: int):

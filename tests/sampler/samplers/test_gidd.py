@@ -20,6 +20,7 @@ from sampler.samplers.gidd import Gidd, GiddNoise
 from sampler.step import take_step
 from tests.sampler.chance import assert_same_chains, chains, explicit_chains, odds, one_step
 from tests.sampler.toy import Neighbours, Table
+from tests.support.effort import count
 
 N, MASK = 9, 8
 
@@ -89,14 +90,14 @@ def test_mixture_is_the_posterior(n, p_uniform, t, gap, seed):
 @pytest.mark.parametrize(("z", "step"), [(MASK, 0), (MASK, 3), (2, 3), (MASK, 7), (2, 7)])
 @pytest.mark.parametrize("p_uniform", [0.0, 0.1, 0.6])
 def test_one_step_chi_square(step, p_uniform, z):
-    """1e6 draws of one step against the explicit posterior. False alarm: 1e-6 in each case."""
+    """Many draws of one step against the explicit posterior. False alarm: 1e-6 in each case."""
     logits = torch.linspace(-2, 2, N)
     dt = (1 - 1e-5) / 8
     t, s = (torch.tensor(1 - at * dt).double() for at in (step, step + 1))
     p = suppressed(logits, MASK).softmax(-1)
     expected = GiddNoise(p_uniform, N, MASK).posterior(p, torch.tensor(z), s, t)
     params = make_params(sampler="gidd", steps=8, p_uniform=p_uniform, seed=5)
-    assert odds(one_step(params, logits, MASK, z, step, 1_000_000), expected) > 1e-6
+    assert odds(one_step(params, logits, MASK, z, step, count(200_000, 1_000_000)), expected) > 1e-6
 
 
 def test_temperature_and_top_p_shape_the_guess():
@@ -111,7 +112,7 @@ def test_temperature_and_top_p_shape_the_guess():
     params = make_params(sampler="gidd", steps=8, p_uniform=0.2, temperature=0.7, top_p=0.8, seed=5)
     for z in (MASK, 1, 7):
         q = GiddNoise(0.2, N, MASK).posterior(cut / cut.sum(), torch.tensor(z), s, t)
-        assert odds(one_step(params, logits, MASK, z, 2, 500_000), q) > 1e-6
+        assert odds(one_step(params, logits, MASK, z, 2, count(200_000, 500_000)), q) > 1e-6
 
 
 @pytest.mark.parametrize("p_uniform", [0.0, 0.3])

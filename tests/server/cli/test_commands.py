@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from sampler import SAMPLERS
 from server.trajectories.sheet import MASKED
+from tests.support.effort import count
 from tests.support.processes import XDLM, xdlm
 
 
@@ -49,10 +50,11 @@ def test_generate_json_lines_replay():
 
 def test_score_says_how_likely_a_text_is():
     args = ("score", " named Lily.", "--prompt", "There was a little girl", "--seed", "2")
+    args += ("--samples", str(samples)) if (samples := count(16, 128)) < 128 else ()
     told = xdlm(*args)
     assert re.match(r"\d+\.\d\d ± \d+\.\d\d nats", told.stdout), told.stderr
     record = json.loads(xdlm(*args, "--json").stdout)
-    assert f"{record['nats']:.2f}" in told.stdout and record["samples"] == 128
+    assert f"{record['nats']:.2f}" in told.stdout and record["samples"] == samples
     assert [t["text"] for t in record["tokens"]][:3] == [" named", " L", "ily"]
     wrong = xdlm("score", "Tom", "--estimator", "guess")
     assert wrong.returncode == 2 and "estimator must be one of nelbo, llada" in wrong.stderr

@@ -82,8 +82,9 @@ def test_the_health_check_tells_a_server_from_none(served):
         assert ended.returncode == status
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("packages", ["at hand", pytest.param("fetched", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("packages", ["at hand", "fetched"])
 def test_the_image_s_commands_install_and_serve_what_is_copied(tmp_path, packages):
     """``RUN``, ``ENTRYPOINT`` and ``CMD`` of the Dockerfile, in a folder instead of a container.
 

@@ -41,11 +41,11 @@ def metrics(server: Server) -> dict[str, float]:
 
 
 @contextmanager
-def serving(checkpoint: str, **variables: str) -> Iterator[Server]:
-    """Serve on one thread until the block ends; its log lines are not kept."""
+def serving(checkpoint: str, threads: int = 1, /, **variables: str) -> Iterator[Server]:
+    """Serve until the block ends; log lines are not kept."""
     command = [str(Path(sys.executable).with_name("xdlm")), "serve", checkpoint, "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--threads", "1"],
+        [*command, "--threads", str(threads)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

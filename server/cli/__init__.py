@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import server.cli.openmp  # noqa: F401
+
+# isort: split
 import sys
 from importlib.metadata import version
 from typing import Annotated

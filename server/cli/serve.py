@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from models.checkpoints.load import Checkpoint, check_checkpoint, find_checkpoint
+from models.checkpoints.openmp import end_idle_threads
 from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
@@ -168,6 +169,7 @@ def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], Non
     except InvalidParam as error:
         stop(f"{name}: generation_config.json: {error}", 2)
     warm_up(loaded)
+    end_idle_threads()  # from now on the engine's thread computes
     return loaded
 
 

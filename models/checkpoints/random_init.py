@@ -15,17 +15,46 @@ from models import registry
 from models.checkpoints import weights
 from models.checkpoints.load import read_tokenizer
 from models.errors import CheckpointError, UnsupportedConfig
+from models.files import read_json
 
 STD = 0.02
 
 
-def parse_shape(text: str, family: str = "llada") -> dict[str, Any]:
+def parse_shape(text: str, family: str = "llada", tokenizer: Path | None = None) -> dict[str, Any]:
     """``"llada-8b"``, ``"tiny,n_layers=4"`` or ``"d_model=64,n_layers=2,…"`` -> config fields.
+
+    Args:
+        text: names of shapes, and fields.
+        family: its name in ``models.registry``.
+        tokenizer: a checkpoint folder whose vocabulary and ids go before those of named shapes.
 
     Raises:
         CheckpointError: naming what is not understood.
     """
-    return parse_fields(text, registry.FAMILIES[family].shapes)
+    ids = {} if tokenizer is None else _ids(tokenizer)
+    named = {name: {**shape, **ids} for name, shape in registry.FAMILIES[family].shapes.items()}
+    return {**ids, **parse_fields(text, named)}
+
+
+def _ids(folder: Path) -> dict[str, int]:
+    """Vocabulary, mask and end of a checkpoint folder, as fields of ``config.json``; none where it
+    has no ``config.json``.
+
+    Raises:
+        CheckpointError: a config that is damaged or not supported.
+    """
+    if not (raw := read_json(folder / "config.json", required=False)):
+        return {}
+    try:
+        sizes = registry.build(raw, None).config
+    except UnsupportedConfig as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    found = {
+        "vocab_size": sizes.vocab_size,
+        "mask_token_id": sizes.mask_token_id,
+        "eos_token_id": sizes.eos_token_id,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def parse_fields(

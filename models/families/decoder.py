@@ -23,19 +23,28 @@ from models.families.experts import Experts, Router, Routing
 from models.families.fields import FieldReader
 from models.family import Shapes, ShardPlan
 
-BLOCK = "model.layers.*."
-SHARDS = ShardPlan(
-    columns=tuple(
-        BLOCK + name
-        for name in (
-            *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            *("mlp.gate_proj", "mlp.up_proj"),
-        )
-    ),
-    rows=(BLOCK + "self_attn.o_proj", BLOCK + "mlp.down_proj"),
-    sizes=("num_attention_heads", "num_key_value_heads", "intermediate_size"),
-    head="lm_head",
-)
+HEADS = ("num_attention_heads", "num_key_value_heads")
+
+
+def shard_plan(*mlps: str, attention: bool = True, sizes: tuple[str, ...] = ()) -> ShardPlan:
+    """The plan of a family with this layout.
+
+    Args:
+        mlps: names of the SwiGLU networks in a layer.
+        attention: the heads are divided too.
+        sizes: fields whose sizes are divided beside those of the heads.
+    """
+    block = "model.layers.*."
+    columns = [f"{block}{mlp}.{name}" for mlp in mlps for name in ("gate_proj", "up_proj")]
+    rows = [f"{block}{mlp}.down_proj" for mlp in mlps]
+    if attention:
+        columns += [f"{block}self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj")]
+        rows.append(f"{block}self_attn.o_proj")
+    divided = (*(HEADS if attention else ()), *sizes)
+    return ShardPlan(tuple(columns), tuple(rows), divided, head="lm_head")
+
+
+SHARDS = shard_plan("mlp", sizes=("intermediate_size",))
 """Of networks without experts."""
 
 
@@ -73,6 +82,16 @@ class DecoderConfig:
     shifted: bool = False
     routing: Routing | None = None
     sparse: tuple[bool, ...] = ()
+
+    @property
+    def expert_size(self) -> int:
+        """Width of an expert; 0 without experts."""
+        return 0 if self.routing is None else self.routing.width
+
+    @property
+    def shared_expert_size(self) -> int:
+        """Width of the shared expert; 0 without one."""
+        return 0 if self.routing is None else self.routing.shared
 
     @classmethod
     def of(cls, read: FieldReader, mask: int, end: int, **choices: Any) -> DecoderConfig:

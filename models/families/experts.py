@@ -99,6 +99,13 @@ class Experts(nn.Module):
         for matrices in (self.gate_up, self.down):
             nn.init.normal_(matrices, std=0.02)
 
+    def divide(self, ranks: int) -> None:
+        """Keep the room of one rank's share of each expert; outputs of all ranks add up."""
+        count, hidden, width = self.down.shape
+        width //= ranks
+        self.gate_up = nn.Parameter(self.gate_up.new_empty(count, 2 * width, hidden))
+        self.down = nn.Parameter(self.down.new_empty(count, hidden, width))
+
     def pieces(self, prefix: str) -> dict[str, Piece]:
         """The matrices as published, each of its own; names begin with ``prefix``."""
         count, _, width = self.down.shape

@@ -33,6 +33,14 @@ class FieldReader:
             raise UnsupportedConfig(f"{field} must be {kind} up to {LARGEST}, got {value!r}")
         return value
 
+    def size_or_zero(self, field: str, wanted: bool = False) -> int:
+        """A size as above; 0 where the field is missing and is not ``wanted``.
+
+        Raises:
+            UnsupportedConfig: another value, or none where one is wanted.
+        """
+        return self.size(field) if wanted or self.given(field) else 0
+
     def number(self, field: str, default: float | None = None) -> float:
         """A positive number.
 

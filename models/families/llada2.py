@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.attention import Attention
 from models.base import RMSNorm, rotate
 from models.errors import UnsupportedConfig
-from models.families.decoder import MLP, Decoder, DecoderConfig, DecoderLayer, SparseMLP
+from models.families.decoder import MLP, Decoder, DecoderConfig, DecoderLayer, SparseMLP, shard_plan
 from models.families.experts import Router, Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -136,7 +136,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         MASK,
         END,
         head_dim=head_dim,
-        intermediate_size=read.size("intermediate_size", None if dense else 1),
+        intermediate_size=read.size_or_zero("intermediate_size", wanted=dense > 0),
         num_key_value_heads=read.size("num_key_value_heads"),
         rotary_size=int(head_dim * read.number("partial_rotary_factor", 1.0)),
         qk_norm=read.flag("use_qk_norm", True),
@@ -227,4 +227,10 @@ FAMILY = FamilySpec(
         "use_qkv_bias": False,
     },
     random_sampler="threshold",
+    shards=shard_plan(  # one matrix of all heads is not divided; experts are most of the weights
+        "mlp",
+        "mlp.shared_experts",
+        attention=False,
+        sizes=("intermediate_size", "expert_size", "shared_expert_size"),
+    ),
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import UnsupportedConfig
-from models.families.decoder import MLP, Decoder, DecoderConfig, DecoderLayer, SparseMLP
+from models.families.decoder import MLP, Decoder, DecoderConfig, DecoderLayer, SparseMLP, shard_plan
 from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -77,12 +77,11 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     ):
         raise UnsupportedConfig(f"moe_layer_freq must be {layers} zeros and ones, got {sparse!r}")
     head_dim = read.size("hidden_size") // heads
-    given = read.given("shared_expert_intermediate_size")
     routing = Routing(
         experts=read.size("num_experts"),
         chosen=read.size("num_experts_per_tok"),
         width=read.size("expert_intermediate_size"),
-        shared=read.size("shared_expert_intermediate_size") if given else 0,
+        shared=read.size_or_zero("shared_expert_intermediate_size"),
         bias=read.flag("moe_router_enable_expert_bias", False),
         bias_weighs=True,
     )
@@ -90,7 +89,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         read,
         MASK,
         END,
-        intermediate_size=read.size("dense_intermediate_size", None if 0 in sparse else 1),
+        intermediate_size=read.size_or_zero("dense_intermediate_size", wanted=0 in sparse),
         rotary_size=int(head_dim * read.number("partial_rotary_factor", 1.0)),
         qk_norm=read.flag("qk_layernorm"),
         routing=routing,
@@ -149,4 +148,9 @@ FAMILY = FamilySpec(
         "qk_layernorm": True,
     },
     random_sampler="topk",
+    shards=shard_plan(
+        "mlp",
+        "shared_expert",
+        sizes=("intermediate_size", "expert_size", "shared_expert_size"),
+    ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from models.errors import UnsupportedConfig
 from models.families import sdar
-from models.families.decoder import Decoder, DecoderConfig
+from models.families.decoder import Decoder, DecoderConfig, shard_plan
 from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -29,7 +29,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         width=read.size("moe_intermediate_size"),
         normalised=read.flag("norm_topk_prob"),
     )
-    width = read.size("intermediate_size", 1 if all(sparse) else None)
+    width = read.size_or_zero("intermediate_size", wanted=not all(sparse))
     return sdar.config_of(read, shapes, width, routing, sparse)
 
 
@@ -64,4 +64,5 @@ FAMILY = FamilySpec(
         "mlp_only_layers": [],
     },
     random_sampler="threshold",
+    shards=shard_plan("mlp", sizes=("intermediate_size", "expert_size")),
 )

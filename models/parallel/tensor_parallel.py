@@ -4,14 +4,17 @@ The projections to heads and to the feed-forward width are split by columns, tho
 a block adds up its shares twice (Megatron-LM, arXiv:1909.08053). The embedding is held by all. The
 head is held by rank 0 alone: a sampler needs the whole vocabulary of a row in one place and few
 rows of a canvas, so the head costs no communication and the other ranks run ``trunk`` alone.
+Each rank has a share of every expert, and routes for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -27,6 +30,7 @@ from models.checkpoints import weights
 from models.checkpoints.meta_init import without_values
 from models.checkpoints.weights import Header
 from models.errors import UnsupportedConfig
+from models.families.experts import Experts
 from models.family import FamilyConfig, FamilySpec, ShardPlan
 from models.registry import FAMILIES
 
@@ -75,31 +79,46 @@ def sharded(
         network = spec.build(config)
     if not with_head:
         _drop(network, plan.head)
-    styles: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in plan.columns}
-    styles |= {name: RowwiseParallel() for name in plan.rows}
+    styles: dict[str, ParallelStyle] = {}
+    for name, _ in network.named_modules():  # a plan may have layers that this network lacks
+        if any(fnmatchcase(name, pattern) for pattern in plan.columns):
+            styles[name] = ColwiseParallel()
+        elif any(fnmatchcase(name, pattern) for pattern in plan.rows):
+            styles[name] = RowwiseParallel()
     parallelize_module(network, mesh, styles)
-    wanted = network.state_dict()
+    for module in network.modules():
+        if isinstance(module, Experts):
+            module.divide(mesh.size())
+            module.register_forward_hook(_summed)
+    wanted = network.stored()
     rank = mesh.get_local_rank()
 
     def part(file: Any, header: Header) -> Tensor:
         like = wanted[weights.plain_name(header.key)]
-        if not isinstance(like, DTensor):
+        share = (like.to_local() if isinstance(like, DTensor) else like).shape
+        pairs = enumerate(zip(header.shape, share, strict=True))
+        divided = [dim for dim, (all_, own) in pairs if all_ != own]
+        if not divided:
             return weights.whole(file, header)
-        (placement,) = like.placements
-        along = placement.dim  # type: ignore[attr-defined]
-        size = like.shape[along] // mesh.size()
-        mine = slice(rank * size, (rank + 1) * size)
+        (along,) = divided
+        mine = slice(rank * share[along], (rank + 1) * share[along])
         stored = file.get_slice(header.key)
         return (stored[mine] if along == 0 else stored[:, mine]).contiguous()
 
     here = {name: header for name, header in found.items() if name in wanted}
     state = weights.read(network, here, device, dtype, part)
-    for name, like in wanted.items():
+    for name, like in network.state_dict().items():
         if isinstance(like, DTensor):
             state[name] = DTensor.from_local(state[name], mesh, like.placements, run_check=False)
     weights.put(network, state)
     network.ready(device)
     return network.eval()
+
+
+def _summed(_module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
+    """Add up the ranks' shares of an output."""
+    dist.all_reduce(out)
+    return out
 
 
 def _drop(network: nn.Module, name: str) -> None:

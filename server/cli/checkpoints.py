@@ -68,7 +68,8 @@ def make_random(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="fixes the weights")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
     tokenizer: Annotated[
-        str | None, typer.Option(help="a bundled name or folder to take the tokenizer from")
+        str | None,
+        typer.Option(help="a bundled name or folder to take tokenizer and ids from"),
     ] = None,
 ) -> None:
     """Write a seeded random checkpoint of any shape."""
@@ -84,7 +85,7 @@ def make_random(
         source = find_checkpoint(tokenizer) if tokenizer else None
         write_random(
             folder,
-            parse_shape(shape, family),
+            parse_shape(shape, family, source),
             family=family,
             seed=seed,
             dtype=getattr(torch, dtype),

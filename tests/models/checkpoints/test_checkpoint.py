@@ -18,6 +18,7 @@ from models.checkpoints.random_init import parse_shape, write_random
 from models.errors import CheckpointError
 from models.families.llada import LLaDA, LLaDAConfig
 from models.families.llada_config import SHAPES
+from models.registry import FAMILIES
 from tests.support.paths import GOLDEN
 from tests.support.serving import write_tiny
 
@@ -186,6 +187,25 @@ def test_a_random_model_must_hold_its_tokenizer(tmp_path):
     shape = parse_shape("tiny,vocab_size=4455,mask_token_id=4454")
     write_random(tmp_path / "r", shape, tokenizer=BUNDLED / "stories")
     assert load_checkpoint(tmp_path / "r").tokenizer.vocab_size == 4454
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "unet"])
+def test_a_shape_has_the_vocabulary_and_the_ids_of_its_tokenizer(tmp_path, family):
+    stories = BUNDLED / "stories"
+    own = json.loads((stories / "config.json").read_text())
+    ids = {name: own[name] for name in ("vocab_size", "mask_token_id", "eos_token_id")}
+    shape = parse_shape("tiny", family, stories)
+    assert {name: shape[name] for name in ids} == ids
+    assert parse_shape("tiny,vocab_size=5000", family, stories)["vocab_size"] == 5000
+    write_random(tmp_path / "r", shape, family=family, tokenizer=stories)
+    info, _ = inspect_checkpoint(tmp_path / "r")
+    assert (info.vocab_size, info.mask_id, info.eos_id) == tuple(ids.values())
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    assert parse_shape("tiny", family, bare) == dict(FAMILIES[family].shapes["tiny"])
+    (bare / "config.json").write_text('{"model_type": "x"}')
+    with pytest.raises(CheckpointError, match="model_type is 'x'"):
+        parse_shape("tiny", family, bare)
 
 
 def test_loading_does_not_import_the_compiler(folder):

@@ -6,11 +6,12 @@ import json
 import os
 import queue
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.checkpoints.load import load_checkpoint, load_divided_checkpoint
 from models.checkpoints.random_init import write_random
@@ -18,7 +19,9 @@ from models.errors import CheckpointError
 from models.families.dit_config import DIT_SHAPES
 from models.families.llada import LLaDA, LLaDAConfig
 from models.families.llada_config import SHAPES
+from models.parallel.tensor_parallel import check
 from models.parallel.workers import Leader
+from models.registry import FAMILIES, build
 from tests.support.ranks import unexpected
 
 GROUPED = {"n_heads": 8, "n_kv_heads": 2}
@@ -58,6 +61,44 @@ def test_two_processes_give_the_logits_of_one(tmp_path, changes):
                 torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
     finally:
         divided.model.close()
+
+
+MIXED = {"llada_moe": {"shared_expert_intermediate_size": 64}}
+
+
+@pytest.mark.parametrize("family", ["dream", "llada_moe"])
+def test_two_processes_give_the_logits_of_one_of_other_families(tmp_path, family):
+    folder = tmp_path / "random"
+    shape = {**FAMILIES[family].shapes["tiny"], **MIXED.get(family, {})}
+    write_random(folder, shape, family=family, dtype=torch.float32)
+    state = load_file(folder / "model.safetensors")
+    wider = {n: w * (1 if w.ndim == 1 or "embed" in n else 6) for n, w in state.items()}
+    save_file(wider, folder / "model.safetensors")
+    whole, divided = load_checkpoint(folder), load_divided_checkpoint(folder, 2, unexpected)
+    assert isinstance(divided.model, Leader)
+    try:
+        tokens = torch.randint(512, (199,), generator=torch.Generator().manual_seed(0))
+        offsets = torch.tensor([0, 5, 69, 199])
+        with torch.inference_mode():
+            one, two = (c.model.head(c.model.trunk(tokens, offsets)) for c in (whole, divided))
+        assert one.std() > 0.3
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+    finally:
+        divided.model.close()
+
+
+@pytest.mark.parametrize("family", ["sdar", "sdar_moe", "llada2_moe", "fast_dllm_v2"])
+def test_every_text_family_has_a_plan_whose_patterns_fit(family):
+    """The published size is divided among two ranks; each pattern names linear layers."""
+    spec = FAMILIES[family]
+    for name, shape in spec.shapes.items():
+        built = build({"model_type": spec.published_type, **spec.random_config, **shape}, None)
+        plan = check(spec, built.config, 2)
+        linear = [n for n, m in built.network.named_modules() if isinstance(m, torch.nn.Linear)]
+        assert plan.head in linear
+        for pattern in (*plan.columns, *plan.rows):
+            dense = family == "sdar_moe" and pattern.split(".")[3] == "mlp"
+            assert dense or [n for n in linear if fnmatchcase(n, pattern)], (name, pattern)
 
 
 def of_process(*ids: int) -> set[str]:
@@ -108,6 +149,13 @@ def test_a_rank_that_dies_is_told_of_and_passes_fail(tmp_path):
         ("llada", {**SHAPES["tiny"], **GROUPED}, 4, "n_kv_heads = 2"),
         ("llada", {**SHAPES["tiny"], "mlp_hidden_size": 130}, 4, "mlp_hidden_size = 130"),
         ("dit", DIT_SHAPES["tiny"], 2, "not dit"),
+        ("dream", FAMILIES["dream"].shapes["tiny"], 4, "num_key_value_heads = 2"),
+        (
+            "llada_moe",
+            {**FAMILIES["llada_moe"].shapes["tiny"], "expert_intermediate_size": 33},
+            2,
+            "expert_size = 33",
+        ),
     ],
 )
 def test_what_cannot_be_divided_is_refused_by_name(tmp_path, family, shape, ranks, named):

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 uses all cores")
     tensor_parallel: int = Field(
-        1, ge=1, le=1024, description="processes or CUDA devices that one LLaDA is split over"
+        1, ge=1, le=1024, description="processes or CUDA devices that one network is split over"
     )
     max_waiting: int = Field(256, ge=1, description="requests queued before 429")
     max_running: int = Field(64, ge=1, description="requests denoised together")

@@ -36,7 +36,7 @@ def serve(
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0 uses all cores")] = None,
     tensor_parallel: Annotated[
-        int | None, typer.Option(help="processes or GPUs that one LLaDA is split over")
+        int | None, typer.Option(help="processes or GPUs that one network is split over")
     ] = None,
     max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
     max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,

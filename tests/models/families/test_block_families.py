@@ -17,7 +17,7 @@ from models.checkpoints.load import (
 )
 from models.errors import CheckpointError
 from models.registry import FAMILIES, build
-from tests.models.published import (
+from tests.support.published import (
     check_blocks_see_no_later_ones,
     check_forwards,
     close,

@@ -15,15 +15,16 @@ from models.errors import CheckpointError
 from models.families.dream import FAMILY, SHAPES
 from models.parallel.workers import Leader
 from sampler import SAMPLERS, make_params
-from tests.models.published import (
+from tests.sampler.toy import behind, states
+from tests.support.published import (
     close,
+    dream_budget,
     manifest,
     run,
     same_bits_in_company,
     stored_shapes,
     write_folder,
 )
-from tests.sampler.toy import behind, states
 from tests.support.ranks import unexpected
 
 
@@ -71,7 +72,7 @@ def test_official_runs_by_confidence_state_by_state(folder, golden):
         greedy = case["temperature"] == 0 and case.get("suppress_mask", True)
         if case["alg"] != "maskgit_plus" or not greedy:
             continue
-        budget = fills(case["gen_length"], case["steps"])
+        budget = dream_budget(case["gen_length"], case["steps"])
         params = make_params(
             sampler="topk",
             steps=case["steps"],
@@ -85,16 +86,6 @@ def test_official_runs_by_confidence_state_by_state(folder, golden):
             assert found == t["x_traj"][:, row].tolist()
             ran += 1
     assert ran >= 2
-
-
-def fills(masks: int, steps: int, eps: float = 1e-3) -> list[int]:
-    """Masks that Dream's loop fills at each step."""
-    t, found = torch.linspace(1, eps, steps + 1), []
-    for i in range(steps):
-        share = 1 - t[i + 1] / t[i] if i < steps - 1 else 1.0
-        found.append(int(masks * share))
-        masks -= found[-1]
-    return found
 
 
 def test_two_processes_give_the_logits_of_one(folder, tiny):

@@ -12,7 +12,8 @@ from models.errors import CheckpointError
 from models.families.decoder import Decoder
 from models.registry import FAMILIES
 from sampler import SAMPLERS, make_params
-from tests.models.published import (
+from tests.sampler.toy import behind, states
+from tests.support.published import (
     close,
     manifest,
     run,
@@ -20,7 +21,6 @@ from tests.models.published import (
     stored_shapes,
     write_folder,
 )
-from tests.sampler.toy import behind, states
 
 VARIANTS = ("published", "full")
 """As published; and with all that the class can have: dense layers, a shared expert, a bias,

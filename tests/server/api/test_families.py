@@ -1,0 +1,90 @@
+"""Checkpoints of other families than LLaDA, DiT and U-Net through the command line and HTTP."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import requests
+import torch
+
+from models.bundled import BUNDLED
+from models.checkpoints.load import load_checkpoint
+from models.checkpoints.random_init import parse_shape, write_random
+from tests.support.processes import xdlm
+from tests.support.published import dream_budget, write_folder
+from tests.support.serving import make_engine, run_server, settings_of
+
+STORIES = BUNDLED / "stories"
+
+
+def decode(folder, prompt: list[int], steps: int, *flags: str) -> list[list[int]]:
+    """All states of a greedy run of ``xdlm generate`` that fills 16 positions by ``topk``."""
+    done = xdlm(
+        *("generate", "--checkpoint", str(folder), "--prompt-ids", ",".join(map(str, prompt))),
+        *("--json", "--max-tokens", "16", "--steps", str(steps), "--sampler", "topk"),
+        *("--mixing-ratio", "0", "--temperature", "0", *flags),
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["states"]
+
+
+def test_official_runs_of_llada_moe_from_the_command_line(tmp_path, golden):
+    folder = write_folder(tmp_path / "m", golden("families/lladamoe_tiny_full"))
+    for case, t in golden("families/lladamoe_gen_full").cases():
+        prompt = t["prompt"][0].tolist()
+        block = str(case["block_length"])
+        found = decode(folder, prompt, case["steps"], "--block-length", block)
+        assert found == t["x_traj"][:, 0].tolist()
+
+
+def test_official_runs_of_dream_from_the_command_line(tmp_path, golden):
+    folder = write_folder(tmp_path / "d", golden("families/dream_tiny"))
+    (t,) = (t for case, t in golden("families/dream_gen").cases() if case["prompt_seed"] == 1003)
+    budget = ",".join(map(str, dream_budget(16, 8)))
+    found = decode(folder, t["prompt"][0].tolist(), 8, "--topk-absorb", budget)
+    assert found == t["x_traj"][:, 0].tolist()
+
+
+@pytest.mark.parametrize("family", ["dream", "llada_moe"])
+def test_a_family_is_served_by_every_sampler_alone_and_in_company(tmp_path, family):
+    folder = tmp_path / family
+    shape = parse_shape("tiny", family, STORIES)
+    write_random(folder, shape, family=family, dtype=torch.float32, tokenizer=STORIES)
+    shutil.copy(STORIES / "tokenizer_config.json", folder)
+    engine = make_engine(load_checkpoint(folder))
+    running = run_server(engine, settings_of())
+    served = next(running)
+    try:
+        (model,) = requests.get(f"{served.url}/v1/models").json()["data"]
+        assert (model["id"], model["diffusion"]["family"]) == (family, family)
+        assert model["diffusion"]["mixing_ratio"] == 0.0
+        for sampler in model["diffusion"]["samplers"]:
+            body = {"prompt": "Once", "max_tokens": 24, "steps": 6, "seed": 5, "sampler": sampler}
+            texts = []
+            for n in (1, 3):
+                answer = requests.post(f"{served.url}/v1/completions", json={**body, "n": n})
+                assert answer.status_code == 200, answer.text
+                texts.append(answer.json()["choices"][0]["text"])
+            assert texts[0] == texts[1]
+        chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 16, "steps": 4}
+        answer = requests.post(f"{served.url}/v1/chat/completions", json=chat)
+        assert answer.status_code == 200, answer.text
+        score = requests.post(f"{served.url}/v1/score", json={"text": "Once upon a time"})
+        assert score.status_code == 200 and score.json()["nats"] > 0
+    finally:
+        next(running, None)
+
+
+def test_a_family_without_its_decoding_is_refused_in_one_line(tmp_path):
+    folder = tmp_path / "sdar"
+    made = xdlm("make-random", str(folder), "--family", "sdar", "--tokenizer", "stories")
+    assert made.returncode == 0, made.stderr
+    facts = json.loads(xdlm("info", str(folder), "--json").stdout)
+    assert facts["family"] == "sdar" and facts["block_length"] == 4
+    for command in (("serve", str(folder)), ("generate", "Hi", "--checkpoint", str(folder))):
+        done = xdlm(*command)
+        assert done.returncode == 1 and done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert "SDAR checkpoints cannot be served yet: its decoding" in done.stderr

@@ -20,8 +20,9 @@ def draw(
     out: Annotated[Path, typer.Argument(help="a picture file: .png, .webp")],
     checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "digits",
     count: Annotated[int, typer.Option(min=1, max=256, help="images of each class")] = 1,
-    film: Annotated[
-        int, typer.Option(min=0, help="number of steps of the first image to show instead")
+    states: Annotated[
+        int,
+        typer.Option("--film", min=0, help="number of steps of the first image to show instead"),
     ] = 0,
     scale: Annotated[int, typer.Option(min=1, max=64, help="scale factor")] = 4,
     seed: Annotated[int, typer.Option(help="seed of the first image; further images count up")] = 0,
@@ -31,7 +32,7 @@ def draw(
     chosen: dict[str, Any],
 ) -> None:
     """Generate images of a class into one picture, or the steps of one image."""
-    from server.cli.drawing import drawn, spread, tiled
+    from server.cli.drawing import denoised, spread, tiled
     from server.cli.generation import GenerationFailed
     from server.engine.factory import engine_of
     from server.engine.request_params import class_named
@@ -47,11 +48,11 @@ def draw(
             for j in range(count)
         ]
         engine = engine_of(loaded, Settings.model_validate({}))
-        states = asyncio.run(drawn(engine, shape.length, wanted[:1] if film else wanted))
+        runs = asyncio.run(denoised(engine, shape.length, wanted[:1] if states else wanted))
     except (InvalidParam, GenerationFailed, CheckpointError) as error:
         stop(str(error), 2)
-    canvases = spread(states[0], film) if film else [of_one[-1] for of_one in states]
-    columns = len(canvases) if film else count
+    canvases = spread(runs[0], states) if states else [run[-1] for run in runs]
+    columns = len(canvases) if states else count
     try:
         tiled(loaded, canvases, columns, scale).save(out)
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from server.engine.events import Failed, GenerationRequest, Step
 from server.trajectories.sheet import sheet_of
 
 
-async def drawn(
+async def denoised(
     engine: Engine, length: int, params: Sequence[SamplingParams]
 ) -> list[list[list[int]]]:
     """All states of each canvas, from the prior to the finished image.

@@ -71,9 +71,9 @@ class Viewer:
         last = len(self._frames) - 1
         for frame in sorted({last * i // (PICTURES - 1) for i in range(PICTURES)}):
             console.print(self._frames[frame], Text("\n"))
-        drawn = console.export_svg(title="xdlm generate --watch")
+        svg = console.export_svg(title="xdlm generate --watch")
         # rich's SVG loads its font from a web server; remove it
-        self._svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
+        self._svg.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
         self._frames.clear()
 
     def _header(self, step: Step) -> Text:

@@ -1,10 +1,10 @@
 """The same server as replicas on Ray Serve. Nothing outside imports this package but ``xdlm
 cluster``; what imports Ray needs the extra ``[ray]``.
 
-A request comes to the front, which checks keys and sizes as a single server does and forwards it to
-a replica of its model. Each replica is a whole single server (``create_app``) with one engine, that
-is spoken to by Ray instead of by a socket; so all routes, limits and errors are the single server's
-own.
+A request comes to the ingress, which checks keys and sizes as a single server does and forwards it
+to a replica of its model. Each replica is a complete single server (``create_app``) with one
+engine, called by Ray instead of through a socket, so that routes, limits and errors are those of a
+single server.
 """
 
 # no ``from __future__ import annotations``: Ray Serve reads the type of the argument of ``app``

@@ -23,7 +23,7 @@ RESERVED = 10  # seconds for a replica to end once its streams have ended
 
 
 def application(args: ClusterSettings) -> Application:
-    """The front and a deployment for each model.
+    """The ingress and a deployment for each model.
 
     Raises:
         CheckpointError: a checkpoint is missing, or two have one name.
@@ -36,7 +36,7 @@ def application(args: ClusterSettings) -> Application:
         model: _replicas(model, args).bind(checkpoint, settings)
         for model, checkpoint in places.items()
     }
-    front: Any = serve.deployment(
+    ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="front",
         num_replicas=args.fronts,
@@ -45,7 +45,7 @@ def application(args: ClusterSettings) -> Application:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=args.drain_seconds + 2 * RESERVED,
     )
-    return front.bind(settings, replicas)
+    return ingress.bind(settings, replicas)
 
 
 def _replicas(model: str, args: ClusterSettings) -> Deployment:

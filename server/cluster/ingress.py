@@ -85,7 +85,7 @@ def create_ingress(replicas: Mapping[str, DeploymentHandle[Any]], settings: Sett
 
 
 def _not_counted() -> None:
-    """Metrics are those of replicas; what the front refuses for its rate is in its log."""
+    """Rate limits at the ingress are logged, not counted: metrics are those of replicas."""
 
 
 async def _of_all(handle: DeploymentHandle[Any], method: str) -> list[Any]:

@@ -54,8 +54,8 @@ class Score:
 def score_params(
     defaults: Mapping[str, Any], chosen: Mapping[str, Any], mask_id: int | None
 ) -> ScoreParams:
-    """Params from ``generation_config.json`` and what was chosen; None means not chosen. A seed is
-    drawn where none is given.
+    """Params from ``generation_config.json`` and what was chosen; None means not chosen. Without a
+    seed a random one is chosen.
 
     Raises:
         InvalidParam: naming the field.
@@ -100,8 +100,8 @@ def score_request(
         given = tokenizer.opening(ids)
     else:
         before = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        behind = tokenizer.encode_behind(text) if isinstance(text, str) else text
-        ids, given = [*before, *behind], len(before)
+        after = tokenizer.encode_behind(text) if isinstance(text, str) else text
+        ids, given = [*before, *after], len(before)
     if end:
         ids = [*ids, *checkpoint.ends[:1]]
     if len(ids) == given:

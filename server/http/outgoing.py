@@ -25,7 +25,7 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class Answer(asyncio.Transport):
+class ResponseTransport(asyncio.Transport):
     """The transport of one response. Closing calls ``end``, which lets the client read it first."""
 
     def __init__(

@@ -4,45 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import httptools
-import orjson
-import structlog
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from server.http.errors import error_body
-from server.http.framing import MAX_HEADERS, Framing, Refused
-from server.http.outgoing import Answer, Flow, until_closed
-
-log = structlog.get_logger()
+from server.http.closing import ClosingProtocol
+from server.http.framing import MAX_HEADERS, Refused
+from server.http.outgoing import Flow, ResponseTransport, until_closed
 
 HEAD_SECONDS = 10.0  # from the first byte, or from the connection, to the end of the headers
 BODY_SECONDS = 30.0  # from there to the end of the body
-STALL_SECONDS = 30.0  # that a client may leave a full buffer unread
-LINGER_SECONDS, LINGER_BYTES = 2.0, 4 << 20  # what is sent on after a refusal is read so long
 SEND_BUFFER = 128 << 10  # bytes; the kernel takes twice as many, and would take 4 MiB by itself
 MAX_HELD = 64 << 10  # bytes of a next request that are taken before its turn
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol(ClosingProtocol):
     """uvicorn's protocol with a deadline in every state in which the client has to do something,
-    bounds of what it may send before an answer, and an end to clients that do not read.
+    bounds of the input before a response, and an end to clients that do not read.
 
-    What is written waits in a buffer of 64 KiB and in the kernel's; the writer waits meanwhile. A
-    request is not looked at before the one in front of it is answered. A refused connection is
-    closed: nothing after the refusal is read as a request.
+    Output waits in a buffer of 64 KiB and in the kernel's; the writer waits meanwhile. A request is
+    parsed only after the one before it is answered.
     """
 
     head_seconds = HEAD_SECONDS
     body_seconds = BODY_SECONDS
-    stall_seconds = STALL_SECONDS
-    linger_seconds = LINGER_SECONDS
     send_buffer = SEND_BUFFER
     parser: Any  # None once the connection is lost
 
@@ -50,13 +36,6 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         # uvicorn would answer further connections in plain text and keep them open
         self.most, self.limit_concurrency = self.limit_concurrency, None
-        self.since = self.loop.time()  # when it last became the client's turn
-        self._framing = Framing()
-        self._deadline: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
-        self._in_head = self._in_body = False
-        self._over = False  # nothing that is sent from now on is a request
-        self._discarded = 0  # bytes received after a refusal
         self._refusal: Refused | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -65,17 +44,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow = Flow(transport, lambda: len(self._framing) > MAX_HELD)
         connection: socket.socket = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
-        self._arm(self.head_seconds, self._late, "the headers took too long")
+        self._deadline.start(self.head_seconds, self._late, "the headers took too long")
         if self.most is not None and len(self.connections) > self.most:
             self._make_room()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel all timers."""
-        self._over = True
-        self._disarm()
-        self._unstall()
-        self._unset_keepalive_if_required()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Process received bytes."""
@@ -88,7 +59,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def eof_received(self) -> None:
         """The client has closed its side: close once all output is sent."""
         self._over = True
-        self._arm(self.stall_seconds, self.transport.abort)
+        self._deadline.start(self.stall_seconds, self.transport.abort)
 
     def _advance(self) -> None:
         """Feed the parser the bytes of the current request."""
@@ -118,7 +89,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._in_head:
             self._in_head = True
             self._unset_keepalive_if_required()
-            self._arm(self.head_seconds, self._late, "the headers took too long")
+            self._deadline.start(self.head_seconds, self._late, "the headers took too long")
         head = self._framing.head()
         if head is None:
             return False
@@ -139,10 +110,6 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._framing.ended == self._in_body:
                 raise Refused(400, "the body does not end where its framing says")
         return bool(piece)
-
-    @property
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
 
     # The parser's callbacks ----------------------------------------------------------------------
 
@@ -169,7 +136,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.expect_100_continue = False  # RFC 9110, 10.1.1
         super().on_headers_complete()
         self._in_head, self._discarded = False, 0
-        self._arm(self.body_seconds, self._late, "the body took too long")
+        self._deadline.start(self.body_seconds, self._late, "the body took too long")
 
     def on_body(self, body: bytes) -> None:
         """A part of the body; discarded if the response is complete."""
@@ -179,14 +146,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is complete."""
-        self._disarm()
+        self._deadline.stop()
         self._in_body = False
         super().on_message_complete()
 
     # Answers -------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.transport = Answer(self.transport, self.end, lambda: self._over)
+        cycle.transport = ResponseTransport(self.transport, self.end, lambda: self._over)
         app = until_closed(cycle, app) if self.scope["http_version"] == "1.0" else app
         super()._start_asgi_task(cycle, app)
 
@@ -199,76 +166,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._over:
             self._unset_keepalive_if_required()
         elif self._in_body:
-            self._arm(self.linger_seconds, self.end)
+            self._deadline.start(self.linger_seconds, self.end)
         else:
             self.loop.call_soon(self._advance)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection."""
-        self.end()
-
-    def end(self) -> None:
-        """Close once all output is sent, or after a deadline."""
-        if self._over or self.transport.is_closing():
-            return
-        if self._in_body:
-            self._linger()
-            return
-        self._over = True
-        self.transport.close()
-        if self.transport.get_write_buffer_size():
-            self._arm(self.stall_seconds, self.transport.abort)
-
-    def _linger(self) -> None:
-        """Close for writing and discard input for a while: else the response may be lost."""
-        self._over = True
-        self._framing.clear()
-        self._unset_keepalive_if_required()
-        self.transport.write_eof()
-        self.flow.resume_reading()
-        self._arm(self.linger_seconds, self.transport.abort)
-
-    def _discard(self, size: int) -> None:
-        self._discarded += size
-        if self._discarded > LINGER_BYTES:
-            self.transport.abort()
-
-    # Refusals ------------------------------------------------------------------------------------
-
-    def _refuse(self, status: int, message: str, code: str = "bad_request") -> None:
-        """Send an error response and close; if a response has begun already, only close."""
-        self._disarm()
-        self._unset_keepalive_if_required()
-        log.warning("connection refused", status=status, reason=message)
-        cycle = self.cycle
-        if self._answering:
-            if cycle.response_started:
-                self._over = True
-                self.transport.abort()
-                return
-            cycle.disconnected = True  # the route's response is not sent
-            cycle.message_event.set()
-        elif self._in_body and not self._in_head:
-            self._linger()  # it has been answered
-            return
-        body = orjson.dumps(error_body(status, message, None, code))
-        head = b"content-type: application/json\r\nx-content-type-options: nosniff\r\n"
-        head += b"retry-after: 1\r\n" if status == 503 else b""
-        head += b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[status] + head + body)
-        self._linger()
-
-    def _arm(self, seconds: float, late: Callable[..., None], *words: str) -> None:
-        self._disarm()
-        self._deadline = self.loop.call_later(seconds, late, *words)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _late(self, message: str) -> None:
-        self._refuse(408, message)
 
     # Too many connections ------------------------------------------------------------------------
 
@@ -280,50 +180,3 @@ class GuardedProtocol(HttpToolsProtocol):
             min(waited_for, key=lambda c: (not c.is_over, not c.is_idle, c.since)).shed()
         else:
             self.shed()
-
-    @property
-    def is_waited_for(self) -> bool:
-        """Whether the connection waits for its client."""
-        return self._over or self._in_body or not self._answering
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is being closed."""
-        return self._over
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it is between two requests."""
-        return self.timeout_keep_alive_task is not None
-
-    def shed(self) -> None:
-        """Close at once, to free its file descriptor."""
-        if not self._over and not self.is_idle:
-            self._refuse(503, "there are too many connections", "too_many_connections")
-        self._over = True
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            self.transport.close()
-
-    # Slow readers --------------------------------------------------------------------------------
-
-    def pause_writing(self) -> None:
-        """The send buffer is full: start the deadline for reading."""
-        super().pause_writing()
-        self._unstall()
-        self._stall = self.loop.call_later(self.stall_seconds, self._stalled)
-
-    def resume_writing(self) -> None:
-        """The send buffer has room again."""
-        self._unstall()
-        super().resume_writing()
-
-    def _unstall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-
-    def _stalled(self) -> None:
-        log.warning("a client does not read; its connection is closed")
-        self.transport.abort()  # close() would wait for it

@@ -17,14 +17,14 @@ class TokenLogProb:
 
     Attributes:
         token: the token, and its characters of the text that it was written in.
-        offset: characters in front of it, those of an echoed prompt included.
-        told: its log-probabilities; None for a given token without an estimate.
+        offset: characters before it, those of an echoed prompt included.
+        logprobs: its log-probabilities; None for a given token without an estimate.
         top: the likeliest tokens and their log-probabilities, as many as were asked for.
     """
 
     token: Token
     offset: int
-    told: LogProbs | None
+    logprobs: LogProbs | None
     top: tuple[tuple[Token, float], ...]
 
 
@@ -34,18 +34,18 @@ class WrittenLogProbs:
     def __init__(self, tokenizer: TextTokenizer, alternatives: int) -> None:
         """Nothing is written yet."""
         self._tokenizer, self._alternatives = tokenizer, alternatives
-        self._told: dict[int, LogProbs] = {}
+        self._written: dict[int, LogProbs] = {}
 
     def follow(self, step: Step) -> None:
         """Update the positions that a step wrote."""
         for change in step.changes:
             if change.logprobs is not None:
-                self._told[change.position] = change.logprobs
+                self._written[change.position] = change.logprobs
 
     def alternatives(self, positions: Sequence[int]) -> int:
         """Number of likely tokens that ``of`` returns for some positions."""
-        told = (self._told.get(at) for at in positions)
-        return sum(min(len(t.top), self._alternatives) for t in told if t is not None)
+        found = (self._written.get(at) for at in positions)
+        return sum(min(len(one.top), self._alternatives) for one in found if one is not None)
 
     def of(
         self, canvas: Sequence[int], text: Text, first: int, offset: int, end: bool = False
@@ -55,7 +55,7 @@ class WrittenLogProbs:
         """
         found = [
             self._of(at, token, offset)
-            for at, token in zip(text.positions[first:], text.told(first), strict=True)
+            for at, token in zip(text.positions[first:], text.tokens_from(first), strict=True)
         ]
         if end and text.end is not None:
             size = len(text.text)
@@ -64,19 +64,19 @@ class WrittenLogProbs:
         return found
 
     def _of(self, at: int, token: Token, offset: int) -> TokenLogProb:
-        told = self._told.get(at)
-        top = () if told is None else told.top[: self._alternatives]
+        found = self._written.get(at)
+        top = () if found is None else found.top[: self._alternatives]
         tokens = tuple((self._tokenizer.token(id_), log_p) for id_, log_p in top)
-        return TokenLogProb(token, offset + token.start, told, tokens)
+        return TokenLogProb(token, offset + token.start, found, tokens)
 
 
 def given_tokens(
     tokenizer: TextTokenizer, ids: Sequence[int], log_p: Sequence[float | None], text: str
 ) -> list[TokenLogProb]:
     """The tokens of a given text; ``log_p`` is None where a token has no estimate."""
-    told = [None if at is None else LogProbs(None, at, ()) for at in log_p]
+    given = [None if at is None else LogProbs(None, at, ()) for at in log_p]
     tokens = tokenizer.tokens_of(ids, text)
-    return [TokenLogProb(t, t.start, of, ()) for t, of in zip(tokens, told, strict=True)]
+    return [TokenLogProb(t, t.start, of, ()) for t, of in zip(tokens, given, strict=True)]
 
 
 def finite(log_p: float) -> float:
@@ -95,6 +95,6 @@ def by_label(token: TokenLogProb) -> dict[str, float]:
         if label in found or (label == own.label and other.id != own.id):
             label = f"token_id:{other.id}"
         found[label] = finite(log_p)
-    if token.told is not None:
-        found.setdefault(own.label, finite(token.told.log_p))
+    if token.logprobs is not None:
+        found.setdefault(own.label, finite(token.logprobs.log_p))
     return found

@@ -69,11 +69,11 @@ class TrajectoryEncoder:
 
 @dataclass(frozen=True)
 class Read:
-    """Tokens of a canvas, decoded after the tokens in front of them.
+    """Tokens of a canvas, decoded after the tokens before them.
 
     Attributes:
         tokenizer: of the checkpoint.
-        before: ids in front.
+        before: ids of those tokens.
         ids: the tokens.
         text: the characters that they add.
     """
@@ -111,7 +111,7 @@ class Text:
     end: int | None = None
     stopped: bool = False
 
-    def told(self, first: int = 0) -> list[Token]:
+    def tokens_from(self, first: int = 0) -> list[Token]:
         """Its tokens from the ``first`` on; one that reaches into a stop string is cut there."""
         size = len(self.text)
         return [token.cut(0, size) for token in self.read.tokens[first : len(self.positions)]]

@@ -50,52 +50,52 @@ class Sheets:
         self._decoders = decoders
         self._requests, self._answers = requests, answers
 
-    def check(self, film: Replay) -> None:
-        """Whether the film's canvases can be drawn.
+    def check(self, replay: Replay) -> None:
+        """Whether the replay's canvases can be drawn.
 
         Raises:
             ValueError: they cannot.
         """
-        if film.grid is None:
+        if replay.grid is None:
             return
-        if film.grid.tokens == "vq":
-            decoder = self._decoders.get(film.model)
-            if decoder is None or any(len(e) != decoder["length"] for e in film.editable):
-                raise ValueError(f"only a server of {film.model[:64]!r} can draw its codes")
-        elif any(len(editable) != film.grid.length for editable in film.editable):
-            sizes = {len(editable) for editable in film.editable}
-            message = f"a canvas has {max(sizes)} positions, its image {film.grid.length}"
+        if replay.grid.tokens == "vq":
+            decoder = self._decoders.get(replay.model)
+            if decoder is None or any(len(e) != decoder["length"] for e in replay.editable):
+                raise ValueError(f"only a server of {replay.model[:64]!r} can draw its codes")
+        elif any(len(editable) != replay.grid.length for editable in replay.editable):
+            sizes = {len(editable) for editable in replay.editable}
+            message = f"a canvas has {max(sizes)} positions, its image {replay.grid.length}"
             raise ValueError(message)
 
-    def _pixels(self, film: Replay) -> tuple[int, int]:
+    def _pixels(self, replay: Replay) -> tuple[int, int]:
         """Height and width of one image."""
-        assert film.grid is not None
-        if film.grid.tokens != "vq":
-            return film.grid.height, film.grid.width
-        decoder = self._decoders[film.model]
+        assert replay.grid is not None
+        if replay.grid.tokens != "vq":
+            return replay.grid.height, replay.grid.width
+        decoder = self._decoders[replay.model]
         return decoder["height"], decoder["width"]
 
-    def _layout(self, film: Replay) -> tuple[int, int]:
+    def _layout(self, replay: Replay) -> tuple[int, int]:
         """Images in a row, and how many times larger each pixel is shown."""
-        return min(COLUMNS, len(film.editable)), max(1, SIDE // max(self._pixels(film)))
+        return min(COLUMNS, len(replay.editable)), max(1, SIDE // max(self._pixels(replay)))
 
-    def size(self, film: Replay) -> tuple[int, int]:
+    def size(self, replay: Replay) -> tuple[int, int]:
         """See ``render.Sheet``."""
-        height, width = self._pixels(film)
-        columns, scale = self._layout(film)
-        rows = -(-len(film.editable) // columns)
+        height, width = self._pixels(replay)
+        columns, scale = self._layout(replay)
+        rows = -(-len(replay.editable) // columns)
         return (columns * (width + GAP) + GAP) * scale, (rows * (height + GAP) + GAP) * scale
 
-    def __call__(self, film: Replay, frames: Sequence[Frame]) -> Image.Image:
+    def __call__(self, replay: Replay, frames: Sequence[Frame]) -> Image.Image:
         """See ``render.Sheet``."""
-        assert film.grid is not None
+        assert replay.grid is not None
         ids = np.array([frame.ids for frame in frames], np.int64)
-        if film.grid.tokens == "vq":
-            pixels, decoder = self._decoded(film, ids), self._decoders[film.model]
+        if replay.grid.tokens == "vq":
+            pixels, decoder = self._decoded(replay, ids), self._decoders[replay.model]
             cells = (ids >= decoder["levels"]).reshape(len(ids), -1, *decoder["cells"])
             missing = np.asarray(cells.any(1))
         else:
-            grid = film.grid
+            grid = replay.grid
             values = ids
             if grid.tokens == "grey levels":
                 values = np.rint(ids * 255.0 / (grid.levels - 1))
@@ -104,10 +104,10 @@ class Sheets:
             shape = (len(ids), channels, grid.height, grid.width)
             pixels = np.moveaxis(values.reshape(shape), 1, -1)
             missing = np.asarray((ids >= grid.levels).reshape(shape).any(1))
-        return sheet_of(pixels, missing, *self._layout(film))
+        return sheet_of(pixels, missing, *self._layout(replay))
 
-    def _decoded(self, film: Replay, ids: np.ndarray) -> np.ndarray:
-        told = {"decode": film.model, "images": len(ids), "bytes": ids.nbytes}
+    def _decoded(self, replay: Replay, ids: np.ndarray) -> np.ndarray:
+        told = {"decode": replay.model, "images": len(ids), "bytes": ids.nbytes}
         tell(self._answers, told, ids.tobytes())
         shape = json.loads(self._requests.readline())
         found = self._requests.read(math.prod(shape))
@@ -124,14 +124,14 @@ def draw(task: dict[str, Any], body: bytes, requests: IO[bytes], answers: IO[byt
     body = b""
     sheets = Sheets(task["decoders"], requests, answers)
     try:
-        films = []
+        replays = []
         while runs:
-            films.append(Replay.of(runs.pop(0)))
-            sheets.check(films[-1])
+            replays.append(Replay.of(runs.pop(0)))
+            sheets.check(replays[-1])
         if form == "gif":
-            made = render.moving(films, sheets, task["frames"], task["pixels"])
+            made = render.moving(replays, sheets, task["frames"], task["pixels"])
         else:
-            made = render.still(films, sheets, task["pixels"])
+            made = render.still(replays, sheets, task["pixels"])
     except render.TooMuch as error:
         raise Refused(str(error), "runs", "limit_exceeded") from None
     except MemoryError:

@@ -17,17 +17,17 @@ from server.trajectories.replay import Frame, Replay
 Pen = ImageDraw.ImageDraw
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 State = list[list[Frame]]
-"""For each film the frames of its choices."""
+"""For each replay the frames of its choices."""
 
 
 class Sheet(Protocol):
-    """How films of images are drawn."""
+    """How replays of images are drawn."""
 
-    def size(self, film: Replay) -> tuple[int, int]:
+    def size(self, replay: Replay) -> tuple[int, int]:
         """Width and height of the picture of all choices."""
         ...
 
-    def __call__(self, film: Replay, frames: Sequence[Frame]) -> Image.Image:
+    def __call__(self, replay: Replay, frames: Sequence[Frame]) -> Image.Image:
         """A frame of every choice."""
         ...
 
@@ -49,7 +49,7 @@ SIZE, LINE, MARGIN, HEAD = 20, 34, 28, 30
 MASK_WIDTH, MASK_HEIGHT = 34, 17
 WIDTHS = {1: 760, 2: 560, 3: 480, 4: 420}
 STATES = 5  # of a text on a sheet
-FILM = 9  # of an image
+IMAGE_STATES = 9  # of an image
 LEAST = 240  # width of a column
 TICK, REST = 90, 2500  # milliseconds of a frame, and of the last one
 MAX_TOKENS = 1 << 19
@@ -57,19 +57,19 @@ MAX_TOKENS = 1 << 19
 SAMPLE = 1 << 18  # pixels of a frame that the palette is made from
 
 
-def moving(films: Sequence[Replay], sheet: Sheet, max_frames: int, max_pixels: int) -> bytes:
-    """A GIF of at most so many frames, all films at the same share of their steps.
+def moving(replays: Sequence[Replay], sheet: Sheet, max_frames: int, max_pixels: int) -> bytes:
+    """A GIF of at most so many frames, all replays at the same share of their steps.
 
     Raises:
         TooMuch: too many pixels in all frames, or tokens to lay out.
     """
-    count = min(max_frames, max(film.length for film in films))
-    size = _measured(films, count, sheet, max_pixels)
+    count = min(max_frames, max(replay.length for replay in replays))
+    size = _measured(replays, count, sheet, max_pixels)
     # one palette for all: what does not change from frame to frame then costs nothing
     sampled = {i * (count - 1) // 7 for i in range(8)}
     some = [
-        _reduced(_page(films, state, sheet, size))
-        for n, state in enumerate(_states(films, count))
+        _reduced(_page(replays, state, sheet, size))
+        for n, state in enumerate(_states(replays, count))
         if n in sampled
     ]
     whole = Image.new("RGB", (some[0].width, sum(one.height for one in some)), PAPER)
@@ -77,8 +77,8 @@ def moving(films: Sequence[Replay], sheet: Sheet, max_frames: int, max_pixels: i
         whole.paste(one, (0, n * one.height))
     palette = whole.quantize(64)
     reduced = (
-        _page(films, state, sheet, size).quantize(palette=palette, dither=Image.Dither.NONE)
-        for state in _states(films, count)
+        _page(replays, state, sheet, size).quantize(palette=palette, dither=Image.Dither.NONE)
+        for state in _states(replays, count)
     )
     out = io.BytesIO()
     times = [TICK] * (count - 1) + [REST]
@@ -88,54 +88,54 @@ def moving(films: Sequence[Replay], sheet: Sheet, max_frames: int, max_pixels: i
     return out.getvalue()
 
 
-def still(films: Sequence[Replay], sheet: Sheet, max_pixels: int) -> bytes:
+def still(replays: Sequence[Replay], sheet: Sheet, max_pixels: int) -> bytes:
     """A PNG of some states, from the first to the last, one below the other.
 
     Raises:
         TooMuch: see ``moving``.
     """
-    most = FILM if films[0].grid is not None else STATES
-    count = min(most, max(film.length for film in films))
-    width, height = _measured(films, count, sheet, max_pixels)
+    most = IMAGE_STATES if replays[0].grid is not None else STATES
+    count = min(most, max(replay.length for replay in replays))
+    width, height = _measured(replays, count, sheet, max_pixels)
     whole = Image.new("RGB", (width, height * count), PAPER)
-    for n, state in enumerate(_states(films, count)):
-        _draw(whole, n * height, films, state, sheet)
+    for n, state in enumerate(_states(replays, count)):
+        _draw(whole, n * height, replays, state, sheet)
     out = io.BytesIO()
     whole.save(out, "PNG")
     return out.getvalue()
 
 
-def _states(films: Sequence[Replay], count: int) -> Iterator[State]:
-    """So many states of all films, evenly spread."""
+def _states(replays: Sequence[Replay], count: int) -> Iterator[State]:
+    """So many states of all replays, evenly spread."""
     columns = []
-    for film in films:
-        last = film.length - 1
+    for replay in replays:
+        last = replay.length - 1
         wanted = [round(i * last / max(1, count - 1)) for i in range(count)]
-        choices = [film.frames(i, wanted) for i in range(len(film.editable))]
+        choices = [replay.frames(i, wanted) for i in range(len(replay.editable))]
         columns.append(zip(*choices, strict=True))
     for state in zip(*columns, strict=True):
         yield [list(frames) for frames in state]
 
 
 def _measured(
-    films: Sequence[Replay], count: int, sheet: Sheet, max_pixels: int
+    replays: Sequence[Replay], count: int, sheet: Sheet, max_pixels: int
 ) -> tuple[int, int]:
     """Width and height that every state fits in."""
-    tokens = count * sum(len(editable) for film in films for editable in film.editable)
+    tokens = count * sum(len(editable) for replay in replays for editable in replay.editable)
     if tokens > MAX_TOKENS:
         what = f"the number of tokens to draw, positions in {count} frames,"
         raise TooMuch(what, tokens, MAX_TOKENS)
-    column, width, height = WIDTHS[len(films)], 0, 0
-    for film in films:
-        wide, high = sheet.size(film) if film.grid else (column, 0)
+    column, width, height = WIDTHS[len(replays)], 0, 0
+    for replay in replays:
+        wide, high = sheet.size(replay) if replay.grid else (column, 0)
         width, height = width + max(wide, LEAST), max(height, high)
     _check_pixels(width, height, count, max_pixels)
     font = _font("DejaVuSerif.ttf", SIZE)
-    for state in _states(films, count):
-        for film, frames in zip(films, state, strict=True):
-            if film.grid is None:
-                parts = zip(frames, film.editable, strict=True)
-                high = sum(_laid_out(film, f, e, column, font)[1] for f, e in parts)
+    for state in _states(replays, count):
+        for replay, frames in zip(replays, state, strict=True):
+            if replay.grid is None:
+                parts = zip(frames, replay.editable, strict=True)
+                high = sum(_laid_out(replay, f, e, column, font)[1] for f, e in parts)
                 height = max(height, high)
         _check_pixels(width, height, count, max_pixels)
     return width, height + HEAD + MARGIN
@@ -148,10 +148,10 @@ def _check_pixels(width: int, height: int, count: int, max_pixels: int) -> None:
 
 
 def _page(
-    films: Sequence[Replay], state: State, sheet: Sheet, size: tuple[int, int]
+    replays: Sequence[Replay], state: State, sheet: Sheet, size: tuple[int, int]
 ) -> Image.Image:
     page = Image.new("RGB", size, PAPER)
-    _draw(page, 0, films, state, sheet)
+    _draw(page, 0, replays, state, sheet)
     return page
 
 
@@ -162,22 +162,24 @@ def _reduced(page: Image.Image) -> Image.Image:
     return page if by == 1 else page.resize(size, Image.Resampling.NEAREST)
 
 
-def _draw(page: Image.Image, top: int, films: Sequence[Replay], state: State, sheet: Sheet) -> None:
+def _draw(
+    page: Image.Image, top: int, replays: Sequence[Replay], state: State, sheet: Sheet
+) -> None:
     """Films side by side; above each what was asked for and how far it is."""
-    pen, column = ImageDraw.Draw(page), WIDTHS[len(films)]
+    pen, column = ImageDraw.Draw(page), WIDTHS[len(replays)]
     head, font = _font("DejaVuSans.ttf", 14), _font("DejaVuSerif.ttf", SIZE)
     left = 0
-    for film, frames in zip(films, state, strict=True):
+    for replay, frames in zip(replays, state, strict=True):
         place = "final" if frames[0].final else f"step {frames[0].step}"
-        title = f"{shown(film.title)} · {place}"
+        title = f"{shown(replay.title)} · {place}"
         pen.text((left + MARGIN, top + MARGIN // 2), title, SOFT, head)
         below = top + HEAD + MARGIN // 2
-        if film.grid is not None:
-            page.paste(sheet(film, frames), (left, below))
-            left += max(sheet.size(film)[0], LEAST)
+        if replay.grid is not None:
+            page.paste(sheet(replay, frames), (left, below))
+            left += max(sheet.size(replay)[0], LEAST)
             continue
-        for frame, editable in zip(frames, film.editable, strict=True):
-            laid, height = _laid_out(film, frame, editable, column, font)
+        for frame, editable in zip(frames, replay.editable, strict=True):
+            laid, height = _laid_out(replay, frame, editable, column, font)
             for x, y, wide, word, kind, op in laid:
                 _word(pen, (left + x, below + y, wide), word, kind, op, font)
             below += height
@@ -200,7 +202,7 @@ Laid = tuple[float, float, float, str, str, str]
 
 
 def _laid_out(
-    film: Replay, frame: Frame, editable: Sequence[int], width: int, font: Font
+    replay: Replay, frame: Frame, editable: Sequence[int], width: int, font: Font
 ) -> tuple[list[Laid], int]:
     """Where each token stands, (x, y, width, text, kind, op), and the height of all."""
     laid: list[Laid] = []
@@ -208,9 +210,9 @@ def _laid_out(
     ended = False
     for at, (id_, text) in enumerate(zip(frame.ids, frame.texts, strict=True)):
         if ended:
-            break  # behind the end of a text nothing is shown
-        masked, given = id_ == film.mask, not editable[at]
-        ended = not given and id_ in film.ends
+            break  # nothing is shown after the end of a text
+        masked, given = id_ == replay.mask, not editable[at]
+        ended = not given and id_ in replay.ends
         if given and text.startswith("<") and text.endswith(">"):
             continue
         word = "∎" if ended else "" if masked else _word_of(text)

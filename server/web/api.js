@@ -1,12 +1,12 @@
-// Requests to the server: the key where it wants one, errors as it words them, streams that go on.
+// Requests to the server: authentication, error messages, streams that are resumed.
 
 import { EventReader } from "./sse.js";
 
 const RUNS = "/v1/diffusion/trajectories";
 const KEPT = "xdlm-key";
-const TRIES = 6; // to resume a broken stream
+const TRIES = 6; // attempts to resume a broken stream
 
-/** An answer that is none; `wait` is in seconds, where the server says when to come back. */
+/** An error response; `wait` is Retry-After in seconds, if the server sent it. */
 export class Problem extends Error {
   constructor(status, error, wait) {
     super(error?.message ?? `the server answered ${status}`);
@@ -14,7 +14,7 @@ export class Problem extends Error {
   }
 }
 
-/** Why no header can carry a key, in words that do not show it; empty for one that can be sent. */
+/** Why a key cannot be sent in a header, without showing the key; empty if it can. */
 export function keyProblem(key) {
   const at = [...key].findIndex((sign) => !/^[\x21-\x7e]$/.test(sign));
   if (at < 0) return "";
@@ -22,7 +22,7 @@ export function keyProblem(key) {
 }
 
 export class Api {
-  /** `askKey(wrong)` resolves to a key, or to null. It is kept for this tab alone. */
+  /** `askKey(wrong)` resolves to a key or to null. The key is stored for this tab only. */
   constructor(askKey) {
     this.askKey = askKey;
     this.asking = null;
@@ -43,7 +43,7 @@ export class Api {
     throw new Problem(response.status, told?.error, wait);
   }
 
-  /** The key of this tab, if it has one that can be sent. */
+  /** The key stored for this tab, if a header can carry it. */
   key() {
     const kept = sessionStorage.getItem(KEPT);
     if (kept === null || !keyProblem(kept)) return kept;
@@ -51,10 +51,10 @@ export class Api {
     return null;
   }
 
-  /** Forget the key that was refused, and ask for another: once, however many requests were. */
+  /** Delete a refused key and ask for another, once for all requests that were refused. */
   async newKey(used) {
     const now = sessionStorage.getItem(KEPT);
-    if (now && now !== used) return true; // somebody else has asked meanwhile
+    if (now && now !== used) return true; // another request has asked meanwhile
     sessionStorage.removeItem(KEPT);
     this.asking ??= this.askKey(Boolean(used)).finally(() => {
       this.asking = null;
@@ -74,8 +74,8 @@ export class Api {
   }
 
   /**
-   * Start a run and append its records to `run` as they come. A full queue is waited for, a broken
-   * stream resumed after the last event seen. `tell` gets a line for people, or "".
+   * Start a run and append its records to `run` as they arrive. Waits while the queue is full, and
+   * resumes a broken stream after the last event received. `tell` gets a status line, or "".
    */
   async follow(body, run, { signal, onrecord, tell }) {
     let response = await this.begin(body, signal, tell);
@@ -137,7 +137,7 @@ async function* eventsOf(response) {
   }
 }
 
-/** What fetch throws where the connection fails; anything else is a fault of ours. */
+/** The error that fetch throws when the connection fails; any other error is a bug. */
 const isNetwork = (error) => error instanceof TypeError || error instanceof Problem;
 
 export function sentence(text) {

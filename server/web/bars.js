@@ -1,12 +1,12 @@
-// A schedule as bars that are dragged, or moved with the arrow keys.
+// A schedule as bars, changed by dragging or with the arrow keys.
 
 import { balanced } from "./budgets.js";
 import { h } from "./dom.js";
 
 const HIGH = 72; // pixels of the tallest bar
-const MOST = 128; // steps that can still be told apart
+const MOST = 128; // steps whose bars are wide enough to distinguish
 
-/** `total` null: the entries are free; else they always sum to it. */
+/** The entries always sum to `total`; null leaves them independent. */
 export class Bars {
   constructor(label, onchange) {
     this.label = label;

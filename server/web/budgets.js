@@ -1,12 +1,12 @@
-// Step schedules as whole numbers. Pure.
+// Step schedules as lists of integers. Pure functions.
 
-/** `total` over `steps`, as evenly as it goes; earlier steps get the remainder. */
+/** `total` divided evenly over `steps`; earlier steps get the remainder. */
 export function even(total, steps) {
   const base = Math.floor(total / steps);
   return Array.from({ length: steps }, (_, i) => base + (i < total - base * steps ? 1 : 0));
 }
 
-/** One entry set, the rest moved so that the sum stays; later steps give or take first. */
+/** Set one entry and change others so that the sum stays the same, later steps first. */
 export function balanced(budget, at, value, total) {
   const next = [...budget];
   next[at] = Math.max(0, Math.min(value, total));
@@ -24,7 +24,7 @@ export function balanced(budget, at, value, total) {
   return next;
 }
 
-/** Named shapes: masks to fill at each step. */
+/** Schedules by name: number of masks to fill at each step. */
 export const SHAPES = {
   even,
   early: (total, steps) => shaped(total, steps, (x) => 2 * (1 - x)),
@@ -32,7 +32,7 @@ export const SHAPES = {
   middle: (total, steps) => shaped(total, steps, (x) => 1 - Math.cos(2 * Math.PI * x)),
 };
 
-/** Largest remainders, so that the sum is exact. */
+/** Round by largest remainders, so that the sum is exact. */
 function shaped(total, steps, weight) {
   const weights = Array.from({ length: steps }, (_, i) => weight((i + 0.5) / steps));
   const sum = weights.reduce((a, b) => a + b, 0);

@@ -1,4 +1,4 @@
-// Elements without markup: what anybody wrote becomes text, never HTML.
+// Creates elements; strings become text nodes, never HTML.
 
 /** An element with attributes, listeners (`onclick`) and children; strings become text. */
 export function h(tag, attributes = {}, ...children) {
@@ -12,7 +12,7 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** A line drawing of 24 x 24. */
+/** An SVG icon of 24 x 24. */
 export function icon(path) {
   const ns = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(ns, "svg");
@@ -35,7 +35,7 @@ export const ICONS = {
   close: "M6 6l12 12M18 6L6 18",
 };
 
-/** A colour of the style sheet as a node sees it, in light or dark: [red, green, blue]. */
+/** A colour of the style sheet, resolved at a node in its theme: [red, green, blue]. */
 export function colourOf(node, name) {
   node.style.color = `var(${name})`;
   const found = getComputedStyle(node).color.match(/\d+/g).slice(0, 3).map(Number);
@@ -43,14 +43,14 @@ export function colourOf(node, name) {
   return found;
 }
 
-/** A number for people: at most three digits that matter. */
+/** A number with at most three significant digits. */
 export function short(value) {
   if (!Number.isFinite(value)) return "–";
   if (Math.abs(value) >= 100 || Number.isInteger(value)) return String(Math.round(value));
   return value.toFixed(Math.abs(value) >= 10 ? 1 : 2);
 }
 
-/** Milliseconds for people. */
+/** Milliseconds with a unit, for display. */
 export function duration(ms) {
   if (!Number.isFinite(ms)) return "–";
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;

@@ -1,4 +1,4 @@
-// The card that tells all that happened to one position.
+// A card with the history of one position.
 
 import { h } from "./dom.js";
 
@@ -10,7 +10,7 @@ export class HistoryCard {
     this.pinned = false;
   }
 
-  /** Show a track's position beside an anchor; the entry of `frame` is marked. */
+  /** Show the history of a position beside an anchor; the entry of `frame` is highlighted. */
   show(track, position, anchor, frame, image) {
     const given = !track.editable[position];
     const head = h("p", { class: "history-head" }, `position ${position}`);
@@ -23,7 +23,7 @@ export class HistoryCard {
       const step = one.final ? "end" : String(one.step);
       rows.push(row(step, one.op, word, one.conf, one.frame === frame));
     }
-    const most = 12; // the newest and the first are what one looks for
+    const most = 12; // entries shown: the first and the latest ones
     const cut = rows.length - most;
     if (cut > 0) rows.splice(1, cut, h("li", { class: "more" }, `… ${cut} more`));
     this.node.replaceChildren(head, h("ol", {}, ...(given ? rows.slice(0, 1) : rows)));

@@ -1,12 +1,12 @@
-// A canvas of an image: pixels, and on them what changed.
+// The canvas of an image: its pixels, and outlines of changed positions.
 
 import { colourOf, h } from "./dom.js";
 import { OPS } from "./reducer.js";
 
-export const MASKED = [108, 117, 141]; // slate: no grey level, and none of the marks' colours
-const SIDE = 420; // pixels of the longer side, about
+export const MASKED = [108, 117, 141]; // slate: differs from all grey levels and from the colours of changes
+const SIDE = 420; // approximate pixels of the longer side
 
-/** RGBA of a grid; masks keep their own colour. Codes of a decoder have none: they are shaded. */
+/** RGBA of a grid, masks in a colour of their own; codes of a decoder are shown as shades. */
 export function pixelsOf(state, grid, mask) {
   const { width, height } = cells(grid, state.ids.length);
   const planes = grid.tokens === "bytes" ? grid.channels : 1;
@@ -25,14 +25,14 @@ export function pixelsOf(state, grid, mask) {
   return { width, height, pixels, masked };
 }
 
-/** The grid of positions, which for codes of a decoder is coarser than the image. */
+/** The grid of positions; for codes of a decoder it is coarser than the image. */
 export function cells(grid, positions) {
   const planes = grid.tokens === "bytes" ? grid.channels : 1;
   const scale = Math.sqrt((grid.width * grid.height * planes) / positions);
   return { width: Math.round(grid.width / scale), height: Math.round(grid.height / scale) };
 }
 
-/** Paints a frame of one image, its longer side about so many pixels. */
+/** Paint a frame of one image; the longer side has about the given number of pixels. */
 export function paint(canvas, track, frame, grid, colours, side) {
   const state = track.state(frame);
   const { width, height, pixels, masked } = pixelsOf(state, grid, track.mask);
@@ -46,7 +46,7 @@ export function paint(canvas, track, frame, grid, colours, side) {
   small.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
   pen.imageSmoothingEnabled = false;
   pen.drawImage(small, 0, 0, width * size, height * size);
-  const known = {}; // each is asked for once
+  const known = {}; // each is requested once
   const colour = (name) => (known[name] ??= `rgb(${colourOf(canvas, name)})`);
   const planes = state.ids.length / (width * height);
   for (let at = 0; at < width * height; at += 1) {
@@ -75,7 +75,7 @@ function hatch(pen, x, y, size) {
   pen.stroke();
 }
 
-/** Besides its colour each kind has a shape: one line, two lines, a cross. */
+/** Outline a change; kinds differ in shape as well as colour: one line, two lines, a cross. */
 function mark(pen, op, x, y, size, colour) {
   const line = Math.max(1, Math.round(size / 7));
   pen.strokeStyle = colour;
@@ -136,7 +136,7 @@ export class ImageView {
     paint(this.canvas, this.track, frame, image, colours, side);
   }
 
-  /** The picture that the server's decoder made of the codes. */
+  /** The image that the server decoded from the codes. */
   finished(base64) {
     const picture = new Image();
     picture.addEventListener("load", () => {

@@ -1,4 +1,4 @@
-// The page: the form, the runs that it starts, and what is done with them.
+// The page: the form, its runs, and the actions on them.
 
 import { Api, keyProblem, Problem, sentence } from "./api.js";
 import { reducedMotion } from "./dom.js";
@@ -14,7 +14,7 @@ const api = new Api(askKey);
 const player = new Player();
 let settings = null;
 let shown = []; // {run, pane, title, score}
-let link = null; // settings of what is shown, if it was made here
+let link = null; // settings of the shown runs, if this page started them
 let abort = null;
 const narrow = matchMedia("(max-width: 60rem)");
 
@@ -64,7 +64,7 @@ async function generate(step = Number.NaN) {
   if (!signal.aborted && shown.length > 1) for (const one of shown) await score(one);
 }
 
-/** The checkpoint's template makes the prompt of a conversation. */
+/** The prompt of a conversation, rendered by the checkpoint's chat template. */
 async function asChat(asked) {
   const { model, prompt } = asked[0].body;
   const messages = [{ role: "user", content: prompt }];
@@ -76,7 +76,7 @@ async function follow(body, { run, pane }, signal) {
   let drawing = false;
   const onrecord = () => {
     if (drawing) return;
-    drawing = true; // once a frame, however fast they come
+    drawing = true; // at most once per animation frame
     requestAnimationFrame(() => {
       drawing = false;
       if (!signal.aborted) player.refresh();
@@ -96,7 +96,7 @@ async function follow(body, { run, pane }, signal) {
   }
 }
 
-/** A bound of how unlikely the model finds what was written. */
+/** Upper bound of the negative log-likelihood of the generated text. */
 async function score(one) {
   const { run, pane } = one;
   const track = run.tracks[0];
@@ -105,7 +105,7 @@ async function score(one) {
   const from = track.editable.indexOf(1);
   const behind = track.editable.lastIndexOf(1) + 1;
   const end = ids.findIndex((id, at) => at >= from && run.ends.includes(id));
-  const whole = behind < ids.length; // text stands behind the answer too: all of it is scored
+  const whole = behind < ids.length; // text follows the answer: all of it is scored
   const text = whole ? ids : ids.slice(from, end < 0 ? behind : end);
   if (text.length === 0) return;
   try {
@@ -142,7 +142,7 @@ function buttons() {
   player.options.append($("#share"));
 }
 
-/** Failures are said where they happened, or above everything. */
+/** Show an error at the field that caused it, or at the top of the page. */
 function tell(error) {
   const blamed = error instanceof Problem && settings.blame(error.param);
   say(sentence(error.message), true);
@@ -249,7 +249,7 @@ function hash() {
 
 let later = null;
 player.addEventListener("moved", () => {
-  clearTimeout(later); // browsers refuse too many changes of the address
+  clearTimeout(later); // browsers limit the rate of address changes
   later = setTimeout(() => {
     if (!player.playing && shown.length) history.replaceState(null, "", `#${hash()}`);
   }, 200);

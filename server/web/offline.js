@@ -1,4 +1,4 @@
-// The entry of an exported file: plays what lies in it.
+// Entry point of an exported file: plays the trajectories that it contains.
 
 import { Pane } from "./pane.js";
 import { Player } from "./player.js";

@@ -1,4 +1,4 @@
-// One run on the page: what it was asked, its canvases, its strip, its counters.
+// One run on the page: its settings, canvases, strip and counters.
 
 import { duration, h, short } from "./dom.js";
 import { HistoryCard } from "./history.js";
@@ -6,9 +6,9 @@ import { ImageView, paint } from "./imageview.js";
 import { Strip } from "./strip.js";
 import { TextView } from "./textview.js";
 
-const FILM = 9; // states in a filmstrip
+const THUMBNAILS = 9; // states in the row of thumbnails
 
-/** `extras` are nodes of whoever owns the pane: buttons, a score. */
+/** `extras` are nodes that the caller adds: buttons, a score. */
 export class Pane {
   constructor(run, title, { onseek, extras = [] }) {
     this.run = run;
@@ -35,7 +35,7 @@ export class Pane {
     );
   }
 
-  /** Make views for canvases that have appeared. */
+  /** Create views for new canvases. */
   grow() {
     const { run } = this;
     while (this.views.length < run.tracks.length) {
@@ -76,7 +76,7 @@ export class Pane {
     this.showFacts();
   }
 
-  /** The layout has changed: heights seen so far count no more. */
+  /** Discard measured heights after a change of layout. */
   relax() {
     for (const view of this.views) view.relax?.();
   }
@@ -110,7 +110,7 @@ export class Pane {
   showFilm() {
     const track = this.run.tracks[0];
     const last = track.length - 1;
-    const count = Math.min(FILM, track.length);
+    const count = Math.min(THUMBNAILS, track.length);
     this.film.hidden = false;
     for (let i = 0; i < count; i += 1) {
       const frame = Math.round((i * last) / Math.max(1, count - 1));

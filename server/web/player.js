@@ -1,4 +1,4 @@
-// Runs side by side and the one transport that moves them all. Used by the page and by exports.
+// Runs side by side with one set of playback controls. Used by the page and by exported files.
 
 import { h, icon, ICONS, reducedMotion } from "./dom.js";
 import { countUpTo, newest, timeline } from "./timeline.js";
@@ -71,7 +71,7 @@ export class Player extends EventTarget {
     this.node = h("div", { class: "player", hidden: true }, this.options, this.stage, this.legend, this.bar, this.throttle);
   }
 
-  /** Show these panes instead of those before. */
+  /** Replace the panes. */
   load(panes) {
     this.pause();
     this.panes = panes;
@@ -89,7 +89,7 @@ export class Player extends EventTarget {
     return this.panes.map((pane) => pane.run);
   }
 
-  /** Records have come. */
+  /** Update after new records. */
   refresh() {
     const { runs } = this;
     this.line = timeline(runs, this.sync);
@@ -100,7 +100,7 @@ export class Player extends EventTarget {
     if (!this.playing && !this.waiting) this.draw();
   }
 
-  /** The last place that can be shown now. */
+  /** The last place that can be shown so far. */
   get newest() {
     return newest(this.runs, this.sync, this.line.frames.length);
   }
@@ -110,7 +110,7 @@ export class Player extends EventTarget {
     this.go(place);
   }
 
-  /** Go where a pane shows that frame. */
+  /** Move to the place at which a pane shows a frame. */
   seekFrame(pane, frame) {
     const i = this.panes.indexOf(pane);
     const place = this.line.frames.findIndex((frames) => frames[i] >= frame);
@@ -184,7 +184,7 @@ export class Player extends EventTarget {
       this.place += (passed / 1000) * BASE * this.speed;
     }
     const newest = this.newest;
-    if (this.place > newest) this.place = newest; // live: wait for what is still to come
+    if (this.place > newest) this.place = newest; // live: wait for further records
     const place = Math.floor(this.place);
     if (place !== this.at) {
       this.at = place;
@@ -197,7 +197,7 @@ export class Player extends EventTarget {
     requestAnimationFrame((later) => this.tick(later));
   }
 
-  /** Says so where the browser draws fewer frames than the speed asks for. */
+  /** Show a note if the browser draws fewer frames than the speed requires. */
   measure(now) {
     const { meter } = this;
     meter.from ??= now;
@@ -212,12 +212,12 @@ export class Player extends EventTarget {
       : "";
   }
 
-  /** Start from the front as records come; people who want no motion get the end at once. */
+  /** Play from the start as records arrive; with reduced motion, show the end at once. */
   live() {
     if (!reducedMotion()) this.play();
   }
 
-  /** Keys that move it, wherever the focus is but in fields and on buttons. */
+  /** Keyboard control, unless a field or a button has the focus. */
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || this.panes.length === 0) return;
     const target = event.target;
@@ -235,7 +235,7 @@ export class Player extends EventTarget {
   }
 }
 
-/** A few choices, one of which holds. */
+/** A group of options of which one is selected. */
 function choice(name, options, chosen, onchange) {
   const group = `choice-${name.replaceAll(" ", "-")}`;
   return h(

@@ -1,12 +1,12 @@
-// What a run looked like after each of its steps: state(k) = nearest kept state + diffs.
-// Pure: knows no document, no clock and no network. Records are those of the trajectory route.
+// States of a run after each step: state(k) = nearest stored state + changes.
+// Pure: uses no document, clock or network. Records are those of the trajectory route.
 
-const KEEP_EVERY = 32; // frames between kept states
+const KEEP_EVERY = 32; // frames between stored states
 const MOST_POSITIONS = 65536;
 
 export const OPS = ["", "unmask", "refine", "remask"];
 
-/** One canvas. A frame is what stands on it after a step; frame 0 is the draw from the prior. */
+/** One canvas. A frame is its state after a step; frame 0 is the sample from the prior. */
 export class Track {
   constructor(choice, mask) {
     const { index, positions, editable } = choice;
@@ -26,12 +26,12 @@ export class Track {
     return this.frames.length;
   }
 
-  /** Positions that were to be written. */
+  /** Editable positions. */
   get written() {
     return this.editable.reduce((sum, one) => sum + one, 0);
   }
 
-  /** Take the next step record. */
+  /** Append the next step record. */
   append(record) {
     const frame = this.frames.length;
     const { snapshot } = record;
@@ -77,8 +77,8 @@ export class Track {
   }
 
   /**
-   * The canvas of a frame: ids, texts, and of what was written last at each position its confidence,
-   * its op (index in OPS) and its frame, 0 where nothing was. The caller may keep it.
+   * The canvas of a frame: ids, texts, and for the last change of each position its confidence, its
+   * op (index in OPS) and its frame, 0 if there was none. The caller may keep the object.
    */
   state(k) {
     const frame = Math.max(0, Math.min(k, this.frames.length - 1));
@@ -119,7 +119,7 @@ function write(state, change, frame) {
   state.ops[change.pos] = OPS.indexOf(change.op);
 }
 
-/** The positions of a canvas fill a grid of pixels, or of squares of pixels. */
+/** Check that the positions of a canvas fill a grid of pixels, or of squares of pixels. */
 function checkGrid({ width, height, channels, tokens }, positions) {
   const planes = tokens === "bytes" ? channels : 1;
   const scale = Math.sqrt((width * height * planes) / positions);
@@ -128,7 +128,7 @@ function checkGrid({ width, height, channels, tokens }, positions) {
   }
 }
 
-/** A trajectory, as far as its records have come. */
+/** A trajectory, complete or up to its latest record. */
 export class Run {
   constructor() {
     this.records = [];
@@ -139,7 +139,7 @@ export class Run {
     this.cut = false;
   }
 
-  /** All of a recording; throws an Error that says what is wrong with it. */
+  /** A complete recording; throws an Error with the reason if it is invalid. */
   static from(records) {
     if (!Array.isArray(records) || records.length === 0) throw new Error("there are no records");
     const run = new Run();
@@ -176,7 +176,7 @@ export class Run {
     this.records.push({ event, id: record.id, data });
   }
 
-  /** Nothing more will come. */
+  /** Note that no records follow. */
   get ended() {
     return this.completed !== null || this.failed !== null || this.cut;
   }
@@ -186,7 +186,7 @@ export class Run {
     return Math.max(0, ...this.tracks.map((track) => track.length));
   }
 
-  /** Frames that there will be, as far as one can tell. */
+  /** Expected number of frames. */
   get expected() {
     if (this.ended) return Math.max(1, this.length);
     const steps = this.tracks[0]?.frames[0]?.steps ?? this.created?.request?.steps ?? 1;

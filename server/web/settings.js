@@ -1,4 +1,4 @@
-// The form: what the served models let a request choose, for one setting or for several.
+// The form: request parameters of the served models, for one variant or for several.
 
 import { Bars } from "./bars.js";
 import { SHAPES } from "./budgets.js";
@@ -8,11 +8,11 @@ const MOST_SETTINGS = 4;
 const NAMES = "ABCD";
 
 const SAMPLER = { name: "sampler", label: "Sampler", kind: "choice" };
-const ELSEWHERE = ["seed"]; // has an input of its own, shared by all settings
+const ELSEWHERE = ["seed"]; // has an input of its own, shared by all variants
 const SCHEDULES = ["topk_absorb", "topk_uniform"];
 
 export class Settings {
-  /** `models` as GET /v1/models lists them. */
+  /** `models` as listed by GET /v1/models. */
   constructor(models, form) {
     this.models = models;
     this.form = form;
@@ -42,7 +42,7 @@ export class Settings {
     return this.facts.image !== null;
   }
 
-  /** Inputs of a setting, as the model describes its request parameters. Empty means the default. */
+  /** Inputs for the request parameters that the model describes. Empty means the default. */
   get fields() {
     const [steps, ...others] = this.facts.request_parameters.filter(
       ({ name, kind }) => kind !== "schedule" && !ELSEWHERE.includes(name),
@@ -58,7 +58,7 @@ export class Settings {
     return this.variant.sampler ?? this.facts.sampler;
   }
 
-  /** Another model: offer what it supports. */
+  /** Change the model, and show the parameters that it supports. */
   chosen() {
     const { facts, inputs } = this;
     const show = (name, on) => {
@@ -87,7 +87,7 @@ export class Settings {
     this.drawSchedules();
   }
 
-  /** Whether the sampler of the shown setting reads a field. */
+  /** Whether the sampler of the shown variant uses a parameter. */
   read(name, sampler = this.sampler) {
     const readers = this.facts.fields[name];
     return readers === undefined || readers.includes(sampler);
@@ -120,7 +120,7 @@ export class Settings {
     this.variants.push(structuredClone(this.variant));
     this.active = this.variants.length - 1;
     const steps = this.variant.steps ?? this.facts.steps;
-    this.variant.steps = Math.max(1, Math.round(steps / 4)); // what one compares first
+    this.variant.steps = Math.max(1, Math.round(steps / 4)); // the most common comparison
     for (const name of SCHEDULES) delete this.variant[name];
     this.draw();
     this.grid.querySelector("[name=steps]").focus();
@@ -132,7 +132,7 @@ export class Settings {
     this.draw();
   }
 
-  /** A value of the shown setting; undefined is the checkpoint's own. */
+  /** A value of the shown variant; undefined means the checkpoint's default. */
   put(name, value) {
     if (value === undefined || value === "") delete this.variant[name];
     else this.variant[name] = value;
@@ -224,7 +224,7 @@ export class Settings {
     return !this.image && this.facts.chat && this.inputs.kind.value === "chat";
   }
 
-  /** All that a link keeps. */
+  /** The state that a link contains. */
   get state() {
     const { inputs } = this;
     const kept = { model: this.model.id, seed: inputs.seed.value, variants: this.variants };
@@ -234,7 +234,7 @@ export class Settings {
     return kept;
   }
 
-  /** Fill the form; what is not known is left out. */
+  /** Fill the form; unknown fields are ignored. */
   set state(kept) {
     const { inputs } = this;
     if (this.models.some(({ id }) => id === kept.model)) inputs.model.value = kept.model;
@@ -251,7 +251,7 @@ export class Settings {
     this.draw();
   }
 
-  /** Bodies for the trajectory route, one a setting, all with one seed; and what they are called. */
+  /** Bodies for the trajectory route, one per variant, all with the same seed; and their titles. */
   bodies(seed) {
     const { inputs } = this;
     const shared = { model: this.model.id, seed };
@@ -276,7 +276,7 @@ export class Settings {
     return (this.variants.length > 1 ? `${NAMES[i]}: ` : "") + parts.join(" · ");
   }
 
-  /** Put the blame where it belongs; false if there is no such field in sight. */
+  /** Mark the field that an error names; false if it is not visible. */
   blame(param) {
     const input = this.form.querySelector(`[name="${CSS.escape(param ?? "")}"]:not(:disabled)`);
     if (!input || input.offsetParent === null) return false;
@@ -287,7 +287,7 @@ export class Settings {
   }
 }
 
-/** The fields of a setting that the form knows, out of a link. */
+/** The known fields of a variant that a link contains. */
 function known(given, names) {
   const found = {};
   for (const name of names) {

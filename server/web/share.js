@@ -1,6 +1,6 @@
-// What leaves the page: files, and links that make the same run again.
+// Exports: files, and links that repeat a run.
 
-/** JSON that can stand inside a script element of a page. */
+/** JSON that is safe inside a script element. */
 export function inScript(value) {
   const escapes = { "<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029" };
   return JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (sign) => escapes[sign]);
@@ -8,20 +8,20 @@ export function inScript(value) {
 
 const PLACE = '<script type="application/json" id="trajectories">';
 
-/** A page that plays by itself; `template` is the server's, without trajectories. */
+/** A self-contained player; `template` is the server's page without trajectories. */
 export function standalone(template, kept) {
   const parts = template.split(PLACE);
   if (parts.length !== 2) throw new Error("the template of the player is not the expected one");
   return parts[0] + PLACE + inScript(kept) + parts[1];
 }
 
-/** As the trajectory route answers: `{id, events}`; of several runs a list. */
+/** JSON as the trajectory route returns it, `{id, events}`; for several runs a list. */
 export function asJson(runs) {
   const all = runs.map((run) => ({ id: run.created.id, events: run.records }));
   return JSON.stringify(all.length === 1 ? all[0] : all);
 }
 
-/** Lists of records out of such a file. */
+/** Lists of records from such a file. */
 export function fromJson(text) {
   let parsed;
   try {
@@ -43,7 +43,7 @@ export function encoded(state) {
   return btoa(text).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }
 
-/** The state of a link; null for what is none. */
+/** The state that a link contains; null if it is invalid. */
 export function decoded(text) {
   try {
     const bytes = Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (sign) => sign.charCodeAt(0));
@@ -54,7 +54,7 @@ export function decoded(text) {
   }
 }
 
-/** Hand a file to the person. */
+/** Download a file. */
 export function save(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);

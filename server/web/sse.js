@@ -1,6 +1,6 @@
-// Server-sent events out of a byte stream, as the standard reads them. Pure.
+// Parser of server-sent events, by the HTML standard. Pure.
 
-/** Feed it text as it comes; it returns the events that are complete. Comments are passed over. */
+/** Takes text in pieces and returns the complete events; comments are ignored. */
 export class EventReader {
   constructor() {
     this.rest = "";
@@ -15,7 +15,7 @@ export class EventReader {
     }
     const found = [];
     const lines = (this.rest + text).split(/\r\n|\n|\r(?!$)/);
-    this.rest = lines.pop(); // a \r at the very end may be half of \r\n
+    this.rest = lines.pop(); // a \r at the end may be the first half of \r\n
     for (const line of lines) {
       if (line === "") {
         if (this.event.data.length > 0) {

@@ -1,4 +1,4 @@
-// Steps across, positions down: where and when changes fell. A click goes there.
+// Map of changes: steps across, positions down. A click moves to that step.
 
 import { colourOf, h } from "./dom.js";
 import { OPS } from "./reducer.js";
@@ -30,7 +30,7 @@ export class Strip {
     this.node.addEventListener("pointermove", seek);
   }
 
-  /** Colours are of the theme; another theme draws anew. */
+  /** Repaint after a change of theme. */
   redraw() {
     this.drawn = 0;
   }
@@ -47,7 +47,7 @@ export class Strip {
     this.head.style.width = `${100 / this.wide}%`;
   }
 
-  /** Mark the row of a position, or none. */
+  /** Highlight the row of a position; null for none. */
   point(position) {
     this.row.hidden = position === null;
     if (position !== null) this.row.style.top = `${((position + 0.5) / this.track.positions) * 100}%`;

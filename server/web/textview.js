@@ -1,12 +1,12 @@
-// A canvas of text: one cell for each position, brought up to date where it differs.
+// The canvas of a text: one cell for each position; only changed cells are updated.
 
 import { h } from "./dom.js";
 import { OPS } from "./reducer.js";
 
-const TRAIL = 3; // frames
+const TRAIL = 3; // frames for which a change stays visible
 const END_SIGN = "∎";
 
-/** Draws states of a track; `onpoint(position, cell, pinned)` when one is pointed at or chosen. */
+/** Shows states of a track; calls `onpoint(position, cell, pinned)` on hover, focus and click. */
 export class TextView {
   constructor(track, run, onpoint) {
     this.track = track;
@@ -41,7 +41,7 @@ export class TextView {
     this.node.addEventListener("keydown", (event) => this.move(event));
   }
 
-  /** Keep the greatest height, so that what stands below does not jump. */
+  /** Keep the largest height, so that content below does not move. */
   hold() {
     const { offsetWidth: wide, offsetHeight: high } = this.node;
     if (wide !== this.wide) this.relax();
@@ -55,7 +55,7 @@ export class TextView {
     this.node.style.minHeight = "";
   }
 
-  /** Arrows go from cell to cell while one has the focus. */
+  /** Arrow keys move the focus between cells. */
   move(event) {
     const from = Number(event.target.dataset.at);
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -8, ArrowDown: 8 };
@@ -104,14 +104,14 @@ export class TextView {
   }
 }
 
-/** What a position shows of its last change: strong at that frame, faint for a few behind it. */
+/** Style of the last change of a position: strong at its frame, faint for a few after it. */
 function changed(state, at, frame) {
   const age = frame - state.wrote[at];
   if (!state.ops[at] || age > TRAIL) return "";
   return age === 0 ? OPS[state.ops[at]] : `was-${OPS[state.ops[at]]}`;
 }
 
-/** What stands in front of the coloured part, and what is in it. */
+/** Text before the coloured part of a cell, and the text in it. */
 function written(kind, text) {
   if (kind === "mask") return [" ", ""];
   if (kind === "end") return [" ", END_SIGN];

@@ -1,8 +1,8 @@
-// Which frame of each run is shown at each place of one common slider. Pure.
+// Frames of each run at each place of a common slider. Pure.
 
 /**
- * Places of the slider: for each, a frame of every run; with `sync` "time" also the milliseconds.
- * "progress" gives each run the same share of its steps, "time" what it had reached by then.
+ * Places of the slider: for each a frame of every run, and with `sync` "time" the milliseconds.
+ * "progress" shows each run at the same share of its steps, "time" at the same elapsed time.
  */
 export function timeline(runs, sync) {
   const shown = runs.filter((run) => run.length > 0);
@@ -45,7 +45,7 @@ export function countUpTo(values, limit) {
   return low;
 }
 
-/** The last place that shows something no run has yet to reach. */
+/** The last place that at least one run has reached. */
 export function newest(runs, sync, places) {
   if (sync === "time" || runs.every((run) => run.ended)) return Math.max(0, places - 1);
   const shares = runs.map((run) => (run.length - 1) / Math.max(1, run.expected - 1));

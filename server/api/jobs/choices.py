@@ -157,11 +157,11 @@ class TextReader(Generic[ChoiceT, PieceT]):
 
     def _more_tokens(self, canvas: Sequence[int]) -> list[TokenLogProb]:
         """Tokens that were not returned yet and whose text was."""
-        text, said = self._settled.text, self._settled.characters
+        text, sent = self._settled.text, self._settled.characters
         if self._view.alternatives is None or text is None:
             return []
         tokens = self._written.of(canvas, text, self._tokens_returned, len(self._echo.text))
-        tokens = list(takewhile(lambda token: token.token.end <= said, tokens))
+        tokens = list(takewhile(lambda token: token.token.end <= sent, tokens))
         self._tokens_returned += len(tokens)
         return tokens
 

@@ -31,7 +31,7 @@ class AnswerFormat(ABC, Generic[ChoiceT, PieceT]):
 
     ``ChoiceT`` is the type of a complete choice, ``PieceT`` that of a choice in a chunk. Where
     ``tokens`` is empty no log-probabilities were asked for; ``samples`` is the number of Monte
-    Carlo samples behind those of an echoed prompt, 0 if there is none among the tokens.
+    Carlo samples of those of an echoed prompt, 0 if there is none among the tokens.
 
     Attributes:
         prefix: of ids.

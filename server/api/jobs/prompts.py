@@ -76,7 +76,7 @@ def check_bytes(state: State, texts: Iterable[str], field: str) -> None:
 
 
 def ids_of(state: State, given: str | list[int], field: str, masks: str | None = "") -> list[int]:
-    """Token ids of a prompt; a text gets the start token in front.
+    """Token ids of a prompt; a text gets the start token before it.
 
     Raises:
         ApiError: 400, see ``checked_ids``, or for more ids than the canvas has positions.

@@ -108,8 +108,8 @@ class Recorder(Generic[ReaderT]):
         reader.follow(step)
         elapsed = self._elapsed()
         record = reader.trajectory.record(step)
-        told: RecordedStep = {"choice": i, "elapsed_ms": elapsed, **record}
-        self._write("diffusion.step", told)
+        recorded: RecordedStep = {"choice": i, "elapsed_ms": elapsed, **record}
+        self._write("diffusion.step", recorded)
         for number in self._blocks[i].more(step.settled):
             block: Block = {
                 "choice": i,

@@ -178,12 +178,12 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
                 yield event_of(Piece(choice))
         async with aclosing(merged(subscriptions)) as events:
             async for i, event in events:
-                told = event if isinstance(event, Failed) else _taken(readers[i], event)
-                if isinstance(told, Failed):
-                    self.failed = told
-                    yield _event(error_body(500, told.message, None, told.code))
+                taken = event if isinstance(event, Failed) else _taken(readers[i], event)
+                if isinstance(taken, Failed):
+                    self.failed = taken
+                    yield _event(error_body(500, taken.message, None, taken.code))
                     break
-                for piece in told:
+                for piece in taken:
                     yield event_of(piece)
             else:
                 if self.stream_options.include_usage:

@@ -140,9 +140,9 @@ def _logprobs(tokens: Sequence[TokenLogProb]) -> ChatLogProbs | None:
         return None
     entries: list[TokenEntry] = []
     for token in tokens:
-        entry = _entry(token.token, token.told.log_p if token.told else -math.inf)
+        entry = _entry(token.token, token.logprobs.log_p if token.logprobs else -math.inf)
         top = [_entry(other, log_p) for other, log_p in token.top]
-        step = token.told.step if token.told else None
+        step = token.logprobs.step if token.logprobs else None
         entries.append({**entry, "top_logprobs": top, "step": step})
     return {"content": entries, "refusal": None}
 
@@ -165,13 +165,13 @@ async def ids_of_chat(
     With ``to_fill`` they must leave room on the canvas.
 
     Raises:
-        ApiError: 400; 499 for a client that is gone; 503 when the template has no time.
+        ApiError: 400; 499 for a client that has disconnected; 503 when too many conversations wait.
     """
     tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
-    told = [m.plain() for m in messages]
-    limits.check_texts("messages", [text for m in told for text in m.values()], canvas)
+    plain = [m.plain() for m in messages]
+    limits.check_texts("messages", [text for m in plain for text in m.values()], canvas)
     try:
-        submitted = tokenizer.submit_chat(told)
+        submitted = tokenizer.submit_chat(plain)
         pieces = await unless_gone(request, _waited(submitted))
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="chat_template") from None

@@ -159,13 +159,13 @@ def logprobs_of(tokens: Sequence[TokenLogProb], samples: int) -> TextLogProbs | 
     """OpenAI's object for log-probabilities; None where there are none."""
     if not tokens:
         return None
-    told = [token.told for token in tokens]
+    found = [token.logprobs for token in tokens]
     logprobs: TextLogProbs = {
         "tokens": [token.token.label for token in tokens],
-        "token_logprobs": [None if t is None else finite(t.log_p) for t in told],
+        "token_logprobs": [None if t is None else finite(t.log_p) for t in found],
         "top_logprobs": [by_label(token) or None for token in tokens],
         "text_offset": [token.offset for token in tokens],
-        "steps": [None if t is None else t.step for t in told],
+        "steps": [None if t is None else t.step for t in found],
     }
     if samples:
         logprobs["prompt_samples"] = samples

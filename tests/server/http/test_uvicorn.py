@@ -11,15 +11,17 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from server.http import outgoing, protocol
+from server.http import closing, outgoing, protocol
+from server.http.closing import ClosingProtocol
 from server.http.protocol import GuardedProtocol
 
+MODULES = (protocol, closing, outgoing)
 CALLED_BY_UVICORN = {"_start_asgi_task", "on_response_complete", "timeout_keep_alive_handler"}
 
 
 def attributes(*owners: str, of: type | None = None) -> set[str]:
-    """Names that a class, or the protocol's two modules, read or set on the given expressions."""
-    trees = [ast.parse(inspect.getsource(part)) for part in ([of] if of else [protocol, outgoing])]
+    """Names that a class, or the protocol's modules, read or set on the given expressions."""
+    trees = [ast.parse(inspect.getsource(part)) for part in ([of] if of else MODULES)]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     return {node.attr for node in nodes if ast.unparse(node.value) in owners}
 
@@ -41,9 +43,10 @@ async def test_uvicorn_has_every_attribute_that_the_protocol_uses():
     theirs, ours = (
         kind(config, ServerState(), {}, loop) for kind in (HttpToolsProtocol, GuardedProtocol)
     )
-    used = attributes("self", of=GuardedProtocol)
+    parts = (GuardedProtocol, ClosingProtocol)
+    used = set[str]().union(*(attributes("self", of=part) for part in parts))
     assert not (message := absent(used, ours)), message
-    inherited = attributes("super()", of=GuardedProtocol) | CALLED_BY_UVICORN
+    inherited = CALLED_BY_UVICORN.union(*(attributes("super()", of=part) for part in parts))
     assert not (message := absent(inherited, theirs)), message
     count = len(inspect.signature(RequestResponseCycle).parameters)
     cycle = RequestResponseCycle(*[None] * count)  # pyright: ignore[reportArgumentType]

@@ -101,15 +101,15 @@ def test_the_pieces_add_up_to_the_whole(tiny, name, data):
         if "\N{REPLACEMENT CHARACTER}" not in whole.text:
             assert "\N{REPLACEMENT CHARACTER}" not in piece
         if piece and reader.text is not None:
-            more = reader.text.told(len(told))
+            more = reader.text.tokens_from(len(told))
             told += takewhile(lambda token: token.end <= reader.characters, more)
     # the tokens that a stream tells are those of the whole text, and they are its bytes
-    assert told == whole.told()[: len(told)]
-    assert len(whole.told()) == len(whole.positions)
-    assert [token.id for token in whole.told()] == [tokens[at] for at in whole.positions]
+    assert told == whole.tokens_from()[: len(told)]
+    assert len(whole.tokens_from()) == len(whole.positions)
+    assert [token.id for token in whole.tokens_from()] == [tokens[at] for at in whole.positions]
     if not prompt and "\N{REPLACEMENT CHARACTER}" not in whole.text:
-        assert b"".join(t.data or b"" for t in whole.told()) == whole.text.encode()
-    for token in whole.told():
+        assert b"".join(t.data or b"" for t in whole.tokens_from()) == whole.text.encode()
+    for token in whole.tokens_from():
         if token.data is not None and token.text is not None:
             assert whole.text[token.start :].startswith(token.text)
     assert sent + reader.last(whole.text) == whole.text
@@ -140,14 +140,14 @@ def test_the_tokens_before_a_stop_string_are_counted_whole(tiny, name):
     assert found.text == "é🐉" and found.tokens == 6 and found.positions == (0, 1, 2, 3, 4, 5)
     found = text_of(checkpoint, ids, [True] * len(ids), ["🐉"])
     assert found.text == "é" and found.tokens == 2
-    assert b"".join(token.data or b"" for token in found.told()) == "é".encode()
+    assert b"".join(token.data or b"" for token in found.tokens_from()) == "é".encode()
 
 
 def test_a_token_that_reaches_into_a_stop_string_is_told_up_to_it(tiny):
     ids = tiny.tokenizer.encode("a king", start=False)
     found = text_of(tiny, ids, [True] * len(ids), ["ng"])
     assert found.text == "a ki" and found.tokens == len(ids)
-    assert [token.label for token in found.told()] == ["a", " ki"]
+    assert [token.label for token in found.tokens_from()] == ["a", " ki"]
 
 
 def stop_strings(text: str):

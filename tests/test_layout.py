@@ -55,6 +55,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("sampler.*",),
     (
         "models.checkpoints.load",
+        "models.checkpoints.describe",
         "models.checkpoints.convert",
         "models.checkpoints.formats",
         "models.checkpoints.random_init",

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from models import registry
 from models.checkpoints import formats, weights
-from models.checkpoints.load import described_decoder, inspect_checkpoint
+from models.checkpoints.describe import described_decoder
+from models.checkpoints.load import inspect_checkpoint
 from models.checkpoints.meta_init import without_values
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line

@@ -9,7 +9,7 @@ when they do not choose.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,22 +22,16 @@ from torch import Tensor
 from models.base import DenoiserModule
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoints import weights
+from models.checkpoints.describe import Described, described, described_decoder, served
 from models.checkpoints.devices import DType, device_named, dtype_named
-from models.checkpoints.meta_init import without_values
-from models.checkpoints.weights import Header
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line, member, read_json
 from models.images import vq_decoder
 from models.images.layout import ImageShape
 from models.images.pixels import pixels
-from models.images.vq_decoder import VQConfig, VQDecoder
+from models.images.vq_decoder import VQDecoder
 from models.interface import Denoiser, ModelInfo
-from models.registry import Built, build
-from models.tokenization.file_check import check_tokenizer_file
-from models.tokenization.tokenizer import TEXT_FILES, TextTokenizer
-
-UNIFORM = {"sampler": "ancestral", "mixing_ratio": 1.0}
-"""What requests to a model without a mask get: uniform noise alone (UDLM)."""
+from models.tokenization.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ def load_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        read = _served(path)
+        read = served(path)
         network = _filled(path, read, where, kind)
         decoder = _decoder(path, read.info, where)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
@@ -160,10 +154,10 @@ def load_network(path: Path, device: str = "cpu", dtype: DType = "auto") -> Deno
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        return _filled(path, _described(path), where, kind)
+        return _filled(path, described(path), where, kind)
 
 
-def _filled(path: Path, read: _Described, where: torch.device, kind: torch.dtype) -> DenoiserModule:
+def _filled(path: Path, read: Described, where: torch.device, kind: torch.dtype) -> DenoiserModule:
     """The network with its weights, in evaluation mode."""
     network = read.built.network
     if where.type == "cpu":
@@ -193,7 +187,7 @@ def load_divided_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        read = _served(path)
+        read = served(path)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
     try:
         model = started(read.built, read.found, where, kind, ranks, lost)
@@ -209,7 +203,7 @@ def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
         CheckpointError: as ``load``, but for the values of the weights.
     """
     with in_a_line(path):
-        read = _described(path)
+        read = described(path)
     return replace(read.info, dtype=weights.stored_dtype(read.found)), read.defaults
 
 
@@ -226,8 +220,8 @@ def check_checkpoint(
         CheckpointError: as ``load_checkpoint``, but for the values of the weights.
     """
     dtype_named(dtype, device_named(device))
-    described = _served(path)
-    built = described.built
+    read = served(path)
+    built = read.built
     if ranks > 1:
         from models.parallel.tensor_parallel import check
 
@@ -235,72 +229,7 @@ def check_checkpoint(
             check(built.spec, built.config, ranks)
         except UnsupportedConfig as error:
             raise CheckpointError(f"{path}: {error}") from None
-    return described.info, described.defaults
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A checkpoint folder without its weights.
-
-    Attributes:
-        found: where the weights are stored.
-        built: the network on the meta device, with its family and config.
-        text: the tokenizer, if the folder has one.
-        info: facts, without the type of the weights.
-        defaults: see ``Checkpoint``.
-    """
-
-    found: dict[str, Header]
-    built: Built
-    text: TextTokenizer | None
-    info: ModelInfo
-    defaults: dict[str, Any]
-
-
-def _served(path: Path) -> _Described:
-    """A folder's files but for the weights, if requests can be answered with its family.
-
-    Raises:
-        CheckpointError: they cannot; the message says why.
-    """
-    read = _described(path)
-    if reason := (spec := read.built.spec).unserved:
-        raise CheckpointError(f"{path}: {spec.title} checkpoints cannot be served yet: {reason}")
-    return read
-
-
-def _described(path: Path) -> _Described:
-    """Read a folder's files but for the weights."""
-    config = read_json(path / "config.json")
-    found = weights.headers(path)
-    shapes = {name: header.shape for name, header in found.items()}
-    try:
-        built = build(config, shapes)
-    except UnsupportedConfig as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    spec, sizes, network = built
-    weights.compare(path, shapes, network)
-    file = read_json(path / "generation_config.json", required=False)
-    said = {name: value for name, value in file.items() if value is not None}
-    noise = UNIFORM if sizes.mask_token_id is None else {}
-    defaults = {**spec.defaults, **noise, **said}
-    info = ModelInfo(
-        name=path.resolve().name,
-        family=spec.name,
-        parameters=sum(t.numel() for t in network.state_dict().values()),
-        vocab_size=sizes.vocab_size,
-        mask_id=sizes.mask_token_id,
-        eos_id=sizes.eos_token_id,
-        max_length=network.max_length,
-        dtype="",
-        classes=network.classes,
-        class_names=_class_names(config, network.classes),
-        image=getattr(sizes, "image", None),
-        block_length=getattr(sizes, "block_length", None),
-    )
-    has_text = (path / "tokenizer.json").is_file()
-    text = read_tokenizer(path, sizes.vocab_size, info.mask_id) if has_text else None
-    return _Described(found, built, text, info, defaults)
+    return read.info, read.defaults
 
 
 def _check_memory(path: Path, size: int) -> None:
@@ -308,39 +237,6 @@ def _check_memory(path: Path, size: int) -> None:
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > has:
         raise CheckpointError(f"{path}: its weights take {size} bytes, the machine has {has}")
-
-
-def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
-    """Names of the labels, as far as ``config.json`` has one for each.
-
-    Raises:
-        CheckpointError: names that are none, or not as many as there are labels.
-    """
-    names = config.get("class_names", [])
-    good = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    if not good or len(names) not in (0, classes) or len(set(names)) < len(names):
-        raise CheckpointError(f"class_names in config.json must be {classes} different names")
-    return tuple(names)
-
-
-def read_tokenizer(folder: Path, vocab_size: int, mask_id: int | None = None) -> TextTokenizer:
-    """The tokenizer of a checkpoint folder, for a model of ``vocab_size`` ids.
-
-    Raises:
-        CheckpointError: missing, damaged, or with more ids than the model has.
-    """
-    for name in TEXT_FILES:
-        member(folder, name)
-    try:
-        check_tokenizer_file(folder / "tokenizer.json", vocab_size)
-        tokenizer = TextTokenizer.load(folder / "tokenizer.json", mask_id)
-    except ValueError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
-    if tokenizer.vocab_size > vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
-        )
-    return tokenizer
 
 
 def _decoder(path: Path, info: ModelInfo, device: torch.device) -> VQDecoder | None:
@@ -353,26 +249,3 @@ def _decoder(path: Path, info: ModelInfo, device: torch.device) -> VQDecoder | N
     weights.fill(decoder, found, device, torch.float32)
     decoder.ready(device)
     return decoder.eval()
-
-
-def described_decoder(place: Path, shape: ImageShape) -> tuple[VQDecoder, dict[str, Header]]:
-    """A decoder of image tokens on the meta device, and what its file holds.
-
-    Raises:
-        CheckpointError: not a decoder, or one of other images.
-    """
-    found = weights.headers(place)
-    shapes = {name: header.shape for name, header in found.items()}
-    try:
-        with without_values():
-            decoder = VQDecoder(VQConfig.stored(shapes))
-    except UnsupportedConfig as error:
-        raise CheckpointError(f"{place}: {error}") from None
-    weights.compare(place, shapes, decoder)
-    has = (decoder.config.codes, decoder.config.scale)
-    if has != (shape.levels, shape.scale):
-        raise CheckpointError(
-            f"{place}: {has[0]} codes of {has[1]} pixels, "
-            f"config.json says {shape.levels} of {shape.scale}"
-        )
-    return decoder, found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models import registry
 from models.checkpoints import weights
-from models.checkpoints.load import read_tokenizer
+from models.checkpoints.describe import read_tokenizer
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import read_json
 

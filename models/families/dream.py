@@ -8,7 +8,8 @@ prediction.
 
 from __future__ import annotations
 
-from models.families.decoder import SHARDS, Decoder, DecoderConfig
+from models.families.decoder import Decoder
+from models.families.decoder_config import SHARDS, DecoderConfig
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
 
@@ -18,10 +19,9 @@ MASK, END = 151666, 151643
 
 def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     """Read a ``config.json``; see ``FamilySpec``."""
-    read = FieldReader(raw)
+    read = FieldReader(raw, shapes)
     width = read.size("intermediate_size")
-    config = DecoderConfig.of(read, MASK, END, intermediate_size=width, qkv_bias=True, shifted=True)
-    return config.check_stored(shapes)
+    return DecoderConfig.of(read, MASK, END, intermediate_size=width, qkv_bias=True, shifted=True)
 
 
 SHAPES: dict[str, Fields] = {

@@ -8,7 +8,8 @@ prediction, which its decoding never asks for.
 
 from __future__ import annotations
 
-from models.families.decoder import SHARDS, Decoder, DecoderConfig
+from models.families.decoder import Decoder
+from models.families.decoder_config import SHARDS, DecoderConfig
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
 
@@ -20,8 +21,8 @@ TYPE = "Fast_dLLM_Qwen"
 
 def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     """Read a ``config.json``; see ``FamilySpec``."""
-    read = FieldReader(raw)
-    config = DecoderConfig.of(
+    read = FieldReader(raw, shapes)
+    return DecoderConfig.of(
         read,
         MASK,
         END,
@@ -30,7 +31,6 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         shifted=True,
         block_length=read.size("bd_size", BLOCK_SIZE),
     )
-    return config.check_stored(shapes)
 
 
 FAMILY = FamilySpec(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from models.errors import UnsupportedConfig
@@ -14,8 +14,10 @@ LARGEST = 2**24
 class FieldReader:
     """The fields of one ``config.json``. A field that is null counts as missing."""
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
+    def __init__(self, raw: Mapping[str, Any], shapes: Sized | None) -> None:
+        """``shapes``: of the weights, if there are any."""
         self.raw = raw
+        self._weights = None if shapes is None else len(shapes)
 
     def given(self, field: str) -> bool:
         """Whether the field has a value."""
@@ -40,6 +42,29 @@ class FieldReader:
             UnsupportedConfig: another value, or none where one is wanted.
         """
         return self.size(field) if wanted or self.given(field) else 0
+
+    def layers(self) -> int:
+        """``num_hidden_layers``, before anything is made for each of them.
+
+        Raises:
+            UnsupportedConfig: see ``size`` and ``check_stored``.
+        """
+        count = self.size("num_hidden_layers")
+        self.check_stored("num_hidden_layers", count)
+        return count
+
+    def check_stored(self, field: str, parts: int) -> None:
+        """Refuse a network with more parts than there are weights.
+
+        Args:
+            field: the number of them, for the message.
+            parts: modules with weights of their own.
+
+        Raises:
+            UnsupportedConfig: naming the field.
+        """
+        if self._weights is not None and parts > self._weights:
+            raise UnsupportedConfig(f"{field} is {self.raw[field]}: more than there are weights")
 
     def number(self, field: str, default: float | None = None) -> float:
         """A positive number.

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from models.attention import Attention
 from models.base import RMSNorm, rotate
 from models.errors import UnsupportedConfig
-from models.families.decoder import MLP, Decoder, DecoderConfig, DecoderLayer, SparseMLP, shard_plan
+from models.families.decoder import MLP, Decoder, DecoderLayer, SparseMLP
+from models.families.decoder_config import DecoderConfig, shard_plan
 from models.families.experts import Router, Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -105,7 +106,7 @@ class LLaDA2(Decoder):
 
 def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     """Read a ``config.json``; see ``FamilySpec``. ``block_length`` may be one of its fields."""
-    read = FieldReader(raw)
+    read = FieldReader(raw, shapes)
     if raw.get("model_type") != "llada2_moe":
         raise UnsupportedConfig(
             f"model_type is {raw.get('model_type')!r}, a layout with merged experts; only the "
@@ -114,7 +115,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     read.refuse("expert_capacity", "delete_token_id", "split_token_id")  # LLaDA2.2
     read.only(use_bias=False, use_qkv_bias=False, norm_topk_prob=True, score_function="sigmoid")
     read.only(router_dtype="fp32", moe_router_enable_expert_bias=True)
-    layers, dense = read.size("num_hidden_layers"), read.size("first_k_dense_replace", 0, least=0)
+    layers, dense = read.layers(), read.size("first_k_dense_replace", 0, least=0)
     heads = read.size("num_attention_heads")
     head_dim = read.size("head_dim", read.size("hidden_size") // heads)
     width = read.size("moe_intermediate_size")
@@ -131,7 +132,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         groups=read.size("n_group"),
         chosen_groups=read.size("topk_group"),
     )
-    config = DecoderConfig.of(
+    return DecoderConfig.of(
         read,
         MASK,
         END,
@@ -144,7 +145,6 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         routing=routing,
         sparse=tuple(i >= dense for i in range(layers)),
     )
-    return config.check_stored(shapes)
 
 
 SHAPES: dict[str, Fields] = {

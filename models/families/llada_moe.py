@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import UnsupportedConfig
-from models.families.decoder import MLP, Decoder, DecoderConfig, DecoderLayer, SparseMLP, shard_plan
+from models.families.decoder import MLP, Decoder, DecoderLayer, SparseMLP
+from models.families.decoder_config import DecoderConfig, shard_plan
 from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -64,9 +65,9 @@ class LLaDAMoE(Decoder):
 
 def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     """Read a ``config.json``; see ``FamilySpec``."""
-    read = FieldReader(raw)
+    read = FieldReader(raw, shapes)
     read.only(clip_qkv=None, attention_bias=False)
-    layers, heads = read.size("num_hidden_layers"), read.size("num_attention_heads")
+    layers, heads = read.layers(), read.size("num_attention_heads")
     sparse = raw.get("moe_layer_freq")
     if sparse is None:
         sparse = [1] * layers
@@ -85,7 +86,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         bias=read.flag("moe_router_enable_expert_bias", False),
         bias_weighs=True,
     )
-    config = DecoderConfig.of(
+    return DecoderConfig.of(
         read,
         MASK,
         END,
@@ -95,7 +96,6 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         routing=routing,
         sparse=tuple(flag == 1 for flag in sparse),
     )
-    return config.check_stored(shapes)
 
 
 SHAPES: dict[str, Fields] = {

@@ -8,7 +8,8 @@ fact of the training that published files on the Hub do not say: ``block_size`` 
 
 from __future__ import annotations
 
-from models.families.decoder import SHARDS, Decoder, DecoderConfig
+from models.families.decoder import Decoder
+from models.families.decoder_config import SHARDS, DecoderConfig
 from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -21,7 +22,6 @@ UNSERVED = "its decoding, block by block with block-causal attention, is not imp
 
 def config_of(
     read: FieldReader,
-    shapes: Shapes | None,
     width: int,
     routing: Routing | None = None,
     sparse: tuple[bool, ...] = (),
@@ -30,7 +30,6 @@ def config_of(
 
     Args:
         read: fields of ``config.json``.
-        shapes: of the weights, if there are any.
         width: of dense layers.
         routing, sparse: see ``DecoderConfig``.
 
@@ -39,7 +38,7 @@ def config_of(
     """
     read.only(attention_bias=False)
     heads = read.size("num_attention_heads")
-    config = DecoderConfig.of(
+    return DecoderConfig.of(
         read,
         MASK,
         END,
@@ -50,13 +49,12 @@ def config_of(
         routing=routing,
         sparse=sparse,
     )
-    return config.check_stored(shapes)
 
 
 def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     """Read a ``config.json``; see ``FamilySpec``."""
-    read = FieldReader(raw)
-    return config_of(read, shapes, read.size("intermediate_size"))
+    read = FieldReader(raw, shapes)
+    return config_of(read, read.size("intermediate_size"))
 
 
 def shape(hidden: int, width: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from models.errors import UnsupportedConfig
 from models.families import sdar
-from models.families.decoder import Decoder, DecoderConfig, shard_plan
+from models.families.decoder import Decoder
+from models.families.decoder_config import DecoderConfig, shard_plan
 from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -17,12 +18,14 @@ from models.family import FamilySpec, Fields, Shapes
 
 def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
     """Read a ``config.json``; see ``FamilySpec``."""
-    read = FieldReader(raw)
-    layers, every = read.size("num_hidden_layers"), read.size("decoder_sparse_step", 1)
-    dense = raw.get("mlp_only_layers") or []
-    if not isinstance(dense, list) or not set(dense) <= set(range(min(layers, 1 << 16))):
+    read = FieldReader(raw, shapes)
+    layers, every = read.layers(), read.size("decoder_sparse_step", 1)
+    dense, below = raw.get("mlp_only_layers"), range(layers)
+    if dense is None:
+        dense = []
+    if not isinstance(dense, list) or not all(type(i) is int and i in below for i in dense):
         raise UnsupportedConfig(f"mlp_only_layers must be layers below {layers}, got {dense!r}")
-    sparse = tuple(i not in dense and (i + 1) % every == 0 for i in range(layers))
+    sparse = tuple(i not in dense and (i + 1) % every == 0 for i in below)
     routing = Routing(
         experts=read.size("num_experts"),
         chosen=read.size("num_experts_per_tok"),
@@ -30,7 +33,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
         normalised=read.flag("norm_topk_prob"),
     )
     width = read.size_or_zero("intermediate_size", wanted=not all(sparse))
-    return sdar.config_of(read, shapes, width, routing, sparse)
+    return sdar.config_of(read, width, routing, sparse)
 
 
 FAMILY = FamilySpec(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from models.checkpoints.convert import convert
 from models.checkpoints.load import (
     inspect_checkpoint,
     load_checkpoint,
@@ -15,6 +18,7 @@ from models.errors import CheckpointError
 from models.families.dream import FAMILY, SHAPES
 from models.parallel.workers import Leader
 from sampler import SAMPLERS, make_params
+from server.engine.request_params import sampling_params
 from tests.sampler.toy import behind, states
 from tests.support.published import (
     close,
@@ -113,6 +117,28 @@ def test_facts(folder):
     info, defaults = inspect_checkpoint(folder)
     assert (info.family, info.mask_id, info.eos_id, info.max_length) == ("dream", 62, 60, 256)
     assert defaults["sampler"] == "topk" and defaults["mixing_ratio"] == 0.0
+
+
+PUBLISHED_DEFAULTS = {
+    **{"alg": "origin", "alg_temp": None, "eps": 0.001, "steps": 512, "temperature": 0.0},
+    **{"top_p": None, "top_k": None, "mask_token_id": None, "output_history": False},
+    **{"bos_token_id": 60, "eos_token_id": 60, "pad_token_id": 60},
+}
+
+
+def test_nulls_of_the_published_defaults_count_as_missing(tiny, tmp_path):
+    folder = write_folder(tmp_path / "dream", tiny)
+    (folder / "generation_config.json").write_text(json.dumps(PUBLISHED_DEFAULTS))
+    for place in (folder, tmp_path / "made"):
+        _, defaults = inspect_checkpoint(place if place.exists() else convert_to(folder, place))
+        params = sampling_params(defaults, {"seed": 1})
+        assert (params.sampler, params.steps, params.temperature) == ("topk", 512, 0.0)
+        assert params.top_p == 1.0 and defaults["mixing_ratio"] == 0.0
+
+
+def convert_to(source, folder):
+    convert(source, folder)
+    return folder
 
 
 @pytest.mark.parametrize(

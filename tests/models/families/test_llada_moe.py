@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from models.checkpoints.load import inspect_checkpoint, load_checkpoint, load_network
 from models.errors import CheckpointError
@@ -144,3 +146,51 @@ def test_llada_without_experts_is_another_family(tmp_path, golden):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="this is LLaDA-MoE"):
         inspect_checkpoint(folder)
+
+
+EXPERTS = "model.layers.1.mlp.experts"
+ONE = f"{EXPERTS}.3.up_proj.weight"
+UNKNOWN = (f"{EXPERTS}.8.up_proj.weight", f"{EXPERTS}.-1.up_proj.weight", f"{EXPERTS}.gate_up")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda w: w.pop(ONE), f"1 tensors missing, first {ONE}"),
+        (lambda w: w.update({ONE: w[ONE][:-1].clone()}), r"up_proj.weight is \[19, 48\]"),
+        (lambda w: w.update({ONE: w[ONE].T.contiguous()}), r"up_proj.weight is \[48, 20\]"),
+        (lambda w: w.update({ONE: w[ONE] * torch.nan}), f"{ONE} holds values that are not finite"),
+        (lambda w: w.update({ONE: w[ONE].int()}), f"{ONE} holds no floats"),
+        (lambda w: w.update({ONE.replace("3", "8"): w[ONE].clone()}), "1 unknown tensors"),
+        (lambda w: w.update({ONE.replace("3", "-1"): w[ONE].clone()}), "1 unknown tensors"),
+        (
+            lambda w: w.update({"model.layers.1.mlp.experts.gate_up": w[ONE].clone()}),
+            "1 unknown tensors",
+        ),
+    ],
+)
+def test_an_expert_that_is_not_stored_as_published_is_refused_by_name(
+    folders, tmp_path, spoil, words
+):
+    weights = load_file(folders["full"] / "model.safetensors")
+    spoil(weights)
+    shutil.copytree(folders["full"], tmp_path / "bad")
+    save_file(weights, tmp_path / "bad" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        load_network(tmp_path / "bad")
+
+
+def test_experts_of_one_layer_may_lie_in_several_files(folders, golden, tmp_path):
+    weights = load_file(folders["full"] / "model.safetensors")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    shutil.copy(folders["full"] / "config.json", folder)
+    placed = {}
+    for shard in range(3):
+        part = dict(sorted(weights.items())[shard::3])
+        save_file(part, folder / f"{shard}.safetensors")
+        placed |= dict.fromkeys(part, f"{shard}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    t = golden("families/lladamoe_tiny_full").tensors
+    for found, logits in zip(run(load_network(folder), *t["input_ids"]), t["logits"], strict=True):
+        close(found, logits)

@@ -27,7 +27,7 @@ MAX_POSITIONS = {"cpu": 512, "cuda": 16384}
 for every request in it, but up to some hundreds each of them costs less
 (``benchmarks/step_positions.py``); a GPU is underused below some thousands.
 """
-MAX_WORK_RATIO = {"cpu": 8.0, "cuda": math.inf}
+MAX_WORK_RATIO = {"cpu": 16.0, "cuda": math.inf}
 """A request may join a step only if its work is at most this multiple of the head request's, by
 device. On a CPU a short request pays for each position of a long one in its step
 (``benchmarks/fairness.py``).

@@ -23,6 +23,10 @@ PATIENCE_RATIO = 16
 AGEING_HALF_LIFE = 4.0
 """Multiple of a request's own step count after which its work left counts half, so that similar
 requests run about in order of arrival. ``benchmarks/fairness.py`` compares values of both."""
+LONG_RATIO = 2
+"""A request is long if its work and its steps, times this, exceed the means of all present."""
+HEAD_START_RATIO = 4
+"""The head start of a long request is its step count, and at most this multiple of the mean."""
 RESCHEDULE_STEPS = 8
 """Steps between two choices while no request comes or ends."""
 
@@ -56,6 +60,7 @@ class _Entry:
     Attributes:
         order: its number in order of arrival.
         total: positions × steps at arrival.
+        steps: at arrival.
         arrived: time of arrival, in seconds.
         came: the scheduler's step count at arrival.
         begun: it has taken part in a step.
@@ -67,6 +72,7 @@ class _Entry:
     order: int
     work: Work
     total: int
+    steps: int
     arrived: float
     came: int
     begun: bool = False
@@ -84,6 +90,17 @@ class _Standing(NamedTuple):
     total: float
 
 
+class _Mean(NamedTuple):
+    """Means over all requests present, in whole numbers."""
+
+    total: int
+    steps: int
+
+    def exceeded_by(self, entry: _Entry) -> bool:
+        """Whether a request is long."""
+        return LONG_RATIO * entry.total > self.total and LONG_RATIO * entry.steps > self.steps
+
+
 @dataclass(frozen=True)
 class Change(Generic[Key]):
     """Requests that begin, resume and are preempted before the next step; ``broken`` ones, whose
@@ -97,12 +114,16 @@ class Change(Generic[Key]):
 
 
 class Scheduler(Generic[Key]):
-    """Least work left first, with ageing, and with a patience beyond which requests run in order of
-    arrival.
+    """Least work left first among short requests, with ageing, then long ones in order of arrival
+    less their step counts; beyond a patience all run in order of arrival.
+
+    A long request takes part in nearly all steps while it is here, so its slowdown comes from the
+    company in its steps rather than from waiting. The head start, its step count, bounds it: of two
+    long requests that came together the longer one is not left out of a step for the other.
 
     Each step has room for a number of requests and of positions. It is filled again whenever a
     request arrives or ends: first with requests whose patience is over, in order of arrival, up to
-    the first that does not fit; then with the others, by work left. A request with much more work
+    the first that does not fit; then with the others, by rank. A request with much more work
     than the head request does not join though there is room, because its positions lengthen the
     step for all. Preempted requests keep their canvas and resume later. With a patience of 0 the
     order is first come, first served.
@@ -183,7 +204,7 @@ class Scheduler(Generic[Key]):
         if not self.has_room([work for _, work in requests]):
             raise QueueFull
         for key, work in requests:
-            entry = _Entry(self._arrivals, work, work.total, now, came=self._step)
+            entry = _Entry(self._arrivals, work, work.total, work.steps, now, self._step)
             self._arrivals += 1
             self._entries[key] = self._unbegun[key] = entry
             self._unbegun_work += entry.total
@@ -226,9 +247,14 @@ class Scheduler(Generic[Key]):
         """The standings of all requests, and the requests that have none."""
         found: dict[Key, _Standing] = {}
         broken: list[Key] = []
+        count = max(1, len(self._entries))
+        mean = _Mean(
+            sum(e.total for e in self._entries.values()) // count,
+            sum(e.steps for e in self._entries.values()) // count,
+        )
         for key, entry in self._entries.items():
             try:
-                found[key] = self._standing(entry)
+                found[key] = self._standing(entry, mean)
             except Exception:
                 log.exception("a request has no rank in the queue")
                 broken.append(key)
@@ -253,11 +279,17 @@ class Scheduler(Generic[Key]):
             used += standing.positions
         return chosen
 
-    def _standing(self, entry: _Entry) -> _Standing:
+    def _standing(self, entry: _Entry, mean: _Mean) -> _Standing:
         waited = self._waited(entry)
         impatient = waited >= self.patience
         if impatient:
             rank = 0, 0.0, entry.order
+        elif mean.exceeded_by(entry) and waited < self.half_life:
+            rank = (
+                2,
+                float(entry.came - min(entry.steps, HEAD_START_RATIO * mean.steps)),
+                entry.order,
+            )
         else:
             left = math.log2(max(1, self._left(entry)))
             rank = 1, left - waited / self.half_life, entry.order

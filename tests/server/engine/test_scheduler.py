@@ -101,6 +101,17 @@ def test_requests_that_are_about_alike_go_about_in_order():
     assert max(overtaken) < 5
 
 
+def test_of_two_long_requests_the_longer_keeps_its_place():
+    """All three are long and came together, and there is room for two."""
+    s = make(patience=16, max_positions=20)
+    for key, steps in (("a", 30), ("b", 40), ("c", 30)):
+        s.submit(key, Work(10, steps))
+    assert set(begun(s)) == {"b", "a"}
+    s.submit("d", Work(10, 2))  # a short one goes first, and the longest stays beside it
+    change = s.begin_step()
+    assert list(change.begin) == ["d"] and list(change.pause) == ["a"]
+
+
 def test_a_canvas_above_the_budget_runs_alone():
     s = make()
     s.submit("huge", Work(500, 1))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.attention import BucketedAttention
 from models.checkpoints.malloc import keep_freed_memory
-from sampler import SAMPLERS, make_params
+from sampler import READERS, SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.step import take_step
 
@@ -51,7 +51,8 @@ def seconds_per_step(name: str, requests: int, steps: int) -> float:
     """Median CPU seconds of a sampler's step with the given number of requests."""
     network, sampler = PositionWise(), SAMPLERS[name].make(VOCAB, VOCAB - 1, (0,))
     length = POSITIONS // requests
-    params = make_params(steps=steps, sampler=name, top_p=0.9, confidence_threshold=1.0)
+    own = {"confidence_threshold": 1.0} if name in READERS["confidence_threshold"] else {}
+    params = make_params(steps=steps, sampler=name, top_p=0.9, **own)
     canvases = [([0] * length, [True] * length, params.changed(seed=i)) for i in range(requests)]
     batch = sampler.begin(CanvasBatch.of(canvases))
     spent = []

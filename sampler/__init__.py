@@ -1,4 +1,4 @@
-"""Noise kernels, schedules and samplers. Imports torch and no sibling package."""
+"""Noise kernels, schedules and samplers. Imports torch and numpy, and no sibling package."""
 
 from sampler.registry import PARAMS, READERS, SAMPLERS, make_params
 

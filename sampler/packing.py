@@ -1,4 +1,4 @@
-"""Arrays of several requests end to end: joining them, and ranking within each canvas."""
+"""Arrays of several requests end to end: joining and compacting them, ranking within a group."""
 
 from __future__ import annotations
 
@@ -20,43 +20,46 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts))
 
 
-def ranked(
-    score: Float[Tensor, " R"],
-    canvas: Int[Tensor, " R"],
-    candidate: Bool[Tensor, " R"],
-    size: int,
-) -> tuple[Int[Tensor, " C"], Int[Tensor, " C"]]:
-    """The candidates canvas by canvas, highest score first, ties to the earlier row.
+def marked(marks: Bool[Tensor, " T"], room: int) -> Int[Tensor, " N"]:
+    """The marked positions in order, T after the last; ``room`` is at least their number."""
+    count = marks.numel()
+    upto = marks.cumsum(0)
+    place = torch.where(marks, upto - 1, room)  # positions without a mark share one more place
+    found = upto.new_full((room + 1,), count)
+    return found.scatter_(0, place, torch.arange(count, device=marks.device))[:room]
+
+
+def places(
+    score: Float[Tensor, " R"], group: Int[Tensor, " R"], groups: int
+) -> tuple[Int[Tensor, " R"], Int[Tensor, " G"]]:
+    """The place of each row in its group by score, highest first, ties to the earlier row.
 
     Args:
         score: of each row.
-        canvas: which each row belongs to, ascending.
-        candidate: rows that take part.
-        size: number of canvases.
+        group: which each row belongs to, 0 to G - 1.
+        groups: their number G.
 
     Returns:
-        (rows in that order, each one's place within its canvas from 0).
+        (place of each row from 0, number of rows of each group).
     """
-    rows = torch.nonzero(candidate)[:, 0]
-    by_score = rows[score[rows].argsort(descending=True, stable=True)]
-    order = by_score[canvas[by_score].argsort(stable=True)]
-    of = canvas[order]
-    count = torch.bincount(of, minlength=size)
+    by_score = score.argsort(descending=True, stable=True)
+    of, within = group[by_score].sort(stable=True)
+    count = torch.zeros(groups, dtype=torch.int64, device=group.device)
+    count.index_add_(0, group, torch.ones_like(group))
     first = count.cumsum(0) - count
-    return order, torch.arange(len(order), device=of.device) - first[of]
+    place = torch.arange(len(group), device=group.device) - first[of]
+    return torch.empty_like(place).scatter_(0, by_score[within], place), count
 
 
 def best_of_each(
-    score: Float[Tensor, " R"],
-    canvas: Int[Tensor, " R"],
-    candidate: Bool[Tensor, " R"],
-    count: Int[Tensor, " B"],
-) -> Bool[Tensor, " R"]:
-    """The ``count`` highest-scoring candidates of each canvas, ties to the earlier row.
+    score: Float[Tensor, " R"], group: Int[Tensor, " R"], count: Int[Tensor, " G"]
+) -> tuple[Bool[Tensor, " R"], Int[Tensor, " G"]]:
+    """The ``count`` highest-scoring rows of each group, ties to the earlier row; rows of group G
+    take no part.
 
-    ``canvas`` is ascending. A canvas with fewer candidates gives them all.
+    Returns:
+        (which rows, how many of each group). A group with fewer rows gives them all.
     """
-    order, place = ranked(score, canvas, candidate, count.numel())
-    chosen = torch.zeros_like(candidate)
-    chosen[order[place < count[canvas[order]]]] = True
-    return chosen
+    limit = F.pad(count.clamp(min=0), (0, 1))
+    place, found = places(score, group, limit.numel())
+    return place < limit[group], torch.minimum(found, limit)[:-1]

@@ -19,7 +19,7 @@ ROUNDS = 10
 
 
 class Role(IntEnum):
-    """What a random number is for. Each role has two independent uniforms."""
+    """The purpose of a random number. Each role has two independent uniforms."""
 
     BRANCH = 0  # leave or stay; where to
     TOKEN = 1  # the categorical draw; the uniform token, or which masks are filled first
@@ -29,7 +29,7 @@ class Role(IntEnum):
 
 
 @cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+def constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """The multipliers [2] and what each round's key has grown by [ROUNDS, 2]."""
     rounds = torch.arange(ROUNDS, device=device)[:, None]
     return torch.tensor(_MULTIPLIERS, device=device), rounds * torch.tensor(_WEYL, device=device)
@@ -44,7 +44,7 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Ten
         four words of 32 random bits, in int64.
     """
     c0, c1, c2, c3, k0, k1 = torch.broadcast_tensors(*counter, *key)
-    multipliers, growth = (x.view(*x.shape, *[1] * c0.dim()) for x in _constants(c0.device))
+    multipliers, growth = (x.view(*x.shape, *[1] * c0.dim()) for x in constants(c0.device))
     multiplied, kept = torch.stack((c0, c2)), torch.stack((c1, c3))
     for round_key in (torch.stack((k0, k1)) + growth) & _MASK32:
         product = multiplied * multipliers  # wraps as two's complement; the bits are right

@@ -14,21 +14,19 @@ from sampler.packing import joined
 
 @dataclass(frozen=True)
 class Columns:
-    """Makes tensors on one device from Python lists."""
-
-    device: torch.device | str
+    """Makes host tensors from Python lists."""
 
     def integers(self, values: Sequence[int]) -> Tensor:
         """An int64 tensor."""
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
+        return torch.tensor(values, dtype=torch.int64)
 
     def flags(self, values: Sequence[bool]) -> Tensor:
         """A bool tensor."""
-        return torch.tensor(values, dtype=torch.bool, device=self.device)
+        return torch.tensor(values, dtype=torch.bool)
 
     def reals(self, values: Sequence[float]) -> Tensor:
         """A float64 tensor."""
-        return torch.tensor(values, dtype=torch.float64, device=self.device)
+        return torch.tensor(values, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,31 @@
-"""One denoising step of a packed batch: propose, run the network where it is asked, commit."""
+"""One denoising step of a packed batch, in three parts.
+
+- On the host, each sampler plans: whatever follows from step counts and parameters.
+- On the device, it proposes positions, the network runs, and what its logits say is written
+  (``take``). Shapes are fixed before (``Room``); no value is asked for on the way.
+- The outcome comes back in one copy, and the host settles the step with it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
+from sampler.layout import Layout
 from sampler.logits.guidance import unconditional
 from sampler.logits.row_reader import RowStats, readout
-from sampler.logits.row_requests import RowQuery
+from sampler.logits.row_requests import Asks, RowQuery
+from sampler.now import Now
+from sampler.outcome import Outcome
+from sampler.plan import Plan, Rows, Written
+from sampler.room import Room, Run, offsets_of
 from sampler.transition import Transition
 
 
@@ -45,16 +55,11 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Proposal(Protocol):
-    """What every sampler's proposal says: the rows it needs and what it asks of them."""
+    """The part of every sampler's proposal that a step reads: positions whose logits are needed."""
 
     @property
-    def rows(self) -> Tensor:
-        """Packed positions whose logits are needed, [R]."""
-        ...
-
-    @property
-    def query(self) -> RowQuery:
-        """What is asked of each of them."""
+    def marks(self) -> Bool[Tensor, " T"]:
+        """The positions."""
         ...
 
 
@@ -62,8 +67,10 @@ class Proposal(Protocol):
 class Sampler(Protocol):
     """A policy: an immutable value without a loop; the caller owns time.
 
-    ``propose`` decides before the network which rows matter; ``commit`` settles the step with what
-    was read there. Both look at whole arrays; neither knows of requests.
+    ``begin``, ``plan`` and ``settled`` look at the batch on the host. ``propose`` decides before
+    the network which positions matter, ``query`` what is asked of their rows, and ``commit``
+    settles the step with what was read there: these run on the device, on whole arrays, and ask for
+    no value. None of them knows of requests.
     """
 
     @property
@@ -78,7 +85,7 @@ class Sampler(Protocol):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Ids of the end token and the end of a turn, as far as there are such."""
+        """Ids of the end token and the end of a turn, where there are such."""
         ...
 
     def begin(self, batch: CanvasBatch) -> CanvasBatch:
@@ -86,23 +93,37 @@ class Sampler(Protocol):
         ...
 
     def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
-        """Leading positions of each canvas that can no longer change, [B]."""
+        """Leading positions of each canvas that can no longer change; of a batch on the host."""
         ...
 
-    def propose(self, batch: CanvasBatch) -> Any:
-        """A ``Proposal`` for the batch's next step."""
+    def plan(self, batch: CanvasBatch) -> Plan:
+        """The next step as far as the host knows it; reads no tokens."""
+        ...
+
+    def propose(self, layout: Layout, now: Now, tokens: Tensor) -> Any:
+        """A ``Proposal`` for the step."""
+        ...
+
+    def query(self, layout: Layout, tokens: Tensor, proposal: Any, rows: Rows) -> RowQuery:
+        """The questions about the rows that were proposed."""
         ...
 
     def commit(
-        self, batch: CanvasBatch, proposal: Any, stats: RowStats
-    ) -> tuple[CanvasBatch, Transition]:
-        """The batch one step on, and what changed."""
+        self,
+        layout: Layout,
+        now: Now,
+        tokens: Tensor,
+        proposal: Any,
+        rows: Rows,
+        stats: RowStats,
+    ) -> Written:
+        """The tokens one step on."""
         ...
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step's outcome.
+    """One step's outcome, on the host but for the batch's tokens.
 
     Attributes:
         batch: the batch one step on.
@@ -121,6 +142,39 @@ class StepResult:
     settled: Int[Tensor, " B"]
 
 
+@dataclass(frozen=True)
+class Proposed:
+    """One sampler's share of a step, on the device.
+
+    Attributes:
+        sampler: the policy.
+        layout: where its canvases lie.
+        now: their settings in the step.
+        tokens: ids.
+        proposal: the sampler's.
+        counts: rows that each canvas asks for.
+    """
+
+    sampler: Sampler
+    layout: Layout
+    now: Now
+    tokens: Int[Tensor, " T"]
+    proposal: Proposal
+    counts: Int[Tensor, " B"]
+
+    @classmethod
+    def of(cls, sampler: Sampler, layout: Layout, now: Now, tokens: Tensor) -> Proposed:
+        """Let the sampler propose."""
+        proposal = sampler.propose(layout, now, tokens)
+        return cls(sampler, layout, now, tokens, proposal, layout.counts(proposal.marks))
+
+    def rows(self, room: Room) -> Rows:
+        """The proposed positions as rows of logits."""
+        return Rows.of(
+            self.layout, self.now, self.proposal.marks, room.asked, room.exact, room.longest
+        )
+
+
 def take_step(sampler: Sampler, network: Denoiser, batch: CanvasBatch) -> StepResult:
     """Advance every canvas of one batch by one step; see ``take_steps``."""
     return take_steps(network, [(sampler, batch)])[0]
@@ -135,89 +189,149 @@ def take_steps(network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]) 
     they would read has not changed. Canvases under guidance are run twice, with and without their
     label or prompt.
     """
-    asked = [_Asked(sampler, batch, sampler.propose(batch)) for sampler, batch in parts]
-    inputs = [a.canvases() for a in asked] + [a.copies() for a in asked]
-    sampler = parts[0][0]
-    chunks = RowQuery.joined([a.proposal.query for a in asked]).chunks(sampler.vocab_size)
-    hidden = _run(network, inputs)
-    stats = readout(network.head, hidden, chunks, sampler.vocab_size, sampler.mask_id, sampler.ends)
+    plans = [sampler.plan(batch) for sampler, batch in parts]
+    proposed = [
+        Proposed.of(sampler, batch.layout, plan.now.to(batch.layout.device), batch.tokens)
+        for (sampler, batch), plan in zip(parts, plans, strict=True)
+    ]
+    counts = _fetched([p.counts for p in proposed])
+    rooms = [
+        Room.of(batch.host, batch.layout, plan.asks, count)
+        for (_, batch), plan, count in zip(parts, plans, counts, strict=True)
+    ]
+    written = take(network, proposed, rooms)
+    outcome = Outcome.of([arrays for _, arrays in written]).fetch()
+    return [
+        settle(sampler, batch, tokens, plan.asks, count, found)
+        for (sampler, batch), plan, count, (tokens, _), found in zip(
+            parts, plans, counts, written, outcome, strict=True
+        )
+    ]
 
+
+def _fetched(counts: Sequence[Tensor]) -> list[np.ndarray]:
+    """Numbers of rows on the host, in one copy."""
+    together = counts[0] if len(counts) == 1 else torch.cat(list(counts))
+    sizes = np.cumsum([len(count) for count in counts])
+    return np.split(together.cpu().numpy(), sizes[:-1])
+
+
+def take(
+    network: Denoiser, proposed: Sequence[Proposed], rooms: Sequence[Room]
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Run the network for the proposed rows and write what follows; on the device, without a
+    question to it.
+
+    Returns:
+        for each part its tokens one step on, and all that the host needs to know of the step.
+    """
+    rows = [p.rows(room) for p, room in zip(proposed, rooms, strict=True)]
+    queries = [
+        p.sampler.query(p.layout, p.tokens, p.proposal, r)
+        for p, r in zip(proposed, rows, strict=True)
+    ]
+    sampler = proposed[0].sampler
+    asks = Asks.joined([(room.asks, room.asked) for room in rooms])
+    chunks = RowQuery.joined(queries).chunks(
+        sampler.vocab_size, asks, all(room.exact for room in rooms)
+    )
+    hidden = _run(network, proposed, rooms, rows)
+    stats = readout(network.head, hidden, chunks, sampler.vocab_size, sampler.mask_id, sampler.ends)
     results, at = [], 0
-    for a in asked:
-        count = a.proposal.rows.numel()
-        results.append(a.settle(stats.part(slice(at, at + count))))
-        at += count
+    for p, room, r in zip(proposed, rooms, rows, strict=True):
+        mine = stats if len(rooms) == 1 else stats.part(slice(at, at + room.asked))
+        at += room.asked
+        after = p.sampler.commit(p.layout, p.now, p.tokens, p.proposal, r, mine)
+        guessed = after.tokens[r.at] == mine.sample
+        told = {
+            "tokens": after.tokens,
+            "rows": r.packed,
+            "finite": mine.finite,
+            "confidence": torch.where(guessed, mine.p_sample, 0.0),
+            **after.columns,
+        }
+        if mine.log_p is not None and mine.top_ids is not None and mine.top_log_p is not None:
+            told |= {"log_p": mine.log_p, "top_ids": mine.top_ids, "top_log_p": mine.top_log_p}
+        results.append((after.tokens, told))
     return results
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Canvases for the network: packed tokens, their lengths and labels, and the rows wanted."""
-
-    tokens: Tensor
-    lengths: Tensor
-    labels: Tensor
-    rows: Tensor
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One sampler's share of a step."""
-
-    sampler: Sampler
-    batch: CanvasBatch
-    proposal: Proposal
-
-    def canvases(self) -> _Inputs:
-        """The canvases with a proposed row."""
-        return self._holding(self.proposal.rows, self.batch.tokens, self.batch.label)
-
-    def copies(self) -> _Inputs:
-        """Once more those under guidance, without their label or prompt."""
-        return self._holding(self._guided(), *unconditional(self.batch, self.sampler.mask_id))
-
-    def _guided(self) -> Tensor:
-        return self.proposal.rows[self.proposal.query.guidance_scale != 1.0]
-
-    def _holding(self, rows: Tensor, tokens: Tensor, labels: Tensor) -> _Inputs:
-        canvas, _ = self.batch.owner
-        run = self._flags(rows)
-        kept = run[canvas]
-        places = (kept.cumsum(0) - 1)[rows]
-        return _Inputs(tokens[kept], self.batch.lengths[run], labels[run], places)
-
-    def _flags(self, rows: Tensor) -> Tensor:
-        """[B], true for the canvases that hold one of the rows."""
-        canvas, _ = self.batch.owner
-        flags = torch.zeros(self.batch.size, dtype=torch.bool, device=rows.device)
-        flags[canvas[rows]] = True
-        return flags
-
-    def settle(self, stats: RowStats) -> StepResult:
-        """Commit, and say what it took."""
-        rows = self.proposal.rows
-        after, change = self.sampler.commit(self.batch, self.proposal, stats)
-        return StepResult(
-            batch=after,
-            change=change,
-            forwards=self._flags(rows).long() + self._flags(self._guided()),
-            failed=self._flags(rows[~stats.finite]),
-            head_rows=rows.numel(),
-            settled=self.sampler.settled(after),
-        )
-
-
-def _run(network: Denoiser, inputs: Sequence[_Inputs]) -> Tensor:
-    """Run the network once over all inputs; hidden states of all rows, in order."""
-    tokens, lengths, labels = (
-        torch.cat([getattr(i, n) for i in inputs]) for n in ("tokens", "lengths", "labels")
-    )
-    if not tokens.numel():
-        return torch.zeros(0, 1, device=tokens.device)
-    starts = accumulate((i.tokens.numel() for i in inputs), initial=0)
-    rows = torch.cat([i.rows + start for i, start in zip(inputs, starts, strict=False)])
-    offsets = F.pad(lengths.cumsum(0), (1, 0))
+def _run(
+    network: Denoiser, proposed: Sequence[Proposed], rooms: Sequence[Room], rows: Sequence[Rows]
+) -> Tensor:
+    """Run the network once for all parts; hidden states of all rows, then of their twins."""
+    runs: list[Run] = []
+    inputs: list[tuple[Tensor, Tensor]] = []
+    places: list[Tensor] = []
+    base = 0
+    for twins in (False, True):
+        for p, room, r in zip(proposed, rooms, rows, strict=True):
+            run = room.twins if twins else room.run
+            if run is None or not run.tokens:
+                continue
+            tokens, labels, at = p.tokens, p.now.of_canvases("label"), r.at
+            if twins:
+                tokens, labels = unconditional(tokens, p.layout, labels, p.sampler.mask_id)
+                at = at[room.paired]
+            if run.positions is not None:
+                tokens = tokens[run.positions]
+            if run.canvases is not None and network.classes:
+                labels = labels[run.canvases]
+            inputs.append((tokens, labels))
+            found = run.places(at)
+            places.append(found + base if base else found)
+            runs.append(run)
+            base += run.tokens
+    if not runs:
+        return proposed[0].tokens.new_zeros(0, 1, dtype=torch.float32)
+    one = len(runs) == 1
+    tokens, labels = inputs[0] if one else (torch.cat(t) for t in zip(*inputs, strict=True))
+    at = places[0] if one else torch.cat(places)
+    offsets = offsets_of(runs)
     if not network.classes:
-        return network.trunk(tokens, offsets, rows)
-    labels = torch.where(labels < 0, network.classes, labels)
-    return network.trunk(tokens, offsets, rows, labels)
+        return network.trunk(tokens, offsets, at)
+    return network.trunk(tokens, offsets, at, torch.where(labels < 0, network.classes, labels))
+
+
+def settle(
+    sampler: Sampler,
+    batch: CanvasBatch,
+    tokens: Tensor,
+    asks: Asks,
+    counts: np.ndarray,
+    found: dict[str, np.ndarray],
+) -> StepResult:
+    """The result of a step, from what came back of it.
+
+    Args:
+        sampler: the policy.
+        batch: the canvases before the step.
+        tokens: after the step, on their device.
+        asks: of each canvas.
+        counts: rows that each canvas asked for.
+        found: as ``take`` returns it, on the host.
+    """
+    after, rows = found.pop("tokens"), found.pop("rows")
+    valid = rows < len(after)
+    rows, finite = rows[valid], found.pop("finite")[valid]
+    before = batch.on_host.tokens.numpy()
+    names = ("confidence", "log_p", "top_ids", "top_log_p")
+    told = {n: found.pop(n)[valid] for n in names if n in found}
+    change = Transition.between(before, after, sampler.mask_id, rows, told)
+    ran = counts > 0
+    forwards = ran.astype(np.int64)
+    if "guided" in asks:
+        forwards += ran & asks["guided"]
+    failed = np.zeros(len(counts), dtype=bool)
+    failed[batch.host.canvas.numpy()[rows[~finite]]] = True
+    own = replace(batch.own, **{n: torch.from_numpy(column) for n, column in found.items()})
+    mirror = torch.from_numpy(after)
+    moved = replace(batch, tokens=tokens, step=batch.step + 1, own=own, mirror=mirror)
+    return StepResult(
+        batch=moved,
+        change=change,
+        forwards=torch.from_numpy(forwards),
+        failed=torch.from_numpy(failed),
+        head_rows=int(counts.sum()),
+        settled=sampler.settled(moved.on_host),
+    )

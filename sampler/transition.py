@@ -1,15 +1,15 @@
-"""What one step changes on the canvases."""
+"""The changes that one step makes on the canvases."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from sampler.logits.row_reader import RowStats
 
 UNMASK, REFINE, REMASK = 0, 1, 2
 Op = Literal["unmask", "refine", "remask"]
@@ -18,14 +18,14 @@ OPS: tuple[Op, Op, Op] = ("unmask", "refine", "remask")  # names of the change k
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step changed: one entry per changed position, in packed order.
+    """The changes of one step: one entry per changed position, in packed order, on the host.
 
     Attributes:
         rows: packed positions.
         old, new: ids before and after.
         op: index into ``OPS``.
         confidence: probability the model gave to the new token; 0 for noise.
-        log_p, top_ids, top_log_p: as in ``RowStats``, for canvases that want them.
+        log_p, top_ids, top_log_p: as in ``RowStats``; None where no canvas wants them.
     """
 
     rows: Int[Tensor, " C"]
@@ -33,31 +33,39 @@ class Transition:
     new: Int[Tensor, " C"]
     op: Int[Tensor, " C"]
     confidence: Float[Tensor, " C"]
-    log_p: Float[Tensor, " C"]
-    top_ids: Int[Tensor, "C K"]
-    top_log_p: Float[Tensor, "C K"]
+    log_p: Float[Tensor, " C"] | None = None
+    top_ids: Int[Tensor, "C K"] | None = None
+    top_log_p: Float[Tensor, "C K"] | None = None
 
     @classmethod
     def between(
         cls,
-        before: Int[Tensor, " T"],
-        after: Int[Tensor, " T"],
+        before: np.ndarray,
+        after: np.ndarray,
         mask_id: int | None,
-        asked: Int[Tensor, " R"],
-        stats: RowStats,
+        asked: np.ndarray,
+        told: Mapping[str, np.ndarray],
     ) -> Transition:
-        """The difference of two token arrays, and what the model said of the rows ``asked``."""
-        rows = torch.nonzero(before != after)[:, 0]
+        """The difference of two arrays of ids [T], and the facts of the positions ``asked`` [R].
+
+        Args:
+            before, after: ids.
+            mask_id: m, if there is one.
+            asked: positions, ascending.
+            told: the fields from ``confidence`` on, each with R entries.
+        """
+        rows = (before != after).nonzero()[0]
         old, new = before[rows], after[rows]
-        op = torch.full_like(old, REFINE)
+        op = np.full_like(old, REFINE)
         if mask_id is not None:
             op[old == mask_id] = UNMASK
             op[new == mask_id] = REMASK
-
-        def told(values: Tensor) -> Tensor:
-            everywhere = values.new_zeros(len(before), *values.shape[1:])
-            return everywhere.index_copy(0, asked, values)[rows]
-
-        guessed = torch.where(after[asked] == stats.sample, stats.p_sample, 0.0)
-        log_p, top_ids, top_log_p = map(told, (stats.log_p, stats.top_ids, stats.top_log_p))
-        return cls(rows, old, new, op, told(guessed), log_p, top_ids, top_log_p)
+        # where each changed position stands among those asked; the last entry is of the others
+        place = np.full(len(before), len(asked))
+        place[asked] = np.arange(len(asked))
+        changed = place[rows]
+        extra = {}
+        for name, values in told.items():
+            nothing = np.zeros_like(values, shape=(1, *values.shape[1:]))
+            extra[name] = torch.from_numpy(np.concatenate((values, nothing))[changed])
+        return cls(*map(torch.from_numpy, (rows, old, new, op)), **extra)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
 OPTIONAL = {"opentelemetry": "otel", "ray": "ray", "flash_attn": "flash"}
 """Imports that need an extra of this project, and which."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SAMPLER_NEEDS = {"torch", "jaxtyping"}
+SAMPLER_NEEDS = {"torch", "jaxtyping", "numpy"}
 MODULES = sources(*PACKAGES)
 IMPORTS = graph(MODULES)
 FLOORS: list[tuple[str, ...]] = [
@@ -50,7 +50,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("server.http.*",),
     ("sampler", "sampler.registry"),
     ("sampler.samplers.*", "sampler.likelihood.*"),
-    ("sampler.step", "sampler.transition", "sampler.deadline"),
+    ("sampler.step", "sampler.transition", "sampler.deadline", "sampler.plan", "sampler.room"),
     ("sampler.logits.*",),
     ("sampler.*",),
     (
@@ -167,7 +167,7 @@ def test_the_server_folder_has_few_files_of_its_own():
     assert len([*(ROOT / "server").glob("*.py")]) <= 8
 
 
-def test_the_sampler_needs_torch_and_no_more():
+def test_the_sampler_needs_torch_numpy_and_no_more():
     for path in modules("sampler"):
         other = imports(path) - SAMPLER_NEEDS - PACKAGES - set(sys.stdlib_module_names)
         assert not other, f"{path.relative_to(ROOT)} imports {other}"

@@ -17,8 +17,8 @@ def in_blocks(logits: Tensor) -> Tensor:
     count, vocab = logits.shape
     width = vocab if vocab <= BLOCK else -(-vocab // BLOCK) * BLOCK
     full = logits.new_empty(count, width, dtype=torch.float32)
-    full[:, :vocab] = logits
-    full[:, vocab:] = -torch.inf
+    full[:, :vocab].copy_(logits)
+    full[:, vocab:].fill_(-torch.inf)
     return full
 
 
@@ -45,26 +45,60 @@ def peak(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nucleus(
-    weights: Float[Tensor, "R W"], top_p: Float[Tensor, " R"], vocab_size: int
-) -> tuple[Int[Tensor, "R K"], Float[Tensor, "R K"]]:
-    """The nucleus of each row of unnormalised probabilities (the official code's rule).
+    weights: Float[Tensor, "R W"],
+    top_p: Float[Tensor, " R"],
+    mode: Int[Tensor, " R"],
+    by_sorting: bool = False,
+) -> Float[Tensor, "R W"]:
+    """Unnormalised probabilities with zeros outside the nucleus (the official code's rule).
 
-    Likeliest first, ties by lower id; entries are kept while the running sum, their own mass
-    included, stays within top_p; the first is always kept. Entries of at most (1 - top_p)/V of the
-    mass cannot be among them (together they weigh at most 1 - top_p), so only the others are
-    sorted.
+    Likeliest first, ties by lower id, entries are kept while the running sum, their own mass
+    included, stays within top_p; the first is always kept.
 
-    Returns:
-        ids and their weights, likeliest first; weight 0 outside the nucleus.
+    Args:
+        weights: not negative.
+        top_p: mass that the nucleus may have.
+        mode: the likeliest id of each row, the lowest of several.
+        by_sorting: sort the entries that are large enough to be in a nucleus, which is faster on a
+            CPU; their number decides a shape, so the device is asked for it.
     """
-    total = weights.sum(-1, dtype=torch.float64)
-    floor = ((1.0 - top_p) / vocab_size * total)[:, None]
+    limit = top_p * weights.sum(-1, dtype=torch.float64)
+    if by_sorting:
+        return _cut_by_sorting(weights, top_p, limit)
+    least = _least_kept(weights, limit)
+    above, ties = weights > least, weights == least
+    mass = torch.where(above, weights, 0.0).sum(-1, dtype=torch.float64)
+    room = (limit - mass)[:, None] / least
+    kept = torch.where(above | (ties & (ties.cumsum(-1) <= room)), weights, 0.0)
+    return kept.scatter_(1, mode[:, None], weights.gather(1, mode[:, None]))
+
+
+def _cut_by_sorting(weights: Tensor, top_p: Tensor, limit: Tensor) -> Tensor:
+    """See ``nucleus``. Entries of at most (1 - top_p) / W of the mass cannot be in it (together
+    they weigh at most 1 - top_p), so only the others are sorted.
+    """
+    floor = ((1.0 - top_p) / weights.shape[1] * (limit / top_p))[:, None]
     candidates = max(1, int((weights > floor).sum(-1).max()))
     ids = weights.topk(candidates, sorted=False).indices.sort(-1).values
     found, order = weights.gather(1, ids).sort(dim=-1, descending=True, stable=True)
-    outside = found.cumsum(-1, dtype=torch.float64) > (top_p * total)[:, None]
-    outside[:, 0] = False
-    return ids.gather(1, order), found.masked_fill_(outside, 0.0)
+    outside = found.cumsum(-1, dtype=torch.float64) > limit[:, None]
+    outside[:, 0].fill_(False)
+    kept = found.masked_fill_(outside, 0.0)
+    return torch.zeros_like(weights).scatter_(1, ids.gather(1, order), kept)
+
+
+def _least_kept(weights: Tensor, limit: Tensor) -> Tensor:
+    """The largest weight [R] that no longer fits: larger ones weigh at most ``limit`` together, and
+    with all that equal it they weigh more; 0 if all fit. Found bit by bit: numbers that are not
+    negative are ordered as their bits are.
+    """
+    bits = weights.view(torch.int32 if weights.dtype == torch.float32 else torch.int64)
+    found = torch.zeros_like(bits[:, :1])
+    for bit in reversed(range(8 * weights.element_size() - 1)):
+        higher = found | (1 << bit)
+        mass = torch.where(bits >= higher, weights, 0.0).sum(-1, dtype=torch.float64)
+        found = torch.where((mass > limit)[:, None], higher, found)
+    return found.view(weights.dtype)
 
 
 def inverse_cdf(

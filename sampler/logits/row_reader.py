@@ -1,14 +1,18 @@
-"""What a sampler needs to know of a row of logits, without keeping the row.
+"""Reads rows of logits: a sample and a few scalars of each, without keeping the row.
 
 The head runs on the gathered rows only, a chunk at a time; each chunk of logits is reduced to a
 sample and a few scalars per row and dropped. Nothing of shape rows x vocabulary outlives its chunk,
 and one random number is drawn per row, not one per entry.
+
+What a chunk is asked for is known before its logits are, so nothing here waits for a value: an
+operation is left out if no row of the chunk needs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +21,7 @@ from torch import Tensor
 from sampler.logits.categorical import block_sums, in_blocks, inverse_cdf, nucleus, peak
 from sampler.logits.guidance import guided
 from sampler.logits.head import logits_of
-from sampler.logits.row_requests import Chunk
+from sampler.logits.row_requests import ALL, Chunk, Some
 from sampler.packing import joined
 
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
@@ -25,31 +29,44 @@ MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
 
 @dataclass(frozen=True)
 class RowStats:
-    """What is known of each of R rows. A token is drawn from p: the mask suppressed, then
+    """The facts read from R rows of logits. A token is drawn from p: the mask suppressed, then
     temperature, then top-p.
 
     Attributes:
         sample: id drawn from p.
         p_sample: p of that id, or the model's probability of it (``RowQuery.as_model``).
         p_current: the same of the id that stands there.
-        entropy: of the model's distribution, in nats; 0 where it was not asked for.
         finite: false where the model's logits were not numbers.
-        log_p: of the model's distribution at the id asked for; 0 where it was not.
-        top_ids, top_log_p: its likeliest ids, in order; K is 0 unless a row asks.
+        entropy: of the model's distribution, in nats; 0 where it was not asked for, None where no
+            row asks.
+        log_p: of the model's distribution at the id asked for; likewise.
+        top_ids, top_log_p: its likeliest ids, in order; likewise.
     """
 
     sample: Int[Tensor, " R"]
     p_sample: Float[Tensor, " R"]
     p_current: Float[Tensor, " R"]
-    entropy: Float[Tensor, " R"]
     finite: Bool[Tensor, " R"]
-    log_p: Float[Tensor, " R"]
-    top_ids: Int[Tensor, "R K"]
-    top_log_p: Float[Tensor, "R K"]
+    entropy: Float[Tensor, " R"] | None = None
+    log_p: Float[Tensor, " R"] | None = None
+    top_ids: Int[Tensor, "R K"] | None = None
+    top_log_p: Float[Tensor, "R K"] | None = None
 
     def part(self, rows: slice) -> RowStats:
-        """What is known of some of the rows."""
-        return RowStats(*(getattr(self, name)[rows] for name in RowStats.__dataclass_fields__))
+        """The facts of some of the rows."""
+        found: dict[str, Any] = {n: t if t is None else t[rows] for n, t in vars(self).items()}
+        return RowStats(**found)
+
+    @staticmethod
+    def joined(parts: Sequence[RowStats]) -> RowStats:
+        """The facts of several chunks of one query, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        found: dict[str, Any] = {}
+        for name in RowStats.__dataclass_fields__:
+            tensors = [getattr(p, name) for p in parts]
+            found[name] = None if tensors[0] is None else joined(tensors)
+        return RowStats(**found)
 
 
 def readout(
@@ -69,97 +86,18 @@ def readout(
         chunks: what is asked.
         vocab_size: N.
         mask_id: m, if there is one.
-        ends: ids of the end token and the end of a turn, as far as there are such.
+        ends: ids of the end token and the end of a turn, where there are such.
     """
     parts = []
     for chunk in chunks:
-        query = chunk.query
         logits = logits_of(head, hidden[chunk.rows], vocab_size)
         own_type = logits.dtype
-        if chunk.pairs.numel():
+        if (pairs := chunk.asks.get("guided")) is not None:
             bare = logits_of(head, hidden[chunk.second], vocab_size)
-            both = guided(logits[chunk.pairs], bare, query.guidance_scale[chunk.pairs])
-            logits = logits.float().index_copy(0, chunk.pairs, both)
+            scale = _of(chunk.query.guidance_scale, pairs)
+            logits = _put(logits.float(), pairs, guided(logits[pairs], bare, scale))
         parts.append(row_stats(logits, chunk, mask_id, ends, own_type))
-    return RowStats(
-        *(joined([getattr(p, name) for p in parts]) for name in RowStats.__dataclass_fields__)
-    )
-
-
-@dataclass(frozen=True)
-class RawDistribution:
-    """The raw distribution of the model, before temperature and top-p, in the rows of a chunk that
-    ask for it; each tensor has the rows of the ``Chunk``'s field in brackets.
-
-    Attributes:
-        chunk: the rows.
-        entropy: in nats; 0 where it was not asked for, [R].
-        weights: unnormalised [reheated, W].
-        log_p: [telling, W].
-        log_p_endless: without the ends that count as impossible, [endless, W].
-        softmax: in the network's own type, likewise without them, [official, V].
-    """
-
-    chunk: Chunk
-    entropy: Tensor
-    weights: Tensor
-    log_p: Tensor
-    log_p_endless: Tensor
-    softmax: Tensor
-
-    @classmethod
-    def of(
-        cls, logits: Tensor, chunk: Chunk, ends: tuple[int, ...], softmax: Tensor
-    ) -> RawDistribution:
-        """``logits`` [R, W] of highest value 0; ``softmax`` as ``_rounded`` has it."""
-        entropy = torch.zeros_like(chunk.query.u)
-        if chunk.entropies.numel():
-            log_p = logits[chunk.entropies].double().log_softmax(-1)
-            entropy[chunk.entropies] = torch.special.entr(log_p.exp()).sum(-1)
-        endless = _without_ends(logits[chunk.endless].double(), chunk, chunk.endless, ends)
-        return cls(
-            chunk,
-            entropy,
-            logits[chunk.reheated].exp_(),
-            logits[chunk.telling].double().log_softmax(-1),
-            endless.log_softmax(-1),
-            softmax,
-        )
-
-    def total(self, total: Tensor) -> Tensor:
-        """Of each row, what unnormalised probabilities add up to; as drawn in the others [R]."""
-        own = total.clone()
-        own[self.chunk.reheated] = block_sums(self.weights).sum(-1)
-        return own
-
-    def p(self, ids: Tensor, weights: Tensor, total: Tensor, as_drawn: Tensor) -> Tensor:
-        """The reported probability of an id in each row [R]: before temperature and top-p (raw), or
-        after. ``weights`` [R, W] and ``as_drawn`` [R] are those after.
-        """
-        chunk = self.chunk
-        at_ids = weights.gather(1, ids[:, None])[:, 0]
-        at_ids[chunk.reheated] = self.weights.gather(1, ids[chunk.reheated, None])[:, 0]
-        p = torch.where(chunk.query.as_model, at_ids.double() / total, as_drawn)
-        if (rows := chunk.endless).numel():
-            p[rows] = self.log_p_endless.gather(1, ids[rows, None])[:, 0].exp()
-        if (rows := chunk.official).numel():
-            p[rows] = self.softmax.gather(1, ids[rows, None])[:, 0].double()
-        return p
-
-    def told(self, sample: Tensor, vocab: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The last three of ``RowStats``."""
-        rows, query = self.chunk.telling, self.chunk.query
-        log_p = query.u.new_zeros(len(sample))
-        count = min(MOST_LIKELY, vocab) if rows.numel() else 0
-        top_ids, top_log_p = (
-            sample.new_zeros(len(sample), count),
-            log_p.new_zeros(len(sample), count),
-        )
-        if count:
-            written = torch.where(query.written < 0, sample, query.written)[rows]
-            log_p[rows] = self.log_p.gather(1, written[:, None])[:, 0]
-            top_log_p[rows], top_ids[rows] = self.log_p.topk(count)
-        return log_p, top_ids, top_log_p
+    return RowStats.joined(parts)
 
 
 def row_stats(
@@ -177,68 +115,232 @@ def row_stats(
         mask_id, ends: see ``readout``.
         network_dtype: which the network gave its logits in.
     """
-    vocab, query = logits.shape[-1], chunk.query
-    logits = in_blocks(logits).scatter_add_(1, query.bias_ids, query.bias.float())
+    vocab, query, asks = logits.shape[-1], chunk.query, chunk.asks
+    logits = in_blocks(logits)
+    if query.bias is not None and query.bias_ids is not None:
+        logits.scatter_add_(1, query.bias_ids, query.bias.float())
     if mask_id is not None:
-        _suppress(logits, mask_id, ~query.official)
-    if ends:
+        _suppress(logits, mask_id, None if query.official is None else ~query.official)
+    if ends and query.no_eos is not None:
         _suppress(logits, ends[0], query.no_eos)
     softmax = _rounded(logits[:, :vocab], chunk, ends, network_dtype)
     highest, mode = peak(logits)
     logits -= highest[:, None]
-    own = RawDistribution.of(logits, chunk, ends, softmax)
+    model = RawDistribution.of(logits, chunk, ends, softmax)
 
-    if (hot := chunk.tempered).numel():
-        sharpness = (1.0 / query.temperature[hot]).clamp(max=1e30).float()
-        logits[hot] *= sharpness[:, None]
-    weights = logits.exp_()  # unnormalised probabilities
-    here = weights.gather(1, query.current[:, None])[:, 0].double()
-    sample, at_sample, total = inverse_cdf(weights, query.u)
-    finite = total.isfinite()
-    own_total = own.total(total)
-    if (narrow := chunk.narrow).numel():
-        ids, kept = nucleus(weights[narrow], query.top_p[narrow], vocab)
-        pick, at_pick, mass = inverse_cdf(kept, query.u[narrow])
-        sample[narrow] = ids.gather(1, pick[:, None])[:, 0]
-        at_sample[narrow], total[narrow] = at_pick, mass
-        is_here = ids == query.current[narrow, None]
-        here[narrow] = torch.where(is_here, kept, 0.0).sum(-1, dtype=torch.float64)
-
-    greedy, current = query.temperature == 0, query.current
-    sample = torch.where(greedy, mode, sample)
-    p_sample = torch.where(greedy, 1.0, at_sample / total)
-    p_current = torch.where(greedy, (current == mode).double(), here / total)
-    log_p, top_ids, top_log_p = own.told(sample, vocab)
+    if (hot := asks.get("tempered")) is not None:
+        heat = query.temperature[hot]
+        sharpness = torch.where(heat == 0, 1.0, (1.0 / heat).clamp(max=1e30)).float()
+        if hot is ALL:
+            logits *= sharpness[:, None]
+        else:
+            logits[hot] *= sharpness[:, None]
+    draw = Draw.of(logits.exp_(), mode, chunk)
+    own_total = model.total(draw.total)
+    log_p, top_ids, top_log_p = model.told(draw.sample, vocab)
     return RowStats(
-        sample=sample,
-        p_sample=own.p(sample, weights, own_total, p_sample),
-        p_current=own.p(current, weights, own_total, p_current),
-        entropy=own.entropy,
-        finite=finite,
+        sample=draw.sample,
+        p_sample=model.p(draw.sample, draw, own_total, draw.p_sample),
+        p_current=model.p(query.current, draw, own_total, draw.p_current),
+        finite=draw.total.isfinite(),
+        entropy=model.entropy,
         log_p=log_p,
         top_ids=top_ids,
         top_log_p=top_log_p,
     )
 
 
+@dataclass(frozen=True)
+class Draw:
+    """One id drawn in each row of a chunk, after temperature and top-p.
+
+    Attributes:
+        weights: unnormalised probabilities before top-p [R, W].
+        total: their sum.
+        sample: the id; the likeliest at temperature 0.
+        p_sample, p_current: probability of it, and of the id that stands there, as drawn from; None
+            where all rows ask for the model's.
+    """
+
+    weights: Float[Tensor, "R W"]
+    total: Float[Tensor, " R"]
+    sample: Int[Tensor, " R"]
+    p_sample: Float[Tensor, " R"] | None
+    p_current: Float[Tensor, " R"] | None
+
+    @classmethod
+    def of(cls, weights: Tensor, mode: Tensor, chunk: Chunk) -> Draw:
+        """Draw by one uniform a row; ``mode`` [R] is the likeliest id."""
+        query, asks = chunk.query, chunk.asks
+        here, told = query.current, asks.get("model") is not ALL
+        greedy = query.temperature == 0
+        if "drawn" not in asks:
+            total = block_sums(weights).cumsum(-1)[:, -1]
+            certain = (torch.ones_like(total), (here == mode).double()) if told else (None, None)
+            return cls(weights, total, mode, *certain)
+        sample, at_sample, total = inverse_cdf(weights, query.u)
+        mass, at_here = total, weights.gather(1, here[:, None])[:, 0].double() if told else total
+        if (narrow := asks.get("narrow")) is not None:
+            top_p = _of(query.top_p, narrow)
+            cut = nucleus(weights[narrow], top_p, mode[narrow], chunk.may_ask)
+            pick, at_pick, left = inverse_cdf(cut, query.u[narrow])
+            where = top_p < 1.0
+            sample = _put(sample, narrow, pick, where)
+            if told:
+                in_cut = cut.gather(1, here[narrow][:, None])[:, 0].double()
+                at_here = _put(at_here, narrow, in_cut, where)
+                at_sample = _put(at_sample, narrow, at_pick, where)
+                mass = _put(mass, narrow, left, where)
+        sample = torch.where(greedy, mode, sample)
+        if not told:
+            return cls(weights, total, sample, None, None)
+        p_sample = torch.where(greedy, 1.0, at_sample / mass)
+        p_here = torch.where(greedy, (here == mode).double(), at_here / mass)
+        return cls(weights, total, sample, p_sample, p_here)
+
+
+@dataclass(frozen=True)
+class RawDistribution:
+    """The raw distribution of the model, before temperature and top-p, in the rows of a chunk that
+    ask for it; a tensor is None where none does.
+
+    Attributes:
+        chunk: the rows.
+        entropy: in nats; 0 where it was not asked for, [R].
+        weights: unnormalised, of the rows whose draw is at another temperature.
+        log_p: of those that tell.
+        log_p_endless: without the ends that count as impossible, of those that ask for that.
+        softmax: in the network's own type, likewise without them, of the official ones.
+    """
+
+    chunk: Chunk
+    entropy: Tensor | None
+    weights: Tensor | None
+    log_p: Tensor | None
+    log_p_endless: Tensor | None
+    softmax: Tensor | None
+
+    @classmethod
+    def of(
+        cls, logits: Tensor, chunk: Chunk, ends: tuple[int, ...], softmax: Tensor | None
+    ) -> RawDistribution:
+        """``logits`` [R, W] of highest value 0; ``softmax`` as ``_rounded`` has it."""
+        asks, query = chunk.asks, chunk.query
+        entropy = log_p = endless = None
+        if query.entropy is not None:
+            entropy = torch.zeros_like(query.u)
+            if (rows := asks.get("entropy")) is not None:
+                own = logits[rows].double().log_softmax(-1)
+                nats = torch.special.entr(own.exp_()).sum(-1)
+                entropy = _put(entropy, rows, nats, query.entropy[rows])
+        if (rows := asks.get("endless")) is not None:
+            endless = _without_ends(logits[rows].double(), chunk, rows, ends).log_softmax(-1)
+        if (rows := asks.get("tell")) is not None:
+            log_p = logits[rows].double().log_softmax(-1)
+        hot = asks.get("reheated")
+        weights = None if hot is None else logits[hot].exp()
+        return cls(chunk, entropy, weights, log_p, endless, softmax)
+
+    def total(self, total: Tensor) -> Tensor:
+        """Of each row, what unnormalised probabilities add up to; as drawn in the others [R]."""
+        if self.weights is None:
+            return total
+        heat = _of(self.chunk.query.temperature, rows := self.chunk.asks["reheated"])
+        own = block_sums(self.weights).sum(-1)
+        return _put(total, rows, own, (heat != 0) & (heat != 1))
+
+    def p(self, ids: Tensor, draw: Draw, total: Tensor, as_drawn: Tensor | None) -> Tensor:
+        """The reported probability of an id in each row [R]: before temperature and top-p (raw), or
+        as drawn [R]. ``total``: that of raw weights.
+        """
+        asks, query = self.chunk.asks, self.chunk.query
+        if "model" not in asks:
+            assert as_drawn is not None
+            return as_drawn
+        hot = asks.get("reheated")
+        weights = draw.weights if self.weights is None or hot is not ALL else self.weights
+        at_ids = weights.gather(1, ids[:, None])[:, 0]
+        if self.weights is not None and isinstance(hot, Tensor):
+            at_ids = at_ids.index_copy(0, hot, self.weights.gather(1, ids[hot][:, None])[:, 0])
+        p = at_ids.double() / total
+        if as_drawn is not None:
+            p = torch.where(_of(query.as_model, ALL), p, as_drawn)
+        if self.log_p_endless is not None:
+            rows = asks["endless"]
+            of_ids = self.log_p_endless.gather(1, ids[rows][:, None])[:, 0].exp()
+            flags = (query.eos_last, query.eot_last)
+            either = torch.stack([flag for flag in flags if flag is not None]).any(0)
+            p = _put(p, rows, of_ids, either[rows])
+        if self.softmax is not None:
+            rows = asks["official"]
+            of_ids = self.softmax.gather(1, ids[rows][:, None])[:, 0].double()
+            p = _put(p, rows, of_ids, _of(query.official, rows))
+        return p
+
+    def told(self, sample: Tensor, vocab: int) -> tuple[Tensor | None, ...]:
+        """The last three of ``RowStats``."""
+        query = self.chunk.query
+        if query.tell is None:
+            return None, None, None
+        count = min(MOST_LIKELY, vocab)
+        log_p = query.u.new_zeros(len(sample))
+        top_ids = sample.new_zeros(len(sample), count)
+        top_log_p = log_p.new_zeros(len(sample), count)
+        if self.log_p is None:
+            return log_p, top_ids, top_log_p
+        rows = self.chunk.asks["tell"]
+        written, mark = sample[rows], query.tell[rows]
+        if query.written is not None:
+            given = query.written[rows]
+            written = torch.where(given < 0, written, given)
+        own = self.log_p.gather(1, written[:, None])[:, 0]
+        likely, ids = self.log_p.topk(count)
+        return (
+            _put(log_p, rows, own, mark),
+            _put(top_ids, rows, ids, mark[:, None]),
+            _put(top_log_p, rows, likely, mark[:, None]),
+        )
+
+
 def _rounded(
     logits: Tensor, chunk: Chunk, ends: tuple[int, ...], network_dtype: torch.dtype
-) -> Tensor:
+) -> Tensor | None:
     """A softmax in the network's own type of the rows that ask for one [official, V]."""
-    rows = chunk.official
-    if not rows.numel():
-        return logits[:0]
-    return _without_ends(logits[rows].to(network_dtype), chunk, rows, ends).softmax(-1)
+    rows = chunk.asks.get("official")
+    if rows is None:
+        return None
+    own = logits[rows].to(network_dtype, copy=True)
+    return _without_ends(own, chunk, rows, ends).softmax(-1)
 
 
-def _without_ends(logits: Tensor, chunk: Chunk, rows: Tensor, ends: tuple[int, ...]) -> Tensor:
+def _without_ends(logits: Tensor, chunk: Chunk, rows: Some, ends: tuple[int, ...]) -> Tensor:
     """Logits of some rows of a chunk, changed in place: the ends impossible where that is asked."""
     query = chunk.query
     for end, last in zip(ends, (query.eos_last, query.eot_last), strict=False):
-        _suppress(logits, end, last[rows])
+        if last is not None:
+            _suppress(logits, end, last[rows])
     return logits
 
 
-def _suppress(logits: Tensor, id_: int, where: Tensor) -> None:
-    """Make one id impossible in some rows."""
-    logits[:, id_] = torch.where(where, -torch.inf, logits[:, id_])
+def _suppress(logits: Tensor, id_: int, where: Tensor | None) -> None:
+    """Make one id impossible in some rows, or in all."""
+    column = logits.select(1, id_)
+    if where is None:
+        column.fill_(-torch.inf)
+    else:
+        column.masked_fill_(where, -torch.inf)
+
+
+def _of(column: Tensor | None, rows: Some) -> Tensor:
+    """Some rows of a column that is there."""
+    assert column is not None
+    return column[rows]
+
+
+def _put(values: Tensor, rows: Some, new: Tensor, where: Tensor | None = None) -> Tensor:
+    """Values with others in some rows; of all rows, those where a mark stands. Rows that are named
+    by their indices are marked all.
+    """
+    if isinstance(rows, Tensor):
+        return values.index_copy(0, rows, new)
+    return new if where is None else torch.where(where, new, values)

@@ -1,15 +1,16 @@
-"""What a sampler asks of rows of logits, in pieces whose logits fit into memory."""
+"""Questions of a sampler about rows of logits, in pieces whose logits fit into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.batch import CanvasBatch
 from sampler.logits.head import MIN_ROWS
 from sampler.packing import joined
 
@@ -17,11 +18,67 @@ CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits held at once: 8 MiB in fp32 stay in a CPU's cache; a GPU wants few and large pieces of
 work, and has 512 MiB.
 """
+UNASKED: dict[str, Any] = {
+    "top_p": 1.0,
+    "as_model": False,
+    "official": False,
+    "entropy": False,
+    "no_eos": False,
+    "eos_last": False,
+    "eot_last": False,
+    "guidance_scale": 1.0,
+    "tell": False,
+    "written": -1,
+}
+"""Values that ask for nothing, of the fields of a query that may be missing."""
+
+Flags = np.ndarray
+"""Which canvases or rows ask for something: bool [B] or [R], on the host."""
+ALL = slice(None)
+Some = Tensor | slice
+"""Rows of a chunk: their indices [K], or ``ALL``."""
+
+
+class Asks(dict[str, Flags]):
+    """Which canvases, or rows, ask for more than the likeliest token; what nobody asks for is
+    missing. Known to the host, so that the device is never asked.
+
+    - drawn, tempered, narrow: temperature is not 0; nor 1; and top-p is below 1;
+    - model: probabilities are told as the model gave them; reheated: and temperature changes them;
+    - guided: there is a second row of hidden states;
+    - entropy, tell, endless, official, no_eos: see ``RowQuery``.
+    """
+
+    @classmethod
+    def of(cls, **flags: Flags) -> Asks:
+        """Without what nobody asks for."""
+        return cls({name: of_each for name, of_each in flags.items() if of_each.any()})
+
+    def of_rows(self, counts: np.ndarray) -> Asks:
+        """The asks of rows, from those of canvases and the number of rows of each."""
+        return Asks.of(**{n: np.repeat(of_each, counts) for n, of_each in self.items()})
+
+    def of_all(self, rows: int) -> Asks:
+        """Every row asks for what any canvas does; the query's fields say which rows mean it."""
+        return Asks({n: np.ones(rows, dtype=bool) for n in self})
+
+    @staticmethod
+    def joined(parts: Sequence[tuple[Asks, int]]) -> Asks:
+        """Of several parts of rows, each with its number of rows."""
+        if len(parts) == 1:
+            return parts[0][0]
+        names = {name for asks, _ in parts for name in asks}
+        return Asks.of(
+            **{
+                n: np.concatenate([a.get(n, np.zeros(rows, dtype=bool)) for a, rows in parts])
+                for n in names
+            }
+        )
 
 
 @dataclass(frozen=True)
 class RowQuery:
-    """What is asked of each of R rows.
+    """The questions about each of R rows. A field that is None asks for nothing.
 
     Attributes:
         current: id that stands there now.
@@ -45,110 +102,121 @@ class RowQuery:
     current: Int[Tensor, " R"]
     u: Float[Tensor, " R"]
     temperature: Float[Tensor, " R"]
-    top_p: Float[Tensor, " R"]
-    as_model: Bool[Tensor, " R"]
-    official: Bool[Tensor, " R"]
-    entropy: Bool[Tensor, " R"]
-    no_eos: Bool[Tensor, " R"]
-    eos_last: Bool[Tensor, " R"]
-    eot_last: Bool[Tensor, " R"]
-    guidance_scale: Float[Tensor, " R"]
-    tell: Bool[Tensor, " R"]
-    written: Int[Tensor, " R"]
-    bias_ids: Int[Tensor, "R M"]
-    bias: Float[Tensor, "R M"]
+    top_p: Float[Tensor, " R"] | None = None
+    as_model: Bool[Tensor, " R"] | None = None
+    official: Bool[Tensor, " R"] | None = None
+    entropy: Bool[Tensor, " R"] | None = None
+    no_eos: Bool[Tensor, " R"] | None = None
+    eos_last: Bool[Tensor, " R"] | None = None
+    eot_last: Bool[Tensor, " R"] | None = None
+    guidance_scale: Float[Tensor, " R"] | None = None
+    tell: Bool[Tensor, " R"] | None = None
+    written: Int[Tensor, " R"] | None = None
+    bias_ids: Int[Tensor, "R M"] | None = None
+    bias: Float[Tensor, "R M"] | None = None
 
     @classmethod
-    def about(
-        cls, batch: CanvasBatch, rows: Tensor, of: Tensor, u: Tensor, **other: Tensor
+    def of(
+        cls, columns: Mapping[str, Tensor], current: Tensor, u: Tensor, **own: Tensor
     ) -> RowQuery:
-        """Ask about packed positions ``rows`` of canvases ``of`` by their requests' settings.
-
-        ``other`` fields replace these; marks that are not given are off.
+        """The query of rows by the columns of ``Now`` that have the names of its fields; whole
+        numbers that stand for flags become flags.
         """
-        off = torch.zeros_like(rows, dtype=torch.bool)
-        marks = ("as_model", "official", "entropy", "no_eos", "eos_last", "eot_last")
-        asked: dict[str, Tensor] = dict.fromkeys(marks, off) | {
-            "current": batch.tokens[rows],
-            "u": u,
-            "temperature": batch.temperature[of],
-            "top_p": batch.top_p[of],
-            "guidance_scale": batch.guidance_scale[of],
-            "tell": batch.tell[of],
-            "written": torch.full_like(rows, -1),
-            "bias_ids": batch.bias_ids[of],
-            "bias": batch.bias[of],
-        }
-        return cls(**(asked | other))
+        asked = {n: columns[n] for n in RowQuery.__dataclass_fields__ if n in columns}
+        flags = {n: asked[n] != 0 for n in asked if UNASKED.get(n) is False}
+        return cls(**(asked | flags | {"current": current, "u": u} | own))
 
     def part(self, rows: slice) -> RowQuery:
         """The query for some of the rows."""
-        return RowQuery(*(getattr(self, name)[rows] for name in RowQuery.__dataclass_fields__))
+        return replace(self, **{n: t[rows] for n, t in self._asked()})
 
-    def chunks(self, vocab_size: int) -> list[Chunk]:
-        """The query in pieces whose logits fit. Made before the network runs: it is not clear what
-        a piece asks for until the GPU has said so, and later that would mean to wait for it.
+    def _asked(self) -> list[tuple[str, Tensor]]:
+        fields = ((n, getattr(self, n)) for n in RowQuery.__dataclass_fields__)
+        return [(n, t) for n, t in fields if t is not None]
+
+    def _filled(self, name: str) -> Tensor:
+        """A field, with values that ask for nothing where it is missing."""
+        found = getattr(self, name)
+        if found is not None:
+            return found
+        if name in UNASKED:
+            return torch.full_like(self.current, UNASKED[name], dtype=_KINDS[type(UNASKED[name])])
+        kind = self.current if name == "bias_ids" else self.u
+        return kind.new_zeros(len(kind), 0)
+
+    def asks(self) -> Asks:
+        """Every row asks for every field that is there."""
+        fields = {"narrow": "top_p", "model": "as_model", "guided": "guidance_scale"}
+        fields |= {n: n for n in ("entropy", "tell", "official", "no_eos")}
+        names = {n for n, f in fields.items() if getattr(self, f) is not None}
+        names |= {"drawn", "tempered"} | ({"reheated"} if "model" in names else set())
+        if self.eos_last is not None or self.eot_last is not None:
+            names.add("endless")
+        return Asks({n: np.ones(len(self.u), dtype=bool) for n in names})
+
+    def chunks(self, vocab_size: int, asks: Asks | None = None, exact: bool = True) -> list[Chunk]:
+        """The query in pieces whose logits fit.
+
+        Args:
+            vocab_size: N.
+            asks: which rows ask for what.
+            exact: whether each row is asked about, see ``Room``.
         """
+        asks = self.asks() if asks is None else asks
         count = self.u.numel()
-        under_guidance = self.guidance_scale != 1.0
-        second = count - 1 + under_guidance.cumsum(0)
         size = rows_at_once(vocab_size, self.u.device)
-        parts = [slice(at, min(at + size, count)) for at in range(0, max(1, count), size)]
-        return [Chunk.of(rows, self.part(rows), second[rows]) for rows in parts]
+        if count <= size:
+            return [Chunk.of(slice(0, count), self, asks, count, exact)]
+        pieces = [slice(at, min(at + size, count)) for at in range(0, count, size)]
+        return [Chunk.of(rows, self.part(rows), asks, count, exact) for rows in pieces]
 
     @staticmethod
     def joined(queries: Sequence[RowQuery]) -> RowQuery:
         """Several queries, one after the other."""
-        names = RowQuery.__dataclass_fields__
-        return RowQuery(*(joined([getattr(q, name) for q in queries]) for name in names))
+        if len(queries) == 1:
+            return queries[0]
+        names = {n for q in queries for n, _ in q._asked()}
+        return RowQuery(**{n: joined([q._filled(n) for q in queries]) for n in names})
+
+
+_KINDS = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a query, and which of them want more than a draw.
+    """Some rows of a query, and which of them want more than the likeliest token.
 
     Attributes:
         rows: which of the query's.
         query: what is asked of them.
-        pairs, second: rows under guidance, and where their other hidden states are.
-        reheated: the model's own distribution is asked for, and temperature changes it.
-        tempered, narrow: temperature, or top-p, is at work.
-        entropies, telling, endless, official: those that ask for the entropy, for
-            log-probabilities, for what is told to leave out the ends, or as the published loop has
-            it.
+        asks: rows of the chunk by what they ask for; missing where none does.
+        second: where the other hidden states of its rows under guidance are.
+        may_ask: whether the device may be asked for a value: on a CPU that costs nothing.
     """
 
     rows: slice
     query: RowQuery
-    pairs: Tensor
-    second: Tensor
-    reheated: Tensor
-    tempered: Tensor
-    narrow: Tensor
-    entropies: Tensor
-    telling: Tensor
-    endless: Tensor
-    official: Tensor
+    asks: Mapping[str, Some]
+    second: slice
+    may_ask: bool
 
     @classmethod
-    def of(cls, rows: slice, query: RowQuery, second: Tensor) -> Chunk:
-        """``second``: of each row [R], where its other hidden states would be."""
-        drawn = query.temperature != 0
-        tempered = drawn & (query.temperature != 1)
-        pairs, *others = (
-            torch.nonzero(flags)[:, 0]
-            for flags in (
-                query.guidance_scale != 1.0,
-                query.as_model & tempered,
-                tempered,
-                drawn & (query.top_p < 1.0),
-                query.entropy,
-                query.tell,
-                query.eos_last | query.eot_last,
-                query.official,
-            )
+    def of(cls, rows: slice, query: RowQuery, asks: Asks, total: int, exact: bool) -> Chunk:
+        """``asks``: of all rows, ``total`` in number; ``exact``: each is asked about."""
+        guided = asks.get("guided")
+        before, within = (
+            (0, 0) if guided is None else (guided[: rows.start].sum(), guided[rows].sum())
         )
-        return cls(rows, query, pairs, second[pairs], *others)
+        second = slice(total + int(before), total + int(before) + int(within))
+        found: dict[str, Some] = {}
+        for name, of_each in asks.items():
+            mine = of_each[rows]
+            if mine.all():
+                found[name] = ALL
+            elif mine.any():
+                index = torch.from_numpy(mine.nonzero()[0])
+                found[name] = index.to(query.u.device, non_blocking=True)
+        return cls(rows, query, found, second, exact and query.u.device.type == "cpu")
 
 
 def rows_at_once(vocab_size: int, device: torch.device) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
@@ -61,27 +61,32 @@ class AncestralParams(BranchParams):
 class Ancestral(BranchFirst[AncestralState]):
     """The posterior sampler of XDLM; without a mask id, of UDLM."""
 
-    def _kernel(self, batch: CanvasBatch[AncestralState], canvas: Tensor) -> NoiseKernel:
-        """The kernel with each position's own k."""
-        return NoiseKernel(batch.own.mixing_ratio[canvas], self.vocab_size, self.mask_id)
+    def _kernel(self, mixing_ratio: Tensor) -> NoiseKernel:
+        """The kernel where each canvas, or position, has its own k."""
+        return NoiseKernel(mixing_ratio, self.vocab_size, self.mask_id)
 
     def begin(self, batch: CanvasBatch[AncestralState]) -> CanvasBatch[AncestralState]:
         """Draw the editable positions from the prior, or fill them with masks (the official code's
-        ``sample_start_k1_zero``); the others are clamped.
+        ``sample_start_k1_zero``); the others are given.
         """
-        canvas, position = batch.owner
-        seed = batch.seed[canvas]
+        first = batch.on_host
+        canvas, position = first.owner
+        seed = first.seed[canvas]
         u, v = uniforms(seed, torch.zeros_like(seed), position, Role.PRIOR)
-        prior = self._kernel(batch, canvas).prior(u, self.uniform_id(v))
+        prior = self._kernel(first.own.mixing_ratio[canvas]).prior(u, self.uniform_id(v))
         if self.mask_id is not None:
-            prior = torch.where((batch.own.start == MASKS)[canvas], self.mask_id, prior)
-        return batch.with_tokens(torch.where(batch.editable, prior, batch.tokens))
+            prior = torch.where((first.own.start == MASKS)[canvas], self.mask_id, prior)
+        return batch.with_tokens(torch.where(first.editable, prior, first.tokens))
 
-    def mixture(self, batch: CanvasBatch[AncestralState]) -> ReverseMixture:
+    def mixture(
+        self, batch: CanvasBatch[AncestralState], masked: Bool[Tensor, "2 1"]
+    ) -> ReverseMixture:
         """The mixture of eq. 11."""
-        canvas, _ = batch.owner
         alphas = grids(
             batch.own.noise_schedule, batch.step, batch.steps, batch.from_step, batch.from_time
         )
-        alpha_s, alpha_t = (a[canvas] for a in alphas)
-        return self._kernel(batch, canvas).mixture(batch.tokens, alpha_s, alpha_t)
+        alpha_s, alpha_t = (alpha.expand(2, -1) for alpha in alphas)
+        # any id that is no mask stands for the other tokens
+        z = torch.where(masked, -1 if self.mask_id is None else self.mask_id, -1)
+        kernel = self._kernel(batch.own.mixing_ratio)
+        return kernel.mixture(z.expand(2, batch.size), alpha_s, alpha_t)

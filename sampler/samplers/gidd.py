@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
@@ -147,17 +147,18 @@ class Gidd(BranchFirst[GiddState]):
 
     def begin(self, batch: CanvasBatch[GiddState]) -> CanvasBatch[GiddState]:
         """All editable positions start as masks."""
-        return batch.with_tokens(torch.where(batch.editable, self.mask_id, batch.tokens))
+        return batch.masked(self.mask_id)
 
     def uniform_id(self, u: Tensor) -> Tensor:
         """Any of the N - 1 ids that are no mask."""
         ids = integers(u, self.vocab_size - 1)
         return ids + (ids >= self.mask_id).long()
 
-    def mixture(self, batch: CanvasBatch[GiddState]) -> ReverseMixture:
+    def mixture(self, batch: CanvasBatch[GiddState], masked: Bool[Tensor, "2 1"]) -> ReverseMixture:
         """The mixture of GIDD's posterior, on the official grid of times."""
-        canvas, _ = batch.owner
         t, s = times(batch.step, batch.steps, batch.from_step, batch.from_time)
         s = torch.where(batch.step >= batch.steps, LAST_TIME, s)
-        noise = GiddNoise(batch.own.p_uniform[canvas], self.vocab_size, self.mask_id)
-        return noise.mixture(batch.tokens, s[canvas], t[canvas])
+        noise = GiddNoise(batch.own.p_uniform, self.vocab_size, self.mask_id)
+        # any id that is no mask stands for the other tokens
+        z = torch.where(masked, self.mask_id, -1).expand(2, batch.size)
+        return noise.mixture(z, s.expand(2, -1), t.expand(2, -1))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
@@ -103,7 +103,7 @@ class RemdmParams(BranchParams):
 
 @dataclass(frozen=True)
 class Remasking:
-    """What one step does: two probabilities of each canvas.
+    """One step: two probabilities of each canvas.
 
     Attributes:
         fill: a mask takes the model's guess.
@@ -144,7 +144,7 @@ def sigma_max(alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
 
 
 def remasking(batch: CanvasBatch[RemdmState]) -> Remasking:
-    """What the next step of each canvas does, [B]."""
+    """The two probabilities of each canvas in the next step, [B]."""
     t, s, late = _times(batch)
     on, alpha_on, eta = batch.own.remdm_t_on, batch.own.remdm_alpha_on, batch.own.remdm_eta
     loops, early = batch.own.remdm_schedule == LOOP, t > on
@@ -181,27 +181,28 @@ class Remdm(BranchFirst[RemdmState]):
 
     def begin(self, batch: CanvasBatch[RemdmState]) -> CanvasBatch[RemdmState]:
         """All editable positions start as masks."""
-        return batch.with_tokens(torch.where(batch.editable, self.mask_id, batch.tokens))
+        return batch.masked(self.mask_id)
 
     def settled(self, batch: CanvasBatch[RemdmState]) -> Int[Tensor, " B"]:
-        """What is filled stays where no step ahead masks again: behind a loop's window, before the
-        noise removal, and with eta = 0.
+        """A filled position stays where no step ahead masks again: after a loop's window, before
+        the noise removal, and with eta = 0.
         """
-        canvas, _ = batch.owner
+        canvas = batch.host.canvas
         _, _, late = _times(batch)
         stays = (batch.own.remdm_eta == 0) | (batch.step >= batch.steps)
         stays |= (batch.own.remdm_schedule == LOOP) & late
         filled = stays[canvas] & (batch.tokens != self.mask_id)
-        return batch.leading(~batch.editable | filled | batch.finished[canvas])
+        return batch.leading(~batch.host.editable | filled | batch.finished[canvas])
 
-    def mixture(self, batch: CanvasBatch[RemdmState]) -> ReverseMixture:
+    def mixture(
+        self, batch: CanvasBatch[RemdmState], masked: Bool[Tensor, "2 1"]
+    ) -> ReverseMixture:
         """A mask is filled, a token masked, each with its probability."""
-        canvas, _ = batch.owner
         step = remasking(batch)
-        masked = batch.tokens == self.mask_id
-        nothing = torch.zeros_like(step.fill)[canvas]
+        masked = masked.expand(2, batch.size)
+        nothing = torch.zeros_like(masked, dtype=step.fill.dtype)
         return ReverseMixture(
-            rate=torch.where(masked, step.fill[canvas], step.remask[canvas]),
+            rate=torch.where(masked, step.fill, step.remask),
             signal=nothing,
             here=nothing + 1.0,
             to_model=masked.to(nothing.dtype),

@@ -20,17 +20,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
+from sampler.layout import Layout
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
-from sampler.packing import ranked
+from sampler.now import Now
+from sampler.packing import places
 from sampler.params import BlockParams, InvalidParam, number, param
 from sampler.philox import Role, uniforms
+from sampler.plan import Plan, Rows, Written, row_settings
 from sampler.state import Columns, SamplerState
-from sampler.transition import Transition
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,11 @@ class ThresholdProposal:
     """The masks of the active blocks, and how many each canvas fills at least.
 
     Attributes:
-        rows: packed positions that may be filled.
-        query: what is asked of them.
+        marks: positions that may be filled.
         least: masks to fill at least, per canvas.
     """
 
-    rows: Int[Tensor, " R"]
-    query: RowQuery
+    marks: Bool[Tensor, " T"]
     least: Int[Tensor, " B"]
 
 
@@ -112,7 +113,7 @@ class Threshold:
     Attributes:
         vocab_size: N, the mask included.
         mask_id: m.
-        ends: ids of the end token and the end of a turn, as far as there are such.
+        ends: ids of the end token and the end of a turn, where present.
     """
 
     vocab_size: int
@@ -121,82 +122,113 @@ class Threshold:
 
     def begin(self, batch: CanvasBatch[ThresholdState]) -> CanvasBatch[ThresholdState]:
         """All editable positions start as masks."""
-        return batch.with_tokens(torch.where(batch.editable, self.mask_id, batch.tokens))
+        return batch.masked(self.mask_id)
 
     def settled(self, batch: CanvasBatch[ThresholdState]) -> Int[Tensor, " B"]:
-        """What is filled stays."""
-        return batch.leading(~self._masked(batch))
+        """A filled position stays."""
+        return batch.leading(~batch.host.editable | (batch.tokens != self.mask_id))
 
-    def _masked(self, batch: CanvasBatch[ThresholdState]) -> Tensor:
-        return batch.editable & (batch.tokens == self.mask_id)
+    def plan(self, batch: CanvasBatch[ThresholdState]) -> Plan:
+        """The rule of each canvas, and how many blocks and steps it has."""
+        own = batch.own
+        by_entropy = own.entropy_bound.isfinite()
+        at_rows, asks = row_settings(batch, as_model=True, entropy=by_entropy, no_eos=own.no_eos)
+        at_rows |= {"seed": batch.seed, "step": batch.step}
+        at_rows["confidence_threshold"] = own.confidence_threshold
+        if by_entropy.any():
+            at_rows["entropy_bound"] = own.entropy_bound
+        if own.confidence_factor.isfinite().any():
+            at_rows["confidence_factor"] = own.confidence_factor
+        at_canvases = {
+            "blocks": -(-batch.host.free // own.block_length),
+            "steps_left": (batch.steps - batch.step).clamp(min=1),
+            "beyond": batch.lengths,  # more blocks than there can be
+        }
+        return Plan.of(batch, {"block_length": own.block_length}, at_rows, at_canvases, asks)
 
-    def propose(self, batch: CanvasBatch[ThresholdState]) -> ThresholdProposal:
+    def propose(self, layout: Layout, now: Now, tokens: Int[Tensor, " T"]) -> ThresholdProposal:
         """Find the masks of the first block that has any. Reads no logits."""
-        canvas, position = batch.owner
-        masked, rank = self._masked(batch), batch.rank
-        block_of = rank // batch.own.block_length[canvas]
-        beyond = batch.lengths  # more blocks than there can be
+        canvas, beyond = layout.canvas, now.of_canvases("beyond")
+        masked = layout.editable & (tokens == self.mask_id)
+        block_of = layout.rank // now.at_positions(canvas)["block_length"]
         block = beyond.scatter_reduce(
             0, canvas, torch.where(masked, block_of, beyond[canvas]), "amin"
         )
-        free = torch.zeros_like(block).index_add_(0, canvas, batch.editable.long())
-        blocks_left = (-(-free // batch.own.block_length) - block).clamp(min=1)
-        steps_left = (batch.steps - batch.step).clamp(min=1)
+        blocks_left = (now.of_canvases("blocks") - block).clamp(min=1)
+        steps_left = now.of_canvases("steps_left")
         cramped = steps_left < blocks_left  # after ``shortened``: all masks left are one block
-        rows = torch.nonzero(masked & ((block_of == block[canvas]) | cramped[canvas]))[:, 0]
-        of = canvas[rows]
+        last = torch.where(cramped, beyond, block)
+        marks = masked & (block_of <= last[canvas])
         steps_here = torch.where(cramped, steps_left, steps_left // blocks_left)
-        masks = torch.bincount(of, minlength=batch.size)
-        u, _ = uniforms(batch.seed[of], batch.step[of], position[rows], Role.TOKEN)
-        by_entropy = batch.own.entropy_bound[of].isfinite()
-        query = RowQuery.about(
-            batch,
-            rows,
-            of,
-            u,
-            as_model=torch.ones_like(by_entropy),
-            entropy=by_entropy,
-            no_eos=batch.own.no_eos[of],
+        masks = layout.counts(marks)
+        return ThresholdProposal(marks, -(-masks // steps_here))
+
+    def query(
+        self, layout: Layout, tokens: Tensor, proposal: ThresholdProposal, rows: Rows
+    ) -> RowQuery:
+        """Ask for the model's own probabilities; draw where there is a temperature."""
+        its = rows.settings
+        u, _ = uniforms(its["seed"], its["step"], rows.position, Role.TOKEN)
+        return RowQuery.of(
+            its, tokens[rows.at], u, as_model=torch.ones_like(rows.at, dtype=torch.bool)
         )
-        return ThresholdProposal(rows, query, -(-masks // steps_here))
 
     def commit(
-        self, batch: CanvasBatch[ThresholdState], proposal: ThresholdProposal, stats: RowStats
-    ) -> tuple[CanvasBatch[ThresholdState], Transition]:
+        self,
+        layout: Layout,
+        now: Now,
+        tokens: Int[Tensor, " T"],
+        proposal: ThresholdProposal,
+        rows: Rows,
+        stats: RowStats,
+    ) -> Written:
         """Fill the most certain masks of each canvas, as many as its rule lets through."""
-        canvas, _ = batch.owner
-        rows = proposal.rows
-        of = canvas[rows]
-        confidence, entropy = stats.p_sample.float().double(), stats.entropy
-        by_entropy = batch.own.entropy_bound[of].isfinite()
-        score = torch.where(by_entropy, -entropy, confidence)
-        order, place = ranked(score, of, torch.ones_like(by_entropy), batch.size)
-        sorted_of, surest = of[order], confidence[order]
-
-        running = segment_sums(entropy[order], place)
-        passes = torch.where(
-            by_entropy[order],
-            running - entropy[order] <= batch.own.entropy_bound[sorted_of],
-            torch.where(
-                batch.own.confidence_factor[sorted_of].isfinite(),
-                (place + 2) * (1.0 - surest) < batch.own.confidence_factor[sorted_of],
-                surest >= batch.own.confidence_threshold[sorted_of],
-            ),
+        size, its = layout.size, rows.settings
+        score = confidence = stats.p_sample.float().double()
+        of = rows.canvas
+        if rows.valid is not None:
+            of = torch.where(rows.valid, of, size)
+        by_entropy = None
+        if stats.entropy is not None and "entropy_bound" in its:
+            by_entropy = its["entropy"] != 0
+            score = torch.where(by_entropy, -stats.entropy, confidence)
+        place, _ = places(score, of, size + 1)
+        passes = confidence >= its["confidence_threshold"]
+        if "confidence_factor" in its:
+            factor = its["confidence_factor"]
+            enough = (place + 2) * (1.0 - confidence) < factor
+            passes = torch.where(factor.isfinite(), enough, passes)
+        if by_entropy is not None and stats.entropy is not None:
+            running = running_sums(stats.entropy, of, place, size + 1, rows.longest)
+            small = running - stats.entropy <= its["entropy_bound"]
+            passes = torch.where(by_entropy, small, passes)
+        count = F.pad(proposal.least, (0, 1)).scatter_reduce(
+            0, of, torch.where(passes, place + 1, 0), "amax"
         )
-        count = proposal.least.scatter_reduce(
-            0, sorted_of, torch.where(passes, place + 1, 0), "amax"
-        )
-        chosen = order[place < count[sorted_of]]
-        after = batch.tokens.clone()
-        after[rows[chosen]] = stats.sample[chosen]
-        change = Transition.between(batch.tokens, after, self.mask_id, rows, stats)
-        return batch.advanced(after), change
+        chosen = place < count[of]
+        target = torch.where(chosen, rows.packed, layout.positions)
+        after = F.pad(tokens, (0, 1)).scatter_(0, target, stats.sample)[:-1]
+        return Written(after, {})
 
 
-def segment_sums(values: Float[Tensor, " R"], place: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-    """Running sums that start anew wherever ``place`` is 0."""
-    total = values.cumsum(0)
-    before = total - values
-    starts = torch.nonzero(place == 0)[:, 0]
-    segment = (place == 0).long().cumsum(0) - 1
-    return total - before[starts][segment]
+def running_sums(
+    values: Float[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    place: Int[Tensor, " R"],
+    groups: int,
+    longest: int,
+) -> Float[Tensor, " R"]:
+    """For each row, the sum of the values of its group up to its place, its own included.
+
+    Each group is summed by itself, so its sums have the same bits whoever is beside it.
+
+    Args:
+        values: of the rows.
+        group: of each row, 0 to G - 1.
+        place: in its group, from 0.
+        groups: their number G.
+        longest: rows of a group at most; rows of the last group may be more, and get any sum.
+    """
+    at = group * longest + place.clamp(max=longest - 1)
+    table = values.new_zeros(groups * longest).index_copy_(0, at, values)
+    return table.view(groups, longest).cumsum(1).view(-1)[at]

@@ -11,19 +11,22 @@ counts masks of other blocks); ``compat="official"`` repeats them, for its table
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
+from sampler.layout import Layout
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
+from sampler.now import Now
 from sampler.packing import best_of_each
 from sampler.philox import Role, uniforms
+from sampler.plan import Plan, Rows, Written, row_settings
 from sampler.samplers.topk_plan import COMPAT, REFINE_SCOPE, REMASKING, TopKParams, TopKState
-from sampler.transition import Transition
 
 __all__ = ["TopK", "TopKParams"]
 
@@ -32,27 +35,23 @@ BLOCK_SCOPE = REFINE_SCOPE.words.index("block")
 RANDOM = REMASKING.words.index("random")
 
 
+NOWHERE = -2
+"""A bound below every rank."""
+
+
 @dataclass(frozen=True)
 class TopKProposal:
-    """Candidates of the step, and how many of them each canvas takes.
+    """Candidates of the step.
 
     Attributes:
-        rows: packed positions that may change.
-        query: what is asked of them.
-        masked: the row is a mask to fill; else a token to refine.
-        order: uniforms, for masks that are filled in random order.
-        absorb: masks to fill, per canvas.
+        marks: positions that may change.
+        masked: the position is a mask to fill; else a token to refine.
         refine: tokens to refine at most, per canvas.
-        block_ends: this is the last step of the active block.
     """
 
-    rows: Int[Tensor, " R"]
-    query: RowQuery
-    masked: Bool[Tensor, " R"]
-    order: Float[Tensor, " R"]
-    absorb: Int[Tensor, " B"]
+    marks: Bool[Tensor, " T"]
+    masked: Bool[Tensor, " T"]
     refine: Int[Tensor, " B"]
-    block_ends: Bool[Tensor, " B"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class TopK:
     Attributes:
         vocab_size: N, the mask included.
         mask_id: m.
-        ends: ids of the end token and the end of a turn, as far as there are such.
+        ends: ids of the end token and the end of a turn, where present.
     """
 
     vocab_size: int
@@ -71,86 +70,117 @@ class TopK:
 
     def begin(self, batch: CanvasBatch[TopKState]) -> CanvasBatch[TopKState]:
         """All editable positions start as masks."""
-        return batch.with_tokens(torch.where(batch.editable, self.mask_id, batch.tokens))
+        return batch.masked(self.mask_id)
 
     def settled(self, batch: CanvasBatch[TopKState]) -> Int[Tensor, " B"]:
         """A filled mask is final where nothing more is refined; under the ``block`` scope, so are
-        the blocks behind; the published loop may rewrite anything until the end.
+        the blocks before the active one; the published loop may rewrite anything until the end.
         """
-        canvas, _ = batch.owner
+        own, now, host = batch.own, batch.own.planned(batch.step), batch.host
         finished = batch.finished
-        own, now = batch.own, batch.own.planned(batch.step)
         planned = own.plan_refine.cumsum(0)
         ahead = planned[own.plan_steps.cumsum(0) - 1] - planned[now]
         refines = ahead + own.plan_refine[now] + own.carry > 0
-        official = batch.own.compat == OFFICIAL
-        behind = batch.rank < (batch.block * batch.own.block_length)[canvas]
-        in_block = (batch.own.refine_scope == BLOCK_SCOPE)[canvas] & behind
-        filled = ~refines[canvas] & (batch.tokens != self.mask_id)
-        open_ = (~official & ~finished)[canvas]
-        final = torch.where(open_, ~batch.editable | in_block | filled, finished[canvas])
+        official = own.compat == OFFICIAL
+        # ranks below this are final whatever stands there
+        passed = torch.where(own.refine_scope == BLOCK_SCOPE, batch.block * own.block_length, 0)
+        passed = torch.where(official, NOWHERE, passed)
+        passed = torch.where(finished, batch.lengths, passed)
+        fillable = ~refines & ~official
+        canvas = host.canvas
+        final = (host.rank < passed[canvas]) | (~host.editable & ~official[canvas])
+        final |= fillable[canvas] & (batch.tokens != self.mask_id)
         return batch.leading(final)
 
-    def propose(self, batch: CanvasBatch[TopKState]) -> TopKProposal:
-        """Find the masks and tokens that this step may write. Reads no logits."""
-        canvas, position = batch.owner
-        official = batch.own.compat == OFFICIAL
-        own, now, block = batch.own, batch.own.planned(batch.step), batch.block
-        last = batch.step + 1 >= own.plan_steps
+    def plan(self, batch: CanvasBatch[TopKState]) -> Plan:
+        """Budgets and bounds of the next step."""
+        own, now = batch.own, batch.own.planned(batch.step)
+        official = own.compat == OFFICIAL
+        block = own.plan_block[now]
         following = own.plan_block[(now + 1).clamp(max=own.plan_block.numel() - 1)]
-        block_ends = last | (following != block)
+        ends = (batch.step + 1 >= own.plan_steps) | (following != block)
         # every mask of a block is filled when it ends, whatever its budgets were
-        absorb = torch.where(block_ends & ~official, batch.lengths, own.plan_absorb[now])
-        refine = own.plan_refine[now] + batch.own.carry
-
-        rank = batch.rank
-        start = (block * batch.own.block_length)[canvas]
-        reached = rank < start + batch.own.block_length[canvas]
-        active = reached & (rank >= start) & batch.editable
-        masked = batch.tokens == self.mask_id
-        free = official[canvas]
-        scope = torch.where((batch.own.refine_scope == BLOCK_SCOPE)[canvas], active, batch.editable)
-        fill = masked & torch.where(free, reached, active) & (absorb > 0)[canvas]
-        edit = ~masked & reached & (free | scope) & (refine > 0)[canvas]
-        rows = torch.nonzero(fill | edit)[:, 0]
-
-        of = canvas[rows]
-        seed, step = batch.seed[of], batch.step[of]
-        u, order = uniforms(seed, step, position[rows], Role.TOKEN)
-        last = batch.own.ends_last[of]
-        query = RowQuery.about(
+        absorb = torch.where(ends & ~official, batch.lengths, own.plan_absorb[now])
+        start = block * own.block_length
+        reached = start + own.block_length
+        in_block = own.refine_scope == BLOCK_SCOPE
+        at_positions = {
+            "fill_from": torch.where(official, -1, start),
+            "fill_to": torch.where(absorb > 0, reached, NOWHERE),
+            "edit_from": torch.where(official, -1, torch.where(in_block, start, 0)),
+            "edit_to": reached,
+        }
+        if official.any():
+            at_positions["given_too"] = official
+        # at a temperature the published loop forgets the end token here
+        eos_last = own.ends_last & ~(official & (batch.temperature > 0))
+        at_rows, asks = row_settings(
             batch,
-            rows,
-            of,
-            u,
-            as_model=torch.ones_like(last),
-            official=official[of],
-            no_eos=own.no_eos[of],
-            # at a temperature the published loop forgets the end token here
-            eos_last=last & ~(official & (batch.temperature > 0))[of],
-            eot_last=last,
+            as_model=True,
+            official=official,
+            no_eos=own.no_eos,
+            eos_last=eos_last,
+            eot_last=own.ends_last,
         )
-        return TopKProposal(rows, query, fill[rows], order, absorb, refine, block_ends)
+        at_rows |= {"seed": batch.seed, "step": batch.step}
+        if (at_random := own.remasking == RANDOM).any():
+            at_rows["at_random"] = at_random
+        at_canvases = {
+            "absorb": absorb,
+            "refine": own.plan_refine[now],
+            "carry": own.carry,
+            "ends": ends,
+        }
+        return Plan.of(batch, at_positions, at_rows, at_canvases, asks)
+
+    def propose(self, layout: Layout, now: Now, tokens: Int[Tensor, " T"]) -> TopKProposal:
+        """Find the masks and tokens that this step may write. Reads no logits."""
+        its = now.at_positions(layout.canvas)
+        refine = now.of_canvases("refine") + now.of_canvases("carry")
+        masked = tokens == self.mask_id
+        edit_to = torch.where((refine > 0)[layout.canvas], its["edit_to"], NOWHERE)
+        first = torch.where(masked, its["fill_from"], its["edit_from"])
+        end = torch.where(masked, its["fill_to"], edit_to)
+        may = layout.editable
+        if "given_too" in its:
+            may = may | (its["given_too"] != 0)
+        marks = (layout.rank >= first) & (layout.rank < end) & may
+        return TopKProposal(marks, masked, refine)
+
+    def query(self, layout: Layout, tokens: Tensor, proposal: TopKProposal, rows: Rows) -> RowQuery:
+        """Ask for the model's own probabilities; draw where there is a temperature."""
+        its = rows.settings
+        u, order = uniforms(its["seed"], its["step"], rows.position, Role.TOKEN)
+        its["order"] = order
+        return RowQuery.of(
+            its, tokens[rows.at], u, as_model=torch.ones_like(rows.at, dtype=torch.bool)
+        )
 
     def commit(
-        self, batch: CanvasBatch[TopKState], proposal: TopKProposal, stats: RowStats
-    ) -> tuple[CanvasBatch[TopKState], Transition]:
+        self,
+        layout: Layout,
+        now: Now,
+        tokens: Int[Tensor, " T"],
+        proposal: TopKProposal,
+        rows: Rows,
+        stats: RowStats,
+    ) -> Written:
         """Take the most confident candidates of each canvas, all at once."""
-        canvas, _ = batch.owner
-        rows, masked = proposal.rows, proposal.masked
-        of, z = canvas[rows], batch.tokens[rows]
+        size = layout.size
+        masked, z = proposal.masked[rows.at], tokens[rows.at]
         confidence, current = stats.p_sample.float(), stats.p_current.float()
-        at_random = masked & (batch.own.remasking == RANDOM)[of]
-        score = torch.where(at_random, proposal.order, confidence.double())
+        score = confidence.double()
+        if "at_random" in rows.settings:
+            at_random = masked & (rows.settings["at_random"] != 0)
+            score = torch.where(at_random, rows.settings["order"], score)
         better = ~masked & (stats.sample != z) & (confidence >= current)
-        filled = best_of_each(score, of, masked, proposal.absorb)
-        refined = best_of_each(score, of, better, proposal.refine)
-
-        spent = torch.zeros_like(proposal.refine).index_add_(0, of, refined.long())
-        carry = torch.where(proposal.block_ends, 0, proposal.refine - spent)
-        chosen = filled | refined
-        after = batch.tokens.clone()
-        after[rows[chosen]] = stats.sample[chosen]
-        change = Transition.between(batch.tokens, after, self.mask_id, rows, stats)
-        after = replace(batch.advanced(after), own=replace(batch.own, carry=carry))
-        return after, change
+        # masks to fill are groups 0 to B - 1, tokens to refine the next B, the rest none
+        group = torch.where(masked, rows.canvas, torch.where(better, rows.canvas + size, 2 * size))
+        if rows.valid is not None:
+            group = torch.where(rows.valid, group, 2 * size)
+        budget = torch.cat((now.of_canvases("absorb"), proposal.refine))
+        chosen, taken = best_of_each(score, group, budget)
+        carry = torch.where(now.of_canvases("ends") != 0, 0, proposal.refine - taken[size:])
+        target = torch.where(chosen, rows.packed, layout.positions)
+        after = F.pad(tokens, (0, 1)).scatter_(0, target, stats.sample)[:-1]
+        return Written(after, {"carry": carry})

@@ -39,7 +39,7 @@ BY_PLANNED_STEP = ("plan_block", "plan_absorb", "plan_refine")
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What the hybrid sampler does at each step of one request: three lists of T numbers.
+    """The work of the hybrid sampler at each step of one request: three lists of T numbers.
 
     Attributes:
         block: the active block.

@@ -59,7 +59,7 @@ class Batches:
             for name, spec in SAMPLERS.items()
             if name in samplers_for(info.mask_id is not None)
         }
-        self._ends = torch.tensor(checkpoint.ends, device=checkpoint.device)
+        self._ends = torch.tensor(checkpoint.ends)
         self._active: Groups = {}
         self._paused: Groups = {}
 
@@ -94,7 +94,7 @@ class Batches:
             log.exception("a request could not start", sampler=name)
             code = failure_of(error).code
             return [(owners[0], Failed(code, "the request could not start"))]
-        starts = batch.tokens.split(batch.lengths.tolist())
+        starts = batch.on_host.tokens.split(batch.lengths.tolist())
         return [
             (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
             for o, tokens in zip(owners, starts, strict=True)
@@ -161,7 +161,7 @@ class Batches:
 
     def _settle(self, group: Group, result: StepResult, stepped: StepOutcome) -> torch.Tensor:
         """Update a group by the result of a step; returns which canvases are complete, [B]."""
-        canvas, position = group.batch.owner
+        canvas, position = group.batch.host.canvas, group.batch.host.position
         blocks = group.batch.block
         changed = canvas[result.change.rows]
         group.ops.view(-1).index_add_(
@@ -176,7 +176,7 @@ class Batches:
         stepped.head_rows += result.head_rows
         stepped.skipped += int((result.forwards == 0).sum())
         # an end token among the settled positions ends the text: the rest is not needed
-        batch, settled = result.batch, result.settled
+        batch, settled = result.batch.on_host, result.settled
         ends = torch.isin(batch.tokens, self._ends) & ~group.through_ends[canvas]
         given = torch.where(batch.editable, -1, position)
         last_given = torch.full_like(settled, -1).scatter_reduce(0, canvas, given, "amax")
@@ -202,7 +202,6 @@ def _taken(groups: Groups, owners: Collection[Subscription]) -> list[Group]:
         flags = torch.tensor([o in wanted for o in group.owners])
         if not bool(flags.any()):
             continue
-        flags = flags.to(group.batch.tokens.device)
         taken.append(group.kept(flags))
         del groups[name]
         _add(groups, group.kept(~flags))
@@ -225,5 +224,5 @@ def _ended(
 
 def _done(group: Group, i: int, now: float) -> Done:
     start = int(group.batch.lengths[:i].sum())
-    tokens = group.batch.tokens[start : start + int(group.batch.lengths[i])]
+    tokens = group.batch.on_host.tokens[start : start + int(group.batch.lengths[i])]
     return Done(tuple(tokens.tolist()), group.tally(i, now))

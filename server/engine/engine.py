@@ -24,7 +24,7 @@ from server.engine.metrics import Metrics
 from server.engine.scheduler import QueueFull, Scheduler
 from server.engine.score_request import Score, ScoreRequest
 from server.engine.scoring import LikelihoodScorer, ScoreFailed, ScoreTask
-from server.engine.step_timer import StepTimer
+from server.engine.step_timer import PositionLimit, StepTimer
 from server.engine.stream import Subscription
 from server.engine.watchdog import Watchdog
 
@@ -67,14 +67,16 @@ class Engine:
         metrics: Metrics,
         watchdog: Watchdog,
         deadlines: Deadlines,
+        limit: PositionLimit,
     ):
-        """The thread runs only after ``start``."""
+        """The thread runs only after ``start``. ``limit``: of the positions in a step."""
         self.checkpoint = checkpoint
         self.scheduler = scheduler
         self.scorer = scorer
         self.metrics = metrics
         self.watchdog = watchdog
         self._deadlines = deadlines
+        self._limit = limit
         self._batches = Batches(checkpoint)
         self._timer = StepTimer()
         self._delivery = Delivery(metrics)
@@ -231,6 +233,7 @@ class Engine:
             finishing, self._finishing = self._finishing, set()
             now, limits = time.monotonic(), self._deadlines
             late, overdue = self.scheduler.expire(now - limits.queued, now - limits.whole)
+            self.scheduler.max_positions = self._limit.at(self._timer.position)
             change = self.scheduler.begin_step()
             positions = self.scheduler.positions
         removed = {QUEUE_TIMEOUT: late, DEADLINE: overdue, NO_RANK: change.broken}

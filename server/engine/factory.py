@@ -18,6 +18,7 @@ from server.engine.metrics import Metrics
 from server.engine.request_params import check_defaults, sampling_params
 from server.engine.scheduler import Scheduler
 from server.engine.scoring import LikelihoodScorer
+from server.engine.step_timer import PositionLimit
 from server.engine.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -25,8 +26,15 @@ log = structlog.get_logger()
 MAX_POSITIONS = {"cpu": 512, "cuda": 16384}
 """Default of the setting ``max_positions``, by device. On a CPU each position lengthens the step
 for every request in it, but up to some hundreds each of them costs less
-(``benchmarks/step_positions.py``); a GPU is underused below some thousands.
+(``benchmarks/step_positions.py``). On a GPU it is the most: see ``STEP_SECONDS``.
 """
+STEP_SECONDS = {"cpu": math.inf, "cuda": 0.1}
+"""Where the setting is not given, a step has no more positions than it can take in this time at the
+measured pace, by device. Beyond some thousands a GPU is no faster per position, and each step makes
+all its requests wait.
+"""
+LEAST_POSITIONS = 1024
+"""Positions of a step however slow the pace: below, weights are read for too few."""
 MAX_WORK_RATIO = {"cpu": 16.0, "cuda": math.inf}
 """A request may join a step only if its work is at most this multiple of the head request's, by
 device. On a CPU a short request pays for each position of a long one in its step
@@ -41,13 +49,17 @@ def engine_of(
     watchdog: Watchdog | None = None,
 ) -> Engine:
     """An engine for a checkpoint, not started. Engines of one server share their metrics."""
-    positions = settings.max_positions or MAX_POSITIONS[checkpoint.device.type]
+    device = checkpoint.device.type
+    positions = settings.max_positions or MAX_POSITIONS[device]
+    limit = PositionLimit(positions)
+    if not settings.max_positions:
+        limit = PositionLimit(positions, STEP_SECONDS[device], LEAST_POSITIONS)
     scheduler = Scheduler(
         settings.max_waiting,
         settings.max_running,
         positions,
         settings.max_backlog,
-        max_work_ratio=MAX_WORK_RATIO[checkpoint.device.type],
+        max_work_ratio=MAX_WORK_RATIO[device],
     )
     scorer = LikelihoodScorer(
         checkpoint,
@@ -63,6 +75,7 @@ def engine_of(
         metrics or Metrics(),
         watchdog or Watchdog(settings.watchdog_seconds),
         deadlines,
+        limit,
     )
 
 

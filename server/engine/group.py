@@ -35,11 +35,10 @@ class Group:
         cls, name: str, sampler: Sampler, batch: CanvasBatch[Any], owners: list[Subscription]
     ) -> Group:
         """New requests; ``batch`` holds their canvases as the sampler began them."""
-        device = batch.tokens.device
-        ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64, device=device)
+        ops = torch.zeros(len(owners), len(OPS), dtype=torch.int64)
         ends = [o.submitted + (o.request.budget or math.inf) for o in owners]
-        deadlines = torch.tensor(ends, dtype=torch.float64, device=device)
-        through = torch.tensor([o.request.through_ends for o in owners], device=device)
+        deadlines = torch.tensor(ends, dtype=torch.float64)
+        through = torch.tensor([o.request.through_ends for o in owners])
         return cls(name, sampler, batch, owners, ops, ops[:, 0].clone(), deadlines, through)
 
     def kept(self, keep: torch.Tensor) -> Group:

@@ -56,7 +56,7 @@ def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     if middle:
         return list(groups[:middle]), list(groups[middle:])
     (group,) = groups
-    first = torch.arange(len(group.owners), device=group.batch.tokens.device)
+    first = torch.arange(len(group.owners))
     first = first < len(group.owners) // 2
     return [group.kept(first)], [group.kept(~first)]
 

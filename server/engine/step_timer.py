@@ -37,5 +37,26 @@ class StepTimer:
         return max(1, min(math.ceil(self.seconds(backlog) / 2), LONGEST_WAIT))
 
 
+@dataclass(frozen=True)
+class PositionLimit:
+    """The number of positions that a step may have.
+
+    Attributes:
+        most: limit at any pace.
+        seconds: time that a step should take at most; infinite for no limit by time.
+        least: limit however slow the pace is.
+    """
+
+    most: int
+    seconds: float = math.inf
+    least: int = 1
+
+    def at(self, pace: float) -> int:
+        """The limit at a number of seconds per position."""
+        if self.seconds == math.inf:
+            return self.most
+        return min(self.most, max(self.least, int(self.seconds / max(pace, 1e-12))))
+
+
 def _smoothed(before: float, now: float) -> float:
     return MEMORY * before + (1 - MEMORY) * now

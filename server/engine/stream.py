@@ -167,9 +167,9 @@ class GroupStep:
             new=change.new.tolist(),
             op=change.op.tolist(),
             confidence=change.confidence.tolist(),
-            log_p=change.log_p.tolist(),
-            top_ids=change.top_ids.tolist(),
-            top_log_p=change.top_log_p.tolist(),
+            log_p=_listed(change.log_p),
+            top_ids=_listed(change.top_ids),
+            top_log_p=_listed(change.top_log_p),
         )
 
     def deliver(self) -> None:
@@ -202,3 +202,7 @@ class GroupStep:
     def _logprobs(self, c: int, step: int) -> LogProbs:
         top = zip(self.top_ids[c], self.top_log_p[c], strict=True)
         return LogProbs(step, self.log_p[c], tuple(top))
+
+
+def _listed(values: Tensor | None) -> list:
+    return [] if values is None else values.tolist()

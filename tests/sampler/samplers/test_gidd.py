@@ -156,9 +156,10 @@ def test_requests_keep_their_own_share_of_uniform_noise():
 def test_the_last_call_goes_to_a_time_just_above_0():
     """There a mask is left one time in a thousand, of those that the steps left."""
     batch = CanvasBatch.of([([MASK], [True], make_params(sampler="gidd", steps=1))])
-    reverse = Gidd(N, MASK).mixture(batch.advanced(batch.tokens))
-    assert float(1 - reverse.bound) == pytest.approx(1e-3, rel=1e-4)
-    assert float(reverse.to_model) == pytest.approx(1 - 1e-8, abs=1e-12)
+    masked = torch.tensor([[True], [False]])
+    reverse = Gidd(N, MASK).mixture(batch.advanced(batch.tokens), masked)
+    assert float(1 - reverse.bound[0]) == pytest.approx(1e-3, rel=1e-4)
+    assert float(reverse.to_model[0]) == pytest.approx(1 - 1e-8, abs=1e-12)
 
 
 def test_the_last_call_may_take_the_mode_everywhere():

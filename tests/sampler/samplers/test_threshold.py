@@ -8,7 +8,7 @@ import torch
 from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.params import InvalidParam, SamplingParams
-from sampler.samplers.threshold import Threshold, ThresholdParams
+from sampler.samplers.threshold import Threshold, ThresholdParams, running_sums
 from sampler.step import take_step
 from tests.sampler.toy import MASK, Hashed, N, behind, states
 
@@ -107,3 +107,16 @@ def test_settled_at_once_and_done_early():
 def test_rules_exclude_each_other():
     with pytest.raises(InvalidParam, match="entropy_bound"):
         GREEDY.changed(entropy_bound=1.0, confidence_factor=1.0)
+
+
+def test_entropies_of_a_canvas_sum_to_the_same_bits_alone_and_in_company():
+    g = torch.Generator().manual_seed(8)
+    for _ in range(50):
+        mine = 3 * torch.rand(50, generator=g).double()
+        other = 3 * torch.rand(300, generator=g).double()
+        place = torch.arange(50)
+        alone = running_sums(mine, torch.zeros_like(place), place, 1, 50)
+        group = torch.tensor([0] * 300 + [1] * 50)
+        places = torch.cat((torch.arange(300), place))
+        both = running_sums(torch.cat((other, mine)), group, places, 2, 300)
+        assert torch.equal(both[300:], alone)

@@ -293,25 +293,25 @@ def test_the_published_loop_sees_a_softmax_in_the_type_of_the_logits(dtype):
     g = torch.Generator().manual_seed(11)
     logits = (8 * torch.randn(40, 300, generator=g)).to(dtype)
     off = torch.zeros(40, dtype=torch.bool)
+    official = torch.arange(40) < 30
     query = RowQuery(
         current=torch.randint(300, (40,), generator=g),
         u=torch.rand(40, generator=g).double(),
         temperature=torch.tensor([0.0, 0.7]).double().repeat(20),
         top_p=torch.ones(40).double(),
         as_model=~off,
-        official=torch.arange(40) < 30,
+        official=official,
         entropy=off,
         no_eos=off,
         eos_last=torch.arange(40) % 3 == 0,
         eot_last=off,
-        guidance_scale=torch.ones(40).double(),
         **untold(40),
     )
     hidden = torch.eye(40, dtype=dtype)
     stats = readout(lambda h: h @ logits, hidden, query.chunks(300), 300, 299, ENDS)
     p = logits.clone()
     p[query.eos_last, ENDS[0]] = -torch.inf
-    p[~query.official, 299] = -torch.inf
+    p[~official, 299] = -torch.inf
     p = p.softmax(-1)
     for told, ids in ((stats.p_sample, stats.sample), (stats.p_current, query.current)):
         expected = p.gather(1, ids[:, None])[:, 0].double()
@@ -368,7 +368,9 @@ def test_best_of_each_takes_the_earlier_of_equals():
         canvas = torch.randint(5, (30,), generator=g).sort().values
         candidate = torch.rand(30, generator=g) < 0.6
         count = torch.randint(6, (5,), generator=g)
-        chosen = best_of_each(score, canvas, candidate, count)
+        group = torch.where(candidate, canvas, 5)
+        chosen, taken = best_of_each(score, group, count)
+        assert torch.equal(taken, torch.bincount(group[chosen], minlength=5))
         for b in range(5):
             mine = [i for i in range(30) if canvas[i] == b and candidate[i]]
             best = sorted(mine, key=lambda i: (-float(score[i]), i))[: int(count[b])]

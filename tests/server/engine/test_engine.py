@@ -62,7 +62,9 @@ async def test_sixteen_of_all_kinds_give_the_tokens_of_each_alone(engine):
             "temperature": 0.4 * (i % 3),
         }
         chosen |= {"guidance_scale": 1.0 + 0.5 * (i % 5 == 0)}
-        requests.append(request(i, length=5 + count(3, 9) * ((7 * i) % 16), **(chosen | kinds[i % 8])))
+        requests.append(
+            request(i, length=5 + count(3, 9) * ((7 * i) % 16), **(chosen | kinds[i % 8]))
+        )
     for r in requests:  # blocks need a step each
         free = sum(r.editable)
         assert r.params.steps >= -(-free // r.params.own.block_positions(free))

@@ -1,0 +1,91 @@
+"""Where the canvases of a batch lie among its packed positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """B canvases end to end in T packed positions; made when a canvas comes or goes.
+
+    Attributes:
+        lengths: positions of each canvas, on the host.
+        canvas: which canvas each packed position belongs to, ascending.
+        position: its index on that canvas.
+        rank: how many editable positions of the canvas lie before it; blocks count these. A given
+            position has the rank of the editable one before it, -1 where there is none.
+        editable: where the sampler may write; other positions are given.
+        ends: where each canvas ends among the packed positions.
+    """
+
+    lengths: Int[Tensor, " B"]
+    canvas: Int[Tensor, " T"]
+    position: Int[Tensor, " T"]
+    rank: Int[Tensor, " T"]
+    editable: Bool[Tensor, " T"]
+    ends: Int[Tensor, " B"]
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int] | np.ndarray, editable: Sequence[bool] | np.ndarray
+    ) -> Layout:
+        """Canvases of these lengths, on the host; ``editable`` is of all positions."""
+        sizes = np.asarray(lengths, dtype=np.int64)
+        free = np.asarray(editable, dtype=bool)
+        ends = sizes.cumsum()
+        starts = ends - sizes
+        canvas = np.repeat(np.arange(len(sizes)), sizes)
+        written = np.concatenate(([0], free.cumsum()))
+        return cls(
+            torch.from_numpy(sizes),
+            torch.from_numpy(canvas),
+            torch.from_numpy(np.arange(len(canvas)) - np.repeat(starts, sizes)),
+            torch.from_numpy(written[1:] - np.repeat(written[starts], sizes) - 1),
+            torch.from_numpy(free),
+            torch.from_numpy(ends),
+        )
+
+    @property
+    def size(self) -> int:
+        """B, the number of canvases."""
+        return len(self.lengths)
+
+    @property
+    def positions(self) -> int:
+        """T, the number of packed positions."""
+        return len(self.canvas)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the positions' columns are."""
+        return self.canvas.device
+
+    def to(self, device: torch.device | str) -> Layout:
+        """The layout on a device, in one copy; ``lengths`` stay on the host."""
+        device = torch.device(device)
+        if device.type == "cpu":
+            return self
+        t, b = self.positions, self.size
+        columns = (self.canvas, self.position, self.rank, self.editable.long(), self.ends)
+        canvas, position, rank, editable, ends = (
+            torch.cat(columns).to(device, non_blocking=True).split((t, t, t, t, b))
+        )
+        return Layout(self.lengths, canvas, position, rank, editable.bool(), ends)
+
+    def counts(self, marks: Bool[Tensor, " T"]) -> Int[Tensor, " B"]:
+        """How many positions of each canvas are marked."""
+        none = torch.zeros_like(self.ends)
+        return none.index_add_(0, self.canvas, marks.to(none.dtype))
+
+    @cached_property
+    def free(self) -> Int[Tensor, " B"]:
+        """Editable positions of each canvas."""
+        return self.counts(self.editable)

@@ -1,0 +1,121 @@
+"""How much of a batch one step reads, fixed on the host before the network runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from sampler.layout import Layout
+from sampler.logits.row_requests import ALL, Asks, Some
+
+
+@dataclass(frozen=True)
+class Run:
+    """The canvases of a batch that the network reads in one step.
+
+    Attributes:
+        tokens: packed positions that it reads.
+        ends: where each of these canvases ends among them.
+        positions: which positions of the batch they are; None for all.
+        canvases: which canvases of the batch; None for all.
+        shift: for each row of logits, how many positions before it are left out; None for none.
+    """
+
+    tokens: int
+    ends: Int[Tensor, " C"]
+    positions: Int[Tensor, " S"] | None = None
+    canvases: Int[Tensor, " C"] | None = None
+    shift: Int[Tensor, " R"] | None = None
+
+    @classmethod
+    def of(cls, host: Layout, device: torch.device, counts: np.ndarray) -> Run:
+        """The canvases that have rows of logits.
+
+        Args:
+            host: the batch's canvases, on the host.
+            device: where the network is.
+            counts: rows of each canvas.
+        """
+        run = counts > 0
+        lengths = host.lengths.numpy()
+        left_out = np.where(run, 0, lengths)
+        parts = (
+            lengths[run].cumsum(),
+            run[host.canvas.numpy()].nonzero()[0],
+            run.nonzero()[0],
+            np.repeat(left_out.cumsum() - left_out, counts),
+        )
+        sizes = [len(part) for part in parts]
+        found = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
+        return cls(sizes[1], *found.split(sizes))
+
+    def places(self, at: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
+        """Where the rows of logits lie among the positions that are read."""
+        return at if self.shift is None else at - self.shift
+
+
+@dataclass(frozen=True)
+class Room:
+    """The sizes that a step is shaped by.
+
+    Attributes:
+        asked: places for rows of logits.
+        exact: whether each is filled; else their number is a bound.
+        longest: rows of one canvas, at most.
+        asks: what the rows ask for.
+        run: the canvases that are read.
+        twins: those read once more without their condition; None for none.
+        paired: rows that are read twice.
+    """
+
+    asked: int
+    exact: bool
+    longest: int
+    asks: Asks
+    run: Run
+    twins: Run | None
+    paired: Some
+
+    @classmethod
+    def of(cls, host: Layout, layout: Layout, asks: Asks, counts: np.ndarray) -> Room:
+        """Room for exactly the rows that are asked for.
+
+        Args:
+            host, layout: the canvases, on the host and on the device.
+            asks: of each canvas.
+            counts: rows of each canvas.
+        """
+        rows = asks.of_rows(counts)
+        guided, paired = rows.get("guided"), ALL
+        twins = None
+        if guided is not None:
+            twins = Run.of(host, layout.device, np.where(asks["guided"], counts, 0))
+            if not guided.all():
+                paired = torch.from_numpy(guided.nonzero()[0]).to(layout.device)
+        run = Run.of(host, layout.device, counts)
+        asked, longest = int(counts.sum()), int(counts.max(initial=0))
+        return cls(asked, True, longest, rows, run, twins, paired)
+
+    @classmethod
+    def bound(cls, layout: Layout, asks: Asks, asked: int) -> Room:
+        """Room for up to ``asked`` rows of whichever canvases: a shape that serves all mixtures of
+        requests that ask for the same.
+        """
+        everything = Run(layout.positions, layout.ends)
+        twins = everything if "guided" in asks else None
+        longest = min(asked, int(layout.lengths.max()))
+        return cls(asked, False, longest, asks.of_all(asked), everything, twins, ALL)
+
+
+def offsets_of(runs: list[Run]) -> Int[Tensor, " E"]:
+    """Where each canvas begins among the positions of several runs, and where the last ends."""
+    base, ends = 0, []
+    for run in runs:
+        ends.append(run.ends + base if base else run.ends)
+        base += run.tokens
+    return F.pad(torch.cat(ends) if len(ends) > 1 else ends[0], (1, 0))

@@ -1,0 +1,47 @@
+"""Mixtures of requests that use every setting of every sampler."""
+
+from __future__ import annotations
+
+import random
+
+from sampler import make_params
+from sampler.registry import READERS
+
+KINDS: dict[str, dict] = {
+    "ancestral": {"sampler": "ancestral"},
+    "ancestral greedy at the end": {"sampler": "ancestral", "noise_removal": "greedy"},
+    "ancestral nucleus": {"sampler": "ancestral", "top_p": 0.8},
+    "ancestral told": {"sampler": "ancestral", "logprobs": True},
+    "ancestral guided": {"sampler": "ancestral", "guidance_scale": 2.5},
+    "gidd": {"sampler": "gidd"},
+    "remdm": {"sampler": "remdm", "remdm_schedule": "rescale"},
+    "remdm loop": {"sampler": "remdm", "remdm_schedule": "loop", "temperature": 0.6},
+    "topk": {"sampler": "topk"},
+    "topk likeliest": {"sampler": "topk", "temperature": 0.0},
+    "topk guided and told": {"sampler": "topk", "guidance_scale": 1.7, "logprobs": True},
+    "topk nucleus and bias": {"sampler": "topk", "top_p": 0.7, "logit_bias": ((5, 2.0), (7, -1.0))},
+    "topk random": {"sampler": "topk", "mixing_ratio": 0.0, "remasking": "random"},
+    "topk official": {"sampler": "topk", "compat": "official", "block_length": 8, "steps": 12},
+    "topk ends": {"sampler": "topk", "logits_eos_inf": True, "confidence_eos_eot_inf": True},
+    "threshold": {"sampler": "threshold", "confidence_threshold": 0.4},
+    "threshold factor": {"sampler": "threshold", "confidence_factor": 1.0},
+    "threshold entropy": {"sampler": "threshold", "entropy_bound": 1.5, "logits_eos_inf": True},
+}
+
+
+def canvas(kind: str, rng: random.Random, vocab: int, prompt: int, length: int):
+    """A canvas of a kind with a chance prompt, temperature, k and blocks."""
+    chosen = {"steps": 12, "temperature": rng.choice([0.5, 0.8, 1.3]), "seed": rng.randrange(999)}
+    own = KINDS[kind]
+    name = own["sampler"]
+    if name in READERS["mixing_ratio"]:
+        chosen["mixing_ratio"] = rng.choice([0.1, 0.3, 0.5])
+    if name in READERS["block_length"]:
+        chosen["block_length"] = rng.choice([8, 16])
+    if name == "gidd":
+        chosen["p_uniform"] = rng.choice([0.1, 0.3])
+    if name == "topk":
+        chosen["refine_scope"] = rng.choice(["block", "generated"])
+    params = make_params(**(chosen | own))
+    tokens = [rng.randrange(vocab - 1) for _ in range(prompt)] + [0] * length
+    return tokens, [False] * prompt + [True] * length, params

@@ -1,0 +1,56 @@
+"""A recording of tensor operations that can be run again on the same memory, as a CUDA graph is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class Tape(TorchDispatchMode):
+    """Records while it is entered. All that Python decided then is fixed: a replay repeats the same
+    operations with the same arguments, into the tensors that they made.
+
+    Attributes:
+        foreign: tensors that were read though they are neither registered nor made on the tape.
+    """
+
+    def __init__(self, registered: list[Tensor]) -> None:
+        super().__init__()
+        self.foreign: list[tuple[str, Tensor]] = []
+        self._known = {_memory(t) for t in registered}
+        self._ops: list[tuple[Any, tuple, dict, Any]] = []
+        self._alive: list[Any] = [registered]  # memory is not used twice while it is recorded
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        read = _tensors((args, kwargs))
+        self.foreign += [(str(func), t) for t in read if _memory(t) not in self._known]
+        out = func(*args, **kwargs)
+        made = _tensors(out)
+        self._alive.append((read, made))
+        before = {_memory(t) for t in read}
+        self._known |= {_memory(t) for t in made}
+        if func._schema.is_mutable or any(_memory(t) not in before for t in made):
+            self._ops.append((func, args, kwargs, out))
+        return out
+
+    def replay(self) -> None:
+        """Run the operations again."""
+        with torch.inference_mode():
+            for func, args, kwargs, out in self._ops:
+                again = func(*args, **kwargs)
+                for old, new in zip(_tensors(out), _tensors(again), strict=True):
+                    if _memory(old) != _memory(new):
+                        old.copy_(new)

@@ -123,10 +123,13 @@ class TextTokenizer:
             TokenizerError: the library cannot read it.
         """
         ids = self._encoded(text).ids
+        if self.mask_id in ids:
+            raise TokenizerError("the text spells out the mask token, which no text may contain")
         return [*self.start, *ids] if start else ids
 
     def count(self, text: str, start: bool = True) -> int:
-        """How many ids ``encode`` gives, without making a list of them.
+        """Number of ids that ``encode`` gives, without making a list of them: a list of a million
+        would hold up all Python threads. A mask in the text is found by ``encode`` alone.
 
         Raises:
             UnicodeEncodeError: the text holds lone surrogates.
@@ -150,8 +153,6 @@ class TextTokenizer:
                 encoded = self._tokenizer.encode(text, add_special_tokens=False)
             else:  # unlike encode, this lets other Python threads run meanwhile
                 encoded = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
-        if self.mask_id is not None and self.mask_id in encoded.ids:
-            raise TokenizerError("the text spells out the mask token, which no text may contain")
         return encoded
 
     def opening(self, ids: Sequence[int]) -> int:

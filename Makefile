@@ -45,7 +45,7 @@ fuzz: .venv/dev  ## fifty thousand requests generated from the specification, an
 image: .venv/dev  ## the Dockerfile's commands, without a container engine
 	$(BIN)/pytest -m "slow or not slow" tests/server/deploy/test_deploy.py
 
-check: .venv/dev  ## format, lint, types
+check: .venv/dev words  ## format, lint, types, words
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/pyright

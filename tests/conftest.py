@@ -1,4 +1,4 @@
-"""What all tests share: golden vectors."""
+"""Options and fixtures of all tests: golden vectors, thoroughness."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def generate(page: Page, panes: int = 1, **fields: Any) -> None:
 
 
 def canvas_text(page: Page, pane: int = 0) -> str:
-    """What stands on the canvas, as it reads."""
+    """The canvas as text."""
     return page.locator(".canvas").nth(pane).evaluate("node => node.textContent")
 
 

@@ -14,7 +14,7 @@ PHONE = {"viewport": {"width": 375, "height": 740}, "is_mobile": True, "has_touc
 
 
 def serious(page: Page) -> list[str]:
-    """What axe-core finds that is serious or worse."""
+    """Serious and critical findings of axe-core."""
     page.evaluate((HERE / "node_modules" / "axe-core" / "axe.min.js").read_text())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [

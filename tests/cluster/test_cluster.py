@@ -281,7 +281,7 @@ def test_every_panel_of_the_dashboard_shows_the_cluster(cluster, tmp_path):
 
 
 def texts(stream: Stream) -> list[Any]:
-    """What was written when, without what was measured."""
+    """Times of the writes, without the measurements."""
     return [
         c if isinstance(c, str) else (c["choices"], c.get("diffusion", {}).get("changes"))
         for c in stream.told

@@ -59,7 +59,7 @@ def watch(path: Path) -> None:
 
 
 def events(path: Path) -> list[Event]:
-    """What was written down."""
+    """Events read back from the file."""
     return [Event(*json.loads(line)) for line in path.read_text().splitlines()]
 
 

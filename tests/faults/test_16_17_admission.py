@@ -87,7 +87,7 @@ def test_row_16_scores_have_a_bounded_queue_too(tiny):
 
 @pytest.mark.parametrize("limit", ["queue_seconds", "request_seconds"])
 async def test_row_17_deadlines(tiny, limit):
-    """Who runs is not hurt by the queue's, and both free the slot."""
+    """Running requests are not hurt by the queue's deadline, and both free the slot."""
     engine = make_engine(tiny, max_running=1, **{limit: 0.3})
     engine.start()
     try:

@@ -69,7 +69,7 @@ def watched(tmp_path_factory):
 
 
 def touched(path, since: float) -> list[audited.Event]:
-    """What was done with files, modules and programs."""
+    """Events of files, modules and programs."""
     names = ("open", "import", "exec", "os.", "subprocess.", "shutil.")
     return [e for e in audited.events(path) if e.at >= since and e.name.startswith(names)]
 

@@ -1,4 +1,4 @@
-"""What shares the steps does not show in the answer."""
+"""Answers do not depend on the requests that share the steps."""
 
 from __future__ import annotations
 

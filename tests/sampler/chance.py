@@ -1,4 +1,4 @@
-"""What sampler tests share: histograms of one step, whole chains, and how far they may be off."""
+"""Shared by sampler tests: histograms of one step, whole chains, and how far they may be off."""
 
 from __future__ import annotations
 

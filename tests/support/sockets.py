@@ -45,7 +45,7 @@ def reset(connection: socket.socket) -> None:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the server closes."""
+    """All bytes until the server closes."""
     found = bytearray()
     try:
         while piece := connection.recv(65536):

@@ -51,7 +51,7 @@ def test_logits_are_the_official_ones(golden):
 
 @pytest.mark.parametrize("name", ["traj_xdlm_k0.1_gpt2like", "traj_mdlm_gpt2like", "traj_udlm"])
 def test_official_runs_step_by_step(golden, name):
-    """What the classes' ``forward`` gave at each step: XDLM the logits as they are, UDLM their
+    """Outputs of the classes' ``forward`` at each step: XDLM the logits as they are, UDLM their
     log-softmax, MDLM the log-softmax without the mask, where a mask stands.
     """
     file = golden(name)

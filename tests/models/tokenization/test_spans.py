@@ -126,7 +126,7 @@ def test_a_character_of_several_tokens_is_named_by_its_bytes():
 
 
 def test_a_text_that_is_read_otherwise_still_has_all_its_characters():
-    """What was given in capitals, say, where the tokenizer knows none."""
+    """For example a text in capitals, where the tokenizer has none."""
     read = READ["words"]
     ids = [*read.encode("do it do"), read.vocab_size - 1]
     tokens = read.tokens_of(ids, "DO it!, do")

@@ -126,7 +126,7 @@ def test_the_share_of_masks_is_kept_by_brute_force(eta):
 
 
 def explicit(params: SamplingParams, i: int, p: torch.Tensor, z: torch.Tensor, mask: int):
-    """What the published code would draw from, row by row."""
+    """The distribution that the published code samples from, row by row."""
     fill, remask = official(params, i)
     rows = []
     for guess, token in zip(p, z.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""What an answer tells beside its text: log-probabilities, the prompt, the canvas as text."""
+"""Answers beside their text: log-probabilities, the prompt, the canvas as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the SDKs of others send: each parameter is honoured, passed over, or refused in words."""
+"""Parameters of other SDKs: each is honoured, ignored where neutral, or refused by name."""
 
 from __future__ import annotations
 

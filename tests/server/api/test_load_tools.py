@@ -1,4 +1,4 @@
-"""What load generators and evaluation harnesses ask for beyond OpenAI's fields."""
+"""Fields of load generators and evaluation harnesses beyond OpenAI's."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_sixteen_stop_strings(served):
 
 
 def test_an_empty_key_is_no_key(served):
-    """What lm-eval sends where it has none."""
+    """As lm-eval sends it where it has none."""
     headers = {"Content-Type": "application/json", "Authorization": "Bearer "}
     response, text = call(served, "POST", "/v1/completions", BODY, headers)
     assert response.status == 200 and json.loads(text)["choices"]

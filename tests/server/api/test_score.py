@@ -162,7 +162,7 @@ def test_echo_tells_the_prompts_contributions(served, tiny):
 
 
 def test_prompts_of_ids_are_told_one_by_one(served, tiny):
-    """What lm-eval relies on: one entry for each id, and one for the token that was written."""
+    """As lm-eval expects: one entry for each id, and one for the token that was written."""
     ids = tiny.tokenizer.encode(STORY)
     prompts = [ids, ids[1:8], ids[3:5]]
     body = {"max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0, "seed": 1234}

@@ -1,4 +1,4 @@
-"""What an operator sees: keys, settings and log lines of a real ``xdlm serve``."""
+"""Operation of a real ``xdlm serve``: keys, settings and log lines."""
 
 from __future__ import annotations
 

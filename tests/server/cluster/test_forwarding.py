@@ -1,4 +1,4 @@
-"""What the cluster's front does, as far as no replica is needed."""
+"""The cluster's ingress, where no replica is needed."""
 
 from __future__ import annotations
 

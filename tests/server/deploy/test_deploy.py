@@ -1,4 +1,4 @@
-"""What is in ``Dockerfile`` and ``deploy/``, without a container engine: commands run here."""
+"""``Dockerfile`` and ``deploy/`` without a container engine: their commands run here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def environment() -> dict[str, str]:
-    """What the image's last stage sets, but for the path."""
+    """Variables that the image's last stage sets, without the path."""
     last = max(i for i, (name, _) in enumerate(instructions()) if name == "FROM")
     pairs = " ".join(rest for name, rest in instructions()[last:] if name == "ENV").split()
     return {k: v for k, _, v in (pair.partition("=") for pair in pairs) if k != "PATH"}

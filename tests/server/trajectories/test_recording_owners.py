@@ -1,4 +1,4 @@
-"""Whose a recording is: the key that made it reads it, and for all others it is not there."""
+"""Owners of recordings: only the key that made one can read it; others get 404."""
 
 from __future__ import annotations
 

@@ -101,14 +101,19 @@ class Leader:
         rows: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """See ``Denoiser``. A pass that fails loses the other ranks: nobody knows how far they
-        came.
+        """See ``Denoiser``. A pass that fails ends the other ranks, whose progress is unknown.
+
+        Raises:
+            RuntimeError: a rank has ended, or did not answer within ``PASS_SECONDS``.
         """
         if labels is not None:
             raise ValueError("this network takes no labels")
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         try:
+            for number, rank in enumerate(self.ranks, 1):
+                if not rank.is_alive():  # gloo may wait for a peer that is gone
+                    raise RuntimeError(f"rank {number} of the model has ended")
             self._passes.tell((tokens, offsets, rows))
             return self._network.trunk(tokens, offsets, rows)
         except Exception:
@@ -156,9 +161,16 @@ class Passes:
         dist.barrier(self._group)
 
     def tell(self, arrays: Sequence[Tensor]) -> None:
-        """Rank 0's side."""
-        dist.broadcast(torch.tensor([a.numel() for a in arrays]), 0, group=self._group)
-        dist.broadcast(torch.cat([a.cpu().long() for a in arrays]), 0, group=self._group)
+        """Rank 0's side.
+
+        Raises:
+            RuntimeError: a rank is gone, or did not answer within ``PASS_SECONDS``.
+        """
+        sizes = torch.tensor([a.numel() for a in arrays])
+        for sent in (sizes, torch.cat([a.cpu().long() for a in arrays])):
+            work = dist.broadcast(sent, 0, group=self._group, async_op=True)
+            assert work is not None  # this process is in the group
+            work.wait(timedelta(seconds=PASS_SECONDS))
 
     def next(self) -> Sequence[Tensor]:
         """The other ranks' side; waits.

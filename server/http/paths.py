@@ -12,6 +12,9 @@ FORGIVING = re.compile(r"/+(?:v1|health|ready)(?:/.*)?", re.DOTALL)
 block them by their spelling.
 """
 
+NAMED = re.compile(r"/v1/models/.", re.DOTALL)
+"""Paths that end in a model's name, which is taken as it is."""
+
 
 class PlainPaths:
     """Removes one slash at the end and doubled ones inside of API paths, which clients build from
@@ -26,7 +29,9 @@ class PlainPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
         if scope["type"] == "http" and FORGIVING.fullmatch(scope["path"]):
-            scope["path"] = SLASHES.sub("/", scope["path"].removesuffix("/"))
+            path = SLASHES.sub("/", scope["path"])
+            named = NAMED.match(path) or scope["path"].endswith("//")
+            scope["path"] = path if named else path.removesuffix("/")
         await self.app(scope, receive, send)
 
 

@@ -176,7 +176,7 @@ def test_a_broken_connection_is_taken_up_again(served, watch):
 def test_stopping_and_failing_are_said(served, watch):
     page = watch(served).open()
     page.locator("[name=max_tokens]").fill("240")
-    page.locator("[name=steps]").fill("3000")
+    page.locator("[name=steps]").fill("4096")
     page.get_by_role("button", name="Denoise").click()
     expect(page.locator(".pane .tok").first).to_be_visible()
     page.get_by_role("button", name="Stop").click()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import re
 import threading
 from pathlib import Path
-
-from tests.server.conftest import quiet, tiny, tiny_folder  # noqa: F401 (fixtures)
 
 POOL = re.compile(
     r"xdlm-(offload|template)_\d+|asyncio_\d+|AnyIO worker thread"
@@ -23,5 +23,8 @@ def descriptors() -> int:
 
 
 def rss(pid: int | str = "self") -> int:
-    """Bytes in memory."""
+    """Bytes in memory; of this process without garbage and without what malloc keeps for later."""
+    if pid == "self":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")

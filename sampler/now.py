@@ -102,11 +102,3 @@ class Now:
             if len(matrix) > len(names):
                 found[last] = matrix[len(names) :].index_select(1, canvas).T
         return found
-
-    def followed_by(self, columns: Columns) -> Now:
-        """These settings with other whole-number columns [B] of the device in their place."""
-        whole = self.whole
-        for name, column in columns.items():
-            index = self.names[0].index(name)
-            whole = torch.cat((whole[:index], column[None], whole[index + 1 :]))
-        return replace(self, whole=whole)

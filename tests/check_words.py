@@ -15,7 +15,6 @@ GLOSSARY = ROOT / "docs" / "glossary.md"
 READ = ("server", "sampler", "models", "loadtest", "docs")
 SUFFIXES = {".py", ".md", ".js", ".html", ".css"}
 QUESTIONS = {"Who", "Whose", "What", "Those"}
-DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def files() -> list[Path]:
@@ -39,14 +38,19 @@ def lines_of(text: str, turn: str) -> list[int]:
 
 
 def questions(source: str) -> list[tuple[int, str]]:
-    """Docstrings that begin with a question word: line of what they document, first line."""
-    documented = [node for node in ast.walk(ast.parse(source)) if isinstance(node, DOCUMENTED)]
-    found = [(getattr(node, "lineno", 1), ast.get_docstring(node) or "") for node in documented]
-    return [
+    """Docstrings, also of constants, that begin with a question word: line, first line."""
+    found = [
+        (node.lineno, node.value.value.strip())
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    return sorted(
         (line, doc.splitlines()[0])
         for line, doc in found
         if re.split(r"\W", doc, maxsplit=1)[0] in QUESTIONS
-    ]
+    )
 
 
 def faults() -> Iterator[str]:

@@ -12,9 +12,10 @@ def test_turn_across_lines_is_found_and_part_of_a_word_is_not():
 
 def test_docstring_that_begins_with_a_question_word_is_found():
     source = (
-        '"""Whatever."""\nclass A:\n    """Who."""\n    def f(self):\n        """What\'s this."""'
+        '"""Whatever."""\nclass A:\n    """Who."""\n    def f(self):\n        """What\'s this."""\n'
+        'A = 1\n"""Those of one."""'
     )
-    assert questions(source) == [(2, "Who."), (4, "What's this.")]
+    assert questions(source) == [(3, "Who."), (5, "What's this."), (7, "Those of one.")]
 
 
 def test_lists_of_the_glossary_and_all_rooms_are_read():

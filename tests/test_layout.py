@@ -200,7 +200,7 @@ def test_recipes_are_imported_by_nobody():
 
 
 def test_no_environment_reading_outside_settings():
-    """Some modules set or remove variables of libraries, and read none."""
+    """Some modules set or remove variables of libraries; one looks whether OpenMP's is set."""
     settings = {ROOT / "server" / "config.py"}
     setting = {ROOT / "server/cli/cluster.py", ROOT / "models/parallel/workers.py"}
     setting |= {ROOT / "server/__init__.py", ROOT / "server/cli/openmp.py"}

@@ -52,7 +52,7 @@ def llada_case(
     temperature: float,
     runs: tuple[int, int],
 ) -> None:
-    """The hybrid sampler against LLaDA's loop; the reference and the others run so many times."""
+    """The hybrid sampler against LLaDA's loop; ``runs``: of the reference, and of each variant."""
     shape = bench.llada_shape
     vocab, mask = shape["vocab_size"], shape["mask_token_id"]
     prompt_length, length = (16, 32) if bench.small else (PROMPT, GENERATED)

@@ -22,7 +22,7 @@ from models.tokenization.file_check import check_tokenizer_file
 from models.tokenization.tokenizer import TEXT_FILES, TextTokenizer
 
 UNIFORM = {"sampler": "ancestral", "mixing_ratio": 1.0}
-"""What requests to a model without a mask get: uniform noise alone (UDLM)."""
+"""Defaults of requests to a model without a mask id: uniform noise alone (UDLM)."""
 
 
 @dataclass(frozen=True)

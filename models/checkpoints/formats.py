@@ -29,7 +29,7 @@ NOISES = {
     "udlm": {"mixing_ratio": 1.0},
     "gidd": {"mixing_ratio": 0.0, "sampler": "gidd"},  # the published runs: no uniform noise
 }
-"""What requests get of a checkpoint whose training names its noise so; XDLM says its k."""
+"""Defaults of requests by the name of the noise in training; an XDLM checkpoint states its k."""
 COMPANIONS = (*TEXT_FILES, vq_decoder.FILE)
 
 

@@ -30,7 +30,7 @@ PROGRAM = (
 """For ``python -I -c``, with the folder of our packages and the server's process id behind it."""
 
 CPU_SECONDS = 1.0
-"""What one rendering may take; the first one compiles the template as well."""
+"""Limit of one rendering; the first one compiles the template as well."""
 WALL_SECONDS = 20.0
 """The same by the clock, for machines that have other things to do."""
 MEMORY = 512 << 20

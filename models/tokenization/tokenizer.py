@@ -17,7 +17,7 @@ from models.tokenization.token_bounds import growth, longest_piece
 
 LONG = 4096  # characters or ids that are worth letting other threads run meanwhile
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""What is read of a folder."""
+"""Files of a folder that are read."""
 TRIED = 1 << 18  # ids of a file that are written once before it is taken
 LONGEST_WORD = 256  # characters; WordPiece takes time with their square
 MOST_GROWTH = 64  # times a normalizer may make a text longer

@@ -16,7 +16,6 @@ import json
 import os
 import random
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from importlib import import_module
 from typing import Any
 
 PRELOADED = (
-    *("server.cli", "server.api.app", "uvicorn", "uvicorn.loops.auto", "torch._dynamo"),
+    *("server.cli", "server.api.app", "uvicorn", "uvicorn.loops.auto"),
     *("server.engine.factory", "server.output.png", "models.checkpoints.convert"),
 )
 SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -141,12 +140,10 @@ def _become(given: dict[str, Any], descriptors: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for name in PRELOADED:
         import_module(name)
     from models.checkpoints.load import find_checkpoint, inspect_checkpoint
 
     inspect_checkpoint(find_checkpoint("stories"))  # PyTorch imports more for the first network
     gc.freeze()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     _serve(socket.socket(fileno=int(sys.argv[1])))

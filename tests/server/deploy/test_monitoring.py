@@ -22,9 +22,9 @@ from tests.support.prometheus import DEPLOY, EXPRESSIONS, KINDS, RULES, asked, s
 from tests.support.serving import run_server, settings_of
 
 GIVEN = {"up": {"job", "instance"}}
-"""What Prometheus adds by itself."""
+"""Labels that Prometheus adds by itself."""
 REPLICA = "replica"
-"""What a cluster adds to every sample; of a single server it is as good as empty."""
+"""The label that a cluster adds to every sample; a single server has none."""
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -31,7 +32,6 @@ OPTIONAL = {"opentelemetry": "otel", "ray": "ray", "flash_attn": "flash"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SAMPLER_NEEDS = {"torch", "jaxtyping", "numpy"}
 MODULES = sources(*PACKAGES)
-IMPORTS = graph(MODULES)
 FLOORS: list[tuple[str, ...]] = [
     ("server.__main__",),
     ("server.cli.*",),
@@ -136,18 +136,23 @@ def test_imports_follow_the_layers(package):
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+@cache
+def import_graph() -> dict[str, set[str]]:
+    return graph(MODULES)
+
+
 def test_modules_import_from_their_floor_and_below():
-    assert not upward(IMPORTS, FLOORS)
+    assert not upward(import_graph(), FLOORS)
 
 
 def test_modules_import_each_other_in_no_circle():
-    assert not circle(IMPORTS)
+    assert not circle(import_graph())
 
 
 def test_transport_knows_no_model_engine_or_route():
     found = {
         (module, other)
-        for module, others in IMPORTS.items()
+        for module, others in import_graph().items()
         for other in others
         if module.startswith("server.http") and not other.startswith("server.http")
     }
@@ -182,6 +187,7 @@ def test_the_scheduler_knows_no_torch():
     }
 
 
+@pytest.mark.slow
 def test_ray_is_for_the_cluster_alone():
     """A single server neither needs nor imports it."""
     may = {ROOT / "server" / "cli" / "cluster.py", *(ROOT / "server" / "cluster").glob("*.py")}

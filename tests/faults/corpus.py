@@ -27,6 +27,16 @@ def edit(name: str, **fields: Any) -> Spoil:
     return spoil
 
 
+def many_ids(name: str, count: int) -> Spoil:
+    """Give the tokenizer that many ids; they take hundreds of megabytes while they are made."""
+
+    def spoil(folder: Path) -> None:
+        ids = {f"{i:x}": i for i in range(count)}
+        edit(name, model={"type": "BPE", "merges": [], "vocab": ids})(folder)
+
+    return spoil
+
+
 def write(name: str, content: str | bytes) -> Spoil:
     """Put a file into the folder."""
 

@@ -127,6 +127,7 @@ def test_a_rerun_goes_on(server, tmp_path):
         sweep(server, tmp_path, rate="8")
 
 
+@pytest.mark.slow
 def test_time_runs_out_between_cells(server, tmp_path, command: Command):
     left = sweep(server, tmp_path, rate="5", repeats=5, seconds=2)
     assert 6 < left < 10
@@ -174,6 +175,7 @@ def test_the_ledger_finds_what_is_lost(server, tmp_path, command: Command):
     assert "Client and server count differently" in command("report", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_images_are_judged_by_a_classifier(server, tmp_path, command: Command):
     """Ten flat greys teach it nothing about digits, but it must answer for each image."""
     greys = np.arange(10).repeat(12 * 12).reshape(10, 12, 12).astype(np.uint8) * 25
@@ -189,6 +191,7 @@ def test_images_are_judged_by_a_classifier(server, tmp_path, command: Command):
     assert len(re.findall(r"<td class=\"\">\d+\.\d ± \d+\.\d</td>", table)) == 2
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side(swept, server, tmp_path, command: Command):
     sweep(server, tmp_path / "run", concurrency="1,3", mixing_ratios=[0.1])
     command("compare", swept, tmp_path / "run", "--out", tmp_path / "both")

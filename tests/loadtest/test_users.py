@@ -46,9 +46,11 @@ def locust(url: str, folder: Path, *args: str, code: int = 0) -> dict[str, dict]
     return {entry["name"]: entry for entry in max(lists, key=len)}
 
 
-@pytest.mark.parametrize("workers", [(), ("--processes", "2")])
+@pytest.mark.parametrize(
+    "workers", [(), pytest.param(("--processes", "2"), marks=pytest.mark.slow)]
+)
 def test_every_kind_of_user_reads_its_streams(server: Server, tmp_path, workers):
-    counted = locust(server.url, tmp_path, "-u", "8", "-r", "8", "-t", "20s", *workers)
+    counted = locust(server.url, tmp_path, "-u", "8", "-r", "8", "-t", "8s", *workers)
     for route in ROUTES:
         whole = counted[route]
         assert whole["num_requests"] > 0 and whole["num_failures"] == 0

@@ -23,8 +23,15 @@ def descriptors() -> int:
 
 
 def rss(pid: int | str = "self") -> int:
-    """Bytes in memory; of this process without garbage and without what malloc keeps for later."""
+    """Bytes of its own that a process has in memory; of this one without garbage and without what
+    malloc keeps for later.
+
+    Pages of files do not count: the kernel drops and reads them as it likes.
+    """
     if pid == "self":
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None, f"no process {pid}"
+    return int(found[1]) << 10

@@ -48,8 +48,8 @@ def test_idle_threads_end_and_come_back_with_work():
     ("variables", "spins"),
     [
         ({}, "10000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "passive"}, "None"),
+        pytest.param({"GOMP_SPINCOUNT": "7"}, "7", marks=pytest.mark.slow),
+        pytest.param({"OMP_WAIT_POLICY": "passive"}, "None", marks=pytest.mark.slow),
     ],
 )
 def test_command_sets_how_long_threads_spin_unless_the_user_did(variables, spins):
@@ -57,6 +57,7 @@ def test_command_sets_how_long_threads_spin_unless_the_user_did(variables, spins
     assert output(code, **variables) == spins
 
 
+@pytest.mark.slow
 def test_command_sets_it_before_torch_is_loaded():
     """libgomp reads the variable once, when it is loaded."""
     code = (

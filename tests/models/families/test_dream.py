@@ -92,6 +92,7 @@ def test_official_runs_by_confidence_state_by_state(folder, golden):
     assert ran >= 2
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_logits_of_one(folder, tiny):
     divided = load_divided_checkpoint(folder, 2, unexpected)
     assert isinstance(divided.model, Leader)

@@ -39,7 +39,13 @@ def written(folder: Path, **changes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("changes", [{}, GROUPED | TIED], ids=["plain", "grouped, tied"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param(GROUPED | TIED, id="grouped, tied"),
+    ],
+)
 def test_two_processes_give_the_logits_of_one(tmp_path, changes):
     folder = written(tmp_path / "random", **changes)
     whole, divided = load_checkpoint(folder), load_divided_checkpoint(folder, 2, unexpected)

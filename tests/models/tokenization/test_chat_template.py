@@ -144,7 +144,7 @@ def test_templates_that_want_too_much_get_none_of_it(source):
     huge = ChatTemplate(source, {})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):
-        with pytest.raises(ChatError, match="cannot take these messages"):
+        with pytest.raises(ChatError, match=r"cannot take these messages|more than 1 s of CPU"):
             huge.render(TALK, SPECIAL)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 

@@ -8,6 +8,7 @@ import torch
 from sampler.likelihood.nelbo import nelbo_integrand, step_kl
 from sampler.noise_kernel import NoiseKernel
 from sampler.schedules import LogLinearSchedule
+from tests.support.effort import count
 
 
 def case(k: float, n: int = 12, rows: int = 200):
@@ -70,15 +71,14 @@ def test_the_integral_bounds_the_likelihood(k):
 
     The posterior weighs the guess by the evidence of z itself (eq. 11), so the best guess is what
     is known without z: for a single token, the distribution of the data. Then eq. 15 integrates to
-        the
-    entropy, less what the prior still knows at t = 1 (a(1) = 0.001, below 1e-3 nats here).
+    the entropy, less what the prior still knows at t = 1 (a(1) = 0.001, below 1e-3 nats here).
     """
     n = 6
     kernel, schedule = NoiseKernel(k, n, n - 1), LogLinearSchedule()
     data = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03, 0.0], dtype=torch.float64)
     entropy = -(data[:-1] * data[:-1].log()).sum()
     ids = torch.arange(n)
-    total, points = 0.0, 4000
+    total, points = 0.0, count(1_000, 4_000)
     for t in 1e-6 + (1 - 1e-6) * (torch.arange(points, dtype=torch.float64) + 0.5) / points:
         alpha = schedule.alpha(t)
         forward = alpha * torch.eye(n, dtype=torch.float64) + (1 - alpha) * kernel.rate(ids)

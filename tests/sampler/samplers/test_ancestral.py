@@ -49,7 +49,7 @@ def mixture(kernel: NoiseKernel, p, z, alpha_s, alpha_t):
     gap=st.floats(0.01, 1.0),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=count(60, 200), deadline=None)
 def test_mixture_is_the_posterior(n, k, t, gap, seed):
     g = torch.Generator().manual_seed(seed)
     kernel = NoiseKernel(k, n, n - 1)

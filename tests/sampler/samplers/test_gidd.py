@@ -64,7 +64,7 @@ def test_posterior_is_bayes_by_brute_force():
     gap=st.floats(0.01, 0.99),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=count(40, 100), deadline=None)
 def test_mixture_is_the_posterior(n, p_uniform, t, gap, seed):
     """Where the mask stands among the ids is drawn too."""
     g = torch.Generator().manual_seed(seed)

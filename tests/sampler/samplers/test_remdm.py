@@ -68,7 +68,7 @@ def at_calls(params: SamplingParams, *calls: int) -> CanvasBatch:
     window=st.tuples(st.floats(0.1, 0.9), st.floats(0.01, 1.0)),
     alpha_on=st.floats(0.05, 0.95),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=count(60, 200), deadline=None)
 def test_every_call_of_every_schedule(schedule, steps, eta, window, alpha_on):
     """The published weights, for any number of steps: long ones that leap over a window's edge,
     and an eta beyond what is possible, too.

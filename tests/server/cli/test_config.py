@@ -79,8 +79,7 @@ def test_the_shell_completes_commands_and_flags():
         asked = {"_XDLM_COMPLETE": "complete_bash", "COMP_WORDS": words}
         count = {"COMP_CWORD": str(len(words.split()) - 1)}
         env = {**os.environ, **asked, **count}
-        done = subprocess.run([XDLM], env=env, capture_output=True, text=True)
-        return done.stdout.split()
+        return xdlm(env=env).stdout.split()
 
     assert completed("xdlm sc") == ["score"]
     assert completed("xdlm serve --print") == ["--print-config"]

@@ -12,7 +12,7 @@ from tests.support.effort import count
 from tests.support.http import call, events
 from tests.support.trajectory_client import MASK, Follower, replayed, steps_of
 
-REQUESTS = count(150, 1000)
+REQUESTS = count(60, 1000)
 WORDS = ["Once", " upon", " a time", " Tom", " and", " the", " dog", ".", ""]
 CHOICES: dict[str, dict[str, list[Any]]] = {
     "ancestral": {

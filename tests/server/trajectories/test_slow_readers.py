@@ -83,6 +83,7 @@ def gone(served, kept: Kept) -> bool:
     return served.state.trajectories.get(kept.id, time.monotonic()) is None
 
 
+@pytest.mark.slow
 def test_forgotten_recordings_with_slow_readers_take_no_more_than_the_store(small):
     kept: list[Kept] = []
     slow: list[Slow] = []

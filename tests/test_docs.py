@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def test_drawings_of_architecture_name_paths_that_exist():
     paths = {path for drawing in drawings for path in PATH.findall(drawing)}
     assert len(paths) > 10
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_equations_of_the_paper_are_where_samplers_says():
+    table = (ROOT / "docs" / "samplers.md").read_text().partition("| equation | name |")[2]
+    names = [row[1].strip("`") for row in rows_of(table.partition("\n\n")[0])]
+    assert len(names) >= 9
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_every_fault_row_has_a_test_of_its_number():

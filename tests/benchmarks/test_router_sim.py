@@ -54,7 +54,7 @@ def test_a_full_queue_refuses():
     assert out.p95 == np.inf and out.goodput < 0.5
 
 
-def test_asking_for_work_beats_taking_turns():
+def test_pulling_work_is_faster_than_round_robin():
     """The claim of the documentation, at a size that takes a second."""
     fleet = Fleet(8, requests=8000)
     assert simulate(fleet, asked_for_work(3)).p95 <= 0.7 * simulate(fleet, round_robin).p95

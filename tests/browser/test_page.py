@@ -160,7 +160,7 @@ def test_only_what_the_sampler_reads_is_offered(served, watch):
     expect(page.locator("[name=prompt]")).to_be_hidden()
 
 
-def test_it_chats_where_the_checkpoint_does(served, watch):
+def test_page_offers_chat_where_the_checkpoint_has_a_template(served, watch):
     page = watch(served).open()
     page.get_by_role("radio", name="Chat").check()
     page.locator("[name=prompt]").fill("Tom had a dog.")
@@ -169,7 +169,7 @@ def test_it_chats_where_the_checkpoint_does(served, watch):
     assert "Tom had a dog." in canvas_text(page)
 
 
-def test_it_draws(served, watch):
+def test_page_draws_images(served, watch):
     page = watch(served).open()
     generate(page, model="digits", class_label="3", n=3, seed=4, steps=6)
     expect(page.locator("canvas.image")).to_have_count(3)

@@ -113,7 +113,7 @@ def test_row_07_trickled_body(server):
     connection.close()
 
 
-def test_row_07_half_a_body_and_a_farewell(server):
+def test_row_07_half_a_body_then_the_client_closes(server):
     connection = connect(server.port)
     connection.sendall(request_bytes(CANARY)[:-5])
     connection.close()

@@ -150,7 +150,7 @@ def test_who_does_not_answer_is_timed_out_or_given_up(stub: Stubbed):
     assert all(r.settled is not None and 0.4 < r.latency < 3 for r in records)
 
 
-def test_nobody_there():
+def test_run_without_a_server_raises_oserror():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -158,7 +158,7 @@ def test_nobody_there():
             run(plan_of("c1", 0.2), url)
 
 
-def test_a_cell_is_bounded_in_count(stub: Stubbed):
+def test_cell_sends_no_more_than_its_count(stub: Stubbed):
     for load in ("c4", "r500"):
         plan = replace(plan_of(load, 20, warmup=0.01), max_requests=25)
         began = time.monotonic()

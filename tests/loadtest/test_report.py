@@ -83,7 +83,7 @@ def test_intervals_come_from_repeats(tmp_path):
     assert half_width([1.0]) is None and half_width([1.0, math.nan]) is None
 
 
-def test_a_run_of_nothing(tmp_path):
+def test_run_without_requests_in_its_window_has_no_figures(tmp_path):
     """A server so slow that no request fell into the window."""
     run = run_of(tmp_path, lambda planned: [record(0, -0.5, 20)], (ONE, FOUR), (4, 8))
     assert math.isnan(run.figures[0].p95.value)

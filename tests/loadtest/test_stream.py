@@ -46,7 +46,7 @@ def reading_of(data: bytes, size: int) -> AnswerReader:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_any_pieces_say_the_same(server: Server, name):
+def test_stream_cut_anywhere_gives_the_same_events(server: Server, name):
     path, body = body_of(name)
     data = answered(server, path, body)
     whole, bytewise = reading_of(data, len(data)), reading_of(data, 1)

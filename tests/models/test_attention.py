@@ -34,7 +34,7 @@ def plain_kernel(
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("lengths", [[1], [5, 64, 65], [130, 3, 128, 1]])
-def test_both_ways_agree(kv_heads, lengths):
+def test_packed_and_bucketed_attention_agree(kv_heads, lengths):
     g = torch.Generator().manual_seed(1)
     offsets = F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
     rows = max(int(offsets[-1]), 16)

@@ -62,7 +62,7 @@ def test_bfloat16_where_it_is_fast(folder):
     assert (hidden.float() - exact).abs().max() < 0.25
 
 
-def test_names_that_are_nothing():
+def test_unknown_checkpoint_and_device_are_refused():
     with pytest.raises(CheckpointError, match=r"bundled ones: .*stories"):
         find_checkpoint("no/such/place")
     with pytest.raises(CheckpointError, match="unknown device"):
@@ -137,7 +137,7 @@ def test_shards_are_one_checkpoint(sharded):
     assert (info.parameters, info.dtype) == (parts.info.parameters, "F32")
 
 
-def test_an_index_that_lies(sharded):
+def test_index_with_wrong_names_is_refused(sharded):
     folder = sharded[1]
     path = folder / "model.safetensors.index.json"
     index = json.loads(path.read_text())

@@ -326,7 +326,7 @@ def test_truncated_files(tmp_path, trained, average):
     refuse(tmp_path / "text", "neither safetensors nor")
 
 
-def test_a_header_that_lies(tmp_path, trained):
+def test_header_with_wrong_sizes_is_refused(tmp_path, trained):
     source = tmp_path / "flat.safetensors"
     save_file(backbone(trained), source)
     whole = source.read_bytes()

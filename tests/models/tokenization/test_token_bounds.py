@@ -49,7 +49,7 @@ def test_what_a_piece_can_stand_for():
     assert longest_piece(named) == len("<|a long name|>")
 
 
-def test_nothing_is_proven_of_what_can_drop_or_gather():
+def test_tokenizers_that_drop_or_merge_text_have_no_bound():
     hole = by_character(LETTERS - {"<0x7F>"})
     wide, short, cut = by_byte(), by_byte(), by_byte()
     wide.add_special_tokens([AddedToken("<s>", rstrip=True)])

@@ -17,7 +17,7 @@ def tokenizer():
     return TextTokenizer.load(BUNDLED / "stories" / "tokenizer.json")
 
 
-def test_text_comes_back(tokenizer):
+def test_decoded_ids_are_the_text(tokenizer):
     for text in (
         "Once upon a time",
         'He said, "no!"\nThen',

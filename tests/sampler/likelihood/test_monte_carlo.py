@@ -99,7 +99,7 @@ def test_the_standard_error_is_the_spread_between_seeds(estimator):
     assert 0.8 < told / statistics.stdev(means) < 1.3
 
 
-def test_samples_come_in_any_parts():
+def test_samples_in_parts_equal_samples_at_once():
     network, params = Neighbours(N, seed=3), ScoreParams(samples=10, seed=1)
     kernel, whole = NoiseKernel(0.1, N, MASK), scored(network, params)
     parts = [

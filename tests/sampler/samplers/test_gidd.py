@@ -172,7 +172,7 @@ def test_the_last_call_may_take_the_mode_everywhere():
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan")])
-def test_a_share_that_makes_no_sense_is_named(value):
+def test_share_out_of_range_is_refused_by_name(value):
     with pytest.raises(InvalidParam) as caught:
         make_params(p_uniform=value)
     assert caught.value.field == "p_uniform"

@@ -72,7 +72,7 @@ def reference_run(network, tokens, editable, params: SamplingParams) -> list[lis
         {"confidence_factor": 0.3},
     ],
 )
-def test_a_plain_loop_says_the_same(rule):
+def test_sampler_equals_a_plain_loop(rule):
     g = torch.Generator().manual_seed(1)
     network, sampler = Hashed(), Threshold(N, MASK)
     for _ in range(12):

@@ -123,7 +123,7 @@ def random_canvas(g: torch.Generator, temperature: float = 0.0):
     return tokens, editable, params
 
 
-def test_a_plain_loop_says_the_same():
+def test_sampler_equals_a_plain_loop():
     g = torch.Generator().manual_seed(1)
     network, sampler = Hashed(), TopK(N, MASK, ENDS)
     for _ in range(count(40, 120)):

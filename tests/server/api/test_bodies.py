@@ -185,7 +185,7 @@ def test_bodies_that_are_hardly_json(sender):
 
 
 @pytest.mark.parametrize(("path", "name"), FIELDS)
-def test_each_field_takes_or_refuses_the_worst(sender, path, name):
+def test_extreme_values_of_each_field_are_taken_or_refused(sender, path, name):
     """Every field by name, with each of the values that have broken servers before."""
     _, good = BODIES[path]
     rest = {n: v for n, v in good.items() if n != name}

@@ -47,7 +47,7 @@ def test_a_text_that_ignores_its_end_is_denoised_to_the_last_block(served, tiny)
     assert set(written) & set(range(short["completion_tokens"] + 1, 30))
 
 
-def test_ignoring_ends_is_a_requests_own_affair(served, tiny):
+def test_ignore_eos_changes_its_own_request_alone(served, tiny):
     """Beside requests that ignore theirs, an answer ends where it ends alone."""
     body = ending(tiny, **BLOCKS)
     alone = {flag: post(served, **body, ignore_eos=flag)[1]["choices"] for flag in (False, True)}

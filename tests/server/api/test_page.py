@@ -37,7 +37,7 @@ def test_files_need_no_key(locked, path):
 
 
 @pytest.mark.parametrize("path", ["/page", "/page/", "/page/../v1/models", "/page/none.js", "//"])
-def test_nothing_else_is_free(locked, path):
+def test_every_other_path_asks_for_a_key(locked, path):
     assert call(locked, "GET", path)[0].status == 401
 
 
@@ -78,7 +78,7 @@ def test_modules_become_one_each_behind_what_it_needs(tmp_path):
     assert bundled(tmp_path, "a.js") == "const c = 1;\nfunction b() {}\nb(c);"
 
 
-def test_its_pure_modules():
+def test_pure_modules_of_the_page_pass_their_own_tests():
     """The reducer, the timeline, schedules, streams and files, in node."""
     tests = WEB.parent.parent / "tests" / "web"
     files = [str(path) for path in sorted(tests.glob("*.test.js"))]

@@ -97,7 +97,7 @@ def test_every_route_but_two_asks_for_a_key(keyed, path):
 
 
 @pytest.mark.parametrize("value", [f"Bearer {FLAG}", f"bearer {FILED}", f"Bearer  {FLAG} "])
-def test_a_key_opens(keyed, value):
+def test_request_with_a_key_is_answered(keyed, value):
     assert call(keyed, "GET", "/v1/models", headers={"Authorization": value})[0].status == 200
 
 

@@ -74,7 +74,7 @@ def test_an_image_is_drawn_in_its_own_pixels(both, digits):
             assert abs(last.getpixel(at) - expected) <= 8, (row, column)
 
 
-def test_a_png_shows_the_way(both, story, digits):
+def test_png_has_a_row_for_each_step_and_a_column_for_each_recording(both, story, digits):
     page, strip = drawn(both, [story], "png"), drawn(both, [digits], "png")
     assert page.width == 760 and page.height > 300
     assert strip.height > 6 * 200  # prior, four steps, last call

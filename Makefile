@@ -20,8 +20,9 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist work
 test: .venv/dev  ## all fast tests
 	$(PARALLEL) -m "not slow and not gpu and not browser and not clients and not cluster"
 
-test-all: .venv/dev  ## the slow ones too, more examples of the others, and coverage
+test-all: .venv/dev  ## the slow ones too, more examples, shapes checked at run time, coverage
 	$(PARALLEL) --thorough --cov --cov-report=term:skip-covered \
+	    --jaxtyping-packages=sampler,beartype.beartype \
 	    -m "not gpu and not browser and not clients and not cluster"
 
 test-browser: .venv/dev chromium $(BROWSER)/node_modules/ready  ## the page, in Chromium

@@ -15,10 +15,10 @@ def served(bench: Bench) -> None:
     """``stories`` in the device's own dtype: tokens a second, p95, and the engine's share."""
     clients, requests = (4, 8) if bench.small else (32, 200)
     with serving("stories", XDLM_DEVICE=bench.device) as server:
-        asyncio.run(_loop(server, clients, clients))  # warms up
+        asyncio.run(_loop(server, clients, clients, bench.small))  # warms up
         before = metrics(server)
         began = time.monotonic()
-        taken, whole, tokens = asyncio.run(_loop(server, clients, requests))
+        taken, whole, tokens = asyncio.run(_loop(server, clients, requests, bench.small))
         wall = time.monotonic() - began
         after = metrics(server)
     engine = after["xdlm_step_seconds_sum"] - before["xdlm_step_seconds_sum"]
@@ -28,9 +28,11 @@ def served(bench: Bench) -> None:
     bench.report.add(case, "served", seconds=taken, ok=whole == requests, note=note)
 
 
-async def _loop(server: Server, clients: int, requests: int) -> tuple[list[float], int, int]:
+async def _loop(
+    server: Server, clients: int, requests: int, small: bool
+) -> tuple[list[float], int, int]:
     """Seconds of each request, the answers that are whole, and tokens asked for."""
-    length = 64
+    length, steps = (16, 4) if small else (64, 16)
     seeds = iter(range(requests))
     taken: list[float] = []
     whole = 0
@@ -38,7 +40,12 @@ async def _loop(server: Server, clients: int, requests: int) -> tuple[list[float
     async def client(reads: bool) -> None:
         nonlocal whole
         for seed in seeds:
-            body = {"prompt": "Once upon a time", "max_tokens": length, "steps": 16, "seed": seed}
+            body = {
+                "prompt": "Once upon a time",
+                "max_tokens": length,
+                "steps": steps,
+                "seed": seed,
+            }
             if reads:
                 body |= {"stream": True, "trajectory": "delta"}
             answer = await ask(server, body)

@@ -39,7 +39,7 @@ class Watched:
         self.canary = self.ask()
         # what a thread's first long text takes stays its own: both threads have one, at once
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(self.tokenize, ["the king " * 50_000] * 8))
+            list(pool.map(self.tokenize, ["the king " * 5_000] * 4))
         self.threads, self.descriptors, self.rss = threads(), descriptors(), rss()
 
     def ask(self) -> list:

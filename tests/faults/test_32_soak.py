@@ -9,7 +9,7 @@ from benchmarks.soak import cancels, mix
 
 
 @pytest.mark.parametrize(
-    "minutes", [0.15, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
+    "minutes", [0.06, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
 )
 async def test_row_32_soak_with_faults(tiny_folder, minutes):
     """No answer is lost, clients and metrics count the same, and nothing grows."""
@@ -33,7 +33,7 @@ async def test_row_32_soak_with_faults(tiny_folder, minutes):
 
 
 @pytest.mark.parametrize(
-    "count", [15, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
+    "count", [6, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
 )
 async def test_row_32_cancels(tiny_folder, count):
     """Slots are free at once, in a process of its own."""

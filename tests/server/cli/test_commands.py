@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from sampler import SAMPLERS
 from server.trajectories.sheet import MASKED
-from tests.support.effort import count
+from tests.support.effort import THOROUGH, count
 from tests.support.processes import XDLM, xdlm
 
 
@@ -163,12 +163,20 @@ def test_serve_prints_a_url_answers_and_stops_on_sigterm():
             except ConnectionError:
                 assert time.monotonic() < deadline
         assert answer["choices"][0]["text"]
-        smoke = subprocess.run(
-            [XDLM.with_name("xdlm-loadtest"), "smoke", "--url", found.group(), "--seconds", "4"],
-            capture_output=True,
-            text=True,
-        )
-        assert smoke.returncode == 0 and " ok, 0 failed" in smoke.stdout, smoke.stderr
+        if THOROUGH:
+            smoke = subprocess.run(
+                [
+                    XDLM.with_name("xdlm-loadtest"),
+                    "smoke",
+                    "--url",
+                    found.group(),
+                    "--seconds",
+                    "4",
+                ],
+                capture_output=True,
+                text=True,
+            )
+            assert smoke.returncode == 0 and " ok, 0 failed" in smoke.stdout, smoke.stderr
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) in (0, -signal.SIGTERM)

@@ -79,7 +79,8 @@ def test_the_shell_completes_commands_and_flags():
         asked = {"_XDLM_COMPLETE": "complete_bash", "COMP_WORDS": words}
         count = {"COMP_CWORD": str(len(words.split()) - 1)}
         env = {**os.environ, **asked, **count}
-        return xdlm(env=env).stdout.split()
+        done = subprocess.run([XDLM], env=env, capture_output=True, text=True)
+        return done.stdout.split()
 
     assert completed("xdlm sc") == ["score"]
     assert completed("xdlm serve --print") == ["--print-config"]

@@ -216,6 +216,7 @@ def test_no_environment_reading_outside_settings():
             assert "os.environ" not in text and "getenv" not in text, path
 
 
+@pytest.mark.slow
 def test_names_resolve_to_this_project_from_anywhere(tmp_path):
     """The four names are generic; an installation must not be shadowed by the working folder."""
     code = "import json, server, sampler, models, loadtest as l\n" + (

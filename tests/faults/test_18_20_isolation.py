@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from http.client import HTTPConnection
 
@@ -221,10 +221,14 @@ async def test_row_20_an_engine_that_fails_outside_a_request(tiny):
 
 
 def test_row_20_the_process_ends_when_a_step_hangs(tiny_folder):
-    """A limit that the first step of a real server cannot keep: stack in the log, code 70."""
+    """A limit that no step of a real server can keep: stack in the log, code 70. On a busy machine
+    a step may be over before it is looked at again, and another one is needed.
+    """
+    deadline = time.monotonic() + 60
     with serving(str(tiny_folder), XDLM_WATCHDOG_SECONDS="0.0001") as process:
-        stream = send(process.port, {**LONG, "stream": True})
-        read_all(stream)
+        while process.popen.poll() is None and time.monotonic() < deadline:
+            with suppress(ConnectionError):
+                read_all(send(process.port, {**LONG, "stream": True}))
         assert process.popen.wait(30) == 70
     told = {line["event"] for line in process.lines()}
     assert {"a step hangs", "giving up"} <= told

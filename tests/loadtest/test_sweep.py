@@ -231,6 +231,7 @@ def test_models_are_chosen_by_what_they_do(server, tmp_path, command: Command):
     assert "no model for text" in command(*args, "digits", code=2)
 
 
+@pytest.mark.slow
 def test_one_command_with_a_server_of_its_own(command: Command, tmp_path):
     """A short run of the command of ``make loadtest``."""
     told = command("smoke", "--seconds", 4, "--out", tmp_path / "run")

@@ -10,12 +10,15 @@ from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.step import take_step
 from server.engine.request_params import sampling_params
+from tests.support.effort import count
+
+RUNS = count(3, 6)
 
 
 def test_digits_of_one_class_look_alike_and_of_two_do_not():
     """Without a judge: each drawn digit is nearest to the mean of its own class's others."""
     loaded = load_checkpoint(find_checkpoint("digits"))
-    labels, chosen = [0, 1, 3, 6, 7] * 6, {"steps": 8, "guidance_scale": 2.0}
+    labels, chosen = [0, 1, 3, 6, 7] * RUNS, {"steps": 8, "guidance_scale": 2.0}
     canvases = []
     for seed, label in enumerate(labels):
         own = {**chosen, "class_label": label, "seed": seed}
@@ -32,5 +35,5 @@ def test_digits_of_one_class_look_alike_and_of_two_do_not():
         others = np.arange(len(of)) != i
         means = {c: pixels[others & (of == c)].mean(0) for c in set(labels)}
         right += min(means, key=lambda c: ((image - means[c]) ** 2).sum()) == of[i]
-    assert right >= 25
+    assert right >= 25 * RUNS // 6
     assert torch.unique(batch.tokens).numel() > 4

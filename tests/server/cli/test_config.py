@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -74,6 +73,7 @@ def test_an_empty_file_changes_nothing_and_none_is_an_error(tmp_path):
     assert done.returncode == 2 and "cannot read" in done.stderr and not done.stdout
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_and_flags():
     def completed(words: str) -> list[str]:
         asked = {"_XDLM_COMPLETE": "complete_bash", "COMP_WORDS": words}
@@ -97,5 +97,5 @@ def test_the_systemd_unit_starts_what_there_is(tmp_path):
     (start,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     program, command, *flags = start.removeprefix("ExecStart=").split()
     assert program.endswith(f"/.venv/bin/{XDLM.name}")
-    shown = subprocess.run([sys.executable, "-m", "server", command, "--help"], capture_output=True)
-    assert shown.returncode == 0 and all(flag.encode() in shown.stdout for flag in flags[::2])
+    shown = xdlm(command, "--help")
+    assert shown.returncode == 0 and all(flag in shown.stdout for flag in flags[::2])

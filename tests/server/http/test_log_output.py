@@ -105,6 +105,7 @@ def test_a_reader_that_wakes_up_finds_every_line_and_stray_signals_end_nothing(t
     assert events.index("draining") < events.index("drained")
 
 
+@pytest.mark.slow
 def test_a_banner_that_nobody_reads_does_not_stop_the_start(tiny_folder):
     reading, writing = os.pipe()
     os.close(reading)

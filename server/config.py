@@ -45,7 +45,10 @@ class Settings(BaseSettings):
 
     checkpoints: Annotated[
         list[str], NoDecode, BeforeValidator(values.names), Field(min_length=1)
-    ] = Field(["stories"], description="bundled names or folders, separated by commas")
+    ] = Field(
+        ["stories"],
+        description="bundled names, folders or ORG/NAME[@REVISION] on the hub, separated by commas",
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     device: str = Field(
@@ -250,9 +253,9 @@ def _line(name: str, value: Any) -> str:
 
 
 def keep_keys_from_children() -> None:
-    """Keep API keys out of the environment of processes started from now on."""
+    """Keep API keys, and a hub's token, out of the environment of processes started from now on."""
     for name in os.environ:
-        if name.upper() == f"{PREFIX}API_KEYS":
+        if name.upper() in (f"{PREFIX}API_KEYS", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             os.unsetenv(name)
 
 

@@ -60,12 +60,13 @@ FLOORS: list[tuple[str, ...]] = [
         "models.checkpoints.formats",
         "models.checkpoints.random_init",
     ),
+    ("models.hub.*",),
     ("models.parallel.*",),
     ("models.registry",),
     ("models.families.*",),
     ("models.tokenization.*",),
     ("models.checkpoints.*",),
-    ("models.interface", "models.images.*"),
+    ("models.interface", "models.images.*", "models.hub.names"),
     ("models.*",),
     ("loadtest.*",),
 ]
@@ -196,6 +197,13 @@ def test_ray_is_for_the_cluster_alone():
             assert "ray" not in imports(path), path
             assert "server.cluster" not in path.read_text(), path
     command = "import sys, server.cli, server.api.app; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
+
+
+def test_the_hub_is_imported_where_one_is_named_alone():
+    """``xdlm serve stories`` starts without it, and asks no network."""
+    command = "import sys, server.cli, server.api.app; "
+    command += "sys.exit(any(name in sys.modules for name in ('huggingface_hub', 'httpx2')))"
     assert subprocess.run([sys.executable, "-c", command]).returncode == 0
 
 

@@ -14,6 +14,7 @@ from models.checkpoints.meta_init import without_values
 from models.checkpoints.weights import Header
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import member, read_json
+from models.hub.names import name_of
 from models.images.layout import ImageShape
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import ModelInfo
@@ -73,7 +74,7 @@ def described(path: Path) -> Described:
     noise = UNIFORM if sizes.mask_token_id is None else {}
     defaults = {**spec.defaults, **noise, **said}
     info = ModelInfo(
-        name=path.resolve().name,
+        name=name_of(path),
         family=spec.name,
         parameters=sum(t.numel() for t in network.state_dict().values()),
         vocab_size=sizes.vocab_size,

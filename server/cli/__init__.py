@@ -17,6 +17,7 @@ from server.cli.cluster import cluster
 from server.cli.common import say
 from server.cli.draw import draw
 from server.cli.generate import generate
+from server.cli.hub import list_cached, pull, remove
 from server.cli.sampling_flags import with_sampling_flags
 from server.cli.score import score
 from server.cli.serve import listening, serve
@@ -53,6 +54,9 @@ app.command()(cluster)
 app.command()(with_sampling_flags(generate))
 app.command()(score)
 app.command()(with_sampling_flags(draw, without=("seed",)))
+app.command()(pull)
+app.command("list")(list_cached)
+app.command("rm")(remove)
 app.command()(info)
 app.command()(make_random)
 app.command()(convert)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from models.checkpoints.load import find_checkpoint, inspect_checkpoint
+from models.checkpoints.load import checkpoint_outline
 from models.errors import CheckpointError
 from models.files import read_json
+from models.hub.names import hub_name
 from models.printable import printable
 from models.registry import FAMILIES
-from server.cli.common import check_generation_config, stop
+from server.cli.common import NAMED, check_generation_config, inspected, place_of, stop
 
 *_FIRST, _LAST = FAMILIES
 _NAMES = f"{', '.join(_FIRST)} or {_LAST}"
@@ -26,20 +28,15 @@ _SHAPES = ", ".join(
 
 
 def info(
-    checkpoint: Annotated[
-        str, typer.Argument(help="a bundled name (stories) or a folder")
-    ] = "stories",
+    checkpoint: Annotated[str, typer.Argument(help=NAMED)] = "stories",
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
 ) -> None:
-    """Describe a checkpoint."""
+    """Describe a checkpoint. Of one on the hub, no weights are downloaded for that."""
     from dataclasses import asdict
 
     from server.engine.request_params import samplers_for
 
-    try:
-        facts_of, defaults = inspect_checkpoint(find_checkpoint(checkpoint))
-    except CheckpointError as error:
-        stop(str(error))
+    facts_of, defaults = inspected(checkpoint)
     has_mask = facts_of.mask_id is not None
     check_generation_config(checkpoint, defaults, has_mask)
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
@@ -69,7 +66,7 @@ def make_random(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="a bundled name or folder to take tokenizer and ids from"),
+        typer.Option(help="the checkpoint to take tokenizer and ids from"),
     ] = None,
 ) -> None:
     """Write a seeded random checkpoint of any shape."""
@@ -82,21 +79,23 @@ def make_random(
     if dtype not in ("float32", "bfloat16"):
         stop(f"--dtype must be float32 or bfloat16, not {dtype!r}", 2)
     try:
-        source = find_checkpoint(tokenizer) if tokenizer else None
-        write_random(
-            folder,
-            parse_shape(shape, family, source),
-            family=family,
-            seed=seed,
-            dtype=getattr(torch, dtype),
-            tokenizer=source,
-        )
+        with checkpoint_outline(tokenizer) if tokenizer else nullcontext() as source:
+            write_random(
+                folder,
+                parse_shape(shape, family, source),
+                family=family,
+                seed=seed,
+                dtype=getattr(torch, dtype),
+                tokenizer=source,
+            )
     except CheckpointError as error:
         stop(str(error))
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="a folder, .safetensors or .ckpt file")],
+    source: Annotated[
+        Path, typer.Argument(help="a folder, ORG/NAME on the hub, .safetensors or .ckpt file")
+    ],
     folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
     mixing_ratio: Annotated[
         float | None, typer.Option(help="training mixing ratio k, if the checkpoint has none")
@@ -115,6 +114,8 @@ def convert(
 
     try:
         fields = parse_fields(config, {}, "--config") if config else {}
+        if not source.exists() and hub_name(str(source)) is not None:
+            source = place_of(str(source))
         if source.is_dir():
             said = read_json(source / "generation_config.json", required=False)
             shape = read_json(source / "config.json", required=False)

@@ -28,7 +28,7 @@ LOCAL = {
 
 def cluster(
     checkpoints: Annotated[
-        list[str] | None, typer.Argument(help="bundled names or folders, each its own deployment")
+        list[str] | None, typer.Argument(help="as of serve, each its own deployment")
     ] = None,
     replicas: Annotated[int | None, typer.Option(help="of each model")] = None,
     max_replicas: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -10,18 +11,24 @@ from rich.console import Console
 
 from models.checkpoints.load import (
     Checkpoint,
+    checkpoint_outline,
     find_checkpoint,
+    inspect_checkpoint,
     load_checkpoint,
     load_divided_checkpoint,
 )
 from models.errors import CheckpointError
+from models.interface import ModelInfo
 from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
+from server.cli.downloads import Downloads
 from server.cli.sampling_flags import parsed
 from server.engine.request_params import check_defaults, sampling_params
 
+NAMED = "a bundled name, a folder, or ORG/NAME[@REVISION] on the hub"
 errors = Console(stderr=True, highlight=False)
 
+CheckpointOption = Annotated[str, typer.Option(help=NAMED)]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 
@@ -37,6 +44,23 @@ def stop(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def place_of(name: str) -> Path:
+    """The folder of a checkpoint, after it has been downloaded if it is a hub's."""
+    try:
+        return find_checkpoint(name, Downloads(errors))
+    except CheckpointError as error:
+        stop(str(error))
+
+
+def inspected(name: str) -> tuple[ModelInfo, dict[str, Any]]:
+    """Facts and defaults of a checkpoint. Of a hub's, no weights are downloaded for them."""
+    try:
+        with checkpoint_outline(name) as folder:
+            return inspect_checkpoint(folder)
+    except CheckpointError as error:
+        stop(str(error))
+
+
 def load(
     name: str,
     device: str,
@@ -45,7 +69,7 @@ def load(
     ranks: int = 1,
     lost: Callable[[int], None] = lambda rank: None,
 ) -> Checkpoint:
-    """A checkpoint by a bundled name or a folder, ready to run.
+    """A checkpoint by its name, ready to run.
 
     With several ranks, ``lost`` is called on its own thread with each rank that ends unexpectedly.
     """
@@ -55,8 +79,8 @@ def load(
         stop(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}", 2)
     if threads:
         torch.set_num_threads(threads)
+    place = place_of(name)
     try:
-        place = find_checkpoint(name)
         if ranks > 1:
             return load_divided_checkpoint(place, ranks, lost, device, dtype)  # type: ignore[arg-type]
         return load_checkpoint(place, device, dtype)  # type: ignore[arg-type]

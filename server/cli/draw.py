@@ -11,14 +11,14 @@ import typer
 from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
-from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop
+from server.cli.common import CheckpointOption, DeviceOption, DTypeOption, load, params_of, stop
 from server.config import Settings
 
 
 def draw(
     what: Annotated[str, typer.Argument(help="a class, by its name or number; all for each")],
     out: Annotated[Path, typer.Argument(help="a picture file: .png, .webp")],
-    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "digits",
+    checkpoint: CheckpointOption = "digits",
     count: Annotated[int, typer.Option(min=1, max=256, help="images of each class")] = 1,
     states: Annotated[
         int,

@@ -11,7 +11,7 @@ import typer
 
 from models.checkpoints.load import Checkpoint
 from sampler.params import InvalidParam
-from server.cli.common import DeviceOption, DTypeOption, load, params_of, stop
+from server.cli.common import CheckpointOption, DeviceOption, DTypeOption, load, params_of, stop
 from server.config import Settings
 from server.engine.events import GenerationRequest
 from server.engine.request_params import default_length
@@ -19,7 +19,7 @@ from server.engine.request_params import default_length
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="prompt of the text")] = "",
-    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
+    checkpoint: CheckpointOption = "stories",
     max_tokens: Annotated[int | None, typer.Option(help="positions to fill")] = None,
     prompt_ids: Annotated[
         str | None, typer.Option(help="token ids instead of a prompt: 5,9,2")

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from sampler.params import InvalidParam
-from server.cli.common import DeviceOption, DTypeOption, load, stop
+from server.cli.common import CheckpointOption, DeviceOption, DTypeOption, load, stop
 from server.config import Settings
 
 
 def score(
     text: Annotated[str, typer.Argument(help="text to score")],
     prompt: Annotated[str | None, typer.Option(help="prompt before the text")] = None,
-    checkpoint: Annotated[str, typer.Option(help="a bundled name or a folder")] = "stories",
+    checkpoint: CheckpointOption = "stories",
     estimator: Annotated[str, typer.Option(help="nelbo or llada")] = "nelbo",
     samples: Annotated[int, typer.Option(help="Monte Carlo samples")] = 128,
     mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,

@@ -13,12 +13,12 @@ import structlog
 import typer
 from rich.console import Console
 
-from models.checkpoints.load import Checkpoint, check_checkpoint, find_checkpoint
+from models.checkpoints.load import Checkpoint, check_checkpoint, checkpoint_outline
 from models.checkpoints.openmp import end_idle_threads
 from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
-from server.cli.common import check_generation_config, errors, load, stop
+from server.cli.common import check_generation_config, errors, load, place_of, stop
 from server.config import ConfigError, Settings, keep_keys_from_children
 from server.engine.factory import check_servable, engine_of, warm_up
 from server.http.addresses import is_loopback, listening, url_host
@@ -28,7 +28,10 @@ from server.http.api_keys import readable_by_others
 def serve(
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(help="bundled names or folders; several are served at once"),
+        typer.Argument(
+            help="bundled names, folders or ORG/NAME[@REVISION] on the hub; several are served "
+            "at once"
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
@@ -132,13 +135,16 @@ def _check_checkpoints(settings: Settings) -> None:
     names = []
     for name in settings.checkpoints:
         try:
-            info, defaults = check_checkpoint(find_checkpoint(name), *how)
+            with checkpoint_outline(name) as folder:
+                info, defaults = check_checkpoint(folder, *how)
         except CheckpointError as error:
             stop(str(error))
         check_generation_config(name, defaults, info.mask_id is not None)
         names.append(info.name)
     if len(set(names)) < len(names):
         stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
+    for name in settings.checkpoints:
+        place_of(name)
 
 
 def _warn(settings: Settings) -> None:

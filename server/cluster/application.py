@@ -11,6 +11,7 @@ from ray.serve import Application, Deployment
 
 from models.checkpoints.load import find_checkpoint
 from models.errors import CheckpointError
+from models.hub.names import name_of
 from server.cluster.autoscaling import SHRINK_SECONDS
 from server.cluster.ingress import Ingress
 from server.cluster.replica import Replica
@@ -28,7 +29,7 @@ def application(args: ClusterSettings) -> Application:
     Raises:
         CheckpointError: a checkpoint is missing, or two have one name.
     """
-    places = {find_checkpoint(name).resolve().name: name for name in args.checkpoints}
+    places = {name_of(find_checkpoint(name)): name for name in args.checkpoints}
     if len(places) < len(args.checkpoints):
         raise CheckpointError("two checkpoints have the same name")
     settings = Settings.model_validate({n: getattr(args, n) for n in Settings.model_fields})
@@ -67,7 +68,7 @@ def _replicas(model: str, args: ClusterSettings) -> Deployment:
         }
     made: Any = serve.deployment(  # typed as if it always returned a decorator
         Replica,
-        name=model,
+        name=model.replace("/", "--"),
         max_ongoing_requests=HELD,
         ray_actor_options={"num_cpus": args.replica_cpus, "num_gpus": args.replica_gpus},
         request_router_config={"request_router_class": "server.cluster.router:LeastWork"},

@@ -175,10 +175,26 @@ def attention_over(
     """The fastest attention that there is for heads of ``dtype`` where ``offsets`` are; see
     ``BucketedAttention``.
     """
-    fits = head_dim % 8 == 0 and head_dim <= WIDEST_FLASH_HEAD and block_length is None
-    if offsets.is_cuda and dtype != torch.float32 and fits:
+    if takes_packed(offsets.device, dtype, head_dim, block_length):
         return PackedAttention(offsets, rows, flash_kernel())
     return BucketedAttention(offsets, rows, block_length)
+
+
+def takes_packed(
+    device: torch.device, dtype: torch.dtype, head_dim: int, block_length: int | None
+) -> bool:
+    """Whether heads are attended over by a variable-length FlashAttention kernel."""
+    fits = head_dim % 8 == 0 and head_dim <= WIDEST_FLASH_HEAD and block_length is None
+    return device.type == "cuda" and dtype != torch.float32 and fits
+
+
+def kernel_name(
+    device: torch.device, dtype: torch.dtype, head_dim: int, block_length: int | None
+) -> str:
+    """The kernel that ``attention_over`` takes, for messages."""
+    if takes_packed(device, dtype, head_dim, block_length):
+        return "PyTorch's FlashAttention" if flash_kernel() is _torch_flash else "flash-attn"
+    return "padded SDPA"
 
 
 def bucket_length(lengths: Tensor) -> Tensor:

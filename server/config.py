@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -52,7 +53,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     device: str = Field(
-        "cpu", pattern=r"^(cpu|cuda(:\d{1,3})?)$", description="cpu, cuda or cuda:N"
+        "auto",
+        description="auto, cpu, cuda or cuda:N; auto is CUDA where there is a device, or cpu",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA"
@@ -159,6 +161,15 @@ class Settings(BaseSettings):
         if host != host.strip() or " " in host:
             raise ValueError("must not contain blanks")
         return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+            raise ValueError(
+                "must be auto, cpu, cuda or cuda:N; mps, xpu and meta are not supported"
+            )
+        return device
 
     @field_validator("trace_endpoint")
     @classmethod

@@ -55,6 +55,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("sampler.*",),
     (
         "models.checkpoints.load",
+        "models.checkpoints.find",
         "models.checkpoints.describe",
         "models.checkpoints.convert",
         "models.checkpoints.formats",

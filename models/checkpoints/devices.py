@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import torch
 
 from models.errors import CheckpointError
 
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+DEVICE_WORDS = "auto, cpu, cuda or cuda:N"
 DType = Literal["auto", "float32", "bfloat16"]
 
 
 def device_named(name: str) -> torch.device:
-    """The device ``cpu``, ``cuda`` or ``cuda:N``, made ready to compute as exactly as a CPU.
+    """The device ``cpu``, ``cuda`` or ``cuda:N``, made ready to compute as exactly as a CPU;
+    ``auto`` is CUDA where there is a device of it, else the CPU.
 
     Raises:
         CheckpointError: there is none of that name.
     """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CheckpointError(f"unknown device {name!r}") from None
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not DEVICE.fullmatch(name):
+        raise CheckpointError(f"device is {name!r}; it must be {DEVICE_WORDS}")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("no CUDA device is available")
+        raise CheckpointError(f"device is {name!r}, and no CUDA device is available")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise CheckpointError(f"device is {name!r}; there are cuda:0 to cuda:{count - 1}")
     if device.type == "cuda":  # fp32 means fp32, in convolutions too
         torch.backends.cudnn.allow_tf32 = False
     return device

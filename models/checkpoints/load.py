@@ -9,8 +9,7 @@ when they do not choose.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,23 +18,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.base import DenoiserModule
-from models.bundled import BUNDLED, bundled_names
+from models.attention import kernel_name
+from models.base import DenoiserModule, Transformer
 from models.checkpoints import weights
 from models.checkpoints.describe import Described, described, described_decoder, served
 from models.checkpoints.devices import DType, device_named, dtype_named
+from models.checkpoints.find import checkpoint_outline, find_checkpoint
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line, member, read_json
-from models.hub.names import HubName, hub_name
-from models.hub.outline import outline
-from models.hub.progress import SILENT, Progress
-from models.hub.snapshot import snapshot
 from models.images import vq_decoder
 from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import VQDecoder
 from models.interface import Denoiser, ModelInfo
 from models.tokenization.tokenizer import TextTokenizer
+
+__all__ = [
+    "Checkpoint",
+    "check_checkpoint",
+    "checkpoint_outline",
+    "find_checkpoint",
+    "inspect_checkpoint",
+    "load_checkpoint",
+    "load_divided_checkpoint",
+    "load_network",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,15 @@ class Checkpoint:
         """
         turn = None if self.text is None else self.text.end_of_turn
         return tuple(end for end in (self.info.eos_id, turn) if end is not None)
+
+    @property
+    def attention(self) -> str:
+        """The kernel of attention, for messages; empty where the network is not known here."""
+        network = self.model
+        if not isinstance(network, Transformer):
+            return ""
+        kind = getattr(torch, self.info.dtype)
+        return kernel_name(self.device, kind, network.head_dim, network.block_length)
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -103,49 +119,6 @@ class Checkpoint:
         return shape
 
 
-def find_checkpoint(name_or_path: str, progress: Progress = SILENT) -> Path:
-    """The folder of a bundled checkpoint's name, the path itself, or the folder in the cache that
-    a hub's ``ORG/NAME[@REVISION]`` has been fetched into. A folder on disk comes before a hub.
-
-    Raises:
-        CheckpointError: none of them.
-    """
-    place = _here(name_or_path)
-    if isinstance(place, HubName):
-        return snapshot(place, progress)
-    return place
-
-
-@contextmanager
-def checkpoint_outline(name_or_path: str) -> Iterator[Path]:
-    """The folder of a checkpoint without the values of its weights: of a hub's checkpoint that is
-    not in the cache yet, the headers alone are fetched.
-
-    Raises:
-        CheckpointError: as ``find_checkpoint``.
-    """
-    place = _here(name_or_path)
-    if isinstance(place, HubName):
-        with outline(place) as folder:
-            yield folder
-    else:
-        yield place
-
-
-def _here(name_or_path: str) -> Path | HubName:
-    """A folder of this machine, or what could be a hub's name."""
-    if name_or_path in bundled_names():
-        return BUNDLED / name_or_path
-    path = Path(name_or_path)
-    with suppress(OSError, ValueError):  # too long for a name; a NUL
-        if path.is_dir():
-            return path
-    if (name := hub_name(name_or_path)) is not None:
-        return name
-    bundled = ", ".join(bundled_names())
-    raise CheckpointError(f"no checkpoint at {name_or_path!r}; bundled ones: {bundled}")
-
-
 def load_checkpoint(
     path: Path,
     device: str = "cpu",
@@ -155,7 +128,7 @@ def load_checkpoint(
 
     Args:
         path: the folder.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
             CUDA.
 
@@ -207,7 +180,7 @@ def load_divided_checkpoint(
         path: the folder.
         ranks: how many processes, this one included; see ``models.parallel.workers``.
         lost: called, on a thread of its own, with the number of one that ended by itself.
-        device: ``cpu`` or ``cuda``, whose first ``ranks`` devices are taken.
+        device: ``auto``, ``cpu``, or ``cuda``, whose first ``ranks`` devices are taken.
         dtype: as ``load``.
 
     Raises:

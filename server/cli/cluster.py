@@ -36,7 +36,9 @@ def cluster(
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; auto is cuda with --replica-gpus")
+    ] = None,
     replica_gpus: Annotated[float | None, typer.Option(help="GPUs for each replica")] = None,
     tensor_parallel: Annotated[
         int | None, typer.Option(help="processes or GPUs that a replica's model is split over")

@@ -29,7 +29,7 @@ NAMED = "a bundled name, a folder, or ORG/NAME[@REVISION] on the hub"
 errors = Console(stderr=True, highlight=False)
 
 CheckpointOption = Annotated[str, typer.Option(help=NAMED)]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 
 

@@ -26,7 +26,7 @@ def draw(
     ] = 0,
     scale: Annotated[int, typer.Option(min=1, max=64, help="scale factor")] = 4,
     seed: Annotated[int, typer.Option(help="seed of the first image; further images count up")] = 0,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
     *,
     chosen: dict[str, Any],

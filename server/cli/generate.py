@@ -33,7 +33,7 @@ def generate(
         bool, typer.Option("--json", help="JSON on stdout; with --watch a line a step")
     ] = False,
     svg: Annotated[Path | None, typer.Option(help="with --watch: save a picture here")] = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
     *,
     chosen: dict[str, Any],

@@ -22,7 +22,7 @@ def score(
     end: Annotated[bool, typer.Option("--end", help="also score the end token")] = False,
     seed: Annotated[int, typer.Option(help="same seed, same score")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
 ) -> None:
     """Estimate an upper bound of a text's negative log-likelihood."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import check_generation_config, errors, load, place_of, stop
 from server.config import ConfigError, Settings, keep_keys_from_children
-from server.engine.factory import check_servable, engine_of, warm_up
+from server.engine.factory import check_servable, engine_of, position_limit, warm_up
 from server.http.addresses import is_loopback, listening, url_host
 from server.http.api_keys import readable_by_others
 
@@ -35,7 +36,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0 uses all cores")] = None,
     tensor_parallel: Annotated[
@@ -105,9 +106,8 @@ def _serve(settings: Settings) -> None:
     models = [_loaded_for_serving(name, settings, lost) for name in settings.checkpoints]
     url = f"http://{place}:{listener.getsockname()[1]}"
     out = Console(highlight=False)
-    for info in (loaded.info for loaded in models):
-        size = f"{info.parameters / 1e6:.1f} M parameters, {info.dtype}"
-        out.print(f"{printable(info.name)}: {size}", style="dim", markup=False)
+    for loaded in models:
+        out.print(printable(_facts(loaded, settings)), style="dim", markup=False, soft_wrap=True)
     out.print(f"Listening on [bold]{url}[/bold]. Open it in a browser to watch, or try:\n")
     for route, body in _examples(models):
         out.print(
@@ -177,6 +177,17 @@ def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], Non
     warm_up(loaded)
     end_idle_threads()  # from now on the engine's thread computes
     return loaded
+
+
+def _facts(loaded: Checkpoint, settings: Settings) -> str:
+    """A line about a model: what it computes with, and on."""
+    info, limit = loaded.info, position_limit(settings, loaded.device.type)
+    kernel = f", attention by {loaded.attention}" if loaded.attention else ""
+    timed = "" if limit.seconds == math.inf else f" or {limit.seconds} s"
+    return (
+        f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.dtype} on {loaded.device}"
+        f"{kernel}, steps of up to {limit.most} positions{timed}"
+    )
 
 
 def _examples(models: list[Checkpoint]) -> Iterator[tuple[str, dict[str, Any]]]:

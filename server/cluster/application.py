@@ -32,7 +32,10 @@ def application(args: ClusterSettings) -> Application:
     places = {name_of(find_checkpoint(name)): name for name in args.checkpoints}
     if len(places) < len(args.checkpoints):
         raise CheckpointError("two checkpoints have the same name")
-    settings = Settings.model_validate({n: getattr(args, n) for n in Settings.model_fields})
+    given = {n: getattr(args, n) for n in Settings.model_fields}
+    if args.device == "auto":  # a replica has the GPUs that Ray reserves for it
+        given["device"] = "cuda" if args.replica_gpus else "cpu"
+    settings = Settings.model_validate(given)
     replicas: dict[str, Any] = {
         model: _replicas(model, args).bind(checkpoint, settings)
         for model, checkpoint in places.items()

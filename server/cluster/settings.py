@@ -38,6 +38,7 @@ class ClusterSettings(Settings):
     @model_validator(mode="after")
     def _one_for_each_rank(self) -> Self:
         ranks = self.tensor_parallel
-        if ranks > 1 and self.device == "cuda" and self.replica_gpus != ranks:
+        cuda = self.device == "cuda" or (self.device == "auto" and self.replica_gpus > 0)
+        if ranks > 1 and cuda and self.replica_gpus != ranks:
             raise ValueError(f"replica_gpus: must be {ranks}, as tensor_parallel is")
         return self

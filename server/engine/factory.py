@@ -50,10 +50,8 @@ def engine_of(
 ) -> Engine:
     """An engine for a checkpoint, not started. Engines of one server share their metrics."""
     device = checkpoint.device.type
-    positions = settings.max_positions or MAX_POSITIONS[device]
-    limit = PositionLimit(positions)
-    if not settings.max_positions:
-        limit = PositionLimit(positions, STEP_SECONDS[device], LEAST_POSITIONS)
+    limit = position_limit(settings, device)
+    positions = limit.most
     scheduler = Scheduler(
         settings.max_waiting,
         settings.max_running,
@@ -77,6 +75,13 @@ def engine_of(
         deadlines,
         limit,
     )
+
+
+def position_limit(settings: Settings, device: str) -> PositionLimit:
+    """Positions of a step on a kind of device, where the settings leave it open."""
+    if settings.max_positions:
+        return PositionLimit(settings.max_positions)
+    return PositionLimit(MAX_POSITIONS[device], STEP_SECONDS[device], LEAST_POSITIONS)
 
 
 def check_servable(checkpoint: Checkpoint) -> Checkpoint:

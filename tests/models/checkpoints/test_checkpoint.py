@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoints import devices
+from models.checkpoints.devices import device_named
 from models.checkpoints.load import find_checkpoint, inspect_checkpoint, load_checkpoint
 from models.checkpoints.random_init import parse_shape, write_random
 from models.errors import CheckpointError
@@ -65,8 +66,15 @@ def test_bfloat16_where_it_is_fast(folder):
 def test_unknown_checkpoint_and_device_are_refused():
     with pytest.raises(CheckpointError, match=r"bundled ones: .*stories"):
         find_checkpoint("no/such/place")
-    with pytest.raises(CheckpointError, match="unknown device"):
-        load_checkpoint(BUNDLED / "stories", device="abacus")
+    for device in ("abacus", "mps", "xpu", "meta", "cpu:1", "cuda:", "CPU", "vulkan", ""):
+        with pytest.raises(CheckpointError, match=f"device is '{device}'; it must be auto, cpu"):
+            load_checkpoint(BUNDLED / "stories", device=device)
+    with pytest.raises(CheckpointError, match="device is 'cuda:999'"):
+        load_checkpoint(BUNDLED / "stories", device="cuda:999")
+
+
+def test_auto_is_cuda_where_there_is_a_device():
+    assert device_named("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -151,6 +151,8 @@ def test_serve_prints_a_url_answers_and_stops_on_sigterm():
             text += server.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", text)
         assert found
+        facts = r"stories: 8\.5 M parameters, (float32 on cpu|bfloat16 on cuda), attention by "
+        assert re.search(facts + r"[\w' -]+, steps of up to \d+ positions", text), text
         body = json.dumps({"prompt": "Once upon a time", "max_tokens": 20, "steps": 4}).encode()
         request = urllib.request.Request(
             f"{found.group()}/v1/completions", body, {"Content-Type": "application/json"}

@@ -59,7 +59,7 @@ WRONG: dict[Any, list[Any]] = {
 OUT_OF_RANGE = {
     "port": [65536],
     "host": ["", "a b", " "],
-    "device": ["", "tpu", "cuda:", "cuda:x", "cpu:1", "mps", "CPU"],
+    "device": ["", "tpu", "cuda:", "cuda:x", "cpu:1", "mps", "xpu", "meta", "CPU"],
     "dtype": ["", "float16", "int8"],
     "trace_endpoint": ["nowhere", "ftp://x/", "http://", "http://x:port/", "http://[::1/"],
     "threads": [100_000],

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ TRY = """if True:
             code = ended.exit_code
         for name in case["env"]:
             os.environ.pop(name, None)
-        print(json.dumps([code, errors.getvalue()]))
+        print(json.dumps([code, errors.getvalue()]), flush=True)
 """
 EVERY: list[Any] = [None, {}, {"a": SECRET}, [[SECRET]]]
 WRONG: dict[Any, list[Any]] = {
@@ -85,25 +86,36 @@ def wrong_values(name: str) -> list[Any]:
     return [value for value in wrong if value not in fine]
 
 
-def tried(cases: list[dict[str, Any]]) -> list[tuple[int, str]]:
+@pytest.fixture(scope="module")
+def trials() -> Iterator[subprocess.Popen[str]]:
+    """A process that tries the start with the settings of each line that it reads."""
+    with subprocess.Popen(
+        [sys.executable, "-c", TRY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+
+
+def tried(trials: subprocess.Popen[str], cases: list[dict[str, Any]]) -> list[tuple[int, str]]:
     """Exit codes and what stood on stderr."""
-    given = "\n".join(json.dumps({"env": {}, **case}) for case in cases)
-    run = subprocess.run(
-        [sys.executable, "-c", TRY], input=given, capture_output=True, text=True, timeout=250
-    )
-    assert run.returncode == 0, run.stderr
-    return [(code, text) for code, text in map(json.loads, run.stdout.splitlines())]
+    assert trials.stdin is not None and trials.stdout is not None
+    found = []
+    for case in cases:
+        trials.stdin.write(json.dumps({"env": {}, **case}) + "\n")
+        trials.stdin.flush()
+        code, text = json.loads(trials.stdout.readline())
+        found.append((code, text))
+    return found
 
 
-def judged(cases: list[dict[str, Any]]) -> None:
+def judged(trials: subprocess.Popen[str], cases: list[dict[str, Any]]) -> None:
     """Each stops with code 2 and one line that names the setting and tells no value."""
-    for case, (code, text) in zip(cases, tried(cases), strict=True):
+    for case, (code, text) in zip(cases, tried(trials, cases), strict=True):
         assert code == 2, (case, text)
         assert text.count("\n") == 1 and text.startswith("xdlm: "), (case, text)
         assert case["told"] in text and SECRET not in text and "sk secret" not in text, (case, text)
 
 
-def test_every_setting_with_a_wrong_value_in_the_file_stops_the_start(tmp_path):
+def test_every_setting_with_a_wrong_value_in_the_file_stops_the_start(trials, tmp_path):
     cases = []
     for name in Settings.model_fields:
         for i, value in enumerate(wrong_values(name)):
@@ -111,10 +123,10 @@ def test_every_setting_with_a_wrong_value_in_the_file_stops_the_start(tmp_path):
             file.write_text(f"# a comment\n\n{yaml.safe_dump({name: value})}")
             cases.append({"config": str(file), "told": f"{file}, line 3: {name}: "})
     assert len(cases) > 400
-    judged(cases)
+    judged(trials, cases)
 
 
-def test_every_setting_with_a_wrong_text_in_its_variable_stops_the_start():
+def test_every_setting_with_a_wrong_text_in_its_variable_stops_the_start(trials):
     cases = []
     for name in Settings.model_fields:
         variable = f"XDLM_{name.upper()}"
@@ -126,10 +138,10 @@ def test_every_setting_with_a_wrong_text_in_its_variable_stops_the_start():
                 continue
             cases.append({"env": {variable: text}, "told": f"{variable}: {name}: "})
     assert len(cases) > 150
-    judged(cases)
+    judged(trials, cases)
 
 
-def test_every_flag_with_a_wrong_value_stops_the_start():
+def test_every_flag_with_a_wrong_value_stops_the_start(trials):
     cases = []
     for flags, told in (
         (["--port", "abc"], "--port"),
@@ -159,20 +171,20 @@ def test_every_flag_with_a_wrong_value_stops_the_start():
     cases.append({"args": ["make-random", "/nowhere/x", "--seed", "9" * 40], "told": "--seed"})
     drawn = ["generate", "x", "--max-tokens", "2", "--steps", "1", "--watch", "--delay", "0"]
     cases.append({"args": [*drawn, "--svg", "/nowhere/x.svg"], "told": "--svg: /nowhere/x.svg: "})
-    judged(cases)
+    judged(trials, cases)
 
 
-def test_a_variable_of_ours_that_is_no_setting_stops_the_start_with_the_nearest_name():
+def test_a_variable_of_ours_that_is_no_setting_stops_the_start_with_the_nearest_name(trials):
     cases = [
         {"args": [command, *more], "env": {name: SECRET}, "told": name}
         for name in MISSPELT
         for command, more in (("serve", ["--print-config"]), ("cluster", []))
         if not (name == "XDLM_REPLICAS" and command == "cluster")
     ]
-    judged(cases)
+    judged(trials, cases)
     meant = {"XDLM_API_KEY": "XDLM_API_KEYS", "XDLM_PORTS": "XDLM_PORT"}
     near = [{"args": ["serve"], "env": {name: "x"}} for name in meant]
-    for (_, text), name in zip(tried(near), meant.values(), strict=True):
+    for (_, text), name in zip(tried(trials, near), meant.values(), strict=True):
         assert f"did you mean {name}?" in text
 
 

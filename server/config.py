@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         "auto", description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA"
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 uses all cores")
+    force_memory: bool = Field(
+        False,
+        description="start even if the weights and a step need more memory than the device has",
+    )
     tensor_parallel: int = Field(
         1, ge=1, le=1024, description="processes or CUDA devices that one network is split over"
     )

@@ -56,6 +56,7 @@ FLOORS: list[tuple[str, ...]] = [
     (
         "models.checkpoints.load",
         "models.checkpoints.find",
+        "models.checkpoints.inspection",
         "models.checkpoints.describe",
         "models.checkpoints.convert",
         "models.checkpoints.formats",

@@ -24,6 +24,12 @@ from models.checkpoints import weights
 from models.checkpoints.describe import Described, described, described_decoder, served
 from models.checkpoints.devices import DType, device_named, dtype_named
 from models.checkpoints.find import checkpoint_outline, find_checkpoint
+from models.checkpoints.inspection import (
+    Inspected,
+    check_checkpoint,
+    inspect_checkpoint,
+    inspect_whole,
+)
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line, member, read_json
 from models.images import vq_decoder
@@ -35,10 +41,12 @@ from models.tokenization.tokenizer import TextTokenizer
 
 __all__ = [
     "Checkpoint",
+    "Inspected",
     "check_checkpoint",
     "checkpoint_outline",
     "find_checkpoint",
     "inspect_checkpoint",
+    "inspect_whole",
     "load_checkpoint",
     "load_divided_checkpoint",
     "load_network",
@@ -198,42 +206,6 @@ def load_divided_checkpoint(
     except UnsupportedConfig as error:
         raise CheckpointError(f"{path}: {error}") from None
     return Checkpoint(model, read.text, info, read.defaults, torch.device(where.type))
-
-
-def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
-    """Facts and defaults of a checkpoint folder, by its files' headers; no weights are read.
-
-    Raises:
-        CheckpointError: as ``load``, but for the values of the weights.
-    """
-    with in_a_line(path):
-        read = described(path)
-    return replace(read.info, dtype=weights.stored_dtype(read.found)), read.defaults
-
-
-def check_checkpoint(
-    path: Path, device: str = "cpu", dtype: DType = "auto", ranks: int = 1
-) -> tuple[ModelInfo, dict[str, Any]]:
-    """Refuse early what ``load_checkpoint`` and ``load_divided_checkpoint`` refuse by a folder's
-    files' headers.
-
-    Returns:
-        Facts of the model and the defaults of its sampling parameters.
-
-    Raises:
-        CheckpointError: as ``load_checkpoint``, but for the values of the weights.
-    """
-    dtype_named(dtype, device_named(device))
-    read = served(path)
-    built = read.built
-    if ranks > 1:
-        from models.parallel.tensor_parallel import check
-
-        try:
-            check(built.spec, built.config, ranks)
-        except UnsupportedConfig as error:
-            raise CheckpointError(f"{path}: {error}") from None
-    return read.info, read.defaults
 
 
 def _check_memory(path: Path, size: int) -> None:

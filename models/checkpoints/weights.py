@@ -35,8 +35,14 @@ class Header(NamedTuple):
 
 
 @contextmanager
-def opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
+def opened(path: Path, device: torch.device | str = "cpu", values: bool = True) -> Iterator[Any]:
     """An open safetensors file.
+
+    Args:
+        path: the file.
+        device: where tensors are read to.
+        values: whether tensors are read. PyTorch's mapping of a file larger than the memory fails;
+            headers are read through another.
 
     Raises:
         CheckpointError: missing or damaged.
@@ -48,7 +54,7 @@ def opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
             said = int.from_bytes(stream.read(8), "little")
         if said > MOST_HEADER:
             raise CheckpointError(f"{path}: a header of {said} bytes; at most {MOST_HEADER}")
-        with safe_open(str(path), "pt", device=str(device)) as file:
+        with safe_open(str(path), "pt" if values else "np", device=str(device)) as file:
             yield file
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
@@ -67,7 +73,7 @@ def _files(place: Path) -> dict[Path, list[str]]:
     """The weight files of a folder, or a file itself, and the keys in each."""
     if not (place / INDEX).is_file():
         path = place if place.is_file() else member(place, SINGLE)
-        with opened(path) as file:
+        with opened(path, values=False) as file:
             return {path: list(file.keys())}
     placed = read_json(place / INDEX).get("weight_map")
     if not isinstance(placed, dict) or not placed:
@@ -78,7 +84,7 @@ def _files(place: Path) -> dict[Path, list[str]]:
             raise CheckpointError(f"{place / INDEX}: {shard!r} is not the name of a file")
         found.setdefault(member(place, shard), []).append(key)
     for path, keys in found.items():
-        with opened(path) as file:
+        with opened(path, values=False) as file:
             if absent := sorted(set(keys) - set(file.keys())):
                 raise CheckpointError(f"{path}: {absent[0]} is not in it, though the index says so")
     return found
@@ -93,7 +99,7 @@ def headers(place: Path) -> dict[str, Header]:
     """
     found: dict[str, Header] = {}
     for path, keys in _files(place).items():
-        with opened(path) as file:
+        with opened(path, values=False) as file:
             for key in keys:
                 name, part = plain_name(key), file.get_slice(key)
                 if name in found:

@@ -17,6 +17,7 @@ from models.hub.names import hub_name
 from models.printable import printable
 from models.registry import FAMILIES
 from server.cli.common import NAMED, check_generation_config, inspected, place_of, stop
+from server.cli.memory import memory_line, memory_of
 
 *_FIRST, _LAST = FAMILIES
 _NAMES = f"{', '.join(_FIRST)} or {_LAST}"
@@ -36,7 +37,7 @@ def info(
 
     from server.engine.request_params import samplers_for
 
-    facts_of, defaults = inspected(checkpoint)
+    facts_of, defaults, needs = inspected(checkpoint)
     has_mask = facts_of.mask_id is not None
     check_generation_config(checkpoint, defaults, has_mask)
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
@@ -45,11 +46,13 @@ def info(
         **noise,
         "samplers": samplers_for(has_mask),
         "defaults": defaults,
+        "memory": memory_of(needs),
     }
     if as_json:
         print(json.dumps(facts))
         return
     out = Console(highlight=False)
+    facts["memory"] = memory_line(needs)
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         out.print(f"{name:>12}  {printable(shown)}", soft_wrap=True, markup=False)

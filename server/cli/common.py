@@ -11,14 +11,14 @@ from rich.console import Console
 
 from models.checkpoints.load import (
     Checkpoint,
+    Inspected,
     checkpoint_outline,
     find_checkpoint,
-    inspect_checkpoint,
+    inspect_whole,
     load_checkpoint,
     load_divided_checkpoint,
 )
 from models.errors import CheckpointError
-from models.interface import ModelInfo
 from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
 from server.cli.downloads import Downloads
@@ -52,11 +52,11 @@ def place_of(name: str) -> Path:
         stop(str(error))
 
 
-def inspected(name: str) -> tuple[ModelInfo, dict[str, Any]]:
-    """Facts and defaults of a checkpoint. Of a hub's, no weights are downloaded for them."""
+def inspected(name: str) -> Inspected:
+    """Facts, defaults and sizes of a checkpoint. Of a hub's, no weights are downloaded for them."""
     try:
         with checkpoint_outline(name) as folder:
-            return inspect_checkpoint(folder)
+            return inspect_whole(folder)
     except CheckpointError as error:
         stop(str(error))
 

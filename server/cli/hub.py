@@ -25,7 +25,7 @@ def pull(
     """
     for name in names:
         _of_a_hub(name)
-        info, _ = inspected(name)
+        info = inspected(name).info
         place = place_of(name)
         facts = f"{info.family}, {info.parameters:,} parameters, {info.dtype}"
         print(f"{printable(name)}: {facts}; in {printable(str(place))}")

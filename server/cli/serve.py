@@ -20,6 +20,7 @@ from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
 from server.cli.common import check_generation_config, errors, load, place_of, stop
+from server.cli.memory import check_memory
 from server.config import ConfigError, Settings, keep_keys_from_children
 from server.engine.factory import check_servable, engine_of, position_limit, warm_up
 from server.http.addresses import is_loopback, listening, url_host
@@ -39,6 +40,10 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0 uses all cores")] = None,
+    force_memory: Annotated[
+        bool | None,
+        typer.Option("--force-memory", help="start even if the device has too little memory"),
+    ] = None,
     tensor_parallel: Annotated[
         int | None, typer.Option(help="processes or GPUs that one network is split over")
     ] = None,
@@ -132,17 +137,23 @@ def _serve(settings: Settings) -> None:
 def _check_checkpoints(settings: Settings) -> None:
     """Check headers, configuration and defaults of all checkpoints before the port is bound."""
     how = (settings.device, settings.dtype, settings.tensor_parallel)
-    names = []
+    names, sizes = [], []
     for name in settings.checkpoints:
         try:
             with checkpoint_outline(name) as folder:
-                info, defaults = check_checkpoint(folder, *how)
+                info, defaults, needs = check_checkpoint(folder, *how)
         except CheckpointError as error:
             stop(str(error))
         check_generation_config(name, defaults, info.mask_id is not None)
         names.append(info.name)
+        sizes.append((info, needs))
     if len(set(names)) < len(names):
         stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
+    if not settings.force_memory:
+        try:
+            check_memory(sizes, settings.device, settings.tensor_parallel)
+        except CheckpointError as error:
+            stop(str(error))
     for name in settings.checkpoints:
         place_of(name)
 

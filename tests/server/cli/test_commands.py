@@ -121,6 +121,8 @@ def test_official_runs_from_the_command_line(tmp_path, golden):
 def test_info():
     facts = json.loads(xdlm("info", "stories", "--json").stdout)
     assert facts["family"] == "llada" and facts["samplers"] == list(SAMPLERS)
+    assert facts["memory"]["weights"] == {"bfloat16": 17_082_432, "float32": 34_164_864}
+    assert 0 < facts["memory"]["step"]["1"] < facts["memory"]["step"]["32"]
 
 
 def test_errors_are_one_line_and_have_exit_codes(tmp_path):

@@ -1,0 +1,72 @@
+"""Checkpoint folders described and checked by their files' headers; no weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models.checkpoints import weights
+from models.checkpoints.describe import described, served
+from models.checkpoints.devices import DType, device_named, dtype_named
+from models.checkpoints.memory import Needs, needs_of
+from models.errors import CheckpointError, UnsupportedConfig
+from models.files import in_a_line
+from models.interface import ModelInfo
+
+
+class Inspected(NamedTuple):
+    """A checkpoint by its files' headers.
+
+    Attributes:
+        info: facts of the model.
+        defaults: of its sampling parameters.
+        needs: sizes that decide about memory.
+    """
+
+    info: ModelInfo
+    defaults: dict[str, Any]
+    needs: Needs
+
+
+def inspect_whole(path: Path) -> Inspected:
+    """Facts, defaults and sizes of a checkpoint folder, by its files' headers; no weights are read.
+
+    Raises:
+        CheckpointError: as ``load``, but for the values of the weights.
+    """
+    with in_a_line(path):
+        read = described(path)
+    info = replace(read.info, dtype=weights.stored_dtype(read.found))
+    return Inspected(info, read.defaults, needs_of(read.built.network, info.vocab_size))
+
+
+def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
+    """Facts and defaults of a checkpoint folder: see ``inspect_whole``."""
+    return inspect_whole(path)[:2]
+
+
+def check_checkpoint(
+    path: Path, device: str = "cpu", dtype: DType = "auto", ranks: int = 1
+) -> Inspected:
+    """Refuse early what ``load_checkpoint`` and ``load_divided_checkpoint`` refuse by a folder's
+    files' headers.
+
+    Returns:
+        Facts, with the type that the weights will have.
+
+    Raises:
+        CheckpointError: as ``load_checkpoint``, but for the values of the weights.
+    """
+    kind = dtype_named(dtype, device_named(device))
+    read = served(path)
+    built = read.built
+    if ranks > 1:
+        from models.parallel.tensor_parallel import check
+
+        try:
+            check(built.spec, built.config, ranks)
+        except UnsupportedConfig as error:
+            raise CheckpointError(f"{path}: {error}") from None
+    info = replace(read.info, dtype=str(kind).removeprefix("torch."))
+    return Inspected(info, read.defaults, needs_of(built.network, info.vocab_size))

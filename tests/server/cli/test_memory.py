@@ -1,0 +1,46 @@
+"""Models that the device has no memory for are refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from models.checkpoints.meta_init import without_values
+from models.families.llada import LLaDA, LLaDAConfig
+from models.families.llada_config import SHAPES
+from tests.support.processes import xdlm
+
+
+def holes(folder: Path, layers: int) -> int:
+    """A LLaDA of 8B's layers with headers and no values, which takes no room; bytes of the weights
+    that it would have.
+    """
+    shape = {"model_type": "llada", **SHAPES["llada-8b"], "n_layers": layers}
+    with without_values():
+        network = LLaDA(LLaDAConfig.from_dict(shape))
+    header, at = {}, 0
+    for name, tensor in network.stored().items():
+        place = [at, at + 4 * tensor.numel()]
+        header[name] = {"dtype": "F32", "shape": [*tensor.shape], "data_offsets": place}
+        at = place[1]
+    (folder / "config.json").write_text(json.dumps(shape))
+    head = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as out:
+        out.write(len(head).to_bytes(8, "little") + head)
+        out.truncate(8 + len(head) + at)
+    return at
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_numbers(tmp_path):
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = holes(tmp_path, layers=2 + machine // 800_000_000)  # a layer has 874 MB
+    assert size > machine
+    how = ("--device", "cpu", "--dtype", "float32", "--port", "0")
+    done = xdlm("serve", str(tmp_path), *how)
+    assert done.returncode == 1 and not done.stdout, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"{size / 1e9:.2f} GB of weights" in line and "cpu has" in line
+    assert "--force-memory" in line
+    told = json.loads(xdlm("info", str(tmp_path), "--json").stdout)["memory"]
+    assert told["weights"] == {"float32": size, "bfloat16": size // 2}

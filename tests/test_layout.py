@@ -68,7 +68,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("models.families.*",),
     ("models.tokenization.*",),
     ("models.checkpoints.*",),
-    ("models.interface", "models.images.*", "models.hub.names"),
+    ("models.interface", "models.images.*", "models.hub.names", "models.hub.recipes"),
     ("models.*",),
     ("loadtest.*",),
 ]

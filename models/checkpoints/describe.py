@@ -15,6 +15,7 @@ from models.checkpoints.weights import Header
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import member, read_json
 from models.hub.names import name_of
+from models.hub.recipes import recipe_of
 from models.images.layout import ImageShape
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import ModelInfo
@@ -35,8 +36,8 @@ class Described:
         built: the network on the meta device, with its family and config.
         text: the tokenizer, if the folder has one.
         info: facts, without the type of the weights.
-        defaults: ``generation_config.json`` over the defaults of its family; a null there counts as
-            missing.
+        defaults: ``generation_config.json`` over the checkpoint's recipe over the defaults of its
+            family; a null there counts as missing.
     """
 
     found: dict[str, Header]
@@ -72,9 +73,12 @@ def described(path: Path) -> Described:
     file = read_json(path / "generation_config.json", required=False)
     said = {name: value for name, value in file.items() if value is not None}
     noise = UNIFORM if sizes.mask_token_id is None else {}
-    defaults = {**spec.defaults, **noise, **said}
+    name = name_of(path)
+    recipe = recipe_of(name)
+    usual = recipe.defaults if recipe is not None else {}
+    defaults = {**spec.defaults, **noise, **usual, **said}
     info = ModelInfo(
-        name=name_of(path),
+        name=name,
         family=spec.name,
         parameters=sum(t.numel() for t in network.state_dict().values()),
         vocab_size=sizes.vocab_size,

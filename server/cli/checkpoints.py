@@ -14,6 +14,7 @@ from models.checkpoints.load import checkpoint_outline
 from models.errors import CheckpointError
 from models.files import read_json
 from models.hub.names import hub_name
+from models.hub.recipes import recipe_of
 from models.printable import printable
 from models.registry import FAMILIES
 from server.cli.common import NAMED, check_generation_config, inspected, place_of, stop
@@ -48,6 +49,8 @@ def info(
         "defaults": defaults,
         "memory": memory_of(needs),
     }
+    if (recipe := recipe_of(facts_of.name)) is not None:
+        facts["recipe"] = asdict(recipe)
     if as_json:
         print(json.dumps(facts))
         return

@@ -1,5 +1,8 @@
 # `make serve` and `make test` install what they need; the rest is for developers.
-PYTHON ?= python3.11
+# The first Python from 3.11 on that runs here; another: make PYTHON=/path/to/python
+PYTHON ?= $(or $(shell for each in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+    "$$each" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo "$$each" \
+    && break; done),$(error Python 3.11 or later is needed: make PYTHON=/path/to/python))
 BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest recipes tests benchmarks constraints

@@ -19,7 +19,7 @@ from tests.support.serving import write_tiny
 
 @pytest.fixture
 def snapshot(tmp_path):
-    """``snapshot(name)``: a tiny checkpoint in the cache's place of a repository, without defaults."""
+    """``snapshot(name)``: a tiny checkpoint where the cache has a repository, without defaults."""
 
     def made(name: str):
         place = tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / ("a" * 40)

@@ -10,6 +10,8 @@ from models.checkpoints.memory import Needs, available_memory
 from models.errors import CheckpointError
 from models.interface import ModelInfo
 from server.cli.downloads import bytes_text
+from server.config import Settings
+from server.engine.factory import position_limit
 from server.engine.needs import step_bytes
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}
@@ -32,23 +34,23 @@ def memory_line(needs: Needs) -> str:
     return f"weights {weights}; a step on CUDA in bfloat16 (computed), canvases of 1,024: {steps}"
 
 
-def check_memory(models: Sequence[tuple[ModelInfo, Needs]], device: str, ranks: int) -> None:
-    """Refuse models whose weights, with the largest step of one whole canvas, do not fit.
+def check_memory(models: Sequence[tuple[ModelInfo, Needs]], settings: Settings) -> None:
+    """Refuse models whose weights, with the longest canvas that a step may hold, do not fit.
 
     Args:
         models: facts with the type of the weights, and sizes.
-        device: as the setting says.
-        ranks: processes that share the network; on CUDA each has a device of its own.
+        settings: of the server; on CUDA each of ``tensor_parallel`` ranks has its own device.
 
     Raises:
         CheckpointError: with the numbers.
     """
-    where = device_named(device)
+    where = device_named(settings.device)
     weights = sum(needs.weights(ITEMSIZES[info.dtype]) for info, needs in models)
     if where.type == "cuda":
-        weights = -(-weights // ranks)
+        weights = -(-weights // settings.tensor_parallel)
+    most = position_limit(settings, where.type).most
     step = max(
-        step_bytes(needs, info.max_length, ITEMSIZES[info.dtype], where.type)
+        step_bytes(needs, min(info.max_length, most), ITEMSIZES[info.dtype], where.type)
         for info, needs in models
     )
     has = available_memory(where)

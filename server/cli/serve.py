@@ -151,7 +151,7 @@ def _check_checkpoints(settings: Settings) -> None:
         stop(f"two checkpoints have the same name: {', '.join(sorted(names))}", 2)
     if not settings.force_memory:
         try:
-            check_memory(sizes, settings.device, settings.tensor_parallel)
+            check_memory(sizes, settings)
         except CheckpointError as error:
             stop(str(error))
     for name in settings.checkpoints:

@@ -6,9 +6,13 @@ import json
 import os
 from pathlib import Path
 
+from models.checkpoints.memory import Needs
 from models.checkpoints.meta_init import without_values
 from models.families.llada import LLaDA, LLaDAConfig
 from models.families.llada_config import SHAPES
+from models.interface import ModelInfo
+from server.cli.memory import check_memory
+from server.config import Settings
 from tests.support.processes import xdlm
 
 
@@ -44,3 +48,10 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers(tmp_path):
     assert "--force-memory" in line
     told = json.loads(xdlm("info", str(tmp_path), "--json").stdout)["memory"]
     assert told["weights"] == {"float32": size, "bfloat16": size // 2}
+
+
+def test_a_canvas_longer_than_a_step_counts_as_a_step():
+    """Published Dream says 131,072 positions, which no step has."""
+    needs = Needs(narrow=1000, wide=0, width=3584, inner=18944, vocab_size=152064)
+    info = ModelInfo("long", "dream", 1000, 152064, 1, 2, 1 << 40, "float32")
+    check_memory([(info, needs)], Settings.model_validate({"device": "cpu"}))

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK = 128
+SORTED_ELEMENTS = 1 << 25
+"""Entries that are sorted at once: sorting takes about 30 bytes for each."""
 
 
 def in_blocks(logits: Tensor) -> Tensor:
@@ -47,8 +49,8 @@ def peak(logits: Tensor) -> tuple[Tensor, Tensor]:
 def nucleus(
     weights: Float[Tensor, "R W"],
     top_p: Float[Tensor, " R"],
-    mode: Int[Tensor, " R"],
-    by_sorting: bool = False,
+    may_ask: bool = False,
+    at_once: int = SORTED_ELEMENTS,
 ) -> Float[Tensor, "R W"]:
     """Unnormalised probabilities with zeros outside the nucleus (the official code's rule).
 
@@ -58,47 +60,38 @@ def nucleus(
     Args:
         weights: not negative.
         top_p: mass that the nucleus may have.
-        mode: the likeliest id of each row, the lowest of several.
-        by_sorting: sort the entries that are large enough to be in a nucleus, which is faster on a
-            CPU; their number decides a shape, so the device is asked for it.
+        may_ask: sort only the entries that are large enough to be in a nucleus. Their number
+            decides a shape, so the device is asked for it.
+        at_once: entries that are sorted together where all are sorted.
     """
     limit = top_p * weights.sum(-1, dtype=torch.float64)
-    if by_sorting:
-        return _cut_by_sorting(weights, top_p, limit)
-    least = _least_kept(weights, limit)
-    above, ties = weights > least, weights == least
-    mass = torch.where(above, weights, 0.0).sum(-1, dtype=torch.float64)
-    room = (limit - mass)[:, None] / least
-    kept = torch.where(above | (ties & (ties.cumsum(-1) <= room)), weights, 0.0)
-    return kept.scatter_(1, mode[:, None], weights.gather(1, mode[:, None]))
+    if may_ask:
+        return _cut_among_large(weights, top_p, limit)
+    rows = max(1, at_once // weights.shape[1])
+    if len(weights) <= rows:
+        return _cut(weights, limit)
+    pieces = zip(weights.split(rows), limit.split(rows), strict=True)
+    return torch.cat([_cut(*piece) for piece in pieces])
 
 
-def _cut_by_sorting(weights: Tensor, top_p: Tensor, limit: Tensor) -> Tensor:
-    """See ``nucleus``. Entries of at most (1 - top_p) / W of the mass cannot be in it (together
+def _cut(weights: Tensor, limit: Tensor) -> Tensor:
+    """Zeros from the first entry on, likeliest first, with which a row exceeds its limit [R]."""
+    found, order = weights.sort(dim=-1, descending=True, stable=True)
+    outside = found.cumsum(-1, dtype=torch.float64) > limit[:, None]
+    outside[:, 0].fill_(False)
+    kept = found.masked_fill_(outside, 0.0)
+    return torch.zeros_like(weights).scatter_(1, order, kept)
+
+
+def _cut_among_large(weights: Tensor, top_p: Tensor, limit: Tensor) -> Tensor:
+    """See ``_cut``. Entries of at most (1 - top_p) / W of the mass cannot be in a nucleus (together
     they weigh at most 1 - top_p), so only the others are sorted.
     """
     floor = ((1.0 - top_p) / weights.shape[1] * (limit / top_p))[:, None]
     candidates = max(1, int((weights > floor).sum(-1).max()))
     ids = weights.topk(candidates, sorted=False).indices.sort(-1).values
-    found, order = weights.gather(1, ids).sort(dim=-1, descending=True, stable=True)
-    outside = found.cumsum(-1, dtype=torch.float64) > limit[:, None]
-    outside[:, 0].fill_(False)
-    kept = found.masked_fill_(outside, 0.0)
-    return torch.zeros_like(weights).scatter_(1, ids.gather(1, order), kept)
-
-
-def _least_kept(weights: Tensor, limit: Tensor) -> Tensor:
-    """The largest weight [R] that no longer fits: larger ones weigh at most ``limit`` together, and
-    with all that equal it they weigh more; 0 if all fit. Found bit by bit: numbers that are not
-    negative are ordered as their bits are.
-    """
-    bits = weights.view(torch.int32 if weights.dtype == torch.float32 else torch.int64)
-    found = torch.zeros_like(bits[:, :1])
-    for bit in reversed(range(8 * weights.element_size() - 1)):
-        higher = found | (1 << bit)
-        mass = torch.where(bits >= higher, weights, 0.0).sum(-1, dtype=torch.float64)
-        found = torch.where((mass > limit)[:, None], higher, found)
-    return found.view(weights.dtype)
+    kept = _cut(weights.gather(1, ids), limit)
+    return torch.zeros_like(weights).scatter_(1, ids, kept)
 
 
 def inverse_cdf(

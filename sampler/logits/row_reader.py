@@ -182,7 +182,7 @@ class Draw:
         mass, at_here = total, weights.gather(1, here[:, None])[:, 0].double() if told else total
         if (narrow := asks.get("narrow")) is not None:
             top_p = _of(query.top_p, narrow)
-            cut = nucleus(weights[narrow], top_p, mode[narrow], chunk.may_ask)
+            cut = nucleus(weights[narrow], top_p, chunk.may_ask)
             pick, at_pick, left = inverse_cdf(cut, query.u[narrow])
             where = top_p < 1.0
             sample = _put(sample, narrow, pick, where)

@@ -24,8 +24,9 @@ from models.checkpoints.malloc import keep_freed_memory
 from models.families.llada import LLaDA, LLaDAConfig
 from models.interface import Denoiser
 from sampler.batch import CanvasBatch
+from sampler.interface import Sampler
 from sampler.params import SamplingParams
-from sampler.step import Sampler, take_step
+from sampler.step import take_step
 
 BATCH, LENGTH, STEPS = 8, 128, 32
 RESULTS = Path(__file__).parent / "results"

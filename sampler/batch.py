@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.layout import Layout
-from sampler.packing import joined
 from sampler.params import SamplingParams
 from sampler.state import Columns, SamplerState
 
@@ -35,6 +35,11 @@ class CanvasBatch(Generic[State]):
         bias_ids, bias: ``logit_bias``, padded with zeros to the longest.
         own: the sampler's own columns.
         mirror: the tokens on the host, where they are known there.
+        active: which canvases take part in steps that are not proposed yet; the others stay as they
+            are. None for all.
+        asked: rows of logits that each canvas asks for in the next step, where that is known.
+        ahead: the proposal for the next step, where it was made with the one before
+            (``step.Ahead``). A batch that is changed in any way has none.
     """
 
     tokens: Int[Tensor, " T"]
@@ -55,6 +60,9 @@ class CanvasBatch(Generic[State]):
     bias: Float[Tensor, "B M"]
     own: State
     mirror: Int[Tensor, " T"] | None = None
+    active: Bool[Tensor, " B"] | None = None
+    asked: np.ndarray | None = None
+    ahead: Any = None
 
     @classmethod
     def of(
@@ -71,16 +79,16 @@ class CanvasBatch(Generic[State]):
         free = [sum(editable) for _, editable, _ in canvases]
         new = Columns()
         given = new.integers([t for tokens, _, _ in canvases for t in tokens])
-        biases = [p.logit_bias for p in params]
-        width = max(map(len, biases))
+        bias_ids, bias = bias_columns(params)
         host = Layout.of(
             [len(tokens) for tokens, _, _ in canvases],
             [e for _, editable, _ in canvases for e in editable],
         )
+        layout, sent = host.sent(given, torch.device(device))
         return CanvasBatch(
-            tokens=given.to(device),
+            tokens=sent,
             host=host,
-            layout=host.to(device),
+            layout=layout,
             step=new.integers([0] * len(params)),
             steps=new.integers([p.steps for p in params]),
             calls=new.integers([p.calls for p in params]),
@@ -92,8 +100,8 @@ class CanvasBatch(Generic[State]):
             guidance_scale=new.reals([p.guidance_scale for p in params]),
             label=new.integers([-1 if p.class_label is None else p.class_label for p in params]),
             tell=new.flags([p.logprobs for p in params]),
-            bias_ids=new.integers(_filled(biases, width, 0)).view(len(params), width),
-            bias=new.reals(_filled(biases, width, 1)).view(len(params), width),
+            bias_ids=bias_ids,
+            bias=bias,
             own=params[0].own.state.of(params, free, new),
             mirror=given,
         )
@@ -134,7 +142,7 @@ class CanvasBatch(Generic[State]):
         if self.layout is self.host:
             return self
         tokens = self.tokens.cpu() if self.mirror is None else self.mirror
-        return replace(self, tokens=tokens, layout=self.host)
+        return replace(self, tokens=tokens, layout=self.host, ahead=None)
 
     def leading(self, final: Bool[Tensor, " T"]) -> Int[Tensor, " B"]:
         """Positions of each canvas before the first that is not final; of a batch on the host."""
@@ -143,35 +151,25 @@ class CanvasBatch(Generic[State]):
         first = open_[torch.searchsorted(open_, starts)]
         return torch.minimum(first - starts, self.lengths)
 
-    def joined(self, other: CanvasBatch[State]) -> CanvasBatch[State]:
-        """These canvases, then those of another batch on the same device."""
-        columns = {n: joined((getattr(self, n), getattr(other, n))) for n in _columns()}
-        tokens = torch.cat((self.tokens, other.tokens))
-        mirror = torch.cat((self.on_host.tokens, other.on_host.tokens))
-        host = Layout.of(
-            torch.cat((self.lengths, other.lengths)).numpy(),
-            torch.cat((self.host.editable, other.host.editable)).numpy(),
-        )
-        layout, own = host.to(tokens.device), self.own.joined(other.own)
-        return CanvasBatch(tokens, host, layout, **columns, own=own, mirror=mirror)
+    def columns(self) -> dict[str, Tensor]:
+        """The columns with one number per canvas, [B]; the sampler's own as ``own.NAME``."""
+        own = {f"own.{n}": getattr(self.own, n) for n in self.own.of_canvases()}
+        return {n: getattr(self, n) for n in COLUMNS} | own
 
     def kept(self, keep: Bool[Tensor, " B"]) -> CanvasBatch[State]:
         """The canvases where keep is true, in order."""
         positions = keep[self.host.canvas].nonzero()[:, 0]
         host = Layout.of(self.lengths[keep].numpy(), self.host.editable[positions].numpy())
-        device = self.tokens.device
-        columns = {n: getattr(self, n)[keep] for n in _columns()}
-        width = int((columns["bias"] != 0).any(0).sum())
-        columns |= {n: columns[n][:, :width] for n in ("bias_ids", "bias")}
-        tokens = self.tokens[positions.to(device, non_blocking=True)]
-        mirror = None if self.mirror is None else self.mirror[positions]
-        layout, own = host.to(device), self.own.kept(keep)
-        return CanvasBatch(tokens, host, layout, **columns, own=own, mirror=mirror)
+        columns = {n: getattr(self, n)[keep] for n in (*COLUMNS, "bias_ids", "bias")}
+        layout, tokens = host.sent(self.on_host.tokens[positions], self.tokens.device)
+        mirror = self.on_host.tokens[positions]
+        return CanvasBatch(tokens, host, layout, **columns, own=self.own.kept(keep), mirror=mirror)
 
     def with_tokens(self, tokens: Tensor) -> CanvasBatch[State]:
         """The same batch with other tokens [T]."""
         mirror = tokens if tokens.device.type == "cpu" else None
-        return replace(self, tokens=tokens.to(self.tokens.device), mirror=mirror)
+        tokens = tokens.to(self.tokens.device)
+        return replace(self, tokens=tokens, mirror=mirror, asked=None, ahead=None)
 
     def masked(self, mask_id: int) -> CanvasBatch[State]:
         """The same batch with the mask at all editable positions."""
@@ -180,15 +178,20 @@ class CanvasBatch(Generic[State]):
 
     def advanced(self, tokens: Tensor) -> CanvasBatch[State]:
         """The batch one step later, with new tokens [T]."""
-        return replace(self, tokens=tokens, step=self.step + 1, mirror=None)
+        return replace(self.with_tokens(tokens), step=self.step + 1)
 
 
-def _columns() -> tuple[str, ...]:
-    """Names of the common columns."""
-    other = ("tokens", "host", "layout", "own", "mirror")
-    return tuple(f.name for f in fields(CanvasBatch) if f.name not in other)
+COLUMNS = (
+    *("step", "steps", "calls", "from_step", "from_time", "seed", "temperature", "top_p"),
+    *("guidance_scale", "label", "tell"),
+)
+"""Fields that have one number per canvas, whatever the sampler."""
 
 
-def _filled(biases: Sequence[Sequence[tuple[int, float]]], width: int, part: int) -> list:
-    """One part of all (id, bias) pairs, each request's padded with zeros to a width."""
-    return [b[part] for pairs in biases for b in (*pairs, *[(0, 0.0)] * (width - len(pairs)))]
+def bias_columns(params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+    """Ids and biases [B, M] of ``logit_bias``, each filled up with zeros to the longest."""
+    biases = [p.logit_bias for p in params]
+    width, new = max(map(len, biases)), Columns()
+    filled = [pair for pairs in biases for pair in (*pairs, *[(0, 0.0)] * (width - len(pairs)))]
+    ids, amounts = new.integers([id_ for id_, _ in filled]), new.reals([b for _, b in filled])
+    return ids.view(len(biases), width), amounts.view(len(biases), width)

@@ -19,6 +19,8 @@ from sampler.schedules import times
 def shortened(batch: CanvasBatch[State], left: Int[Tensor, " B"]) -> CanvasBatch[State]:
     """Give every canvas at most ``left`` >= 1 more steps (noise removal not counted)."""
     fewer = batch.steps - batch.step > left
+    if not bool(fewer.any()):
+        return batch
     steps = torch.where(fewer, batch.step + left, batch.steps)
     now, _ = times(batch.step, batch.steps, batch.from_step, batch.from_time)
     batch = replace(
@@ -27,5 +29,7 @@ def shortened(batch: CanvasBatch[State], left: Int[Tensor, " B"]) -> CanvasBatch
         calls=batch.calls - batch.steps + steps,
         from_step=torch.where(fewer, batch.step, batch.from_step),
         from_time=torch.where(fewer, now, batch.from_time),
+        asked=None,
+        ahead=None,
     )
     return replace(batch, own=batch.own.shortened(batch, fewer))

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from sampler.transfer import to_device
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -68,22 +70,30 @@ class Layout:
         """Where the positions' columns are."""
         return self.canvas.device
 
-    def to(self, device: torch.device | str) -> Layout:
-        """The layout on a device, in one copy; ``lengths`` stay on the host."""
-        device = torch.device(device)
+    def sent(
+        self, tokens: Int[Tensor, " T"], device: torch.device
+    ) -> tuple[Layout, Int[Tensor, " T"]]:
+        """The layout and ids of its positions on a device, in one copy; ``lengths`` stay on the
+        host.
+        """
         if device.type == "cpu":
-            return self
-        t, b = self.positions, self.size
-        columns = (self.canvas, self.position, self.rank, self.editable.long(), self.ends)
-        canvas, position, rank, editable, ends = (
-            torch.cat(columns).to(device, non_blocking=True).split((t, t, t, t, b))
-        )
-        return Layout(self.lengths, canvas, position, rank, editable.bool(), ends)
+            return self, tokens
+        columns = (self.canvas, self.position, self.rank, self.editable.long(), tokens, self.ends)
+        together = to_device(torch.cat(columns), device)
+        canvas, position, rank, editable, ids, ends = together.split([len(c) for c in columns])
+        return Layout(self.lengths, canvas, position, rank, editable.bool(), ends), ids
 
     def counts(self, marks: Bool[Tensor, " T"]) -> Int[Tensor, " B"]:
         """How many positions of each canvas are marked."""
         none = torch.zeros_like(self.ends)
         return none.index_add_(0, self.canvas, marks.to(none.dtype))
+
+    @cached_property
+    def last_given(self) -> Int[Tensor, " B"]:
+        """The last position of each canvas that is given, -1 where none is."""
+        given = torch.where(self.editable, -1, self.position)
+        none = torch.full_like(self.ends, -1)
+        return none.scatter_reduce(0, self.canvas, given, "amax")
 
     @cached_property
     def free(self) -> Int[Tensor, " B"]:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sampler.transfer import to_device
+
 Columns = Mapping[str, Tensor]
 """Host columns by name, each with one entry per canvas."""
 
@@ -60,13 +62,20 @@ class Now:
         return cls(matrices[0], matrices[1], (names[0], names[1]), (ends[0], ends[1]))
 
     def to(self, device: torch.device) -> Now:
-        """The matrices on a device."""
+        """The matrices on a device, in one copy."""
         if device.type == "cpu":
             return self
-        whole, real = (
-            m.pin_memory().to(device, non_blocking=True) for m in (self.whole, self.real)
-        )
-        return replace(self, whole=whole, real=real)
+        both = to_device(torch.cat((self.whole, self.real.view(torch.int64))), device)
+        count = len(self.whole)
+        return replace(self, whole=both[:count], real=both[count:].view(torch.float64))
+
+    def with_columns(self, columns: Columns) -> Now:
+        """The same settings with other values in some whole columns [B]."""
+        names, _ = self.names
+        whole = list(self.whole.unbind(0))
+        for name, column in columns.items():
+            whole[names.index(name)] = column
+        return replace(self, whole=torch.stack(whole)) if columns else self
 
     def of_canvases(self, name: str) -> Tensor:
         """One column, [B]."""

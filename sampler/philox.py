@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sampler.transfer import to_device
+
 _MASK32 = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -32,7 +34,8 @@ class Role(IntEnum):
 def constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """The multipliers [2] and what each round's key has grown by [ROUNDS, 2]."""
     rounds = torch.arange(ROUNDS, device=device)[:, None]
-    return torch.tensor(_MULTIPLIERS, device=device), rounds * torch.tensor(_WEYL, device=device)
+    multipliers, weyl = (to_device(torch.tensor(x), device) for x in (_MULTIPLIERS, _WEYL))
+    return multipliers, rounds * weyl
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:

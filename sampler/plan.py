@@ -36,17 +36,14 @@ class Plan:
         at_canvases: Columns,
         asks: Asks,
     ) -> Plan:
-        """The plan of host columns [B], named for where they are read."""
-        return Plan(
-            Now.of(
-                at_positions,
-                at_rows,
-                {**at_canvases, "label": batch.label},
-                batch.bias_ids,
-                batch.bias,
-            ),
-            asks,
-        )
+        """The plan of host columns [B], named for where they are read. Those that a sampler's
+        ``commit`` writes are read per canvas.
+        """
+        common = {"label": batch.label}
+        if batch.active is not None:
+            common["active"] = batch.active
+        now = Now.of(at_positions, at_rows, {**at_canvases, **common}, batch.bias_ids, batch.bias)
+        return Plan(now, asks)
 
 
 def row_settings(
@@ -138,7 +135,7 @@ class Written:
     Attributes:
         tokens: of all positions.
         columns: state of the sampler for the next step, whole numbers [B] by the name of their
-            column.
+            column, which is also their name in ``Now``.
     """
 
     tokens: Int[Tensor, " T"]

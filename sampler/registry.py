@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sampler.interface import Sampler
 from sampler.params import (
     COMMON_PARAMS,
     InvalidParam,
@@ -16,7 +17,6 @@ from sampler.params import (
     params_in,
 )
 from sampler.samplers import ancestral, gidd, remdm, threshold, topk
-from sampler.step import Sampler
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sampler.layout import Layout
 from sampler.logits.row_requests import ALL, Asks, Some
+from sampler.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Run:
             np.repeat(left_out.cumsum() - left_out, counts),
         )
         sizes = [len(part) for part in parts]
-        found = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
+        found = to_device(torch.from_numpy(np.concatenate(parts)), device)
         return cls(sizes[1], *found.split(sizes))
 
     def places(self, at: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
@@ -96,7 +97,7 @@ class Room:
         if guided is not None:
             twins = Run.of(host, layout.device, np.where(asks["guided"], counts, 0))
             if not guided.all():
-                paired = torch.from_numpy(guided.nonzero()[0]).to(layout.device)
+                paired = to_device(torch.from_numpy(guided.nonzero()[0]), layout.device)
         run = Run.of(host, layout.device, counts)
         asked, longest = int(counts.sum()), int(counts.max(initial=0))
         return cls(asked, True, longest, rows, run, twins, paired)

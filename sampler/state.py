@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from sampler.packing import joined
 
 
 @dataclass(frozen=True)
@@ -18,22 +18,29 @@ class Columns:
 
     def integers(self, values: Sequence[int]) -> Tensor:
         """An int64 tensor."""
-        return torch.tensor(values, dtype=torch.int64)
+        return torch.from_numpy(np.array(values, dtype=np.int64))
 
     def flags(self, values: Sequence[bool]) -> Tensor:
         """A bool tensor."""
-        return torch.tensor(values, dtype=torch.bool)
+        return torch.from_numpy(np.array(values, dtype=bool))
 
     def reals(self, values: Sequence[float]) -> Tensor:
         """A float64 tensor."""
-        return torch.tensor(values, dtype=torch.float64)
+        return torch.from_numpy(np.array(values, dtype=np.float64))
 
 
 @dataclass(frozen=True)
 class SamplerState:
-    """Base of a sampler's own columns. Each field is a tensor with one entry per canvas, [B],
-    unless a subclass overrides ``kept`` and ``joined``.
+    """Base of a sampler's own columns. Each field is a tensor with one entry per canvas, [B].
+
+    Attributes:
+        lists: fields that hold a list per canvas instead, the lists of all canvases end to end;
+            whole numbers.
+        list_lengths: the field that has the lists' lengths; all lists of a canvas have the same.
     """
+
+    lists: ClassVar[tuple[str, ...]] = ()
+    list_lengths: ClassVar[str] = ""
 
     @classmethod
     def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
@@ -49,14 +56,19 @@ class SamplerState:
         """
         return cls()
 
-    def joined(self, other: Any) -> Any:
-        """These canvases, then those of another state."""
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return type(self)(*(joined(pair) for pair in pairs))
+    @classmethod
+    @cache
+    def of_canvases(cls) -> tuple[str, ...]:
+        """Names of the fields with one entry per canvas, in order."""
+        return tuple(f.name for f in fields(cls) if f.name not in cls.lists)
 
     def kept(self, keep: Tensor) -> Any:
         """The canvases where keep [B] is true, in order."""
-        return type(self)(*(getattr(self, f.name)[keep] for f in fields(self)))
+        found = {n: getattr(self, n)[keep] for n in self.of_canvases()}
+        if self.lists:
+            entries = keep.repeat_interleave(getattr(self, self.list_lengths))
+            found |= {n: getattr(self, n)[entries] for n in self.lists}
+        return type(self)(**found)
 
     def block(self, step: Tensor) -> Tensor:
         """Index of the active block at a step, [B]; 0 for samplers without blocks."""

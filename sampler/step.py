@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,107 +17,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
-from sampler.layout import Layout
+from sampler.interface import Denoiser, Sampler
 from sampler.logits.guidance import unconditional
-from sampler.logits.row_reader import RowStats, readout
+from sampler.logits.row_reader import readout
 from sampler.logits.row_requests import Asks, RowQuery
-from sampler.now import Now
 from sampler.outcome import Outcome
-from sampler.plan import Plan, Rows, Written
+from sampler.plan import Rows, Written
+from sampler.proposed import Ahead, Proposed, rows_asked
 from sampler.room import Room, Run, offsets_of
 from sampler.transition import Transition
-
-
-@runtime_checkable
-class Denoiser(Protocol):
-    """The part of ``models.interface.Denoiser`` that a step uses; restated here because the sampler
-    imports nothing of ``models``.
-    """
-
-    @property
-    def classes(self) -> int:
-        """Labels that it takes, 0 to classes - 1; the null label is ``classes``. 0 takes none."""
-        ...
-
-    def trunk(
-        self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels: Tensor | None = None
-    ) -> Tensor:
-        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
-        packed positions ``rows``; with labels [B] where the network takes them.
-        """
-        ...
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Hidden rows [R, D] -> logits [R, V]."""
-        ...
-
-
-@runtime_checkable
-class Proposal(Protocol):
-    """The part of every sampler's proposal that a step reads: positions whose logits are needed."""
-
-    @property
-    def marks(self) -> Bool[Tensor, " T"]:
-        """The positions."""
-        ...
-
-
-@runtime_checkable
-class Sampler(Protocol):
-    """A policy: an immutable value without a loop; the caller owns time.
-
-    ``begin``, ``plan`` and ``settled`` look at the batch on the host. ``propose`` decides before
-    the network which positions matter, ``query`` what is asked of their rows, and ``commit``
-    settles the step with what was read there: these run on the device, on whole arrays, and ask for
-    no value. None of them knows of requests.
-    """
-
-    @property
-    def vocab_size(self) -> int:
-        """N, the mask included."""
-        ...
-
-    @property
-    def mask_id(self) -> int | None:
-        """Id of the mask, if there is one."""
-        ...
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """Ids of the end token and the end of a turn, where there are such."""
-        ...
-
-    def begin(self, batch: CanvasBatch) -> CanvasBatch:
-        """Draw the canvases' first tokens."""
-        ...
-
-    def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
-        """Leading positions of each canvas that can no longer change; of a batch on the host."""
-        ...
-
-    def plan(self, batch: CanvasBatch) -> Plan:
-        """The next step as far as the host knows it; reads no tokens."""
-        ...
-
-    def propose(self, layout: Layout, now: Now, tokens: Tensor) -> Any:
-        """A ``Proposal`` for the step."""
-        ...
-
-    def query(self, layout: Layout, tokens: Tensor, proposal: Any, rows: Rows) -> RowQuery:
-        """The questions about the rows that were proposed."""
-        ...
-
-    def commit(
-        self,
-        layout: Layout,
-        now: Now,
-        tokens: Tensor,
-        proposal: Any,
-        rows: Rows,
-        stats: RowStats,
-    ) -> Written:
-        """The tokens one step on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -142,39 +49,6 @@ class StepResult:
     settled: Int[Tensor, " B"]
 
 
-@dataclass(frozen=True)
-class Proposed:
-    """One sampler's share of a step, on the device.
-
-    Attributes:
-        sampler: the policy.
-        layout: where its canvases lie.
-        now: their settings in the step.
-        tokens: ids.
-        proposal: the sampler's.
-        counts: rows that each canvas asks for.
-    """
-
-    sampler: Sampler
-    layout: Layout
-    now: Now
-    tokens: Int[Tensor, " T"]
-    proposal: Proposal
-    counts: Int[Tensor, " B"]
-
-    @classmethod
-    def of(cls, sampler: Sampler, layout: Layout, now: Now, tokens: Tensor) -> Proposed:
-        """Let the sampler propose."""
-        proposal = sampler.propose(layout, now, tokens)
-        return cls(sampler, layout, now, tokens, proposal, layout.counts(proposal.marks))
-
-    def rows(self, room: Room) -> Rows:
-        """The proposed positions as rows of logits."""
-        return Rows.of(
-            self.layout, self.now, self.proposal.marks, room.asked, room.exact, room.longest
-        )
-
-
 def take_step(sampler: Sampler, network: Denoiser, batch: CanvasBatch) -> StepResult:
     """Advance every canvas of one batch by one step; see ``take_steps``."""
     return take_steps(network, [(sampler, batch)])[0]
@@ -188,42 +62,41 @@ def take_steps(network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]) 
     Canvases with no proposed row are not run: networks here take no time input, and the canvas that
     they would read has not changed. Canvases under guidance are run twice, with and without their
     label or prompt.
+
+    On a device other than the CPU each sampler also proposes for the step after, and the numbers of
+    rows come back with the outcome: the host waits once.
     """
-    plans = [sampler.plan(batch) for sampler, batch in parts]
-    proposed = [
-        Proposed.of(sampler, batch.layout, plan.now.to(batch.layout.device), batch.tokens)
-        for (sampler, batch), plan in zip(parts, plans, strict=True)
-    ]
-    counts = _fetched([p.counts for p in proposed])
+    begun = [batch.ahead or Ahead.of(sampler, batch) for sampler, batch in parts]
+    counts = [rows_asked(*part, ahead) for part, ahead in zip(parts, begun, strict=True)]
     rooms = [
-        Room.of(batch.host, batch.layout, plan.asks, count)
-        for (_, batch), plan, count in zip(parts, plans, counts, strict=True)
+        Room.of(batch.host, batch.layout, ahead.asks, count)
+        for (_, batch), ahead, count in zip(parts, begun, counts, strict=True)
     ]
-    written = take(network, proposed, rooms)
-    outcome = Outcome.of([arrays for _, arrays in written]).fetch()
+    written = take(network, [ahead.proposed for ahead in begun], rooms)
+    moved: list[CanvasBatch] = []
+    for (sampler, batch), (after, told) in zip(parts, written, strict=True):
+        ahead = None
+        if batch.layout.device.type != "cpu":
+            ahead = Ahead.after(sampler, batch, after)
+            told["asked"] = ahead.proposed.counts
+        moved.append(replace(batch, tokens=after.tokens, step=batch.step + 1, ahead=ahead))
+    outcome = Outcome.of([told for _, told in written]).fetch()
     return [
-        settle(sampler, batch, tokens, plan.asks, count, found)
-        for (sampler, batch), plan, count, (tokens, _), found in zip(
-            parts, plans, counts, written, outcome, strict=True
+        settle(sampler, batch, after, ahead.asks, count, found)
+        for (sampler, batch), after, ahead, count, found in zip(
+            parts, moved, begun, counts, outcome, strict=True
         )
     ]
 
 
-def _fetched(counts: Sequence[Tensor]) -> list[np.ndarray]:
-    """Numbers of rows on the host, in one copy."""
-    together = counts[0] if len(counts) == 1 else torch.cat(list(counts))
-    sizes = np.cumsum([len(count) for count in counts])
-    return np.split(together.cpu().numpy(), sizes[:-1])
-
-
 def take(
     network: Denoiser, proposed: Sequence[Proposed], rooms: Sequence[Room]
-) -> list[tuple[Tensor, dict[str, Tensor]]]:
+) -> list[tuple[Written, dict[str, Tensor]]]:
     """Run the network for the proposed rows and write what follows; on the device, without a
     question to it.
 
     Returns:
-        for each part its tokens one step on, and all that the host needs to know of the step.
+        for each part what it wrote, and all that the host needs to know of the step.
     """
     rows = [p.rows(room) for p, room in zip(proposed, rooms, strict=True)]
     queries = [
@@ -242,6 +115,9 @@ def take(
         mine = stats if len(rooms) == 1 else stats.part(slice(at, at + room.asked))
         at += room.asked
         after = p.sampler.commit(p.layout, p.now, p.tokens, p.proposal, r, mine)
+        if p.active is not None:
+            kept = torch.where(p.active, after.tokens, p.tokens)
+            after = replace(after, tokens=kept)
         guessed = after.tokens[r.at] == mine.sample
         told = {
             "tokens": after.tokens,
@@ -252,7 +128,7 @@ def take(
         }
         if mine.log_p is not None and mine.top_ids is not None and mine.top_log_p is not None:
             told |= {"log_p": mine.log_p, "top_ids": mine.top_ids, "top_log_p": mine.top_log_p}
-        results.append((after.tokens, told))
+        results.append((after, told))
     return results
 
 
@@ -296,7 +172,7 @@ def _run(
 def settle(
     sampler: Sampler,
     batch: CanvasBatch,
-    tokens: Tensor,
+    moved: CanvasBatch,
     asks: Asks,
     counts: np.ndarray,
     found: dict[str, np.ndarray],
@@ -306,7 +182,7 @@ def settle(
     Args:
         sampler: the policy.
         batch: the canvases before the step.
-        tokens: after the step, on their device.
+        moved: after it, but for what only the device knew.
         asks: of each canvas.
         counts: rows that each canvas asked for.
         found: as ``take`` returns it, on the host.
@@ -324,9 +200,11 @@ def settle(
         forwards += ran & asks["guided"]
     failed = np.zeros(len(counts), dtype=bool)
     failed[batch.host.canvas.numpy()[rows[~finite]]] = True
-    own = replace(batch.own, **{n: torch.from_numpy(column) for n, column in found.items()})
-    mirror = torch.from_numpy(after)
-    moved = replace(batch, tokens=tokens, step=batch.step + 1, own=own, mirror=mirror)
+    asked = found.pop("asked", None)
+    if found:
+        own = replace(batch.own, **{n: torch.from_numpy(column) for n, column in found.items()})
+        moved = replace(moved, own=own)
+    moved = replace(moved, mirror=torch.from_numpy(after), asked=asked)
     return StepResult(
         batch=moved,
         change=change,

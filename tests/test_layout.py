@@ -50,7 +50,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("server.http.*",),
     ("sampler", "sampler.registry"),
     ("sampler.samplers.*", "sampler.likelihood.*"),
-    ("sampler.step", "sampler.transition", "sampler.deadline", "sampler.plan", "sampler.room"),
+    ("sampler.step", "sampler.proposed", "sampler.interface", "sampler.transition"),
+    ("sampler.deadline", "sampler.plan", "sampler.room"),
     ("sampler.logits.*",),
     ("sampler.*",),
     (

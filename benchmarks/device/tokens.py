@@ -11,8 +11,8 @@ from benchmarks.device.networks import Bench
 from benchmarks.device.variants import EXACT, Canvases, built
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
 from sampler import SAMPLERS, make_params
+from sampler.interface import Sampler
 from sampler.params import SamplingParams
-from sampler.step import Sampler
 from server.config import Settings
 from server.engine.events import Done, GenerationRequest
 from server.engine.factory import engine_of

@@ -9,8 +9,8 @@ from torch import Tensor
 from benchmarks.device.report import NOT_BUILT, Report
 from benchmarks.isolated import steps_of
 from models.interface import Denoiser
+from sampler.interface import Sampler
 from sampler.params import SamplingParams
-from sampler.step import Sampler
 
 Canvases = Sequence[tuple[list[int], list[bool], SamplingParams]]
 Decode = Callable[[Denoiser, Sampler, Canvases, str], tuple[Tensor, int]]

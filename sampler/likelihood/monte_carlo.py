@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sampler.interface import Denoiser
 from sampler.likelihood.nelbo import nelbo_integrand
 from sampler.logits.head import logits_of
 from sampler.logits.row_requests import rows_at_once
@@ -36,7 +37,6 @@ from sampler.params import (
 )
 from sampler.philox import Role, integers, uniforms
 from sampler.schedules import SCHEDULES, T_MIN
-from sampler.step import Denoiser
 
 Estimator = Literal["nelbo", "llada"]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sampler.logits.head import MIN_ROWS
 from sampler.packing import joined
+from sampler.transfer import to_device
 
 CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits held at once: 8 MiB in fp32 stay in a CPU's cache; a GPU wants few and large pieces of
@@ -215,10 +216,10 @@ class Chunk:
                 found[name] = ALL
             elif mine.any():
                 index = torch.from_numpy(mine.nonzero()[0])
-                found[name] = index.to(query.u.device, non_blocking=True)
+                found[name] = to_device(index, query.u.device)
         return cls(rows, query, found, second, exact and query.u.device.type == "cpu")
 
 
 def rows_at_once(vocab_size: int, device: torch.device) -> int:
     """How many rows of logits a chunk has."""
-    return max(MIN_ROWS, CHUNK_ELEMENTS[device.type] // vocab_size)
+    return max(MIN_ROWS, CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["cuda"]) // vocab_size)

@@ -34,7 +34,6 @@ REFINE_SCOPE = choice(
 )
 REMASKING = choice("order in which masks are filled", "low_confidence", "random", label="Fill by")
 COMPAT = choice("official repeats the published loop, quirks included", "none", "official")
-BY_PLANNED_STEP = ("plan_block", "plan_absorb", "plan_refine")
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,9 @@ class TopKState(SamplerState):
             requests, one request after the other, [P].
     """
 
+    lists = ("plan_block", "plan_absorb", "plan_refine")
+    list_lengths = "plan_steps"
+
     mixing_ratio: Float[Tensor, " B"]
     refine_scope: Int[Tensor, " B"]
     remasking: Int[Tensor, " B"]
@@ -159,14 +161,6 @@ class TopKState(SamplerState):
         """Index of the active block at a step."""
         return self.plan_block[self.planned(step)]
 
-    def kept(self, keep: Tensor) -> Any:
-        """The canvases where keep [B] is true, and their plans."""
-        planned = keep.repeat_interleave(self.plan_steps)
-        names = type(self).__dataclass_fields__
-        return type(self)(
-            **{n: getattr(self, n)[planned if n in BY_PLANNED_STEP else keep] for n in names}
-        )
-
     def shortened(self, batch: CanvasBatch[Any], fewer: Tensor) -> Any:
         """New plans for the canvases with fewer steps: what was planned is shared among the steps
         that are left.
@@ -174,11 +168,11 @@ class TopKState(SamplerState):
         canvases = torch.nonzero(fewer)[:, 0].tolist()
         if not canvases:
             return self
-        plans = {name: self._lists(name) for name in BY_PLANNED_STEP}
+        plans = {name: self._lists(name) for name in self.lists}
         block_length, carry = self.block_length.clone(), self.carry.clone()
         for b in canvases:
             step, steps = int(batch.step[b]), int(batch.steps[b])
-            ahead = zip(*(plans[name][b][step:] for name in BY_PLANNED_STEP), strict=True)
+            ahead = zip(*(plans[name][b][step:] for name in self.lists), strict=True)
             sums = [
                 (block, *map(sum, zip(*((a, r) for _, a, r in entries), strict=True)))
                 for block, entries in groupby(ahead, key=lambda entry: entry[0])
@@ -193,7 +187,7 @@ class TopKState(SamplerState):
                 rest[0] += [block] * count
                 rest[1] += absorb_budget(absorb, count)
                 rest[2] += absorb_budget(refine, count)
-            for name, entries in zip(BY_PLANNED_STEP, rest, strict=True):
+            for name, entries in zip(self.lists, rest, strict=True):
                 plans[name][b] = plans[name][b][:step] + entries
         counts = torch.tensor([len(plan) for plan in plans["plan_block"]]).to(carry)
         entries = {n: torch.tensor([x for p in plans[n] for x in p]).to(carry) for n in plans}

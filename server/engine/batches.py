@@ -1,6 +1,4 @@
-"""Canvases that have begun, batched by sampler: running and preempted ones. Used on the engine's
-thread alone.
-"""
+"""Canvases that have begun: running and preempted ones. Used on the engine's thread alone."""
 
 from __future__ import annotations
 
@@ -8,35 +6,38 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 import torch
+from jaxtyping import Bool, Int
 
 from models.checkpoints.load import Checkpoint
 from sampler import SAMPLERS
-from sampler.batch import CanvasBatch
 from sampler.step import StepResult
-from sampler.transition import OPS
-from server.engine.events import Done, Event, Failed, Step
-from server.engine.group import Group
-from server.engine.isolation import each_alone, failure_of, step_groups
+from server.engine.arena import Arena
+from server.engine.canvases import Canvases
+from server.engine.events import Event, Failed, Step
+from server.engine.isolation import each_alone, failure_of, step_parts
+from server.engine.part import Part
 from server.engine.request_params import samplers_for
 from server.engine.stream import GroupStep, Subscription
 
 log = structlog.get_logger()
 
+NOT_FINITE = Failed("not_finite", "the model gave no finite numbers")
+
 Notification = tuple[Subscription, Event]
 """An event and the subscription that receives it."""
-Groups = dict[str, Group]
 
 
 @dataclass
 class StepOutcome:
-    """The results of one step of all groups.
+    """The results of one step of all running canvases.
 
     Attributes:
-        records: changes, for the subscribers of each group.
+        records: changes, for the subscribers of each sampler's canvases.
         ended: last events of the requests that ended with the step.
-        requests, positions, head_rows, skipped: counts over the groups whose step succeeded.
+        requests, positions, head_rows, skipped: counts over the canvases whose step succeeded.
     """
 
     records: list[GroupStep] = field(default_factory=list)
@@ -48,24 +49,32 @@ class StepOutcome:
 
 
 class Batches:
-    """Running and preempted canvases, packed into one group for each sampler."""
+    """Running and preempted canvases of each sampler, all in one arena."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Empty batches of a checkpoint's canvases."""
-        info = checkpoint.info
+        """None so far, of a checkpoint."""
         self._checkpoint = checkpoint
-        self._samplers = {
-            name: spec.make(info.vocab_size, info.mask_id, checkpoint.ends)
+        self._ends = np.array(checkpoint.ends, dtype=np.int64)
+        self._canvases: dict[str, Canvases] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove all canvases."""
+        info, arena = self._checkpoint.info, Arena()
+        self._canvases = {
+            name: Canvases(
+                name,
+                spec.make(info.vocab_size, info.mask_id, self._checkpoint.ends),
+                arena,
+                self._checkpoint.device,
+            )
             for name, spec in SAMPLERS.items()
             if name in samplers_for(info.mask_id is not None)
         }
-        self._ends = torch.tensor(checkpoint.ends)
-        self._active: Groups = {}
-        self._paused: Groups = {}
 
     def __bool__(self) -> bool:
         """Whether any canvas is running."""
-        return bool(self._active)
+        return any(map(len, self._canvases.values()))
 
     def begin(self, owners: Sequence[Subscription]) -> list[Notification]:
         """Create the canvases of new requests from the prior.
@@ -84,17 +93,15 @@ class Batches:
 
     def _begin(self, name: str, owners: Sequence[Subscription]) -> list[Notification]:
         try:
-            sampler, device = self._samplers[name], self._checkpoint.device
-            canvases = [(o.request.tokens, o.request.editable, o.request.params) for o in owners]
-            batch = sampler.begin(CanvasBatch.of(canvases, device))
-            _add(self._active, Group.of(name, sampler, batch, list(owners)))
+            starts = self._canvases[name].begin(owners)
+        except torch.AcceleratorError:
+            raise
         except Exception as error:
             if len(owners) > 1:  # find the failing request
                 return [event for owner in owners for event in self._begin(name, [owner])]
             log.exception("a request could not start", sampler=name)
             code = failure_of(error).code
             return [(owners[0], Failed(code, "the request could not start"))]
-        starts = batch.on_host.tokens.split(batch.lengths.tolist())
         return [
             (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
             for o, tokens in zip(owners, starts, strict=True)
@@ -103,31 +110,27 @@ class Batches:
 
     def pause(self, owners: Collection[Subscription]) -> None:
         """Preempt requests; their canvases are kept."""
-        for group in _taken(self._active, owners):
-            _add(self._paused, group)
+        for canvases in self._canvases.values():
+            canvases.pause(canvases.slots_of(owners))
 
     def resume(self, owners: Collection[Subscription]) -> None:
         """Resume preempted requests."""
-        for group in _taken(self._paused, owners):
-            _add(self._active, group)
+        for canvases in self._canvases.values():
+            canvases.resume(canvases.slots_of(owners))
 
-    def drop(self, owners: Collection[Subscription]) -> list[Group]:
-        """Remove requests, running or preempted; returns their groups."""
-        return [
-            group for groups in (self._active, self._paused) for group in _taken(groups, owners)
-        ]
+    def drop(self, owners: Collection[Subscription]) -> None:
+        """Remove requests, running or preempted."""
+        for canvases in self._canvases.values():
+            canvases.drop(canvases.slots_of(owners))
 
     def finish(self, owners: Collection[Subscription], now: float) -> list[Notification]:
         """End requests with their canvases as they stand; returns their last events."""
-        return [
-            (owner, each_alone(lambda group=group, i=i: _done(group, i, now)))
-            for group in self.drop(owners)
-            for i, owner in enumerate(group.owners)
-        ]
-
-    def clear(self) -> None:
-        """Remove all canvases."""
-        self._active, self._paused = {}, {}
+        events: list[Notification] = []
+        for canvases in self._canvases.values():
+            slots = canvases.slots_of(owners)
+            events += _done(canvases, slots, now)
+            canvases.drop(slots)
+        return events
 
     def step(self, now: float, step_seconds: float) -> StepOutcome:
         """Take one step of all running canvases.
@@ -138,91 +141,65 @@ class Batches:
                 get fewer remaining steps.
         """
         stepped = StepOutcome()
-        groups = [group.with_deadline_steps(now, step_seconds) for group in self._active.values()]
-        self._active = {}
-        for group, outcome in step_groups(self._checkpoint.model, groups):
-            if isinstance(outcome, Failed):
-                stepped.ended += [(owner, outcome) for owner in group.owners]
-                continue
-            try:
-                over = self._settle(group, outcome, stepped)
-            except torch.AcceleratorError:
-                raise
-            except Exception as error:
-                log.exception("a step's outcome could not be taken in", sampler=group.name)
-                failed = failure_of(error)
-                stepped.ended += [(owner, failed) for owner in group.owners]
-                continue
-            if bool(over.any()):
-                stepped.ended += _ended(group, over, outcome.failed, time.monotonic())
-                group = group.kept(~over)
-            _add(self._active, group)
+        parts = [c.part(now, step_seconds) for c in self._canvases.values() if c]
+        for part, outcome in step_parts(self._checkpoint.model, parts):
+            if isinstance(outcome, StepResult):
+                failed = self._taken_in(part, outcome, stepped)
+            else:
+                failed = outcome
+            if failed is not None:
+                slots = part.slots[part.present]
+                stepped.ended += [(owner, failed) for _, owner in part.canvases.owners_of(slots)]
+                part.canvases.drop(slots)
         return stepped
 
-    def _settle(self, group: Group, result: StepResult, stepped: StepOutcome) -> torch.Tensor:
-        """Update a group by the result of a step; returns which canvases are complete, [B]."""
-        canvas, position = group.batch.host.canvas, group.batch.host.position
-        blocks = group.batch.block
-        changed = canvas[result.change.rows]
-        group.ops.view(-1).index_add_(
-            0, changed * len(OPS) + result.change.op, torch.ones_like(changed)
-        )
-        group.forwards += result.forwards
-        group.batch = result.batch
-        if any(o.request.wants_steps for o in group.owners):
-            stepped.records.append(GroupStep.of(group.owners, result, blocks))
-        stepped.requests += result.batch.size
-        stepped.positions += result.batch.tokens.numel()
+    def _taken_in(self, part: Part, result: StepResult, stepped: StepOutcome) -> Failed | None:
+        """Take in the result of a part's step, and end the requests that are complete; returns why
+        that failed.
+        """
+        try:
+            over = self._settle(part, result, stepped)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            log.exception("a step's outcome could not be taken in", sampler=part.canvases.name)
+            return failure_of(error)
+        if over.any():
+            failed = result.failed.numpy()
+            sick, well = part.slots[over & failed], part.slots[over & ~failed]
+            stepped.ended += [(owner, NOT_FINITE) for _, owner in part.canvases.owners_of(sick)]
+            stepped.ended += _done(part.canvases, well, time.monotonic())
+            part.canvases.drop(part.slots[over])
+        return None
+
+    def _settle(
+        self, part: Part, result: StepResult, stepped: StepOutcome
+    ) -> Bool[np.ndarray, " B"]:
+        """Update the canvases by the result of a step; returns which are complete."""
+        batch, host, present = result.batch, result.batch.host, part.present
+        part.canvases.commit(part, result)
+        if any(o is not None and o.request.wants_steps for o in part.owners):
+            stepped.records.append(GroupStep.of(part.owners, result, part.batch.block))
+        lengths, settled = batch.lengths.numpy(), result.settled.numpy()
+        stepped.requests += part.size
+        stepped.positions += int(lengths[present].sum())
         stepped.head_rows += result.head_rows
-        stepped.skipped += int((result.forwards == 0).sum())
+        stepped.skipped += int((result.forwards.numpy()[present] == 0).sum())
+        over = result.failed.numpy() | batch.finished.numpy() | (settled >= lengths)
         # an end token among the settled positions ends the text: the rest is not needed
-        batch, settled = result.batch.on_host, result.settled
-        ends = torch.isin(batch.tokens, self._ends) & ~group.through_ends[canvas]
-        given = torch.where(batch.editable, -1, position)
-        last_given = torch.full_like(settled, -1).scatter_reduce(0, canvas, given, "amax")
-        ends &= (position > last_given[canvas]) & (position < settled[canvas])
-        ended = torch.zeros_like(result.failed)
-        ended[canvas[ends]] = True
-        return result.failed | batch.finished | ended | (settled >= batch.lengths)
+        ends = np.isin(batch.on_host.tokens.numpy(), self._ends).nonzero()[0]
+        if len(ends):
+            canvas, position = host.canvas.numpy()[ends], host.position.numpy()[ends]
+            within = (host.last_given.numpy()[canvas] < position) & (position < settled[canvas])
+            over[canvas[within & ~part.canvases.reads_through_ends(part)[canvas]]] = True
+        if batch.active is not None:
+            over &= batch.active.numpy()
+        return over
 
 
-def _add(groups: Groups, more: Group) -> None:
-    if more.owners:
-        known = groups.get(more.name)
-        groups[more.name] = more if known is None else known.joined(more)
-
-
-def _taken(groups: Groups, owners: Collection[Subscription]) -> list[Group]:
-    """Remove the canvases of some owners from groups; returns them."""
-    taken: list[Group] = []
-    if not owners:
-        return taken
-    wanted = set(owners)
-    for name, group in list(groups.items()):
-        flags = torch.tensor([o in wanted for o in group.owners])
-        if not bool(flags.any()):
-            continue
-        taken.append(group.kept(flags))
-        del groups[name]
-        _add(groups, group.kept(~flags))
-    return taken
-
-
-def _ended(
-    group: Group, over: torch.Tensor, failed: torch.Tensor, now: float
-) -> list[Notification]:
-    """The last event of each canvas where over [B] is true."""
-    events: list[Notification] = []
-    for i in torch.nonzero(over)[:, 0].tolist():
-        if failed[i]:
-            event: Event = Failed("not_finite", "the model gave no finite numbers")
-        else:
-            event = each_alone(lambda i=i: _done(group, i, now))
-        events.append((group.owners[i], event))
-    return events
-
-
-def _done(group: Group, i: int, now: float) -> Done:
-    start = int(group.batch.lengths[:i].sum())
-    tokens = group.batch.on_host.tokens[start : start + int(group.batch.lengths[i])]
-    return Done(tuple(tokens.tolist()), group.tally(i, now))
+def _done(canvases: Canvases, slots: Int[np.ndarray, " G"], now: float) -> list[Notification]:
+    """The last event of each of some canvases."""
+    return [
+        (owner, each_alone(lambda slot=slot: canvases.done(slot, now)))
+        for slot, owner in canvases.owners_of(slots)
+    ]

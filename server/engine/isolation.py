@@ -1,4 +1,4 @@
-"""Takes a step of all groups, and isolates the requests that make it fail."""
+"""Takes a step of all parts, and isolates the requests that make it fail."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import TypeVar
 import structlog
 import torch
 
-from sampler.step import Denoiser, StepResult, take_steps
+from sampler.interface import Denoiser
+from sampler.step import StepResult, take_steps
 from server.engine.events import Failed
-from server.engine.group import Group
+from server.engine.part import Part
 
 log = structlog.get_logger()
 
 Result = TypeVar("Result")
 
-GroupOutcome = StepResult | Failed
-"""The result of a step for a group, or why the step failed for it."""
+PartOutcome = StepResult | Failed
+"""The result of a step for a part, or why the step failed for it."""
 
 OUT_OF_MEMORY = Failed("out_of_memory", "there is not enough memory for this request")
 STEP_FAILED = Failed("internal", "the denoising step failed")
 
 
-def step_groups(network: Denoiser, groups: Sequence[Group]) -> list[tuple[Group, GroupOutcome]]:
-    """Take one step of all groups together.
+def step_parts(network: Denoiser, parts: Sequence[Part]) -> list[tuple[Part, PartOutcome]]:
+    """Take one step of all parts together.
 
     If it fails, it is repeated for each half of the requests, recursively, until the failing
     request is found; the others are not affected. A failed step changes nothing, and random numbers
@@ -34,31 +35,29 @@ def step_groups(network: Denoiser, groups: Sequence[Group]) -> list[tuple[Group,
         torch.AcceleratorError: the device is lost; nothing runs on it any more.
     """
     try:
-        results = take_steps(network, [(g.sampler, g.batch) for g in groups])
-        return list(zip(groups, results, strict=True))
+        results = take_steps(network, [(part.canvases.sampler, part.batch) for part in parts])
+        return list(zip(parts, results, strict=True))
     except torch.AcceleratorError:
         raise
     except Exception as error:
         failed = failure_of(error)
-        if len(groups) == 1 and len(groups[0].owners) == 1:
-            log.exception("step failed", sampler=groups[0].owners[0].request.params.sampler)
-            return [(groups[0], failed)]
+        if len(parts) == 1 and parts[0].size == 1:
+            log.exception("step failed", sampler=parts[0].canvases.name)
+            return [(parts[0], failed)]
         log.warning("step failed; trying halves", error=type(error).__name__, code=failed.code)
     # after the handler: the traceback keeps the step's tensors alive
     if failed is OUT_OF_MEMORY and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return [pair for half in split(groups) for pair in step_groups(network, half)]
+    return [pair for half in split(parts) for pair in step_parts(network, half)]
 
 
-def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """Split the groups into two parts, or a single group into two groups."""
-    middle = len(groups) // 2
+def split(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
+    """Half of the parts and the others, or the halves of a single one."""
+    middle = len(parts) // 2
     if middle:
-        return list(groups[:middle]), list(groups[middle:])
-    (group,) = groups
-    first = torch.arange(len(group.owners))
-    first = first < len(group.owners) // 2
-    return [group.kept(first)], [group.kept(~first)]
+        return list(parts[:middle]), list(parts[middle:])
+    first, second = parts[0].halves()
+    return [first], [second]
 
 
 def failure_of(error: Exception) -> Failed:

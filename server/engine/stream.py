@@ -131,9 +131,11 @@ async def merged(
 
 @dataclass(frozen=True)
 class GroupStep:
-    """One step of a group as plain lists; changes of canvas i are at bounds[i]:bounds[i + 1]."""
+    """One step of a sampler's canvases as plain lists; changes of canvas i are at
+    bounds[i]:bounds[i + 1]. An owner of None takes no part.
+    """
 
-    owners: list[Subscription]
+    owners: Sequence[Subscription | None]
     steps_done: list[int]
     steps: list[int]
     settled: list[int]
@@ -150,7 +152,9 @@ class GroupStep:
     top_log_p: list[list[float]]
 
     @classmethod
-    def of(cls, owners: list[Subscription], result: StepResult, blocks: Tensor) -> GroupStep:
+    def of(
+        cls, owners: Sequence[Subscription | None], result: StepResult, blocks: Tensor
+    ) -> GroupStep:
         """Changes of a step to the canvases of ``owners``, each in its block of ``blocks`` [B]."""
         batch, change = result.batch, result.change
         ends = batch.lengths.cumsum(0)
@@ -177,6 +181,8 @@ class GroupStep:
         made or pushed fails its own request.
         """
         for i, owner in enumerate(self.owners):
+            if owner is None:
+                continue
             try:
                 if owner.request.wants_steps:
                     owner.push(self._step(i, owner.request.params.logprobs))

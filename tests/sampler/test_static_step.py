@@ -15,37 +15,17 @@ from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
 from sampler.philox import constants
+from sampler.proposed import Proposed
 from sampler.room import Room
-from sampler.step import Proposed, take, take_steps
+from sampler.step import take, take_steps
 from tests.sampler.settings import KINDS, canvas
 from tests.sampler.tape import Tape
+from tests.sampler.toy import Mixing
 from tests.support.effort import count
 
 V, MASK, ENDS = 96, 95, (1, 2)
 LAYOUTS = ([(3, 24), (0, 32), (9, 16)], [(20, 24), (1, 16), (5, 24)], [(2, 16), (7, 48), (4, 8)])
 POSITIONS, CANVASES = 96, 4  # with one more canvas that fills the rest
-
-
-class Mixing:
-    """Logits depend on a position and on the mean of its canvas; shapes on nothing but the room."""
-
-    classes = 0
-
-    def __init__(self) -> None:
-        g = torch.Generator().manual_seed(0)
-        self.embedding = torch.randn(V, 16, generator=g)
-
-    def trunk(self, tokens, offsets, rows, labels=None):
-        x = self.embedding[tokens]
-        upto = torch.nn.functional.pad(x.double().cumsum(0), (0, 0, 1, 0))
-        sums = upto[offsets[1:]] - upto[offsets[:-1]]
-        mean = sums / offsets.diff().clamp(min=1)[:, None]
-        place = torch.arange(len(tokens), device=tokens.device)
-        of = torch.searchsorted(offsets, place, right=True) - 1
-        return (2 * x + mean.float()[of])[rows]
-
-    def head(self, hidden):
-        return hidden @ self.embedding.T
 
 
 def batch_of(kind: str, rng: random.Random, sizes) -> tuple:
@@ -68,7 +48,7 @@ def bounded(network, sampler, batch: CanvasBatch) -> dict:
 def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
     """On fake tensors, which have shapes and no values, every question is an error."""
     sampler, batch = batch_of(kind, random.Random(1), LAYOUTS[0])
-    network = Mixing()
+    network = Mixing(V)
     for at in (0, 1, 11, 12):  # the last is the noise removal
         now = replace(batch, step=torch.full_like(batch.step, at))
         plan = sampler.plan(now)
@@ -78,7 +58,7 @@ def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
         device = {n: fake(t) for n, t in columns.items() if n != "lengths"}
         layout = Layout(lengths=batch.lengths, **device)
         settings = replace(plan.now, whole=fake(plan.now.whole), real=fake(plan.now.real))
-        known = Mixing()
+        known = Mixing(V)
         known.embedding = fake(network.embedding)
         room = Room.bound(layout, plan.asks, POSITIONS)
         constants.cache_clear()
@@ -95,7 +75,7 @@ def test_a_recorded_step_replays_for_other_mixtures_and_layouts(kind):
     """One recording serves 20 mixtures (6 in ``make test``) in 3 layouts: what it reads is written
     over.
     """
-    rng, network = random.Random(2), Mixing()
+    rng, network = random.Random(2), Mixing(V)
     sampler, batch = batch_of(kind, rng, LAYOUTS[0])
     plan = sampler.plan(batch)
     names = [n for n in Layout.__dataclass_fields__ if n != "lengths"]
@@ -154,7 +134,7 @@ class Outside:
     classes = 0
 
     def __init__(self, counter: Counted) -> None:
-        self.network, self.counter = Mixing(), counter
+        self.network, self.counter = Mixing(V), counter
 
     def trunk(self, tokens, offsets, rows, labels=None):
         return self._apart(self.network.trunk, tokens, offsets, rows)

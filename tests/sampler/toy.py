@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
@@ -69,6 +70,28 @@ class Hashed:
 
     def head(self, hidden: Tensor) -> Tensor:
         return hidden
+
+
+class Mixing:
+    """Logits depend on a position and on the mean of its canvas; shapes on nothing but the room."""
+
+    classes = 0
+
+    def __init__(self, vocab_size: int) -> None:
+        g = torch.Generator().manual_seed(0)
+        self.embedding = torch.randn(vocab_size, 16, generator=g)
+
+    def trunk(self, tokens, offsets, rows, labels=None):
+        x = self.embedding[tokens]
+        upto = F.pad(x.double().cumsum(0), (0, 0, 1, 0))
+        sums = upto[offsets[1:]] - upto[offsets[:-1]]
+        mean = sums / offsets.diff().clamp(min=1)[:, None]
+        place = torch.arange(len(tokens), device=tokens.device)
+        of = torch.searchsorted(offsets, place, right=True) - 1
+        return (2 * x + mean.float()[of])[rows]
+
+    def head(self, hidden):
+        return hidden @ self.embedding.T
 
 
 def states(network, sampler, canvas) -> list[list[int]]:

@@ -64,7 +64,7 @@ def test_a_sampler_added_to_the_registry_reaches_api_cli_openapi_and_page(tmp_pa
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "sampler" / "samplers" / "toy.py").write_text(MODULE)
     registry = tmp_path / "sampler" / "registry.py"
-    text = registry.read_text().replace("topk\nfrom", "topk, toy\nfrom", 1)
+    text = registry.read_text().replace("threshold, topk\n", "threshold, topk, toy\n", 1)
     text = text.replace('    "remdm": SamplerSpec(', LINE + '    "remdm": SamplerSpec(')
     registry.write_text(text)
     flags = ["--sampler", "toy", "--toy-bias", "0.5", "--steps", "3", "--max-tokens", "8"]

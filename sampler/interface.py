@@ -1,0 +1,107 @@
+"""The two things that a step is given: a network, and a sampler."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from sampler.batch import CanvasBatch
+from sampler.layout import Layout
+from sampler.logits.row_reader import RowStats
+from sampler.logits.row_requests import RowQuery
+from sampler.now import Now
+from sampler.plan import Plan, Rows, Written
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The part of ``models.interface.Denoiser`` that a step uses; restated here because the sampler
+    imports nothing of ``models``.
+    """
+
+    @property
+    def classes(self) -> int:
+        """Labels that it takes, 0 to classes - 1; the null label is ``classes``. 0 takes none."""
+        ...
+
+    def trunk(
+        self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
+        packed positions ``rows``; with labels [B] where the network takes them.
+        """
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden rows [R, D] -> logits [R, V]."""
+        ...
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """The part of every sampler's proposal that a step reads: positions whose logits are needed."""
+
+    @property
+    def marks(self) -> Bool[Tensor, " T"]:
+        """The positions."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A policy: an immutable value without a loop; the caller owns time.
+
+    ``begin``, ``plan`` and ``settled`` look at the batch on the host. ``propose`` decides before
+    the network which positions matter, ``query`` what is asked of their rows, and ``commit``
+    settles the step with what was read there: these run on the device, on whole arrays, and ask for
+    no value. None of them knows of requests.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """N, the mask included."""
+        ...
+
+    @property
+    def mask_id(self) -> int | None:
+        """Id of the mask, if there is one."""
+        ...
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the end token and the end of a turn, where there are such."""
+        ...
+
+    def begin(self, batch: CanvasBatch) -> CanvasBatch:
+        """Draw the canvases' first tokens."""
+        ...
+
+    def settled(self, batch: CanvasBatch) -> Int[Tensor, " B"]:
+        """Leading positions of each canvas that can no longer change; of a batch on the host."""
+        ...
+
+    def plan(self, batch: CanvasBatch) -> Plan:
+        """The next step as far as the host knows it; reads no tokens."""
+        ...
+
+    def propose(self, layout: Layout, now: Now, tokens: Tensor) -> Any:
+        """A ``Proposal`` for the step."""
+        ...
+
+    def query(self, layout: Layout, tokens: Tensor, proposal: Any, rows: Rows) -> RowQuery:
+        """The questions about the rows that were proposed."""
+        ...
+
+    def commit(
+        self,
+        layout: Layout,
+        now: Now,
+        tokens: Tensor,
+        proposal: Any,
+        rows: Rows,
+        stats: RowStats,
+    ) -> Written:
+        """The tokens one step on."""
+        ...

@@ -1,0 +1,237 @@
+"""The canvases of one sampler that have begun, with the requests they belong to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+
+from sampler.batch import COLUMNS, CanvasBatch, bias_columns
+from sampler.deadline import shortened
+from sampler.interface import Sampler
+from sampler.layout import Layout
+from sampler.params import MAX_STEPS
+from sampler.proposed import rows_asked
+from sampler.state import SamplerState
+from sampler.step import StepResult
+from sampler.transition import OPS
+from server.engine.arena import Arena, places_of
+from server.engine.events import Done, Tally
+from server.engine.part import GONE, Part
+from server.engine.stream import Subscription
+from server.engine.table import Table
+
+UNKNOWN = -1
+
+
+class Canvases:
+    """All canvases of one sampler. Joining, leaving and waiting are bookkeeping on the host; the
+    device has the tokens of those that run.
+    """
+
+    def __init__(self, name: str, sampler: Sampler, arena: Arena, device: torch.device) -> None:
+        """None so far. ``name``: of the sampler."""
+        self.name = name
+        self.sampler = sampler
+        self._arena = arena
+        self._device = device
+        self._table = Table()
+        self._slots: dict[Subscription, int] = {}
+        self._owners: dict[int, Subscription] = {}
+        self._lists: dict[int, np.ndarray] = {}  # of its ``SamplerState``
+        self._state: type[SamplerState] = SamplerState
+        self._running: Int[np.ndarray, " R"] = np.zeros(0, dtype=np.int64)
+        self._part: Part | None = None
+
+    def __len__(self) -> int:
+        """How many are running."""
+        return len(self._running)
+
+    # Coming and going ----------------------------------------------------------------------------
+
+    def begin(self, owners: Sequence[Subscription]) -> list[np.ndarray]:
+        """Create the canvases of new requests from the prior. Changes nothing if it raises.
+
+        Returns:
+            the first tokens of each.
+        """
+        requests = [o.request for o in owners]
+        given = CanvasBatch.of([(r.tokens, r.editable, r.params) for r in requests])
+        batch = self.sampler.begin(given)
+        lengths, tokens = batch.lengths.numpy(), batch.tokens.numpy()
+        asked = np.full(len(owners), UNKNOWN)
+        if self._device.type != "cpu":
+            asked = rows_asked(self.sampler, batch)
+        columns = {name: column.numpy() for name, column in batch.columns().items()}
+        columns |= {
+            "length": lengths,
+            "asked": asked,
+            "deadline": np.array([o.submitted + (o.request.budget or math.inf) for o in owners]),
+            "through_ends": np.array([bool(r.through_ends) for r in requests]),
+        }
+        columns |= dict.fromkeys(("forwards", *OPS), np.zeros(len(owners), dtype=np.int64))
+        lists = _lists_of(batch.own, len(owners))
+        starts = self._arena.admit(lengths, tokens, batch.editable.numpy())
+        try:
+            slots = self._table.put({**columns, "start": starts})
+        except BaseException:
+            self._arena.release(starts, lengths)
+            raise
+        self._state = type(batch.own)
+        for owner, slot, entries in zip(owners, slots.tolist(), lists, strict=True):
+            self._slots[owner], self._owners[slot], self._lists[slot] = slot, owner, entries
+        self._running, self._part = np.concatenate((self._running, slots)), None
+        return np.split(tokens, lengths.cumsum()[:-1])
+
+    def slots_of(self, owners: Iterable[Subscription]) -> Int[np.ndarray, " G"]:
+        """The slots of those requests that are here."""
+        found = [self._slots[o] for o in owners if o in self._slots]
+        return np.array(found, dtype=np.int64)
+
+    def pause(self, slots: Int[np.ndarray, " G"]) -> None:
+        """Let canvases take no part in steps."""
+        stays = ~np.isin(self._running, slots)
+        if stays.all():
+            return
+        part = self._part
+        if part is not None:
+            # on a CPU a batch is exactly what runs; a device is told with the next step's settings
+            part = None if self._device.type == "cpu" else part.without(slots)
+        self._running, self._part = self._running[stays], part
+
+    def resume(self, slots: Int[np.ndarray, " G"]) -> None:
+        """Let them take part again."""
+        back = slots[~np.isin(slots, self._running)]
+        if len(back):
+            self._running, self._part = np.concatenate((self._running, back)), None
+
+    def drop(self, slots: Int[np.ndarray, " G"]) -> None:
+        """Forget canvases."""
+        if not len(slots):
+            return
+        self.pause(slots)
+        self._arena.release(self._table["start"][slots], self._table["length"][slots])
+        gone = slots.tolist()
+        self._table.drop(gone)
+        for slot in gone:
+            del self._slots[self._owners.pop(slot)], self._lists[slot]
+
+    # Steps ---------------------------------------------------------------------------------------
+
+    def part(self, now: float, pace: float) -> Part:
+        """All that run, with fewer remaining steps for those that would miss their latency budget
+        at ``pace`` seconds per step.
+        """
+        if self._part is None:
+            self._part = self.part_of(self._running)
+        part, batch = self._part, self._part.batch
+        if any(o is not None and o.request.budget is not None for o in part.owners):
+            deadlines = np.where(part.slots == GONE, np.inf, self._table["deadline"][part.slots])
+            calls = ((torch.from_numpy(deadlines) - now) / pace).clamp(max=MAX_STEPS).floor().long()
+            left = (calls - (batch.calls - batch.steps)).clamp(min=1)
+            self._part = replace(part, batch=shortened(batch, left))
+            self._take_in(part, self._part.batch)
+        return self._part
+
+    def part_of(self, slots: Int[np.ndarray, " B"]) -> Part:
+        """Some canvases, as the last step left them."""
+        columns = self._table.take(slots)
+        lengths = columns["length"].numpy()
+        places = places_of(columns["start"].numpy(), lengths)
+        host = Layout.of(lengths, self._arena.editable[places])
+        mirror = torch.from_numpy(self._arena.tokens[places])
+        layout, tokens = host.sent(mirror, self._device)
+        owners = [self._owners[slot] for slot in slots.tolist()]
+        bias_ids, bias = bias_columns([o.request.params for o in owners])
+        own = {n: columns.pop(f"own.{n}") for n in self._state.of_canvases()}
+        if self._state.lists:
+            lists = np.concatenate([self._lists[slot] for slot in slots.tolist()], axis=1)
+            own |= zip(self._state.lists, torch.from_numpy(lists).unbind(0), strict=True)
+        asked = columns["asked"].numpy()
+        batch = CanvasBatch(
+            tokens=tokens,
+            host=host,
+            layout=layout,
+            **{n: columns[n] for n in COLUMNS},
+            bias_ids=bias_ids,
+            bias=bias,
+            own=self._state(**own),
+            mirror=mirror,
+            asked=None if (asked == UNKNOWN).any() else asked,
+        )
+        return Part(self, slots, places, list(owners), batch)
+
+    def commit(self, part: Part, result: StepResult) -> None:
+        """Take in the result of a part's step."""
+        table, slots = self._table, part.slots[part.present]
+        canvas = part.batch.host.canvas[result.change.rows].numpy()
+        kinds = canvas * len(OPS) + result.change.op.numpy()
+        counts = np.bincount(kinds, minlength=len(OPS) * len(part.slots)).reshape(-1, len(OPS))
+        after, written = result.batch.on_host.tokens.numpy(), part.positions
+        self._take_in(part, result.batch)
+        self._arena.tokens[part.places[written]] = after[written]
+        for name, count in zip(OPS, counts[part.present].T, strict=True):
+            table[name][slots] += count
+        table["forwards"][slots] += result.forwards.numpy()[part.present]
+        self._part = replace(part, batch=result.batch) if part is self._part else None
+
+    def _take_in(self, part: Part, batch: CanvasBatch) -> None:
+        """Write what a batch has changed into the table."""
+        if batch is part.batch:
+            return
+        present, slots = part.present, part.slots[part.present]
+        own, known = batch.own, part.batch.own
+        changed = {n: c for n in COLUMNS if (c := getattr(batch, n)) is not getattr(part.batch, n)}
+        if own is not known:
+            both = ((n, getattr(own, n), getattr(known, n)) for n in own.of_canvases())
+            changed |= {f"own.{n}": new for n, new, old in both if new is not old}
+        for name, column in changed.items():
+            self._table[name][slots] = column.numpy()[present]
+        if batch.asked is not part.batch.asked:
+            self._table["asked"][slots] = UNKNOWN if batch.asked is None else batch.asked[present]
+        if own is not known and any(getattr(own, n) is not getattr(known, n) for n in own.lists):
+            lists = _lists_of(own, len(part.slots))
+            for slot, entries in zip(part.slots.tolist(), lists, strict=True):
+                if slot != GONE:
+                    self._lists[slot] = entries
+
+    # Requests ------------------------------------------------------------------------------------
+
+    def reads_through_ends(self, part: Part) -> Bool[np.ndarray, " B"]:
+        """Flags of the canvases of a part: end tokens do not end the text."""
+        return self._table["through_ends"][part.slots] != 0
+
+    def done(self, slot: int, now: float) -> Done:
+        """The end of a request with its canvas as it stands: tokens, steps, network evaluations,
+        changes and times.
+        """
+        owner, table = self._owners[slot], self._table
+        start, length = int(table["start"][slot]), int(table["length"][slot])
+        unmasked, refined, remasked = (int(table[name][slot]) for name in OPS)
+        tally = Tally(
+            steps=int(min(table["step"][slot], table["steps"][slot])),
+            forwards=int(table["forwards"][slot]),
+            positions=sum(owner.request.editable),
+            unmasked=unmasked,
+            refined=refined,
+            remasked=remasked,
+            queue_ms=1e3 * (owner.admitted - owner.submitted),
+            denoise_ms=1e3 * (now - owner.admitted),
+        )
+        return Done(tuple(self._arena.tokens[start : start + length].tolist()), tally)
+
+    def owners_of(self, slots: Int[np.ndarray, " G"]) -> list[tuple[int, Subscription]]:
+        """Slots with the requests that they belong to."""
+        return [(slot, self._owners[slot]) for slot in slots.tolist()]
+
+
+def _lists_of(state: SamplerState, count: int) -> list[np.ndarray]:
+    """The lists of each of ``count`` canvases, [lists, length]."""
+    if not state.lists:
+        return [np.zeros((0, 0), dtype=np.int64)] * count
+    together = np.stack([getattr(state, n).numpy() for n in state.lists])
+    return np.split(together, getattr(state, state.list_lengths).numpy().cumsum()[:-1], axis=1)

@@ -28,13 +28,21 @@ def connect(port: int, receive_buffer: int = 0) -> socket.socket:
     connection.settimeout(60)
     if receive_buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.connect(("127.0.0.1", port))
+    try:
+        connection.connect(("127.0.0.1", port))
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
 def send(port: int, body: dict, **more: str) -> socket.socket:
     connection = connect(port)
-    connection.sendall(request_bytes(body, **more))
+    try:
+        connection.sendall(request_bytes(body, **more))
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 
@@ -59,6 +61,7 @@ async def show_text(
     """
     loaded = engine.checkpoint
     trajectory = TrajectoryEncoder(loaded)
+    began = time.monotonic()
     try:
         async for event in _events(engine, request):
             if isinstance(event, Step):
@@ -76,9 +79,17 @@ async def show_text(
             elif viewer is None:
                 before = loaded.tokenizer.decode(request.tokens[:prompt_length])
                 print(printable(before + done.text, keep="\n\t"))
+            _tell(done.tokens, event, time.monotonic() - began)
     finally:
         if viewer is not None:
             viewer.close()
+
+
+def _tell(tokens: int, done: Done, seconds: float) -> None:
+    """Print a line on stderr about a text: its tokens, and what they took."""
+    tally = done.tally
+    line = f"{tokens} tokens, {tally.steps} steps, {tally.forwards} network evaluations"
+    print(f"{line}, {seconds:.2f} s", file=sys.stderr)
 
 
 async def show_score(engine: Engine, request: ScoreRequest, as_json: bool) -> None:

@@ -31,6 +31,8 @@ def test_generate_is_seeded_text(tmp_path):
     first, second = xdlm(*args, cwd=tmp_path), xdlm(*args)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("Once upon a time") and first.stdout == second.stdout
+    line = r"\d+ tokens, 8 steps, \d+ network evaluations, \d+\.\d\d s\n"
+    assert re.fullmatch(line, first.stderr), first.stderr
 
 
 def test_generate_json_lines_replay():

@@ -61,7 +61,7 @@ async def show_text(
     """
     loaded = engine.checkpoint
     trajectory = TrajectoryEncoder(loaded)
-    began = time.monotonic()
+    began, summary = time.monotonic(), ""
     try:
         async for event in _events(engine, request):
             if isinstance(event, Step):
@@ -79,17 +79,18 @@ async def show_text(
             elif viewer is None:
                 before = loaded.tokenizer.decode(request.tokens[:prompt_length])
                 print(printable(before + done.text, keep="\n\t"))
-            _tell(done.tokens, event, time.monotonic() - began)
+            summary = _summary(done.tokens, event, time.monotonic() - began)
     finally:
         if viewer is not None:
             viewer.close()
+    print(summary, file=sys.stderr)
 
 
-def _tell(tokens: int, done: Done, seconds: float) -> None:
-    """Print a line on stderr about a text: its tokens, and what they took."""
+def _summary(tokens: int, done: Done, seconds: float) -> str:
+    """A line about a text: its tokens, and what they took."""
     tally = done.tally
     line = f"{tokens} tokens, {tally.steps} steps, {tally.forwards} network evaluations"
-    print(f"{line}, {seconds:.2f} s", file=sys.stderr)
+    return f"{line}, {seconds:.2f} s"
 
 
 async def show_score(engine: Engine, request: ScoreRequest, as_json: bool) -> None:

@@ -11,6 +11,7 @@ system calls as well, where strace is at hand.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -120,6 +121,7 @@ def _in_child(case: dict[str, Any]) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
+            atexit._run_exitfuncs()  # the log's last lines are written there
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

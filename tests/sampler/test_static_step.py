@@ -159,6 +159,7 @@ def test_a_step_outside_the_network_takes_at_most_320_operations(kind):
         canvases = [canvas(kind, rng, V, 2, 16) for _ in range(requests)]
         batch = sampler.begin(CanvasBatch.of(canvases))
         plan, counter = sampler.plan(batch), Counted()
+        constants(batch.tokens.device)  # made once
         with torch.inference_mode(), counter:
             proposed = Proposed.of(sampler, batch.layout, plan.now, batch.tokens)
             room = Room.bound(batch.layout, plan.asks, batch.layout.positions)

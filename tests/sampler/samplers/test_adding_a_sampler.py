@@ -52,7 +52,7 @@ print(json.dumps({
     "page": [p for p in facts["request_parameters"] if p["name"] == "toy_bias"],
     "openapi": [n for n, s in schemas.items() if "toy_bias" in s.get("properties", {})],
     "help": CliRunner().invoke(cli, ["generate", "--help"], env={"COLUMNS": "200"}).output,
-    "output": run.output,
+    "output": run.stdout,
     "code": run.exit_code,
 }))
 """

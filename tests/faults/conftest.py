@@ -15,7 +15,7 @@ from models.checkpoints.load import Checkpoint
 from server.http.protocol import GuardedProtocol
 from tests.server.conftest import quiet, tiny, tiny_folder  # noqa: F401 (fixtures)
 from tests.support.http import call, metric, wait_for
-from tests.support.memory import descriptors, rss, threads
+from tests.support.memory import descriptors, rss, threads, within
 from tests.support.serving import Served, make_engine, run_server, settings_of
 from tests.support.sockets import (
     CANARY,
@@ -67,7 +67,7 @@ class Watched:
         assert metric(self.served, "xdlm_requests_waiting") == 0
         wait_for(lambda: threads() <= self.threads)
         wait_for(lambda: descriptors() <= self.descriptors)
-        wait_for(lambda: rss() < 1.05 * self.rss + (64 << 20))
+        wait_for(lambda: within(1.05 * self.rss + (64 << 20)))
 
 
 @contextmanager

@@ -80,6 +80,7 @@ def test_row_25_is_ignored(folder, tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 def test_row_25_by_its_system_calls(folder, tmp_path):
     """A server that is started inside the folder, asked and stopped: what the kernel saw of it."""

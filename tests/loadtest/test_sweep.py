@@ -54,6 +54,7 @@ def swept(server, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(swept):
     header = json.loads((swept / "run.json").read_text())
     assert header["schema"] == 1
@@ -80,6 +81,7 @@ def test_what_a_run_leaves_behind(swept):
     assert all(len(found) == 1 for found in texts.values()) and len(texts) > 16
 
 
+@pytest.mark.slow
 def test_answers_are_judged_by_setting_on_the_same_seeds(swept):
     rows = Folder(swept).quality()
     by_setting: dict[str, list] = {}
@@ -92,6 +94,7 @@ def test_answers_are_judged_by_setting_on_the_same_seeds(swept):
     assert all(seeds == most[: len(seeds)] for seeds in by_setting.values())
 
 
+@pytest.mark.slow
 def test_the_report_needs_nothing_else(swept, command: Command, tmp_path):
     told = command("report", swept, "--pictures", tmp_path, "--slo", "p95=20s")
     assert "6 steps" in told and "hold p95 ≤ 20 s" in told
@@ -139,9 +142,9 @@ def test_time_runs_out_between_cells(server, tmp_path, command: Command):
     ("kind", "fields"),
     [
         ("completions", {"trajectory": "delta"}),
-        ("chat", {}),
-        ("trajectories", {}),
-        ("images", {"partial_images": 1}),
+        pytest.param("chat", {}, marks=pytest.mark.slow),
+        pytest.param("trajectories", {}, marks=pytest.mark.slow),
+        pytest.param("images", {"partial_images": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_lost(server, tmp_path, command: Command, kind, fields):

@@ -46,6 +46,7 @@ def locust(url: str, folder: Path, *args: str, code: int = 0) -> dict[str, dict]
     return {entry["name"]: entry for entry in max(lists, key=len)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "workers", [(), pytest.param(("--processes", "2"), marks=pytest.mark.slow)]
 )

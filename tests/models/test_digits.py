@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from models.checkpoints.load import find_checkpoint, load_checkpoint
@@ -10,11 +11,11 @@ from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.step import take_step
 from server.engine.request_params import sampling_params
-from tests.support.effort import count
 
-RUNS = count(3, 6)
+RUNS = 6
 
 
+@pytest.mark.slow
 def test_digits_of_one_class_look_alike_and_of_two_do_not():
     """Without a judge: each drawn digit is nearest to the mean of its own class's others."""
     loaded = load_checkpoint(find_checkpoint("digits"))

@@ -22,6 +22,11 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def within(limit: float) -> bool:
+    """Whether this process has no more memory than that, if need be once garbage is collected."""
+    return _anonymous("self") <= limit or rss() <= limit
+
+
 def rss(pid: int | str = "self") -> int:
     """Bytes of its own that a process has in memory; of this one without garbage and without what
     malloc keeps for later.
@@ -31,6 +36,10 @@ def rss(pid: int | str = "self") -> int:
     if pid == "self":
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+    return _anonymous(pid)
+
+
+def _anonymous(pid: int | str) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None, f"no process {pid}"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.trajectories.picture_process import MAX_WAITING
 from tests.support.http import call, wait_for
+from tests.support.memory import rss, within
 
 PATH = "/v1/diffusion/pictures"
 
@@ -64,10 +63,6 @@ def health(served) -> Iterator[list[float]]:
         thread.join()
 
 
-def rss() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
 def large(runs: Any) -> bytes:
     return b'{"runs":[{"events":' + runs + b"}]}"
 
@@ -97,7 +92,7 @@ def test_a_body_made_to_cost_is_refused_beside_the_server(served, name):
     assert status == 400 and error["message"], error
     assert len(error["message"]) < 600
     assert max(waits) < 0.25
-    assert rss() - before < (64 << 20) + 2 * len(ATTACKS[name])
+    assert within(before + (64 << 20) + 2 * len(ATTACKS[name]))
 
 
 def test_a_picture_of_the_largest_body_is_drawn_beside_the_server(served):
@@ -107,7 +102,7 @@ def test_a_picture_of_the_largest_body_is_drawn_beside_the_server(served):
         status, error = asked(served, body)
     assert status == 200, error
     assert max(waits) < 0.25
-    assert rss() - before < (64 << 20) + 2 * len(body)
+    assert within(before + (64 << 20) + 2 * len(body))
 
 
 def test_a_refusal_by_size_names_both_numbers(served):

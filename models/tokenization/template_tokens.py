@@ -1,10 +1,10 @@
 """Special tokens of a chat template, told apart from the same characters in a message.
 
 A template writes special tokens as literals (``'<|im_end|>'``) and as variables (``bos_token``).
-Each of them is replaced by a mark before it meets a message: characters that no message and no
-template holds, with a number drawn for this one conversation. What is found in the finished text as
-a mark was written by the template; anything else is text, whatever it spells. Messages can be cut,
-joined, turned round or formatted by the template, and never make a mark.
+Each of them is replaced by a mark before it meets a message: a number drawn for this one
+conversation, in characters that no message and no template holds. What is found in the finished
+text as a mark was written by the template; anything else is text, whatever it spells. Messages can
+be cut, joined, turned round or formatted by the template, and never make a mark or a part of one.
 
 A token that a template puts together (``'<|' ~ message.role ~ '|>'``) counts as its own where every
 part is: literals, and roles, which come from a fixed set.
@@ -28,7 +28,7 @@ Pieces = list[tuple[str, bool]]
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 JOINED, LITERAL = "own text", "own literal"  # names that no template can write
-DIGITS = 24
+DIGITS, BASE = 24, 10  # of a mark's number
 PRIVATE = (0xF0000, 0x10FFFD)  # planes 15 and 16: code points without a meaning
 LONGEST_OWN = 256  # characters of a text that can still become part of a special token
 PASSING = ("join", "default", "d")  # filters whose arguments are written
@@ -62,14 +62,19 @@ class Marks:
         self._special = sorted({token for token in special if token}, key=len, reverse=True)
         used = set().union(*map(set, texts)) if special else set()
         free = (chr(secrets.choice(range(*PRIVATE))) for _ in iter(int, 1))
-        self._open = next(char for char in free if char not in used)
-        self._close = next(char for char in free if char not in used and char != self._open)
+        drawn: dict[str, None] = {}
+        while len(drawn) < 2 + BASE:
+            drawn |= {char: None for char in (next(free),) if char not in used}
+        self._open, self._close, *digits = drawn
         # a number for each, so that no part of one is a part of another
-        self._number = {t: f"{secrets.randbelow(10**DIGITS):0{DIGITS}}" for t in self._special}
+        self._number = {
+            token: "".join(secrets.choice(digits) for _ in range(DIGITS)) for token in self._special
+        }
         self._token = {number: token for token, number in self._number.items()}
         self._literals: dict[str, str] = {}
         self._spelled = re.compile("|".join(map(re.escape, self._special)))
-        self._mark = re.compile(f"{self._open}([0-9]{{{DIGITS}}}){self._close}")
+        self._mark = re.compile(f"{self._open}([{''.join(digits)}]{{{DIGITS}}}){self._close}")
+        self._part = re.compile(f"[{''.join(drawn)}]")
 
     def marked(self, text: str) -> str:
         """Text of the template with a mark in place of each special token."""
@@ -96,7 +101,7 @@ class Marks:
             CutToken: part of a mark is in it.
         """
         found = self._mark.split(text)
-        cut = any(self._open in part or self._close in part for part in found[::2])
+        cut = any(map(self._part.search, found[::2]))
         if cut or not self._token.keys() >= set(found[1::2]):
             raise CutToken("it takes one of its special tokens apart")
         named = [(self._token[p] if i % 2 else p, i % 2 == 1) for i, p in enumerate(found)]

@@ -110,6 +110,14 @@ def test_a_message_in_a_hostile_template_makes_no_special_token(name):
         assert name.startswith("marks")
 
 
+def test_message_in_place_of_a_part_of_a_mark_is_refused_every_time():
+    """One guess in ten would be right if a message could hold a digit of a mark."""
+    template = "{{ bos_token[:-2] ~ messages[0].content ~ bos_token[-1] }}"
+    for _ in range(100):
+        with pytest.raises(ChatError, match="takes one of its special tokens apart"):
+            special_of(template, talk("0"), bos_token="<s>")
+
+
 @pytest.mark.parametrize("token", [MASK, "<|eot_id|>"])
 def test_halves_of_a_token_in_two_messages_stay_text(token):
     template = "{% for m in messages %}{{ m.content }}{% endfor %}<|eot_id|>"

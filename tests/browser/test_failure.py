@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Cutter, call_json, canvas_text, generate, settled
+from tests.support.http import wait_for
 from tests.support.serving import make_engine, run_server, settings_of
 
 pytestmark = pytest.mark.browser
@@ -129,7 +130,9 @@ def test_a_full_queue_is_waited_for(loaded, watch):
     for busy in run_server(engine, settings_of(max_waiting=1, max_running=1)):
         watched = watch(busy)
         page = watched.open()
-        held = [Held(busy.url) for _ in range(2)]  # one runs, one waits
+        held = [Held(busy.url)]
+        wait_for(lambda: engine.scheduler.running == 1)
+        held.append(Held(busy.url))  # it waits
         page.locator("[name=max_tokens]").fill("24")
         page.get_by_role("button", name="Denoise").click()
         expect(page.locator(".note")).to_contain_text("queue is full")

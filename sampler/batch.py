@@ -39,7 +39,7 @@ class CanvasBatch(Generic[State]):
             are. None for all.
         asked: rows of logits that each canvas asks for in the next step, where that is known.
         ahead: the proposal for the next step, where it was made with the one before
-            (``step.Ahead``). A batch that is changed in any way has none.
+            (``proposed.Ahead``). A batch that is changed in any way has none.
     """
 
     tokens: Int[Tensor, " T"]

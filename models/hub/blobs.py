@@ -120,9 +120,8 @@ def _filled(
                     out.seek(0)
                     digest = hashlib.sha256()
                     progress.advance(-have)
-                for (
-                    piece
-                ) in response.iter_raw():  # as it comes: nothing is lost with the connection
+                # as they come: no byte is lost with the connection
+                for piece in response.iter_raw():
                     if stop.is_set():
                         return None
                     out.write(piece)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from models.checkpoints.memory import Needs
-from sampler.logits.head import MIN_ROWS
-from sampler.logits.row_requests import CHUNK_ELEMENTS
+from sampler.logits.row_requests import rows_at_once
 
 LOGITS = 3  # arrays of the shape of a chunk of logits that are alive at once, in float32
 
@@ -19,5 +20,5 @@ def step_bytes(needs: Needs, positions: int, itemsize: int, device: str) -> int:
         device: ``cpu`` or ``cuda``.
     """
     vocabulary = needs.vocab_size
-    rows = min(positions, max(MIN_ROWS, CHUNK_ELEMENTS[device] // vocabulary))
+    rows = min(positions, rows_at_once(vocabulary, torch.device(device)))
     return needs.positions(positions, itemsize) + rows * vocabulary * 4 * LOGITS

@@ -67,7 +67,7 @@ class Watched:
         assert metric(self.served, "xdlm_requests_waiting") == 0
         wait_for(lambda: threads() <= self.threads)
         wait_for(lambda: descriptors() <= self.descriptors)
-        wait_for(lambda: within(1.05 * self.rss + (64 << 20)))
+        assert within(1.05 * self.rss + (64 << 20))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from models.checkpoints.load import load_checkpoint
 from models.tokenization.tokenizer import TextTokenizer
 from server.http.offload import offload
 from tests.faults.conftest import watched
+from tests.support.effort import count
 from tests.support.http import call
 from tests.support.serving import write_tiny
 from tests.support.sockets import CANARY
@@ -200,14 +201,16 @@ def test_row_14_a_stored_template_without_an_end_costs_its_own_request(tmp_path)
     (folder / "chat_template.jinja").write_text(endless)
     body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4, "steps": 2}
     with watched(load_checkpoint(folder)) as server, ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(post, server, body, "/v1/chat/completions") for _ in range(2)]
+        asked = [
+            pool.submit(post, server, body, "/v1/chat/completions") for _ in range(count(2, 3))
+        ]
         asked.append(pool.submit(post, server, {"messages": body["messages"]}, "/tokenize"))
         meanwhile = 0
         while not all(request.done() for request in asked):
             assert server.ask() == server.canary
             assert post(server, {"prompt": "the king " * 4000}, "/tokenize")[0] == 200
             meanwhile += 1
-        assert meanwhile >= 3  # three seconds at least
+        assert meanwhile >= count(3, 4)  # a second for each at least
         for request in asked:
             status, answer = request.result()
             assert status == 400 and answer["error"]["code"] == "chat_template"

@@ -8,13 +8,14 @@ import random
 import pytest
 
 from server.engine.events import Done
+from tests.support.effort import count
 from tests.support.engine import request, result, until_idle
 from tests.support.serving import make_engine
 
 SAMPLERS = ("ancestral", "topk", "threshold", "gidd", "remdm")
 
 
-@pytest.mark.parametrize("mixtures", [2, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mixtures", [count(2, 4), pytest.param(1000, marks=pytest.mark.slow)])
 async def test_row_30_random_company(tiny, mixtures):
     """Each prompt holds an id of its own; every answer is that of the request alone, bit for bit,
     though requests come, go, are set aside for others and go on.

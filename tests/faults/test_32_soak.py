@@ -6,10 +6,12 @@ import pytest
 
 from benchmarks.serving import serving
 from benchmarks.soak import cancels, mix
+from tests.support.effort import count as tried
 
 
 @pytest.mark.parametrize(
-    "minutes", [0.06, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
+    "minutes",
+    [tried(6, 15) / 100, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])],
 )
 async def test_row_32_soak_with_faults(tiny_folder, minutes):
     """No answer is lost, clients and metrics count the same, and nothing grows."""
@@ -33,7 +35,7 @@ async def test_row_32_soak_with_faults(tiny_folder, minutes):
 
 
 @pytest.mark.parametrize(
-    "count", [6, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
+    "count", [tried(6, 15), pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
 )
 async def test_row_32_cancels(tiny_folder, count):
     """Slots are free at once, in a process of its own."""

@@ -51,7 +51,7 @@ def locust(url: str, folder: Path, *args: str, code: int = 0) -> dict[str, dict]
     "workers", [(), pytest.param(("--processes", "2"), marks=pytest.mark.slow)]
 )
 def test_every_kind_of_user_reads_its_streams(server: Server, tmp_path, workers):
-    counted = locust(server.url, tmp_path, "-u", "8", "-r", "8", "-t", "8s", *workers)
+    counted = locust(server.url, tmp_path, "-u", "8", "-r", "8", "-t", "20s", *workers)
     for route in ROUTES:
         whole = counted[route]
         assert whole["num_requests"] > 0 and whole["num_failures"] == 0
@@ -63,5 +63,5 @@ def test_every_kind_of_user_reads_its_streams(server: Server, tmp_path, workers)
 
 def test_failures_are_told_and_users_without_a_model_stop(stub: Stubbed, tmp_path):
     """The stub has no list of models, so nobody has anything to ask."""
-    counted = locust(stub.url, tmp_path, "-u", "2", "-r", "2", "-t", "8s", code=1)
+    counted = locust(stub.url, tmp_path, "-u", "2", "-r", "2", "-t", "20s", code=1)
     assert set(counted) == {"/v1/models"} and counted["/v1/models"]["num_failures"] > 0

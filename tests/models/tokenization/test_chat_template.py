@@ -133,7 +133,7 @@ def test_templates_without_an_end_are_ended(source):
         "{{ '%1000000000d' % 1 }}",
         "{{ (range(99999) | list) * 99999 }}",
         "{% set ns = namespace(x='aa') %}"
-        "{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "{% for i in range(60) %}{% set ns.x = ns.x" + " ~ ns.x" * 15 + " %}{% endfor %}{{ ns.x }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}aaaa{% endfor %}{% endfor %}",
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
         "{% for i in range(10 ** 9) %}{% endfor %}",
@@ -144,7 +144,7 @@ def test_templates_that_want_too_much_get_none_of_it(source):
     huge = ChatTemplate(source, {})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):
-        with pytest.raises(ChatError, match=r"cannot take these messages|more than 1 s of CPU"):
+        with pytest.raises(ChatError, match="cannot take these messages"):
             huge.render(TALK, SPECIAL)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 

@@ -177,12 +177,12 @@ def send_bytes(sender: Sender, examples: int, derandomize: bool) -> None:
 def test_odd_values_in_every_field(sender):
     send_fields(sender, count(150, 400), derandomize=True)
     assert sum(sender.statuses.values()) >= count(150, 400)
-    assert sender.statuses[200] >= 3 and sender.statuses[400] >= count(40, 100)
+    assert sender.statuses[200] >= count(3, 10) and sender.statuses[400] >= count(40, 100)
 
 
 def test_bodies_that_are_hardly_json(sender):
     send_bytes(sender, count(120, 300), derandomize=True)
-    assert sender.statuses[400] >= 40
+    assert sender.statuses[400] >= count(40, 100)
 
 
 @pytest.mark.parametrize(("path", "name"), FIELDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from models.checkpoints.devices import DEVICE, DEVICE_WORDS
 from sampler.params import MAX_STEPS
 from server import config_values as values
 from server.config_file import ConfigError, filed, nearest
@@ -169,10 +169,8 @@ class Settings(BaseSettings):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
-            raise ValueError(
-                "must be auto, cpu, cuda or cuda:N; mps, xpu and meta are not supported"
-            )
+        if not (device == "auto" or DEVICE.fullmatch(device)):
+            raise ValueError(f"must be {DEVICE_WORDS}; mps, xpu and meta are not supported")
         return device
 
     @field_validator("trace_endpoint")

@@ -178,7 +178,7 @@ class Batches:
         """Update the canvases by the result of a step; returns which are complete."""
         batch, host, present = result.batch, result.batch.host, part.present
         part.canvases.commit(part, result)
-        if any(o is not None and o.request.wants_steps for o in part.owners):
+        if part.canvases.wants_steps(part):
             stepped.records.append(GroupStep.of(part.owners, result, part.batch.block))
         lengths, settled = batch.lengths.numpy(), result.settled.numpy()
         stepped.requests += part.size

@@ -72,6 +72,7 @@ class Canvases:
             "asked": asked,
             "deadline": np.array([o.submitted + (o.request.budget or math.inf) for o in owners]),
             "through_ends": np.array([bool(r.through_ends) for r in requests]),
+            "wants_steps": np.array([bool(r.wants_steps) for r in requests]),
         }
         columns |= dict.fromkeys(("forwards", *OPS), np.zeros(len(owners), dtype=np.int64))
         lists = _lists_of(batch.own, len(owners))
@@ -129,8 +130,8 @@ class Canvases:
         if self._part is None:
             self._part = self.part_of(self._running)
         part, batch = self._part, self._part.batch
-        if any(o is not None and o.request.budget is not None for o in part.owners):
-            deadlines = np.where(part.slots == GONE, np.inf, self._table["deadline"][part.slots])
+        deadlines = np.where(part.slots == GONE, np.inf, self._table["deadline"][part.slots])
+        if np.isfinite(deadlines).any():
             calls = ((torch.from_numpy(deadlines) - now) / pace).clamp(max=MAX_STEPS).floor().long()
             left = (calls - (batch.calls - batch.steps)).clamp(min=1)
             self._part = replace(part, batch=shortened(batch, left))
@@ -200,6 +201,10 @@ class Canvases:
                     self._lists[slot] = entries
 
     # Requests ------------------------------------------------------------------------------------
+
+    def wants_steps(self, part: Part) -> bool:
+        """Whether anyone reads the steps of a part's canvases."""
+        return bool(self._table["wants_steps"][part.slots[part.present]].any())
 
     def reads_through_ends(self, part: Part) -> Bool[np.ndarray, " B"]:
         """Flags of the canvases of a part: end tokens do not end the text."""

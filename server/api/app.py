@@ -34,6 +34,17 @@ from server.trajectories.store import TrajectoryStore
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+ROUTES = (
+    health,
+    models,
+    completions,
+    chat_completions,
+    image_generations,
+    trajectories,
+    trajectory_pictures,
+    score,
+    tokenize,
+)
 OFFLOAD_THREADS = 2
 """Threads for work on long texts; few, so that the model keeps the CPU."""
 
@@ -71,19 +82,9 @@ def create_app(engines: Sequence[Engine], settings: Settings, id_prefix: str = "
     middleware_stack.install(app, settings, files.keys(), lambda: metrics.failed("rate_limited"))
     if traces is not None:
         app.add_middleware(Tracing, tracer=traces.get_tracer("xdlm"))
-    for routes in (
-        health,
-        models,
-        completions,
-        chat_completions,
-        image_generations,
-        trajectories,
-        trajectory_pictures,
-        score,
-        tokenize,
-    ):
-        app.include_router(routes.router)
-    app.include_router(page.router_of(files))
+    # not include_router, which analyses every route again at the first request
+    for router in (*(module.router for module in ROUTES), page.router_of(files)):
+        app.router.routes.extend(router.routes)
     if settings.docs:
         app.include_router(docs.router_of(document(app, app.state.xdlm)))
     return app

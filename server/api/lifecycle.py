@@ -108,6 +108,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._engines, self._seconds = engines, seconds
         self._drain: asyncio.Task[None] | None = None
+        self._signalled = False
         self._draining = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -126,10 +127,11 @@ class Server(uvicorn.Server):
                 signal.signal(signal.SIGHUP, hangup)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Signal handler. It takes no lock that the code it interrupts may hold: draining begins in
-        the event loop.
+        """Signal handler. It takes no lock that the code it interrupts may hold, which may be this
+        handler: draining begins in the event loop.
         """
-        if not self._draining.is_set():
+        if not self._signalled:
+            self._signalled = True  # the event's own lock is held while it is set
             self._draining.set()
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._begin)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from server.api.app import create_app
+from server.api.lifecycle import Server
 from tests.support.http import call, metric, wait_for
 from tests.support.processes import serving
+from tests.support.serving import make_engine, settings_of
 from tests.support.sockets import CANARY, LONG, events_of, read_all, send
 
 STREAMS = 20
@@ -96,3 +101,27 @@ def test_row_22_a_second_signal_ends_it_at_once(tiny_folder, second):
         stream.close()
     with serving(str(tiny_folder), port=process.port) as again:
         assert call(again, "POST", "/v1/completions", CANARY)[0].status == 200
+
+
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_row_22_a_signal_that_interrupts_the_handler_of_the_first_hangs_nothing(tiny, line):
+    """A second SIGHUP arrives on one of the lines on which the handler sets its event."""
+    server = Server(create_app([make_engine(tiny)], settings_of()), [], SECONDS)
+    lines = 0
+
+    def interrupt(frame, event, _):
+        nonlocal lines
+        if frame.f_code is threading.Event.set.__code__ and event == "line":
+            lines += 1
+            if lines == line:
+                server.handle_exit(signal.SIGHUP, None)
+        return interrupt
+
+    def handle() -> None:
+        sys.settrace(interrupt)
+        server.handle_exit(signal.SIGHUP, None)
+
+    thread = threading.Thread(target=handle, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive() and lines >= line

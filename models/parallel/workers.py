@@ -111,9 +111,8 @@ class Leader:
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         try:
-            for number, rank in enumerate(self.ranks, 1):
-                if not rank.is_alive():  # gloo may wait for a peer that is gone
-                    raise RuntimeError(f"rank {number} of the model has ended")
+            if ended := self._ended(0):  # gloo may wait for a peer that is gone
+                raise RuntimeError(f"rank {ended} of the model has ended")
             self._passes.tell((tokens, offsets, rows))
             return self._network.trunk(tokens, offsets, rows)
         except Exception:
@@ -139,10 +138,17 @@ class Leader:
             dist.destroy_process_group()
 
     def _watch(self) -> None:
-        sentinels = [rank.sentinel for rank in self.ranks]
-        ended = wait(sentinels)
+        ended = self._ended()
         if not self._closed:
-            self._lost(1 + min(i for i, sentinel in enumerate(sentinels) if sentinel in ended))
+            self._lost(ended)
+
+    def _ended(self, seconds: float | None = None) -> int:
+        """The first rank that has ended, 0 if none does in time. Its sentinel says so a moment
+        before ``is_alive`` does.
+        """
+        sentinels = [rank.sentinel for rank in self.ranks]
+        ended = wait(sentinels, seconds)
+        return min((i for i, one in enumerate(sentinels, 1) if one in ended), default=0)
 
 
 class Passes:

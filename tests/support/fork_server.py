@@ -19,8 +19,9 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 PRELOADED = (
     *("server.cli", "server.api.app", "uvicorn", "uvicorn.loops.auto"),
@@ -115,7 +116,6 @@ def _serve(connection: socket.socket) -> None:
             if child == 0:
                 connection.close()
                 _become(given, descriptors)
-                return
             connection.sendall(child.to_bytes(4, "big"))
             os._exit(0)
         os.waitpid(between, 0)
@@ -123,8 +123,8 @@ def _serve(connection: socket.socket) -> None:
             os.close(descriptor)
 
 
-def _become(given: dict[str, Any], descriptors: list[int]) -> None:
-    """Give this child what ``exec`` would have given it, and run the command."""
+def _become(given: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """Give this child what ``exec`` would have given it, and run the command to its end."""
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -136,7 +136,17 @@ def _become(given: dict[str, Any], descriptors: list[int]) -> None:
     sys.argv = ["xdlm", *given["arguments"]]
     from server.cli import main
 
-    sys.exit(main())
+    status = 0
+    try:
+        main()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    # as Python ends, but for freeing one by one the objects that the server has imported
+    getattr(threading, "_shutdown")()  # noqa: B009
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,15 @@ class Stumbling:
     def __init__(self, network: Denoiser, stumble: Callable[[], None]) -> None:
         self.network, self.stumble, self.classes = network, stumble, network.classes
 
-    def trunk(self, tokens, offsets, rows=None, labels=None):
+    def trunk(self, tokens, offsets, rows=None, labels=None, segments=None):
         """See ``Denoiser``."""
         if bool((tokens == MARK).any()):
             self.stumble()
-        return self.network.trunk(tokens, offsets, rows, labels)
+        return self.network.trunk(tokens, offsets, rows, labels, segments)
+
+    def reserve(self, slots):
+        """See ``Denoiser``."""
+        self.network.reserve(slots)
 
     def head(self, hidden):
         """See ``Denoiser``."""

@@ -6,10 +6,16 @@ length x vocabulary, and one Gumbel number for every entry of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+KeysValues = Sequence[tuple[Tensor, Tensor]]
+CachedForward = Callable[[Tensor, KeysValues | None, int], tuple[Tensor, KeysValues]]
+"""(ids [1, T], keys and values of all positions by layer or None, position of the first id) ->
+(logits [1, T, V], keys and values). Those of the ids replace what is kept at their positions.
+"""
 
 
 @torch.inference_mode()
@@ -116,4 +122,51 @@ def llada_loop(
                     best = sure[b].where(may, -torch.inf).sort(descending=True, stable=True)
                     change[b, best.indices[:count]] = True
             x = torch.where(change, guess, x)
+    return x
+
+
+@torch.inference_mode()
+def fast_dllm_loop(
+    forward: CachedForward,
+    *,
+    prompt: Tensor,
+    length: int,
+    block: int,
+    steps: int,
+    mask_id: int,
+    mode: str,
+) -> Tensor:
+    """How Fast-dLLM (arXiv:2505.22618) decodes LLaDA at temperature 0 with a fixed number of tokens
+    a step: one canvas, logits of every position that is run, a softmax of them all in float64.
+
+    Args:
+        forward: the network; see ``CachedForward``.
+        prompt: [1, P] ids.
+        length, block, steps, mask_id: positions to fill, of a block, steps in all, the mask.
+        mode: ``none``, ``prefix`` or ``dual``.
+
+    Returns:
+        [1, P + length] ids.
+    """
+    given = prompt.shape[1]
+    x = torch.cat((prompt, prompt.new_full((1, length), mask_id)), 1)
+    steps_here = steps // (length // block)
+    share, rest = divmod(block, steps_here)
+    for begin in range(given, given + length, block):
+        end, kept = begin + block, None
+        for i in range(steps_here):
+            if mode == "none" or kept is None:
+                first, last = 0, x.shape[1]
+                logits, kept = forward(x, None, 0)
+            else:
+                first, last = begin, x.shape[1] if mode == "prefix" else end
+                logits, _ = forward(x[:, first:last], kept, first)
+            guess = logits.argmax(-1)
+            p = logits.double().softmax(-1)
+            sure = p.gather(-1, guess[..., None])[..., 0]
+            masked = x[:, first:last] == mask_id
+            masked[:, end - first :] = False
+            sure = sure.where(masked, -torch.inf)
+            best = sure[0].sort(descending=True, stable=True).indices[: share + (i < rest)]
+            x[0, first + best] = guess[0, best]
     return x

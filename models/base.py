@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention, attention_over
+from models.cache import CacheShape, Segments, Slab, SlabAttention
 from models.errors import UnsupportedConfig
 
 MIN_ROWS = 16
@@ -131,14 +132,27 @@ class DenoiserModule(CheckpointModule, ABC):
 
     Attributes:
         classes: labels that it takes; 0 takes none.
+        shifted: whether a position's logits come from the position before it.
+        block_length: positions of a block of block-causal attention; None for bidirectional.
     """
 
     classes: int = 0
+    shifted: bool = False
+    block_length: int | None = None
+
+    @property
+    def cache_shape(self) -> CacheShape | None:
+        """Sizes of its keys and values; None for a network that cannot keep any."""
+        return None
 
     @property
     @abstractmethod
     def max_length(self) -> int:
         """Positions that a canvas may have."""
+
+    def reserve(self, slots: int) -> None:
+        """See ``Denoiser``."""
+        raise ValueError("this network keeps no keys and values")
 
     @abstractmethod
     def trunk(
@@ -147,6 +161,7 @@ class DenoiserModule(CheckpointModule, ABC):
         offsets: Tensor,
         rows: Tensor | None = None,
         labels: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """See ``Denoiser``."""
 
@@ -161,12 +176,12 @@ class Transformer(DenoiserModule):
     Attributes:
         rope: its rotary positions; as many as a canvas may have.
         head_dim: width of a head, of which ``rope`` may rotate a part.
-        block_length: positions of a block of block-causal attention; None for bidirectional.
+        slab: keys and values that passes keep; None before ``reserve``.
     """
 
     cos: Tensor
     sin: Tensor
-    block_length: int | None = None
+    slab: Slab | None = None
 
     def __init__(self, rope: Rope, head_dim: int | None = None) -> None:
         super().__init__()
@@ -190,6 +205,16 @@ class Transformer(DenoiserModule):
     def ready(self, device: torch.device) -> None:
         """See ``CheckpointModule``."""
         self.make_rope(device)
+
+    def reserve(self, slots: int, ranks: int = 1) -> None:
+        """Make room for keys and values of ``slots`` positions; of a network that is divided among
+        ranks, for this one's heads.
+        """
+        shape, like = self.cache_shape, next(self.parameters())
+        if shape is None:
+            return super().reserve(slots)
+        own = shape._replace(heads=shape.heads // ranks)
+        self.slab = Slab(own, slots, like.dtype, self.cos.device)
 
     def predictors(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Packed positions whose hidden states predict the tokens of ``rows``.
@@ -220,6 +245,7 @@ class Transformer(DenoiserModule):
         offsets: Tensor,
         rows: Tensor | None = None,
         labels: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """See ``Denoiser``.
 
@@ -228,7 +254,12 @@ class Transformer(DenoiserModule):
         """
         kind = next(self.parameters()).dtype
         padded = max(tokens.numel(), MIN_ROWS)
-        attention = attention_over(offsets, padded, kind, self.head_dim, self.block_length)
+        if segments is None:
+            attention = attention_over(offsets, padded, kind, self.head_dim, self.block_length)
+        else:
+            if self.slab is None:
+                raise ValueError("this network keeps no keys and values")
+            attention = SlabAttention(self.slab, segments, padded, self.block_length)
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         of_tokens = None

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from models.cache import CacheShape, Segments
 from models.images.layout import ImageShape
 
 
@@ -22,6 +23,7 @@ class Denoiser(Protocol):
         offsets: Tensor,
         rows: Tensor | None = None,
         labels: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """Packed tokens [T], sequence b at offsets[b]:offsets[b + 1] -> hidden states [R, D] of the
         packed positions ``rows``, of all if None.
@@ -32,9 +34,17 @@ class Denoiser(Protocol):
             rows: [R].
             labels: [B], one a sequence; None is the null label for all. Networks without classes
                 take none.
+            segments: the part of each canvas that ``tokens`` holds; None where they are whole and
+                nothing is kept.
 
         Raises:
             ValueError: labels for a network without classes.
+        """
+        ...
+
+    def reserve(self, slots: int) -> None:
+        """Make room for keys and values of ``slots`` positions, before the first pass with
+        ``segments``. Only for networks whose ``ModelInfo.cache`` has sizes.
         """
         ...
 
@@ -61,6 +71,8 @@ class ModelInfo:
         image: what its tokens make, if that is an image.
         block_length: positions of a block of block-causal attention, as the network was trained;
             None where attention is bidirectional.
+        shifted: whether a position's logits come from the position before it.
+        cache: sizes of the keys and values that the network can keep; None where it cannot.
     """
 
     name: str
@@ -75,3 +87,5 @@ class ModelInfo:
     class_names: tuple[str, ...] = ()
     image: ImageShape | None = None
     block_length: int | None = None
+    shifted: bool = False
+    cache: CacheShape | None = None

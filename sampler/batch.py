@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sampler.cache import NONE, CacheColumns
 from sampler.layout import Layout
 from sampler.params import SamplingParams
 from sampler.state import Columns, SamplerState
@@ -35,6 +36,8 @@ class CanvasBatch(Generic[State]):
         bias_ids, bias: ``logit_bias``, padded with zeros to the longest.
         own: the sampler's own columns.
         mirror: the tokens on the host, where they are known there.
+        cache: what is kept of the canvases' keys and values; None where nothing can be.
+        held: ids whose keys and values are kept, on the host (``cache.NOTHING`` for none).
         active: which canvases take part in steps that are not proposed yet; the others stay as they
             are. None for all.
         asked: rows of logits that each canvas asks for in the next step, where that is known.
@@ -60,6 +63,8 @@ class CanvasBatch(Generic[State]):
     bias: Float[Tensor, "B M"]
     own: State
     mirror: Int[Tensor, " T"] | None = None
+    cache: CacheColumns | None = None
+    held: Int[np.ndarray, " T"] | None = None
     active: Bool[Tensor, " B"] | None = None
     asked: np.ndarray | None = None
     ahead: Any = None
@@ -135,6 +140,11 @@ class CanvasBatch(Generic[State]):
     def block(self) -> Int[Tensor, " B"]:
         """The block of the step that comes next; 0 for samplers without planned blocks."""
         return self.own.block(self.step)
+
+    @property
+    def cached(self) -> bool:
+        """Whether keys and values of any canvas are kept."""
+        return self.cache is not None and bool((self.cache.mode != NONE).any())
 
     @property
     def on_host(self) -> CanvasBatch[State]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -36,6 +37,28 @@ class Denoiser(Protocol):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, D] -> logits [R, V]."""
+        ...
+
+
+class CachingDenoiser(Denoiser, Protocol):
+    """A network that keeps keys and values of positions."""
+
+    def trunk(
+        self,
+        tokens: Tensor,
+        offsets: Tensor,
+        rows: Tensor,
+        labels: Tensor | None = None,
+        segments: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> Tensor:
+        """As ``Denoiser.trunk``, for parts of canvases.
+
+        Args:
+            tokens, offsets, rows, labels: of the positions that are run.
+            segments: on the host: positions run of each canvas [B], where each lies on it [T], the
+                first slot of each canvas [B], -1 for those that are not cached, and its leading
+                slots that are in use after the pass [B].
+        """
         ...
 
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
+from sampler.cache import MODES
 from sampler.state import SamplerState
 
 MAX_STEPS = 4096
@@ -169,6 +170,9 @@ class SamplerParams:
     def check_without_mask(self) -> None:
         """Raise InvalidParam for choices that a model without a mask cannot take."""
 
+    def check_cached(self) -> None:
+        """Raise InvalidParam for choices that exclude a cache of keys and values."""
+
     def unread(self) -> dict[str, str]:
         """Parameters that the other values make meaningless, each with the reason."""
         return {}
@@ -226,6 +230,7 @@ class SamplingParams:
         guidance_scale: w of classifier-free guidance (``sampler.logits.guidance``); 1 is off.
         class_label: class of an image; None for unconditional. Only for networks with labels.
         seed: fixes every random number of the request.
+        cache, cache_interval, cache_vicinity: see ``sampler.cache``.
         logprobs: the model's log-probabilities of written tokens are recorded; changes no token.
         logit_bias: (id, bias) pairs, added to the logits.
     """
@@ -252,12 +257,27 @@ class SamplingParams:
             example=7,
         )
     )
+    cache: str = param(
+        choice(
+            "which keys and values are kept between steps; all but none are approximate",
+            *MODES,
+            label="Cache (approximate)",
+        )
+    )
+    cache_interval: int | None = param(
+        integer(None, "steps after which a cache is made anew; 1 is exact", 1, MAX_STEPS, example=8)
+    )
+    cache_vicinity: int = param(
+        integer(16, "positions run on either side of the block", 0, MAX_INTEGER, label="Vicinity")
+    )
     logprobs: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name, declared in params_in(self).items():
             declared.check(name, getattr(self, name))
+        if self.cache != "none":
+            self.own.check_cached()
         if not isinstance(self.logprobs, bool):
             raise InvalidParam("logprobs", f"must be true or false, got {self.logprobs!r}")
         for name, declared in params_in(self.own).items():
@@ -269,6 +289,15 @@ class SamplingParams:
         """These parameters with other values, the sampler's own included."""
         own = {n: values.pop(n) for n in params_in(self.own) if n in values}
         return replace(self, own=replace(self.own, **own), **values)
+
+    def unread(self) -> dict[str, str]:
+        """Parameters that the other values make meaningless, each with the reason."""
+        found = self.own.unread()
+        if self.cache == "none":
+            found["cache_interval"] = "needs a cache; got none"
+        if self.cache != "vicinity":
+            found["cache_vicinity"] = f"needs cache vicinity; got {self.cache}"
+        return found
 
     @property
     def calls(self) -> int:

@@ -74,6 +74,18 @@ class SamplerState:
         """Index of the active block at a step, [B]; 0 for samplers without blocks."""
         return torch.zeros_like(step)
 
+    def active_block(self, batch: Any, mask_id: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks of editable positions where the active block of the next step begins and ends, both
+        [B]; the whole canvas for samplers without blocks.
+
+        Args:
+            batch: the ``CanvasBatch``, its tokens on the host.
+            mask_id: of the vocabulary.
+        """
+        del mask_id
+        whole = batch.lengths.numpy()
+        return np.zeros_like(whole), whole
+
     def shortened(self, batch: Any, fewer: Tensor) -> Any:
         """The columns after some requests were given fewer steps.
 

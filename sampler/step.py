@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,14 +18,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
-from sampler.interface import Denoiser, Sampler
+from sampler.cache import Reading
+from sampler.interface import CachingDenoiser, Denoiser, Sampler
 from sampler.logits.guidance import unconditional
 from sampler.logits.row_reader import readout
 from sampler.logits.row_requests import Asks, RowQuery
 from sampler.outcome import Outcome
 from sampler.plan import Rows, Written
 from sampler.proposed import Ahead, Proposed, rows_asked
-from sampler.room import Room, Run, offsets_of
+from sampler.room import Room, Run, offsets_of, segments_of
 from sampler.transition import Transition
 
 
@@ -38,6 +40,8 @@ class StepResult:
         forwards: passes of the network over each canvas: 0 where none was needed, 2 under guidance.
         failed: canvases for which the model gave no numbers; their tokens are not to be used.
         head_rows: rows of logits computed.
+        run: positions that the network ran, those of unconditional copies included.
+        kept: the other positions of the same canvases and copies, whose keys and values were kept.
         settled: leading positions of each canvas that can no longer change.
     """
 
@@ -46,6 +50,8 @@ class StepResult:
     forwards: Int[Tensor, " B"]
     failed: Bool[Tensor, " B"]
     head_rows: int
+    run: int
+    kept: int
     settled: Int[Tensor, " B"]
 
 
@@ -68,9 +74,10 @@ def take_steps(network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]) 
     """
     begun = [batch.ahead or Ahead.of(sampler, batch) for sampler, batch in parts]
     counts = [rows_asked(*part, ahead) for part, ahead in zip(parts, begun, strict=True)]
+    readings = readings_of(parts, begun, counts)
     rooms = [
-        Room.of(batch.host, batch.layout, ahead.asks, count)
-        for (_, batch), ahead, count in zip(parts, begun, counts, strict=True)
+        Room.of(batch.host, batch.layout, ahead.asks, count, *reading)
+        for (_, batch), ahead, count, reading in zip(parts, begun, counts, readings, strict=True)
     ]
     written = take(network, [ahead.proposed for ahead in begun], rooms)
     moved: list[CanvasBatch] = []
@@ -80,13 +87,40 @@ def take_steps(network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]) 
             ahead = Ahead.after(sampler, batch, after)
             told["asked"] = ahead.proposed.counts
         moved.append(replace(batch, tokens=after.tokens, step=batch.step + 1, ahead=ahead))
+    moved = [
+        batch if reading is None else reading.taken(batch)
+        for batch, (reading, _) in zip(moved, readings, strict=True)
+    ]
     outcome = Outcome.of([told for _, told in written]).fetch()
     return [
-        settle(sampler, batch, after, ahead.asks, count, found)
-        for (sampler, batch), after, ahead, count, found in zip(
-            parts, moved, begun, counts, outcome, strict=True
+        settle(sampler, batch, after, ahead.asks, count, found, room.run_tokens)
+        for (sampler, batch), after, ahead, count, found, room in zip(
+            parts, moved, begun, counts, outcome, rooms, strict=True
         )
     ]
+
+
+def readings_of(
+    parts: Sequence[tuple[Sampler, CanvasBatch]],
+    begun: Sequence[Ahead],
+    counts: Sequence[np.ndarray],
+) -> list[tuple[Reading | None, np.ndarray | None]]:
+    """For each part, the positions that a step runs and those whose logits are read, on the host;
+    None where all canvases of the step are whole.
+    """
+    if not any(batch.cached for _, batch in parts):
+        return [(None, None)] * len(parts)
+    found: list[tuple[Reading | None, np.ndarray | None]] = []
+    for (sampler, batch), ahead, count in zip(parts, begun, counts, strict=True):
+        on_host = batch.on_host
+        if batch.layout is not batch.host:
+            ahead = Ahead.of(sampler, on_host)
+        marks = ahead.proposed.marks.numpy()
+        if batch.cached:
+            found.append((Reading.of(on_host, marks, sampler.mask_id), marks))
+        else:
+            found.append((Reading.whole(batch.host, count), marks))
+    return found
 
 
 def take(
@@ -164,9 +198,12 @@ def _run(
     tokens, labels = inputs[0] if one else (torch.cat(t) for t in zip(*inputs, strict=True))
     at = places[0] if one else torch.cat(places)
     offsets = offsets_of(runs)
-    if not network.classes:
+    labels = torch.where(labels < 0, network.classes, labels) if network.classes else None
+    if (segments := segments_of(runs)) is not None:
+        return cast(CachingDenoiser, network).trunk(tokens, offsets, at, labels, segments)
+    if labels is None:
         return network.trunk(tokens, offsets, at)
-    return network.trunk(tokens, offsets, at, torch.where(labels < 0, network.classes, labels))
+    return network.trunk(tokens, offsets, at, labels)
 
 
 def settle(
@@ -176,6 +213,7 @@ def settle(
     asks: Asks,
     counts: np.ndarray,
     found: dict[str, np.ndarray],
+    run: int,
 ) -> StepResult:
     """The result of a step, from what came back of it.
 
@@ -186,6 +224,7 @@ def settle(
         asks: of each canvas.
         counts: rows that each canvas asked for.
         found: as ``take`` returns it, on the host.
+        run: positions that the network ran.
     """
     after, rows = found.pop("tokens"), found.pop("rows")
     valid = rows < len(after)
@@ -211,5 +250,7 @@ def settle(
         forwards=torch.from_numpy(forwards),
         failed=torch.from_numpy(failed),
         head_rows=int(counts.sum()),
+        run=run,
+        kept=int((batch.lengths.numpy() * forwards).sum()) - run,
         settled=sampler.settled(moved.on_host),
     )

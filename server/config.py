@@ -75,6 +75,12 @@ class Settings(BaseSettings):
         description="canvas positions in one step; 0 means 512 on a CPU, and on CUDA those that "
         "take 0.1 s at the measured pace, 1024 to 16384",
     )
+    cache_positions: int = Field(
+        0,
+        ge=0,
+        description="canvas positions whose keys and values can be kept; 0 means 8192 on a CPU and "
+        "for models with block-causal attention, and none for others on CUDA",
+    )
     max_backlog: int = Field(
         2**26, ge=1, description="queued work before 429, in steps times positions"
     )

@@ -89,7 +89,9 @@ def described(path: Path) -> Described:
         classes=network.classes,
         class_names=_class_names(config, network.classes),
         image=getattr(sizes, "image", None),
-        block_length=getattr(sizes, "block_length", None),
+        block_length=network.block_length,
+        shifted=network.shifted,
+        cache=network.cache_shape,
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size, info.mask_id) if has_text else None

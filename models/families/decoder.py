@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.attention import Attention
 from models.base import Piece, RMSNorm, Rope, Transformer, rotate
+from models.cache import CacheShape
 from models.families.decoder_config import DecoderConfig
 from models.families.experts import Experts, Router, Routing
 
@@ -153,7 +154,7 @@ class Decoder(Transformer):
         rope = Rope(config.max_position_embeddings, config.rotary_size, config.rope_theta)
         super().__init__(rope, config.head_dim)
         self.config = config
-        self.block_length = config.block_length
+        self.block_length, self.shifted = config.block_length, config.shifted
         sparse = config.sparse or (False,) * config.num_hidden_layers
         self.model = nn.ModuleDict(
             {
@@ -164,6 +165,12 @@ class Decoder(Transformer):
         )
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """See ``DenoiserModule``."""
+        c = self.config
+        return CacheShape(c.num_hidden_layers, c.num_key_value_heads, c.head_dim)
 
     def pieces(self) -> dict[str, Piece]:
         """See ``CheckpointModule``: the matrices of each expert."""
@@ -177,7 +184,7 @@ class Decoder(Transformer):
         """See ``Transformer``: the row before, where logits are shifted; the first position of a
         sequence, or of a block where attention is block-causal, has its own.
         """
-        if not self.config.shifted:
+        if not self.shifted:
             return rows
         own = positions[rows]
         if self.block_length is not None:

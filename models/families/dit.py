@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from models.attention import Attention
 from models.base import Rope, Transformer, rotate
+from models.cache import CacheShape
 from models.checkpoints.meta_init import without_values
 from models.families.adaln import LabelEmbedding, TimeEmbedding, conditions, modulated, norm
 from models.families.dit_config import (
@@ -185,6 +186,12 @@ class DiT(Transformer):
         layers: list[Any] = [*self.blocks, self.output_layer]
         for layer in layers:
             layer.fold()
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """See ``DenoiserModule``."""
+        c = self.config
+        return CacheShape(c.n_blocks, c.n_heads, self.head_dim)
 
     def hidden(
         self,

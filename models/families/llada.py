@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.attention import Attention
 from models.base import RMSNorm, Rope, Transformer, rotate
+from models.cache import CacheShape
 from models.errors import UnsupportedConfig
 from models.families.llada_config import SHAPES, LLaDAConfig
 from models.family import FamilySpec, Fields, Shapes, ShardPlan
@@ -77,6 +78,11 @@ class LLaDA(Transformer):
         if not config.weight_tying:
             transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.model = nn.ModuleDict({"transformer": transformer})
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """See ``DenoiserModule``."""
+        return CacheShape(self.config.n_layers, self.config.n_kv_heads, self.config.head_dim)
 
     def hidden(
         self,

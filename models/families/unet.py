@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import MIN_ROWS, DenoiserModule, pad_rows
+from models.cache import Segments
 from models.checkpoints.meta_init import without_values
 from models.families.unet_config import UNET_SHAPES, UNetConfig
 from models.family import FamilySpec
@@ -181,12 +182,15 @@ class UNet(DenoiserModule):
         offsets: Tensor,
         rows: Tensor | None = None,
         labels: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """See ``Denoiser``: [R, 2], mean and log scale.
 
         Raises:
-            ValueError: canvases that are no images.
+            ValueError: canvases that are no images, or parts of canvases.
         """
+        if segments is not None:
+            raise ValueError("this network keeps no keys and values")
         shape, count = self.config.image, len(offsets) - 1
         if tokens.numel() != count * shape.length:
             raise ValueError(f"canvases must have {shape.length} tokens each")

@@ -12,7 +12,8 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import wait
@@ -24,7 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from models.base import DenoiserModule
+from models.base import DenoiserModule, Transformer
+from models.cache import Segments
 from models.checkpoints.malloc import keep_freed_memory
 from models.checkpoints.weights import Header
 from models.child_processes import end_with
@@ -100,6 +102,7 @@ class Leader:
         offsets: Tensor,
         rows: Tensor | None = None,
         labels: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """See ``Denoiser``. A pass that fails ends the other ranks, whose progress is unknown.
 
@@ -110,19 +113,36 @@ class Leader:
             raise ValueError("this network takes no labels")
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
-        try:
-            if ended := self._ended(0):  # gloo may wait for a peer that is gone
-                raise RuntimeError(f"rank {ended} of the model has ended")
-            self._passes.tell((tokens, offsets, rows))
-            return self._network.trunk(tokens, offsets, rows)
-        except Exception:
-            for rank in self.ranks:
-                rank.kill()
-            raise
+        with self._together():
+            parts = () if segments is None else map(torch.from_numpy, segments)
+            self._passes.tell((tokens, offsets, rows, *parts))
+            return self._network.trunk(tokens, offsets, rows, segments=segments)
+
+    def reserve(self, slots: int) -> None:
+        """See ``Denoiser``: each rank keeps those of its own heads.
+
+        Raises:
+            RuntimeError: as ``trunk``.
+        """
+        with self._together():
+            self._passes.tell((torch.tensor([slots]),))
+            _reserved(self._network, slots, 1 + len(self.ranks))
 
     def head(self, hidden: Tensor) -> Tensor:
         """See ``Denoiser``."""
         return self._network.head(hidden)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Work of all ranks; where it fails here, the others end, whose progress is unknown."""
+        try:
+            if ended := self._ended(0):  # gloo may wait for a peer that is gone
+                raise RuntimeError(f"rank {ended} of the model has ended")
+            yield
+        except Exception:
+            for rank in self.ranks:
+                rank.kill()
+            raise
 
     def close(self) -> None:
         """End the other ranks."""
@@ -152,9 +172,12 @@ class Leader:
 
 
 class Passes:
-    """How rank 0 tells the others what to run: sizes, then three packed arrays of integers. They go
-    by gloo, which can wait for a year where a kernel of NCCL would spin.
+    """How rank 0 tells the others what to run: sizes, then packed arrays of integers. They go by
+    gloo, which can wait for a year where a kernel of NCCL would spin.
     """
+
+    MOST = 3 + len(Segments._fields)
+    """Arrays of a message."""
 
     def __init__(self) -> None:
         """Called by all ranks together."""
@@ -172,7 +195,7 @@ class Passes:
         Raises:
             RuntimeError: a rank is gone, or did not answer within ``PASS_SECONDS``.
         """
-        sizes = torch.tensor([a.numel() for a in arrays])
+        sizes = torch.tensor([a.numel() for a in arrays] + [-1] * (self.MOST - len(arrays)))
         for sent in (sizes, torch.cat([a.cpu().long() for a in arrays])):
             work = dist.broadcast(sent, 0, group=self._group, async_op=True)
             assert work is not None  # this process is in the group
@@ -184,8 +207,9 @@ class Passes:
         Raises:
             RuntimeError: rank 0 is gone.
         """
-        sizes = torch.zeros(3, dtype=torch.long)
+        sizes = torch.zeros(self.MOST, dtype=torch.long)
         dist.broadcast(sizes, 0, group=self._group)
+        sizes = sizes[sizes >= 0]
         packed = torch.zeros(int(sizes.sum()), dtype=torch.long)
         dist.broadcast(packed, 0, group=self._group)
         return packed.split(sizes.tolist())
@@ -251,8 +275,19 @@ def follow(share: Share, rank: int) -> None:
             told = passes.next()
         except RuntimeError:
             return
+        if len(told) == 1:
+            _reserved(network, int(told[0]), share.ranks)
+            continue
+        segments = Segments(*(array.numpy() for array in told[3:])) if told[3:] else None
+        tokens, offsets, rows = (array.to(share.place(rank)) for array in told[:3])
         with torch.inference_mode():
-            network.trunk(*(array.to(share.place(rank)) for array in told))
+            network.trunk(tokens, offsets, rows, segments=segments)
+
+
+def _reserved(network: DenoiserModule, slots: int, ranks: int) -> None:
+    """Make room in a rank's share of a network."""
+    assert isinstance(network, Transformer)  # others cannot be divided
+    network.reserve(slots, ranks)
 
 
 def joined(share: Share, rank: int) -> tuple[DenoiserModule, Passes]:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -70,6 +71,17 @@ class ThresholdState(SamplerState):
             or_infinite([p.own.entropy_bound for p in params]),
             or_infinite([p.own.confidence_factor for p in params]),
         )
+
+    def active_block(
+        self, batch: CanvasBatch[Any], mask_id: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See ``SamplerState``: the block of the first mask."""
+        host, length = batch.host, self.block_length.numpy()
+        masked = (host.editable & (batch.tokens == mask_id)).numpy()
+        begins = (host.ends - host.lengths).numpy()
+        rank = np.where(masked, host.rank.numpy(), np.iinfo(np.int64).max)
+        first = np.minimum.reduceat(rank, begins) // length * length
+        return first, first + np.minimum(length, batch.lengths.numpy())
 
 
 @dataclass(frozen=True)

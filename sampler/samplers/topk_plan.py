@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -161,6 +162,15 @@ class TopKState(SamplerState):
         """Index of the active block at a step."""
         return self.plan_block[self.planned(step)]
 
+    def active_block(
+        self, batch: CanvasBatch[Any], mask_id: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See ``SamplerState``: as planned."""
+        del mask_id
+        length = self.block_length.numpy()
+        first = self.block(batch.step).numpy() * length
+        return first, first + length
+
     def shortened(self, batch: CanvasBatch[Any], fewer: Tensor) -> Any:
         """New plans for the canvases with fewer steps: what was planned is shared among the steps
         that are left.
@@ -226,6 +236,11 @@ class TopKParams(BlockParams):
             raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")
         if self.remasking == "random" and self.mixing_ratio > 0.0:
             raise InvalidParam("remasking", "random needs mixing_ratio 0")
+
+    def check_cached(self) -> None:
+        """Raise InvalidParam for the published loop, which has no cache."""
+        if self.compat == "official":
+            raise InvalidParam("cache", "is not for compat official")
 
     def check_canvas(self, steps: int, free: int) -> None:
         """Raise InvalidParam for budgets, blocks and steps that do not fit the canvas."""

@@ -47,7 +47,7 @@ def info(
         **noise,
         "samplers": samplers_for(has_mask),
         "defaults": defaults,
-        "memory": memory_of(needs),
+        "memory": memory_of(facts_of, needs),
     }
     if (recipe := recipe_of(facts_of.name)) is not None:
         facts["recipe"] = asdict(recipe)
@@ -55,7 +55,7 @@ def info(
         print(json.dumps(facts))
         return
     out = Console(highlight=False)
-    facts["memory"] = memory_line(needs)
+    facts["memory"] = memory_line(facts_of, needs)
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         out.print(f"{name:>12}  {printable(shown)}", soft_wrap=True, markup=False)

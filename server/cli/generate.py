@@ -57,10 +57,11 @@ def generate(
         stop(f"--max-tokens must lie between {least} and {room} with this prompt", 2)
     try:
         request = GenerationRequest.continuing(ids, length, params, watch, hole)
+        engine = engine_of(loaded, Settings.model_validate({}))
+        engine.caching.check(request)
     except InvalidParam as error:
         stop(str(error), 2)
     request = replace(request, lossless=True)
-    engine = engine_of(loaded, Settings.model_validate({}))
     try:
         if prompt_ids is not None:
             asyncio.run(show_ids(engine, request, len(ids), as_json))

@@ -11,27 +11,36 @@ from models.errors import CheckpointError
 from models.interface import ModelInfo
 from server.cli.downloads import bytes_text
 from server.config import Settings
-from server.engine.factory import position_limit
+from server.engine.factory import cache_slots, position_limit
 from server.engine.needs import step_bytes
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}
 CANVASES, LENGTH = (1, 8, 32), 1024  # of the steps that ``xdlm info`` shows
 
 
-def memory_of(needs: Needs) -> dict[str, Any]:
-    """Bytes of the weights by type, and of a step of bfloat16 on CUDA by its canvases of 1,024."""
+def memory_of(info: ModelInfo, needs: Needs) -> dict[str, Any]:
+    """Bytes of the weights and of a cached position by type, and of a step of bfloat16 on CUDA by
+    its canvases of 1,024.
+    """
+    kept = info.cache
     return {
+        "cached_position": {n: kept.bytes_of(1, s) for n, s in ITEMSIZES.items()} if kept else {},
         "weights": {name: needs.weights(size) for name, size in ITEMSIZES.items()},
         "step": {str(n): step_bytes(needs, n * LENGTH, 2, "cuda") for n in CANVASES},
     }
 
 
-def memory_line(needs: Needs) -> str:
+def memory_line(info: ModelInfo, needs: Needs) -> str:
     """The same in words."""
-    memory = memory_of(needs)
+    memory = memory_of(info, needs)
     weights = ", ".join(f"{bytes_text(n)} in {name}" for name, n in memory["weights"].items())
     steps = ", ".join(f"{bytes_text(n)} for {count}" for count, n in memory["step"].items())
-    return f"weights {weights}; a step on CUDA in bfloat16 (computed), canvases of 1,024: {steps}"
+    kept = ", ".join(f"{bytes_text(n)} in {name}" for name, n in memory["cached_position"].items())
+    cached = f"; a cached position {kept}" if kept else ""
+    return (
+        f"weights {weights}{cached}; "
+        f"a step on CUDA in bfloat16 (computed), canvases of 1,024: {steps}"
+    )
 
 
 def check_memory(models: Sequence[tuple[ModelInfo, Needs]], settings: Settings) -> None:
@@ -53,11 +62,22 @@ def check_memory(models: Sequence[tuple[ModelInfo, Needs]], settings: Settings) 
         step_bytes(needs, min(info.max_length, most), ITEMSIZES[info.dtype], where.type)
         for info, needs in models
     )
+    cache = 0
+    if where.type == "cuda":  # on a CPU it is taken as it is used
+        sizes = (cache_bytes(info, settings, where.type) for info, _ in models)
+        cache = -(-sum(sizes) // settings.tensor_parallel)
     has = available_memory(where)
-    if weights + step > has:
+    if weights + step + cache > has:
         names = ", ".join(info.name for info, _ in models)
+        kept = f", {bytes_text(cache)} of cache" if cache else ""
         raise CheckpointError(
-            f"{names}: {bytes_text(weights)} of weights and {bytes_text(step)} for a step of one "
-            f"canvas are needed (computed), and {where} has {bytes_text(has)} free; "
+            f"{names}: {bytes_text(weights)} of weights{kept} and {bytes_text(step)} for a step of "
+            f"one canvas are needed (computed), and {where} has {bytes_text(has)} free; "
             "--force-memory starts anyway"
         )
+
+
+def cache_bytes(info: ModelInfo, settings: Settings, device: str) -> int:
+    """Bytes of the keys and values that a server has room for."""
+    slots = cache_slots(settings, info, device)
+    return 0 if info.cache is None else info.cache.bytes_of(slots, ITEMSIZES[info.dtype])

@@ -50,6 +50,9 @@ def serve(
     max_waiting: Annotated[int | None, typer.Option(help="requests queued before 429")] = None,
     max_running: Annotated[int | None, typer.Option(help="requests denoised together")] = None,
     max_positions: Annotated[int | None, typer.Option(help="canvas positions in a step")] = None,
+    cache_positions: Annotated[
+        int | None, typer.Option(help="canvas positions whose keys and values can be kept")
+    ] = None,
     api_keys: Annotated[
         list[str] | None,
         typer.Option(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Int
 
-Extents = list[tuple[int, int]]
-"""Where free extents begin and end; ascending, with canvases between them."""
+from sampler.cache import NOTHING
+from server.engine.extents import Extents
 
 
 class Arena:
@@ -15,13 +15,15 @@ class Arena:
     Attributes:
         tokens: ids, as the last successful step left them.
         editable: where a sampler may write.
+        held: ids whose keys and values are kept; ``NOTHING`` elsewhere.
     """
 
     def __init__(self, size: int = 1024) -> None:
         """``size``: positions at first; the line grows as needed."""
         self.tokens: Int[np.ndarray, " N"] = np.zeros(size, dtype=np.int64)
         self.editable: Bool[np.ndarray, " N"] = np.zeros(size, dtype=bool)
-        self._free: Extents = [(0, size)]
+        self.held: Int[np.ndarray, " N"] = np.full(size, NOTHING)
+        self._extents = Extents(size)
 
     def admit(
         self,
@@ -39,26 +41,25 @@ class Arena:
         Returns:
             where each begins.
         """
-        free, size, starts = list(self._free), len(self.tokens), []
+        extents, starts = self._extents.copy(), []
         for length in lengths.tolist():
-            while (fit := _first_fit(free, length)) is None:
-                free = _merged([*free, (size, 2 * size)])
-                size *= 2
-            start, end = free[fit]
-            free[fit : fit + 1] = [(start + length, end)] if start + length < end else []
+            while (start := extents.take(length)) is None:
+                extents.grow(extents.size)
             starts.append(start)
         found = np.array(starts, dtype=np.int64)
-        places, more = places_of(found, lengths), size - len(self.tokens)
-        ids = np.concatenate((self.tokens, np.zeros(more, np.int64))) if more else self.tokens
-        may = np.concatenate((self.editable, np.zeros(more, bool))) if more else self.editable
-        ids[places], may[places] = tokens, editable
-        self.tokens, self.editable, self._free = ids, may, free
+        places, more = places_of(found, lengths), extents.size - len(self.tokens)
+        ids, may, held = self.tokens, self.editable, self.held
+        if more:
+            ids = np.concatenate((ids, np.zeros(more, np.int64)))
+            may = np.concatenate((may, np.zeros(more, bool)))
+            held = np.concatenate((held, np.full(more, NOTHING)))
+        ids[places], may[places], held[places] = tokens, editable, NOTHING
+        self.tokens, self.editable, self.held, self._extents = ids, may, held, extents
         return found
 
     def release(self, starts: Int[np.ndarray, " B"], lengths: Int[np.ndarray, " B"]) -> None:
         """Make the extents of some canvases free."""
-        left = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
-        self._free = _merged([*self._free, *left])
+        self._extents.give_all(zip(starts.tolist(), lengths.tolist(), strict=True))
 
 
 def places_of(
@@ -68,19 +69,3 @@ def places_of(
     ends = lengths.cumsum()
     shift = np.repeat(starts - (ends - lengths), lengths)
     return shift + np.arange(len(shift))
-
-
-def _first_fit(free: Extents, length: int) -> int | None:
-    """Index of the first extent that is long enough."""
-    return next((i for i, (start, end) in enumerate(free) if end - start >= length), None)
-
-
-def _merged(extents: Extents) -> Extents:
-    """The same positions in as few extents as possible, in order."""
-    found: Extents = []
-    for start, end in sorted(extents):
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], end)
-        elif end > start:
-            found.append((start, end))
-    return found

@@ -15,6 +15,7 @@ from models.checkpoints.load import Checkpoint
 from sampler import SAMPLERS
 from sampler.step import StepResult
 from server.engine.arena import Arena
+from server.engine.caching import Caching
 from server.engine.canvases import Canvases
 from server.engine.events import Event, Failed, Step
 from server.engine.isolation import each_alone, failure_of, step_parts
@@ -38,6 +39,8 @@ class StepOutcome:
         records: changes, for the subscribers of each sampler's canvases.
         ended: last events of the requests that ended with the step.
         requests, positions, head_rows, skipped: counts over the canvases whose step succeeded.
+        run, kept: positions of these that the network ran, and whose keys and values were kept
+            instead; those of unconditional copies included.
     """
 
     records: list[GroupStep] = field(default_factory=list)
@@ -46,14 +49,17 @@ class StepOutcome:
     positions: int = 0
     head_rows: int = 0
     skipped: int = 0
+    run: int = 0
+    kept: int = 0
 
 
 class Batches:
     """Running and preempted canvases of each sampler, all in one arena."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        """None so far, of a checkpoint."""
+    def __init__(self, checkpoint: Checkpoint, caching: Caching | None = None) -> None:
+        """None so far, of a checkpoint; nothing of them is cached where ``caching`` is None."""
         self._checkpoint = checkpoint
+        self._caching = caching or Caching(checkpoint.info, 0)
         self._ends = np.array(checkpoint.ends, dtype=np.int64)
         self._canvases: dict[str, Canvases] = {}
         self.clear()
@@ -67,6 +73,7 @@ class Batches:
                 spec.make(info.vocab_size, info.mask_id, self._checkpoint.ends),
                 arena,
                 self._checkpoint.device,
+                self._caching,
             )
             for name, spec in SAMPLERS.items()
             if name in samplers_for(info.mask_id is not None)
@@ -184,6 +191,8 @@ class Batches:
         stepped.requests += part.size
         stepped.positions += int(lengths[present].sum())
         stepped.head_rows += result.head_rows
+        stepped.run += result.run
+        stepped.kept += result.kept
         stepped.skipped += int((result.forwards.numpy()[present] == 0).sum())
         over = result.failed.numpy() | batch.finished.numpy() | (settled >= lengths)
         # an end token among the settled positions ends the text: the rest is not needed

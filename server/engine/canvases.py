@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from sampler.batch import COLUMNS, CanvasBatch, bias_columns
+from sampler.cache import CacheColumns
 from sampler.deadline import shortened
 from sampler.interface import Sampler
 from sampler.layout import Layout
@@ -20,6 +21,7 @@ from sampler.state import SamplerState
 from sampler.step import StepResult
 from sampler.transition import OPS
 from server.engine.arena import Arena, places_of
+from server.engine.caching import Caching
 from server.engine.events import Done, Tally
 from server.engine.part import GONE, Part
 from server.engine.stream import Subscription
@@ -33,8 +35,11 @@ class Canvases:
     device has the tokens of those that run.
     """
 
-    def __init__(self, name: str, sampler: Sampler, arena: Arena, device: torch.device) -> None:
+    def __init__(
+        self, name: str, sampler: Sampler, arena: Arena, device: torch.device, caching: Caching
+    ) -> None:
         """None so far. ``name``: of the sampler."""
+        self._caching = caching
         self.name = name
         self.sampler = sampler
         self._arena = arena
@@ -74,6 +79,8 @@ class Canvases:
             "through_ends": np.array([bool(r.through_ends) for r in requests]),
             "wants_steps": np.array([bool(r.wants_steps) for r in requests]),
         }
+        if self._caching.slots:
+            columns |= self._caching.columns(requests, [o.cache_start for o in owners])
         columns |= dict.fromkeys(("forwards", *OPS), np.zeros(len(owners), dtype=np.int64))
         lists = _lists_of(batch.own, len(owners))
         starts = self._arena.admit(lengths, tokens, batch.editable.numpy())
@@ -162,9 +169,17 @@ class Canvases:
             bias=bias,
             own=self._state(**own),
             mirror=mirror,
+            cache=self._cache(columns),
+            held=self._arena.held[places] if self._caching.slots else None,
             asked=None if (asked == UNKNOWN).any() else asked,
         )
         return Part(self, slots, places, list(owners), batch)
+
+    def _cache(self, columns: dict[str, torch.Tensor]) -> CacheColumns | None:
+        """Settings and state of the caches of the canvases with these columns."""
+        if not self._caching.slots:
+            return None
+        return CacheColumns(**{n: columns[f"cache.{n}"] for n in CacheColumns.names()})
 
     def commit(self, part: Part, result: StepResult) -> None:
         """Take in the result of a part's step."""
@@ -175,6 +190,8 @@ class Canvases:
         after, written = result.batch.on_host.tokens.numpy(), part.positions
         self._take_in(part, result.batch)
         self._arena.tokens[part.places[written]] = after[written]
+        if (held := result.batch.held) is not None and held is not part.batch.held:
+            self._arena.held[part.places[written]] = held[written]
         for name, count in zip(OPS, counts[part.present].T, strict=True):
             table[name][slots] += count
         table["forwards"][slots] += result.forwards.numpy()[part.present]
@@ -190,6 +207,8 @@ class Canvases:
         if own is not known:
             both = ((n, getattr(own, n), getattr(known, n)) for n in own.of_canvases())
             changed |= {f"own.{n}": new for n, new, old in both if new is not old}
+        if (cache := batch.cache) is not None and cache is not part.batch.cache:
+            changed |= {"cache.refreshed": cache.refreshed, "cache.block": cache.block}
         for name, column in changed.items():
             self._table[name][slots] = column.numpy()[present]
         if batch.asked is not part.batch.asked:

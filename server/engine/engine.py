@@ -18,10 +18,11 @@ import structlog
 
 from models.checkpoints.load import Checkpoint
 from server.engine.batches import Batches, Notification
+from server.engine.caching import Caching
 from server.engine.delivery import Delivery
 from server.engine.events import Failed, GenerationRequest, Tally
 from server.engine.metrics import Metrics
-from server.engine.scheduler import QueueFull, Scheduler
+from server.engine.scheduler import Change, QueueFull, Scheduler
 from server.engine.score_request import Score, ScoreRequest
 from server.engine.scoring import LikelihoodScorer, ScoreFailed, ScoreTask
 from server.engine.step_timer import PositionLimit, StepTimer
@@ -68,8 +69,10 @@ class Engine:
         watchdog: Watchdog,
         deadlines: Deadlines,
         limit: PositionLimit,
+        caching: Caching,
     ):
         """The thread runs only after ``start``. ``limit``: of the positions in a step."""
+        self.caching = caching
         self.checkpoint = checkpoint
         self.scheduler = scheduler
         self.scorer = scorer
@@ -77,7 +80,7 @@ class Engine:
         self.watchdog = watchdog
         self._deadlines = deadlines
         self._limit = limit
-        self._batches = Batches(checkpoint)
+        self._batches = Batches(checkpoint, caching)
         self._timer = StepTimer()
         self._delivery = Delivery(metrics)
         self._cancelled: set[Subscription] = set()
@@ -87,7 +90,11 @@ class Engine:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="xdlm-engine", daemon=True)
         watchdog.on_hang = self._fail_hung
-        metrics.watch(lambda: self.scheduler.running, lambda: self.scheduler.waiting)
+        metrics.watch(
+            lambda: self.scheduler.running,
+            lambda: self.scheduler.waiting,
+            lambda: self.scheduler.slots.used,
+        )
 
     def start(self) -> None:
         """Start the engine's thread; events go to the running event loop."""
@@ -165,7 +172,7 @@ class Engine:
         """
         now = time.monotonic()
         subscriptions = [Subscription(r, self.cancel, self.finish, now, on_done) for r in requests]
-        works = [r.work for r in requests]
+        works = [self.caching.work(r) for r in requests]
         with self._wake:
             if not self.ready:
                 raise QueueFull
@@ -243,18 +250,18 @@ class Engine:
         self._end(self._batches.finish(finishing, now))
         self._batches.pause(change.pause)
         self._batches.resume(change.resume)
-        self._begin(change.begin, now)
+        self._begin(change, now)
         if self._batches:
             self._step(positions)
         if over := self.scorer.advance():
             self._delivery.scored(*over)
         self.watchdog.ended()
 
-    def _begin(self, begin: Sequence[Subscription], now: float) -> None:
-        for subscription in begin:
-            subscription.admitted = now
+    def _begin(self, change: Change[Subscription], now: float) -> None:
+        for subscription, start in zip(change.begin, change.starts, strict=True):
+            subscription.admitted, subscription.cache_start = now, start
             self.metrics.queued(now - subscription.submitted)
-        first = self._batches.begin(begin)
+        first = self._batches.begin(change.begin)
         self._end([(o, event) for o, event in first if isinstance(event, Failed)])
         self._delivery.send([(o, event) for o, event in first if not isinstance(event, Failed)])
 
@@ -264,13 +271,15 @@ class Engine:
         for record in stepped.records:
             self._delivery.call(record.deliver)
         seconds = time.monotonic() - began
-        self._timer.record(seconds, positions)
+        self._timer.record(seconds, stepped.run or positions)
         self.metrics.stepped(
             seconds=seconds,
             requests=stepped.requests,
             positions=stepped.positions,
             head_rows=stepped.head_rows,
             skipped=stepped.skipped,
+            run=stepped.run,
+            kept=stepped.kept,
         )
         self._end(stepped.ended)
 

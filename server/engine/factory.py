@@ -8,11 +8,13 @@ import structlog
 
 from models.checkpoints.load import Checkpoint
 from models.errors import CheckpointError
+from models.interface import ModelInfo
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.registry import DEFAULT_SAMPLER
 from sampler.step import take_step
 from server.config import Settings
+from server.engine.caching import Caching
 from server.engine.engine import Deadlines, Engine
 from server.engine.metrics import Metrics
 from server.engine.request_params import check_defaults, sampling_params
@@ -27,6 +29,10 @@ MAX_POSITIONS = {"cpu": 512, "cuda": 16384}
 """Default of the setting ``max_positions``, by device. On a CPU each position lengthens the step
 for every request in it, but up to some hundreds each of them costs less
 (``benchmarks/step_positions.py``). On a GPU it is the most: see ``STEP_SECONDS``.
+"""
+CACHE_POSITIONS = 8192
+"""Default of the setting ``cache_positions``. On a CPU memory is taken when it is first used. On a
+GPU it would be taken at once: there is a default only for networks that always keep theirs.
 """
 STEP_SECONDS = {"cpu": math.inf, "cuda": 0.1}
 """Where the setting is not given, a step has no more positions than it can take in this time at the
@@ -52,12 +58,16 @@ def engine_of(
     device = checkpoint.device.type
     limit = position_limit(settings, device)
     positions = limit.most
+    slots = cache_slots(settings, checkpoint.info, device)
+    if slots:
+        checkpoint.model.reserve(slots)
     scheduler = Scheduler(
         settings.max_waiting,
         settings.max_running,
         positions,
         settings.max_backlog,
         max_work_ratio=MAX_WORK_RATIO[device],
+        slots=slots,
     )
     scorer = LikelihoodScorer(
         checkpoint,
@@ -74,7 +84,17 @@ def engine_of(
         watchdog or Watchdog(settings.watchdog_seconds),
         deadlines,
         limit,
+        Caching(checkpoint.info, slots),
     )
+
+
+def cache_slots(settings: Settings, info: ModelInfo, device: str) -> int:
+    """Positions whose keys and values can be kept for a checkpoint on a kind of device."""
+    if info.cache is None:
+        return 0
+    if settings.cache_positions:
+        return settings.cache_positions
+    return CACHE_POSITIONS if device == "cpu" or info.block_length is not None else 0
 
 
 def position_limit(settings: Settings, device: str) -> PositionLimit:

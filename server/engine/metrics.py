@@ -86,15 +86,24 @@ class Metrics:
         )
         self._transitions = counter("transitions", "Positions changed", ("op",))
         self._skipped = counter("forwards_skipped", "Canvas steps without a network evaluation")
+        self._run = counter("positions_run", "Positions that the network ran")
+        self._kept = counter(
+            "positions_kept", "Positions of the same canvases whose keys and values were kept"
+        )
+        self._cached = Gauge(
+            "xdlm_cache_positions_used",
+            "Positions whose keys and values are kept",
+            registry=self.registry,
+        )
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._scores = counter("scores", "Texts scored")
         Info("xdlm_build", "Version of the server", registry=self.registry).info(
             {"version": version("xdlm-serve")}
         )
         ProcessCollector(registry=self.registry)  # memory, open files, CPU time
-        self._engines: list[tuple[Callable[[], int], Callable[[], int]]] = []
-        self._running.set_function(lambda: sum(running() for running, _ in self._engines))
-        self._waiting.set_function(lambda: sum(waiting() for _, waiting in self._engines))
+        self._engines: list[tuple[Callable[[], int], ...]] = []
+        for i, gauge in enumerate((self._running, self._waiting, self._cached)):
+            gauge.set_function(lambda i=i: sum(engine[i]() for engine in self._engines))
         for code in FAILURES:
             self._failure.labels(code)
         for reason in ("stop", "length"):
@@ -104,9 +113,11 @@ class Metrics:
         """The text exposition format."""
         return generate_latest(self.registry)
 
-    def watch(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+    def watch(
+        self, running: Callable[[], int], waiting: Callable[[], int], cached: Callable[[], int]
+    ) -> None:
         """Add an engine to the gauges, which report sums over all engines."""
-        self._engines.append((running, waiting))
+        self._engines.append((running, waiting, cached))
 
     @_guarded
     def failed(self, code: str) -> None:
@@ -120,7 +131,15 @@ class Metrics:
 
     @_guarded
     def stepped(
-        self, *, seconds: float, requests: int, positions: int, head_rows: int, skipped: int
+        self,
+        *,
+        seconds: float,
+        requests: int,
+        positions: int,
+        head_rows: int,
+        skipped: int,
+        run: int,
+        kept: int,
     ) -> None:
         """One step of the batch is done."""
         self._step.observe(seconds)
@@ -128,6 +147,8 @@ class Metrics:
         self._positions.observe(positions)
         self._head_rows.inc(head_rows)
         self._skipped.inc(skipped)
+        self._run.inc(run)
+        self._kept.inc(kept)
 
     @_guarded
     def ended(self, request: GenerationRequest, event: Event, seconds: float) -> None:

@@ -47,7 +47,7 @@ def sampling_params(
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     values.setdefault("seed", secrets.randbits(53))
     params = make_params(sampler, **values)
-    for name, reason in params.own.unread().items():
+    for name, reason in params.unread().items():
         if name in given and not PARAMS[name].is_neutral(given[name]):
             raise InvalidParam(name, reason)
     if not has_mask:

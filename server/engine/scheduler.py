@@ -13,6 +13,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 
+from server.engine.extents import Extents
+
 log = structlog.get_logger()
 
 Key = TypeVar("Key", bound=Hashable)
@@ -42,10 +44,12 @@ class Work:
     Attributes:
         positions: positions that the network evaluates at each step.
         steps: number of steps.
+        slots: positions whose keys and values are kept from its first step to its end.
     """
 
     positions: int
     steps: int
+    slots: int = 0
 
     @property
     def total(self) -> int:
@@ -67,6 +71,7 @@ class _Entry:
         running: it takes part in the next step.
         done: its own steps before it last started to run.
         since: the scheduler's step count when it last started to run.
+        start: first of its slots, -1 while it has none.
     """
 
     order: int
@@ -79,6 +84,7 @@ class _Entry:
     running: bool = False
     done: int = 0
     since: int = 0
+    start: int = -1
 
 
 class _Standing(NamedTuple):
@@ -104,10 +110,12 @@ class _Mean(NamedTuple):
 @dataclass(frozen=True)
 class Change(Generic[Key]):
     """Requests that begin, resume and are preempted before the next step; ``broken`` ones, whose
-    rank could not be computed, were removed.
+    rank could not be computed, were removed. ``starts`` has the first slot of each that begins, -1
+    where it has none.
     """
 
     begin: Sequence[Key] = ()
+    starts: Sequence[int] = ()
     resume: Sequence[Key] = ()
     pause: Sequence[Key] = ()
     broken: Sequence[Key] = ()
@@ -138,6 +146,7 @@ class Scheduler(Generic[Key]):
         patience: float = PATIENCE_RATIO,
         half_life: float = AGEING_HALF_LIFE,
         max_work_ratio: float = math.inf,
+        slots: int = 0,
     ) -> None:
         """An empty scheduler.
 
@@ -147,7 +156,9 @@ class Scheduler(Generic[Key]):
             max_backlog: positions × steps of the requests that have not begun.
             patience, half_life: see ``PATIENCE_RATIO`` and ``AGEING_HALF_LIFE``.
             max_work_ratio: of the work of a request to that of the head request in its step.
+            slots: positions whose keys and values can be kept.
         """
+        self.slots = Extents(slots)
         self.max_waiting, self.max_running = max_waiting, max_running
         self.max_positions, self.max_backlog = max_positions, max_backlog
         self.patience, self.half_life, self.max_work_ratio = patience, half_life, max_work_ratio
@@ -241,7 +252,8 @@ class Scheduler(Generic[Key]):
             entry.since = self._step
             self._running[key] = entry
         self._chosen = self._step
-        return Change(begin, resume, pause, broken)
+        starts = [self._entries[key].start for key in begin]
+        return Change(begin, starts, resume, pause, broken)
 
     def _standings(self) -> tuple[dict[Key, _Standing], list[Key]]:
         """The standings of all requests, and the requests that have none."""
@@ -261,9 +273,11 @@ class Scheduler(Generic[Key]):
         return found, broken
 
     def _fill(self, standings: dict[Key, _Standing]) -> set[Key]:
-        """The requests of the next step."""
+        """The requests of the next step. One that finds no free slots waits, and so do those behind
+        it that need some.
+        """
         chosen: set[Key] = set()
-        used, most = 0.0, math.inf
+        used, most, short = 0.0, math.inf, False
         for key, standing in sorted(standings.items(), key=lambda item: item[1].rank):
             if len(chosen) == self.max_running:
                 break
@@ -275,6 +289,13 @@ class Scheduler(Generic[Key]):
                 if standing.impatient:
                     break
                 continue
+            entry = self._entries[key]
+            if entry.start < 0 < entry.work.slots:
+                start = None if short else self.slots.take(entry.work.slots)
+                if start is None:
+                    short = True
+                    continue
+                entry.start = start
             chosen.add(key)
             used += standing.positions
         return chosen
@@ -345,7 +366,9 @@ class Scheduler(Generic[Key]):
         if key not in self._entries:
             return False
         self._begun(key)
-        del self._entries[key]
+        entry = self._entries.pop(key)
+        if entry.start >= 0:
+            self.slots.give(entry.start, entry.work.slots)
         self._running.pop(key, None)
         self._stale = True
         return True

@@ -44,6 +44,7 @@ class Subscription(AsyncIterator[Event]):
         on_done: called with the tally when the reader receives ``Done``, in the reader's context.
         submitted, admitted: times of submission and of the first step, by the monotonic clock.
         ended: the last event has been pushed, or the request was cancelled.
+        cache_start: first slot of its keys and values, -1 where none are kept.
     """
 
     request: GenerationRequest
@@ -53,6 +54,7 @@ class Subscription(AsyncIterator[Event]):
     on_done: Callable[[Tally], None] | None = None
     admitted: float = 0.0
     ended: bool = False
+    cache_start: int = -1
     _pending: deque[Event] = field(default_factory=deque)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
 

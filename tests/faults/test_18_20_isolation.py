@@ -68,10 +68,10 @@ async def test_row_18_too_much_at_once_is_done_in_parts(tiny):
     """Memory for three canvases: eight are stepped all the same, and nobody fails."""
 
     class Small(Stumbling):
-        def trunk(self, tokens, offsets, rows=None, labels=None):
+        def trunk(self, tokens, offsets, rows=None, labels=None, segments=None):
             if len(offsets) - 1 > 3:
                 no_memory()
-            return self.network.trunk(tokens, offsets, rows, labels)
+            return self.network.trunk(tokens, offsets, rows, labels, segments)
 
     small = replace(tiny, model=Small(tiny.model, no_memory))
     engine, plain = make_engine(small, max_positions=1024), make_engine(tiny)
@@ -195,8 +195,11 @@ async def test_row_20_an_engine_that_fails_outside_a_request(tiny):
 
         classes = 0
 
-        def trunk(self, tokens, offsets, rows=None, labels=None):
+        def trunk(self, tokens, offsets, rows=None, labels=None, segments=None):
             raise torch.AcceleratorError("the device is lost", 1)
+
+        def reserve(self, slots):
+            pass
 
         def head(self, hidden):
             raise AssertionError("no hidden states were made")

@@ -118,6 +118,8 @@ class ImageJob(Job[ImageReader]):
                 )
                 for seed in child_seeds(params.seed, count)
             ]
+            for request in self.requests:
+                state.engine.caching.check(request)
         except InvalidParam as error:
             raise refused(error) from None
         self.check_work()

@@ -73,7 +73,7 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         wants_steps = view.trajectory or view.diffusing or view.alternatives is not None
         wants_steps |= settles_early and bool(body.stream or view.stops)
         try:
-            return GenerationRequest.continuing(
+            request = GenerationRequest.continuing(
                 prompt.ids,
                 self._length(body.max_tokens, prompt),
                 self.params.changed(seed=seed),
@@ -83,8 +83,10 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
                 self.budget_seconds,
                 body.ignore_eos,
             )
+            self.state.engine.caching.check(request)
         except InvalidParam as error:
             raise refused(error) from None
+        return request
 
     def _score_params(self) -> ScoreParams:
         """Parameters of the estimate of prompts' log-probabilities."""

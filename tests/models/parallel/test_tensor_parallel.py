@@ -9,10 +9,12 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models.cache import Segments
 from models.checkpoints.load import load_checkpoint, load_divided_checkpoint
 from models.checkpoints.random_init import write_random
 from models.errors import CheckpointError
@@ -65,6 +67,20 @@ def test_two_processes_give_the_logits_of_one(tmp_path, changes):
                     )
                 assert 1 < one.std() < 10
                 torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+        whole.model.reserve(200)
+        divided.model.reserve(200)
+        for first, last in ((0, 90), (30, 50)):  # a whole canvas, then a part of it
+            tokens = torch.randint(512, (last - first,), generator=g)
+            segments = Segments(
+                np.array([last - first]), np.arange(first, last), np.array([64]), np.array([90])
+            )
+            offsets = torch.tensor([0, last - first])
+            with torch.inference_mode():
+                one, two = (
+                    c.model.head(c.model.trunk(tokens, offsets, segments=segments))
+                    for c in (whole, divided)
+                )
+            torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
     finally:
         divided.model.close()
 

@@ -153,6 +153,7 @@ def test_the_examples_are_accepted(chatty, spec):
     needs: dict[str, dict] = {name: {"remdm_schedule": "loop"} for name in window}
     needs |= {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
     needs |= {"max_completion_tokens": {"max_tokens": None}}
+    needs |= {"cache_interval": {"cache": "dual"}, "cache_vicinity": {"cache": "vicinity"}}
     needs |= {"samples": {"echo": True, "logprobs": 1}}
     for body, path in (("CompletionBody", "/v1/completions"), ("ChatBody", "/v1/chat/completions")):
         for name, field in spec["components"]["schemas"][body]["properties"].items():

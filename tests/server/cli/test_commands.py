@@ -124,6 +124,8 @@ def test_info():
     facts = json.loads(xdlm("info", "stories", "--json").stdout)
     assert facts["family"] == "llada" and facts["samplers"] == list(SAMPLERS)
     assert facts["memory"]["weights"] == {"bfloat16": 17_082_432, "float32": 34_164_864}
+    # keys and values of 6 layers, 6 heads of 48
+    assert facts["memory"]["cached_position"] == {"bfloat16": 6912, "float32": 13_824}
     assert 0 < facts["memory"]["step"]["1"] < facts["memory"]["step"]["32"]
 
 

@@ -27,7 +27,7 @@ def test_a_limit_without_a_time_is_the_same_at_any_pace():
 async def test_an_engine_whose_steps_may_take_no_time_runs_one_request_at_a_time(tiny):
     parts = make_engine(tiny)
     limit = PositionLimit(most=10_000, seconds=1e-9)
-    rest = (parts.scorer, parts.metrics, parts.watchdog, Deadlines(), limit)
+    rest = (parts.scorer, parts.metrics, parts.watchdog, Deadlines(), limit, parts.caching)
     engine = Engine(tiny, parts.scheduler, *rest)
     engine.start()
     try:

@@ -1,0 +1,204 @@
+"""Keys and values of positions that a pass of the network does not run again.
+
+A canvas has one extent of slots, which its positions keep from its first step to its end. A pass
+runs some positions of it; each layer writes their keys and values into their slots and attends over
+all slots of the canvas that are in use. What the other slots hold was computed in earlier passes.
+Whether that is exact is the caller's matter (``sampler.cache``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.attention import bucket_length
+
+LEAST_QUERIES = 8
+"""Queries of a sequence are padded to this number at least: CPU kernels round products of fewer in
+another way, so a position would get other bits with few neighbours than with many."""
+
+
+class CacheShape(NamedTuple):
+    """Sizes of a network's keys and values: layers, heads of keys, width of a head."""
+
+    layers: int
+    heads: int
+    width: int
+
+    def bytes_of(self, slots: int, itemsize: int) -> int:
+        """Memory of keys and values of some slots, in bytes."""
+        return 2 * self.layers * self.heads * self.width * slots * itemsize
+
+
+class Segments(NamedTuple):
+    """The part of a pass that each of B sequences has; all on the host.
+
+    Attributes:
+        queries: packed positions that are run, of each sequence, [B].
+        positions: of each packed position on its canvas, [T].
+        starts: first slot of each canvas, -1 for a sequence that is not cached and run whole, [B].
+        used: leading slots of each canvas that hold keys and values after the pass, [B].
+    """
+
+    queries: np.ndarray
+    positions: np.ndarray
+    starts: np.ndarray
+    used: np.ndarray
+
+
+class Slab:
+    """Keys and values of a network by layer and slot, each [layers, slots, H_kv, d]."""
+
+    def __init__(
+        self, shape: CacheShape, slots: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Room for ``slots`` positions; on a CPU memory is taken when they are first written."""
+        size = (shape.layers, slots, shape.heads, shape.width)
+        self.keys = torch.zeros(size, dtype=dtype, device=device)
+        self.values = torch.zeros(size, dtype=dtype, device=device)
+
+    @property
+    def slots(self) -> int:
+        """How many there are."""
+        return self.keys.shape[1]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Sequences whose queries, and whose keys, are padded to one length each.
+
+    Attributes:
+        rows: packed positions of their queries, [R].
+        places: where each goes in [count * queries].
+        count, queries, keys: sequences and the two lengths.
+        slots: the slots that are attended over, [count * keys]; None for sequences that are not
+            cached, whose keys are those of the pass.
+        mask: [count, 1, 1, keys], or [count, 1, queries, keys] with blocks.
+    """
+
+    rows: Tensor
+    places: Tensor
+    count: int
+    queries: int
+    keys: int
+    slots: Tensor | None
+    mask: Tensor
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries [count * queries, H, d], keys and values [count * keys, H_kv, d] -> like q."""
+        q = q.unflatten(0, (self.count, self.queries)).transpose(1, 2)
+        k, v = (x.unflatten(0, (self.count, self.keys)).transpose(1, 2) for x in (k, v))
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return mixed.transpose(1, 2).flatten(0, 1)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Packed [T, H, d] -> [count * queries, H, d], zeros in the gaps."""
+        if len(self.rows) == self.count * self.queries == len(x):
+            return x
+        full = x.new_zeros(self.count * self.queries, *x.shape[1:])
+        full[self.places] = x[self.rows]
+        return full
+
+
+class SlabAttention:
+    """Attention of one pass over slots of a slab; see ``models.attention.Attention``. It is called
+    once a layer, first layer first.
+    """
+
+    def __init__(
+        self, slab: Slab, segments: Segments, rows: int, block_length: int | None = None
+    ) -> None:
+        """Lay out a pass.
+
+        Args:
+            slab: keys and values.
+            segments: of its sequences.
+            rows: length of the packed tensors; those past the last sequence belong to nobody.
+            block_length: a position sees its own block and all earlier ones; None: all.
+        """
+        self._slab, self._layer = slab, 0
+        device = slab.keys.device
+        queries, positions, starts, used = segments
+        total = len(positions)
+        sequence = np.repeat(np.arange(len(queries)), queries)
+        first = queries.cumsum() - queries
+        within = np.arange(total) - first[sequence]
+        self.positions = torch.from_numpy(np.pad(positions, (0, rows - total))).to(device)
+        cached = starts >= 0
+        written = cached[sequence].nonzero()[0]
+        self._whole = len(written) == rows
+        self._written = torch.from_numpy(written).to(device)
+        slots = starts[sequence[written]] + positions[written]
+        self._slots = torch.from_numpy(slots).to(device)
+        lengths = np.where(cached, used, queries)
+        keys = bucket_length(torch.from_numpy(lengths)).numpy()
+        padded = np.where(cached & (queries < used), _query_length(queries), keys)
+        kinds, kind = np.unique(
+            np.stack((padded, keys, cached), axis=1), axis=0, return_inverse=True
+        )
+        self._groups: list[_Group] = []
+        for number, (wide, long, from_slab) in enumerate(kinds.tolist()):
+            mine = kind.reshape(-1) == number
+            some = mine[sequence].nonzero()[0]
+            places = (mine.cumsum() - 1)[sequence[some]] * wide + within[some]
+            place = np.arange(long)
+            seen = place < lengths[mine, None]
+            mask = seen[:, None, None, :]
+            if block_length is not None:
+                # padded queries stand in block 0, which every sequence has
+                block = np.zeros(len(seen) * wide, dtype=np.int64)
+                block[places] = positions[some] // block_length
+                block = block.reshape(len(seen), 1, wide, 1)
+                mask = mask & (block >= place // block_length)
+            at = None
+            if from_slab:
+                at = starts[mine, None] + np.minimum(place, lengths[mine, None] - 1)
+                at = torch.from_numpy(at.reshape(-1)).to(device)
+            self._groups.append(
+                _Group(
+                    torch.from_numpy(some).to(device),
+                    torch.from_numpy(places).to(device),
+                    len(seen),
+                    wide,
+                    long,
+                    at,
+                    torch.from_numpy(mask).to(device),
+                )
+            )
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``Attention``."""
+        keys, values = self._slab.keys[self._layer], self._slab.values[self._layer]
+        self._layer += 1
+        if len(self._slots):
+            new = (k, v) if self._whole else (k[self._written], v[self._written])
+            keys.index_copy_(0, self._slots, new[0])
+            values.index_copy_(0, self._slots, new[1])
+        mixed = [self._of_group(g, q, k, v, keys, values) for g in self._groups]
+        if len(mixed) == 1 and len(self._groups[0].rows) == len(mixed[0]) == len(q):
+            return mixed[0]
+        out = torch.zeros_like(q)
+        for group, some in zip(self._groups, mixed, strict=True):
+            out[group.rows] = some[group.places]
+        return out
+
+    def _of_group(
+        self, group: _Group, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        q = group.padded(q)
+        if group.slots is None:
+            return group.attend(q, group.padded(k), group.padded(v))
+        return group.attend(q, keys[group.slots], values[group.slots])
+
+
+def _query_length(queries: np.ndarray) -> np.ndarray:
+    """The padded number of queries of each sequence: powers of two from 8 to 64, then as keys."""
+    few = np.exp2(np.ceil(np.log2(np.maximum(queries, LEAST_QUERIES)))).astype(np.int64)
+    return np.where(few <= 64, few, bucket_length(torch.from_numpy(queries)).numpy())

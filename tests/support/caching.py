@@ -1,0 +1,55 @@
+"""Batches whose keys and values are kept, without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from models.families.llada import LLaDA
+from sampler import SAMPLERS
+from sampler.batch import CanvasBatch
+from sampler.cache import CAUSAL, MODES, NOTHING, CacheColumns
+from sampler.interface import Sampler
+from sampler.params import SamplingParams
+from sampler.step import StepResult, take_step
+
+Canvas = tuple[Sequence[int], Sequence[bool], SamplingParams]
+
+
+def begun(
+    network: LLaDA, mask_id: int, canvases: Sequence[Canvas], first: int = 0
+) -> tuple[Sampler, CanvasBatch[Any]]:
+    """A sampler and its batch, with extents one after the other from slot ``first`` on."""
+    sampler = SAMPLERS[canvases[0][2].sampler].make(network.config.vocab_size, mask_id, ())
+    batch = sampler.begin(CanvasBatch.of(list(canvases)))
+    params = [p for _, _, p in canvases]
+    columns: dict[str, list[int]] = {name: [] for name in CacheColumns.names()[:-2]}
+    for p, length in zip(params, batch.lengths.tolist(), strict=True):
+        mode = CAUSAL if network.block_length else MODES.index(p.cache)
+        twin = first + length if p.guidance_scale != 1.0 else NOTHING
+        values = (
+            mode,
+            p.cache_interval or 0,
+            p.cache_vicinity,
+            network.block_length or 0,
+            int(network.shifted),
+            first if mode else NOTHING,
+            twin if mode else NOTHING,
+        )
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+        first += 2 * length
+    held = np.full(batch.host.positions, NOTHING)
+    return sampler, replace(batch, cache=CacheColumns.of(columns), held=held)
+
+
+def stepped(network: LLaDA, sampler: Sampler, batch: CanvasBatch[Any]) -> list[StepResult]:
+    """All steps of a batch."""
+    found: list[StepResult] = []
+    while not bool(batch.finished.all()):
+        found.append(take_step(sampler, network, batch))
+        batch = found[-1].batch
+    return found

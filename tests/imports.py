@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -17,7 +19,8 @@ def modules(package: str) -> list[Path]:
     return [*(ROOT / package).rglob("*.py")]
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> AbstractSet[str]:
     """Top-level names of all modules that a file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

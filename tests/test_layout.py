@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from constraints.lock import EXTRAS, FOLDER, pins
 from tests.imports import circle, graph, imports, modules, sources, upward
 from tests.support.paths import ROOT
+from tests.support.ready_server import ready_server
 
 PACKAGES = {"server", "sampler", "models", "loadtest"}
 MAY_IMPORT = {
@@ -83,9 +84,12 @@ def declared(*extras: str) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in found}
 
 
+installed = cache(packages_distributions)
+
+
 def third_party(package: str) -> dict[str, set[str]]:
     """Names of the installed packages that each third-party import of a package may come from."""
-    known = packages_distributions()
+    known = installed()
     names = set().union(*(imports(path) for path in modules(package)))
     return {
         name: {canonicalize_name(found) for found in known.get(name, [name])}
@@ -191,7 +195,6 @@ def test_the_scheduler_knows_no_torch():
     }
 
 
-@pytest.mark.slow
 def test_ray_is_for_the_cluster_alone():
     """A single server neither needs nor imports it."""
     may = {ROOT / "server" / "cli" / "cluster.py", *(ROOT / "server" / "cluster").glob("*.py")}
@@ -199,15 +202,12 @@ def test_ray_is_for_the_cluster_alone():
         for path in set(modules(package)) - may:
             assert "ray" not in imports(path), path
             assert "server.cluster" not in path.read_text(), path
-    command = "import sys, server.cli, server.api.app; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
+    assert "ray" not in ready_server().modules
 
 
 def test_the_hub_is_imported_where_one_is_named_alone():
     """``xdlm serve stories`` starts without it, and asks no network."""
-    command = "import sys, server.cli, server.api.app; "
-    command += "sys.exit(any(name in sys.modules for name in ('huggingface_hub', 'httpx2')))"
-    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
+    assert not {"huggingface_hub", "httpx2"} & ready_server().modules
 
 
 def test_recipes_are_imported_by_nobody():
@@ -242,6 +242,7 @@ def test_names_resolve_to_this_project_from_anywhere(tmp_path):
         assert Path(file) == ROOT / name / "__init__.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["xdlm", "xdlm-loadtest"])
 def test_console_scripts_run_from_any_folder(tmp_path, script):
     path = Path(sys.executable).parent / script

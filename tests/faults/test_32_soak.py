@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from benchmarks.serving import serving
+from benchmarks.serving import Server, serving
 from benchmarks.soak import cancels, mix
 from tests.support.effort import count as tried
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder) -> Iterator[Server]:
+    with serving(str(tiny_folder)) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
     "minutes",
     [tried(6, 15) / 100, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])],
 )
-async def test_row_32_soak_with_faults(tiny_folder, minutes):
+async def test_row_32_soak_with_faults(server, minutes):
     """No answer is lost, clients and metrics count the same, and nothing grows."""
-    with serving(str(tiny_folder)) as server:
-        records = [record async for record in mix(server, minutes, seed=32)]
+    records = [record async for record in mix(server, minutes, seed=32)]
     summary = records[-1]
     assert summary["lost"] == summary["changed"] == 0
     assert summary["idle"] and summary["canary"]
@@ -37,10 +44,9 @@ async def test_row_32_soak_with_faults(tiny_folder, minutes):
 @pytest.mark.parametrize(
     "count", [tried(6, 15), pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])]
 )
-async def test_row_32_cancels(tiny_folder, count):
+async def test_row_32_cancels(server, count):
     """Slots are free at once, in a process of its own."""
-    with serving(str(tiny_folder)) as server:
-        records = [record async for record in cancels(server, count, seed=1)]
+    records = [record async for record in cancels(server, count, seed=1)]
     summary = records[-1]
     assert summary["idle"] and summary["canary"]
     assert summary["freed_p99_s"] < summary["mean_step_s"] + 1  # 0.1 where nothing else runs

@@ -63,5 +63,5 @@ def test_every_kind_of_user_reads_its_streams(server: Server, tmp_path, workers)
 
 def test_failures_are_told_and_users_without_a_model_stop(stub: Stubbed, tmp_path):
     """The stub has no list of models, so nobody has anything to ask."""
-    counted = locust(stub.url, tmp_path, "-u", "2", "-r", "2", "-t", "20s", code=1)
+    counted = locust(stub.url, tmp_path, "-u", "2", "-r", "2", "-t", "3s", code=1)
     assert set(counted) == {"/v1/models"} and counted["/v1/models"]["num_failures"] > 0

@@ -113,9 +113,10 @@ def test_a_message_in_a_hostile_template_makes_no_special_token(name):
 def test_message_in_place_of_a_part_of_a_mark_is_refused_every_time():
     """One guess in ten would be right if a message could hold a digit of a mark."""
     template = "{{ bos_token[:-2] ~ messages[0].content ~ bos_token[-1] }}"
-    for _ in range(100):
+    chat = ChatTemplate(template, {"bos_token": "<s>"})
+    for _ in range(100):  # each conversation has marks of its own
         with pytest.raises(ChatError, match="takes one of its special tokens apart"):
-            special_of(template, talk("0"), bos_token="<s>")
+            chat.render(talk("0"), TOKENS)
 
 
 @pytest.mark.parametrize("token", [MASK, "<|eot_id|>"])

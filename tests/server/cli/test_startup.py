@@ -264,12 +264,13 @@ def test_a_cluster_s_arguments_are_settings_of_their_kind(given):
         ClusterSettings.model_validate(given)
 
 
-def test_variables_of_libraries_change_nothing(tiny_folder):
-    """They used to end the start with a traceback."""
+def test_variables_of_libraries_change_nothing(tiny_folder, tmp_path):
+    """They used to end the start with a traceback. The command runs in any folder."""
     strange = {"WEB_CONCURRENCY": "abc", "FORWARDED_ALLOW_IPS": "*", "TERMINAL_WIDTH": "wide"}
     strange |= {"PROMETHEUS_MULTIPROC_DIR": "/nowhere", "PORT": "x", "UVICORN_PORT": "x"}
     with subprocess.Popen(
         [XDLM, "serve", tiny_folder, "--port", "0"],
+        cwd=tmp_path,
         env={**os.environ, **strange},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,43 @@
+"""A process that has done all that ``xdlm serve stories digits`` does before it listens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+PROGRAM = """
+import json, os, sys
+import server.cli
+from models.checkpoints.load import find_checkpoint, load_checkpoint
+from server.api.app import create_app
+from server.config import Settings
+from server.engine.factory import engine_of
+
+settings = Settings()
+loaded = [load_checkpoint(find_checkpoint(name)) for name in ("stories", "digits")]
+create_app([engine_of(checkpoint, settings) for checkpoint in loaded], settings)
+print(json.dumps([list(sys.modules), dict(os.environ)]))
+"""
+
+
+@dataclass(frozen=True)
+class ReadyServer:
+    """What such a process has imported, and its variables."""
+
+    modules: frozenset[str]
+    variables: dict[str, str]
+
+
+@cache
+def ready_server() -> ReadyServer:
+    """It has ended; its variables were these, without those of OpenMP."""
+    given = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=given, stdout=subprocess.PIPE, check=True
+    )
+    modules, variables = json.loads(run.stdout)
+    return ReadyServer(frozenset(modules), variables)

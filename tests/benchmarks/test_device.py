@@ -23,6 +23,18 @@ def report_until(seconds: float) -> Report:
     return Report(io.StringIO(), "cpu", time.monotonic() + seconds)
 
 
+def test_a_section_runs_on_a_cpu_and_verifies(tmp_path, capsys):
+    out = tmp_path / "device.jsonl"
+    arguments = ["--device", "cpu", "--small", "--only", "4,7", "--out", str(out)]
+    assert main([*arguments, "--minutes", "9"]) == 0
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(r["ok"] and list(r) == FIELDS for r in records)
+    timed = {(r["section"], r["variant"]) for r in records if r["seconds"]}
+    assert {(4, "reference"), (4, "eager")} <= timed
+    assert "predicted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_every_section_runs_on_a_cpu_and_verifies(tmp_path, capsys):
     out = tmp_path / "device.jsonl"
     status = main(["--device", "cpu", "--small", "--minutes", "9", "--out", str(out)])

@@ -20,6 +20,7 @@ from server.engine.events import Done, Failed
 from server.engine.factory import engine_of
 from server.engine.watchdog import Watchdog
 from tests.faults.conftest import watched
+from tests.support.effort import count
 from tests.support.engine import request, result, until_idle
 from tests.support.http import call, metric, wait_for
 from tests.support.processes import serving
@@ -257,7 +258,7 @@ def test_row_20_stopped_and_continued(tiny_folder):
     """No part of a stopped process can tell of it: who asks for ``/health`` gets no answer. It goes
     on where it was, and nobody's text has changed.
     """
-    slow = {**CANARY, "steps": 600}
+    slow = {**CANARY, "steps": count(300, 600)}
     with serving(str(tiny_folder)) as process, ThreadPoolExecutor(1) as pool:
         response, alone = call(process, "POST", "/v1/completions", slow)
         assert response.status == 200

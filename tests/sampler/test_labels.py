@@ -14,6 +14,7 @@ from sampler.params import InvalidParam, SamplingParams
 from sampler.samplers.ancestral import Ancestral
 from sampler.schedules import SCHEDULES
 from sampler.step import take_step, take_steps
+from tests.support.effort import count
 
 N, MASK, CLASSES = 9, 6, 3
 
@@ -67,7 +68,7 @@ def test_one_guided_step_draws_from_the_posterior_of_guided_logits(k, udlm, guid
     """Against (1 + gamma) log p(label) - gamma log p(no label), gamma = w - 1, over all ids: the
     mask suppressed, then temperature, then eq. 11. Chi-square, false alarm 1e-6 each.
     """
-    network, draws, label, z, heat = Labelled(), 300_000, 1, 3 if k else MASK, 0.8
+    network, draws, label, z, heat = Labelled(), count(100_000, 300_000), 1, 3 if k else MASK, 0.8
     mask_id = None if udlm else MASK
     chosen = params(label, guidance_scale=guidance, mixing_ratio=k, temperature=heat)
     batch = CanvasBatch.of([([z] * draws, [True] * draws, chosen)])

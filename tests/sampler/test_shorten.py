@@ -31,7 +31,7 @@ PARAMS = {
 
 
 @pytest.mark.parametrize("kind", PARAMS)
-@settings(max_examples=count(5, 15), deadline=None)
+@settings(max_examples=count(3, 15), deadline=None)
 @given(cuts=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 12)), max_size=3))
 def test_a_canvas_is_complete_in_the_steps_left(kind, cuts):
     params = PARAMS[kind]

@@ -49,7 +49,7 @@ def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
     """On fake tensors, which have shapes and no values, every question is an error."""
     sampler, batch = batch_of(kind, random.Random(1), LAYOUTS[0])
     network = Mixing(V)
-    for at in (0, 1, 11, 12):  # the last is the noise removal
+    for at in (0, 1, 11, 12)[:: count(3, 1)]:  # the last is the noise removal
         now = replace(batch, step=torch.full_like(batch.step, at))
         plan = sampler.plan(now)
         mode = FakeTensorMode()
@@ -72,7 +72,7 @@ def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_recorded_step_replays_for_other_mixtures_and_layouts(kind):
-    """One recording serves 20 mixtures (6 in ``make test``) in 3 layouts: what it reads is written
+    """One recording serves 20 mixtures (3 in ``make test``) in 3 layouts: what it reads is written
     over.
     """
     rng, network = random.Random(2), Mixing(V)
@@ -89,7 +89,7 @@ def test_a_recorded_step_replays_for_other_mixtures_and_layouts(kind):
         proposed = Proposed.of(sampler, layout, now, tokens)
         ((_, told),) = take(network, [proposed], [room])
     assert tape.foreign == []
-    for trial in range(count(6, 20)):
+    for trial in range(count(3, 20)):
         _, batch = batch_of(kind, rng, LAYOUTS[trial % 3])
         for _ in range(4):
             fresh = sampler.plan(batch)

@@ -108,7 +108,7 @@ def test_one_step_chi_square(schedule, k, z, udlm):
     """Many draws of one step against the explicit posterior. False alarm: 1e-6 in each case."""
     logits = torch.linspace(-2, 2, N)
     kernel = NoiseKernel(k, N, None if udlm else MASK)
-    step, draws = 3, count(200_000, 1_000_000)
+    step, draws = 3, count(100_000, 1_000_000)
     alpha_s, alpha_t = SCHEDULES[schedule].grid(torch.tensor(step), torch.tensor(8))
     p = kernel.suppress_mask(logits.double()).softmax(-1)
     expected = kernel.posterior(p, torch.tensor(z), alpha_s, alpha_t) * draws

@@ -163,7 +163,7 @@ def test_one_step_chi_square(schedule, z, step):
     keep = order[p[order].cumsum(0) <= 0.8]
     cut = torch.zeros(N, dtype=torch.float64).index_put((keep,), p[keep] / p[keep].sum())
     expected = explicit(params, step, cut[None], torch.tensor([z]), MASK)[0]
-    assert odds(one_step(params, logits, MASK, z, step, count(200_000, 1_000_000)), expected) > 1e-6
+    assert odds(one_step(params, logits, MASK, z, step, count(100_000, 1_000_000)), expected) > 1e-6
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

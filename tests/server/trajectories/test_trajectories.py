@@ -13,6 +13,7 @@ from models.families.llada import LLaDA
 from sampler import make_params
 from server.api.jobs.recorder import SettledBlocks, stretches
 from server.engine.events import GenerationRequest
+from tests.support.effort import count
 from tests.support.http import BODY, call, post, wait_for
 from tests.support.serving import make_engine, run_server, settings_of
 from tests.support.trajectory_client import (
@@ -177,7 +178,7 @@ def test_a_finished_run_is_replayed_byte_for_byte(served):
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_broken_stream_is_taken_up_where_it_broke(served, method):
-    body = {**BODY, "steps": 400}
+    body = {**BODY, "steps": count(200, 400)}
     first = Follower(served, body=body)
     frames = first.frames()
     seen = [next(frames) for _ in range(20)]

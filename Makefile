@@ -17,8 +17,9 @@ loadtest: .venv/loadtest  ## twenty seconds of load on its own server; report in
 	rm -rf build/loadtest/smoke
 	$(BIN)/xdlm-loadtest smoke --out build/loadtest/smoke
 
-# As many processes as cores, up to four, each with one thread for PyTorch.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+# As many processes as cores, up to four, each with one thread for PyTorch. They keep the bytecode of
+# the tests, whatever the environment says of it: to rewrite the assertions takes ten seconds each.
+PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 test: .venv/dev  ## all fast tests
 	$(PARALLEL) -m "not slow and not gpu and not browser and not clients and not cluster"
@@ -29,13 +30,13 @@ test-all: .venv/dev  ## the slow ones too, more examples, shapes checked at run 
 	    -m "not gpu and not browser and not clients and not cluster"
 
 test-browser: .venv/dev chromium $(BROWSER)/node_modules/ready  ## the page, in Chromium
-	$(BIN)/pytest -m browser
+	$(BIN)/pytest -m browser tests/browser
 
 screenshots: .venv/dev chromium  ## of the page, into docs/
 	$(BIN)/python -m benchmarks.screenshots
 
 test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## third-party clients
-	$(BIN)/pytest -m clients
+	$(BIN)/pytest -m clients tests/clients
 
 soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
 	$(BIN)/pytest -m slow --timeout 3600 tests/faults

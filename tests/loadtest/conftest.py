@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest.commands import app
+from tests.support.fork_server import ForkedPopen
 from tests.support.paths import ROOT
 from tests.support.serving import write_tiny
 
@@ -72,10 +73,10 @@ def server(tmp_path_factory) -> Iterator[Server]:
     template = ROOT / "models" / "bundled" / "stories" / "tokenizer_config.json"
     (tiny / "tokenizer_config.json").write_bytes(template.read_bytes())
     log = folder / "log"
-    command = [sys.executable, "-m", "server", "serve", str(tiny), "digits"]
+    command = ["xdlm", "serve", str(tiny), "digits"]
     command += ["--port", "0", "--threads", "1", "--max-waiting", "8"]
     with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = ForkedPopen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         assert process.stdout is not None
         found = None

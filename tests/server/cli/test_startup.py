@@ -19,7 +19,7 @@ from server.cluster.settings import ClusterSettings
 from server.config import ConfigError, Settings
 from server.http.api_keys import Keys
 from tests.support.http import call, wait_for
-from tests.support.processes import XDLM, Process, port_of
+from tests.support.processes import Process, port_of
 
 SECRET = "sk-secret-0123456789"
 TRY = """if True:
@@ -265,11 +265,11 @@ def test_a_cluster_s_arguments_are_settings_of_their_kind(given):
 
 
 def test_variables_of_libraries_change_nothing(tiny_folder, tmp_path):
-    """They used to end the start with a traceback. The command runs in any folder."""
+    """They used to end the start with a traceback. The module runs in any folder."""
     strange = {"WEB_CONCURRENCY": "abc", "FORWARDED_ALLOW_IPS": "*", "TERMINAL_WIDTH": "wide"}
     strange |= {"PROMETHEUS_MULTIPROC_DIR": "/nowhere", "PORT": "x", "UVICORN_PORT": "x"}
     with subprocess.Popen(
-        [XDLM, "serve", tiny_folder, "--port", "0"],
+        [sys.executable, "-m", "server", "serve", tiny_folder, "--port", "0"],
         cwd=tmp_path,
         env={**os.environ, **strange},
         stdout=subprocess.PIPE,

@@ -49,6 +49,10 @@ class Stumbling:
         """See ``Denoiser``."""
         self.network.reserve(slots)
 
+    def copy_slots(self, sources, targets):
+        """See ``Denoiser``."""
+        self.network.copy_slots(sources, targets)
+
     def head(self, hidden):
         """See ``Denoiser``."""
         return self.network.head(hidden)

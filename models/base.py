@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -154,6 +155,10 @@ class DenoiserModule(CheckpointModule, ABC):
         """See ``Denoiser``."""
         raise ValueError("this network keeps no keys and values")
 
+    def copy_slots(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See ``Denoiser``."""
+        raise ValueError("this network keeps no keys and values")
+
     @abstractmethod
     def trunk(
         self,
@@ -215,6 +220,12 @@ class Transformer(DenoiserModule):
             return super().reserve(slots)
         own = shape._replace(heads=shape.heads // ranks)
         self.slab = Slab(own, slots, like.dtype, self.cos.device)
+
+    def copy_slots(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See ``Denoiser``."""
+        if self.slab is None:
+            return super().copy_slots(sources, targets)
+        self.slab.copy(sources, targets)
 
     def predictors(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Packed positions whose hidden states predict the tokens of ``rows``.

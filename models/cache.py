@@ -62,6 +62,13 @@ class Slab:
         self.keys = torch.zeros(size, dtype=dtype, device=device)
         self.values = torch.zeros(size, dtype=dtype, device=device)
 
+    def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copy keys and values between slots, both [N]."""
+        device = self.keys.device
+        at, to = (torch.from_numpy(slots).to(device) for slots in (sources, targets))
+        self.keys[:, to] = self.keys[:, at]
+        self.values[:, to] = self.values[:, at]
+
     @property
     def slots(self) -> int:
         """How many there are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from models.cache import CacheShape, Segments
@@ -46,6 +47,10 @@ class Denoiser(Protocol):
         """Make room for keys and values of ``slots`` positions, before the first pass with
         ``segments``. Only for networks whose ``ModelInfo.cache`` has sizes.
         """
+        ...
+
+    def copy_slots(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copy keys and values between slots, both [N] on the host, after ``reserve``."""
         ...
 
     def head(self, hidden: Tensor) -> Tensor:

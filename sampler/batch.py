@@ -85,9 +85,11 @@ class CanvasBatch(Generic[State]):
         new = Columns()
         given = new.integers([t for tokens, _, _ in canvases for t in tokens])
         bias_ids, bias = bias_columns(params)
+        first = [p.own.first_rank(given_before(editable)) for _, editable, p in canvases]
         host = Layout.of(
             [len(tokens) for tokens, _, _ in canvases],
             [e for _, editable, _ in canvases for e in editable],
+            first,
         )
         layout, sent = host.sent(given, torch.device(device))
         return CanvasBatch(
@@ -107,7 +109,7 @@ class CanvasBatch(Generic[State]):
             tell=new.flags([p.logprobs for p in params]),
             bias_ids=bias_ids,
             bias=bias,
-            own=params[0].own.state.of(params, free, new),
+            own=params[0].own.state.of(params, free, first, new),
             mirror=given,
         )
 
@@ -169,7 +171,11 @@ class CanvasBatch(Generic[State]):
     def kept(self, keep: Bool[Tensor, " B"]) -> CanvasBatch[State]:
         """The canvases where keep is true, in order."""
         positions = keep[self.host.canvas].nonzero()[:, 0]
-        host = Layout.of(self.lengths[keep].numpy(), self.host.editable[positions].numpy())
+        host = Layout.of(
+            self.lengths[keep].numpy(),
+            self.host.editable[positions].numpy(),
+            self.host.first[keep].numpy(),
+        )
         columns = {n: getattr(self, n)[keep] for n in (*COLUMNS, "bias_ids", "bias")}
         layout, tokens = host.sent(self.on_host.tokens[positions], self.tokens.device)
         mirror = self.on_host.tokens[positions]
@@ -196,6 +202,11 @@ COLUMNS = (
     *("guidance_scale", "label", "tell"),
 )
 """Fields that have one number per canvas, whatever the sampler."""
+
+
+def given_before(editable: Sequence[bool]) -> int:
+    """Given positions before the first editable one."""
+    return next((i for i, free in enumerate(editable) if free), len(editable))
 
 
 def bias_columns(params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:

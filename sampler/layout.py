@@ -23,9 +23,11 @@ class Layout:
         canvas: which canvas each packed position belongs to, ascending.
         position: its index on that canvas.
         rank: how many editable positions of the canvas lie before it; blocks count these. A given
-            position has the rank of the editable one before it, -1 where there is none.
+            position has the rank of the editable one before it, or one less than the first.
         editable: where the sampler may write; other positions are given.
         ends: where each canvas ends among the packed positions.
+        first: rank of the first editable position of each canvas, on the host: 0, or where it lies
+            in its block if blocks are counted from the first position of the canvas.
     """
 
     lengths: Int[Tensor, " B"]
@@ -34,25 +36,33 @@ class Layout:
     rank: Int[Tensor, " T"]
     editable: Bool[Tensor, " T"]
     ends: Int[Tensor, " B"]
+    first: Int[Tensor, " B"]
 
     @classmethod
     def of(
-        cls, lengths: Sequence[int] | np.ndarray, editable: Sequence[bool] | np.ndarray
+        cls,
+        lengths: Sequence[int] | np.ndarray,
+        editable: Sequence[bool] | np.ndarray,
+        first: Sequence[int] | np.ndarray | None = None,
     ) -> Layout:
-        """Canvases of these lengths, on the host; ``editable`` is of all positions."""
+        """Canvases of these lengths, on the host; ``editable`` is of all positions, ``first`` as
+        the attribute, zeros where None.
+        """
         sizes = np.asarray(lengths, dtype=np.int64)
         free = np.asarray(editable, dtype=bool)
         ends = sizes.cumsum()
         starts = ends - sizes
         canvas = np.repeat(np.arange(len(sizes)), sizes)
         written = np.concatenate(([0], free.cumsum()))
+        begin = np.zeros_like(sizes) if first is None else np.asarray(first, dtype=np.int64)
         return cls(
             torch.from_numpy(sizes),
             torch.from_numpy(canvas),
             torch.from_numpy(np.arange(len(canvas)) - np.repeat(starts, sizes)),
-            torch.from_numpy(written[1:] - np.repeat(written[starts], sizes) - 1),
+            torch.from_numpy(written[1:] - np.repeat(written[starts] - begin, sizes) - 1),
             torch.from_numpy(free),
             torch.from_numpy(ends),
+            torch.from_numpy(begin),
         )
 
     @property
@@ -73,15 +83,15 @@ class Layout:
     def sent(
         self, tokens: Int[Tensor, " T"], device: torch.device
     ) -> tuple[Layout, Int[Tensor, " T"]]:
-        """The layout and ids of its positions on a device, in one copy; ``lengths`` stay on the
-        host.
+        """The layout and ids of its positions on a device, in one copy; ``lengths`` and ``first``
+        stay on the host.
         """
         if device.type == "cpu":
             return self, tokens
         columns = (self.canvas, self.position, self.rank, self.editable.long(), tokens, self.ends)
         together = to_device(torch.cat(columns), device)
         canvas, position, rank, editable, ids, ends = together.split([len(c) for c in columns])
-        return Layout(self.lengths, canvas, position, rank, editable.bool(), ends), ids
+        return Layout(self.lengths, canvas, position, rank, editable.bool(), ends, self.first), ids
 
     def counts(self, marks: Bool[Tensor, " T"]) -> Int[Tensor, " B"]:
         """How many positions of each canvas are marked."""

@@ -141,6 +141,9 @@ BLOCK_LENGTH = integer(
     MAX_INTEGER,
     example=32,
 )
+BLOCK_ALIGNED = flag(
+    False, "blocks are counted from the first position of the canvas", requestable=False
+)
 LOGITS_EOS_INF = flag(False, "never write the end token", label="Never end")
 
 
@@ -196,17 +199,32 @@ class SamplerParams:
         """Positions of a block on a canvas with ``free`` positions to write."""
         return free
 
+    def first_rank(self, given: int) -> int:
+        """Rank of the first position to write, after ``given`` positions of the canvas."""
+        del given
+        return 0
+
+    def most_steps(self, free: int) -> int:
+        """Steps that a canvas with ``free`` positions to write can take."""
+        del free
+        return MAX_STEPS
+
 
 @dataclass(frozen=True)
 class BlockParams(SamplerParams):
     """Parameters of samplers that fill the canvas block by block."""
 
     block_length: int | None = param(BLOCK_LENGTH)
+    block_aligned: bool = param(BLOCK_ALIGNED)
     logits_eos_inf: bool = param(LOGITS_EOS_INF)
 
     def block_positions(self, free: int) -> int:
         """Positions of a block; all that are free where no length was chosen."""
         return self.block_length or free
+
+    def first_rank(self, given: int) -> int:
+        """Where the first position to write lies in its block, if blocks are aligned."""
+        return given % self.block_length if self.block_aligned and self.block_length else 0
 
     def check_canvas(self, steps: int, free: int) -> None:
         """Raise InvalidParam for fewer steps than blocks."""

@@ -43,12 +43,15 @@ class SamplerState:
     list_lengths: ClassVar[str] = ""
 
     @classmethod
-    def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
+    def of(
+        cls, params: Sequence[Any], free: Sequence[int], first: Sequence[int], columns: Columns
+    ) -> Any:
         """The columns of new canvases.
 
         Args:
             params: the ``SamplingParams`` of each.
             free: editable positions of each.
+            first: rank of the first of them, of each; see ``Layout``.
             columns: makes the tensors.
 
         Raises:

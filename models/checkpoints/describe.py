@@ -76,7 +76,8 @@ def described(path: Path) -> Described:
     name = name_of(path)
     recipe = recipe_of(name)
     usual = recipe.defaults if recipe is not None else {}
-    defaults = {**spec.defaults, **noise, **usual, **said}
+    block = {} if network.block_length is None else {"block_length": network.block_length}
+    defaults = {**spec.defaults, **noise, **usual, **said, **block}
     info = ModelInfo(
         name=name,
         family=spec.name,

@@ -136,7 +136,8 @@ def write_random(
     weights.write(drawn(), folder, shard_bytes)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     ratio = 0.0 if spec.masks_only else 0.1
-    defaults = {"steps": 32, "sampler": spec.random_sampler, "mixing_ratio": ratio}
+    steps = {} if "steps" in spec.defaults else {"steps": 32}
+    defaults = {**steps, "sampler": spec.random_sampler, "mixing_ratio": ratio}
     (folder / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n")
     if tokenizer is not None:
         for name in ("tokenizer.json", "tokenizer_config.json"):

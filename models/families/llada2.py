@@ -20,6 +20,7 @@ from models.families.decoder import MLP, Decoder, DecoderLayer, SparseMLP
 from models.families.decoder_config import DecoderConfig, shard_plan
 from models.families.experts import Router, Routing
 from models.families.fields import FieldReader
+from models.families.sdar import DEFAULTS
 from models.family import FamilySpec, Fields, Shapes
 
 MASK, END = 156895, 156892
@@ -208,9 +209,8 @@ FAMILY = FamilySpec(
     read_config=read_config,
     build=LLaDA2,
     sign=frozenset({"model.word_embeddings.weight"}),
-    unserved="its decoding, block by block with block-causal attention, is not implemented",
     masks_only=True,
-    defaults={"sampler": "threshold", "mixing_ratio": 0.0, "noise_schedule": "llada"},
+    defaults={**DEFAULTS, "confidence_threshold": 0.95, "temperature": 0.0},
     shapes=SHAPES,
     random_config={
         "architectures": ["LLaDA2MoeModelLM"],

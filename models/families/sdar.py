@@ -17,7 +17,14 @@ from models.family import FamilySpec, Fields, Shapes
 MASK, END = 151669, 151643
 """Ids of the published vocabulary."""
 BLOCK_SIZE = 4
-UNSERVED = "its decoding, block by block with block-causal attention, is not implemented"
+DEFAULTS = {
+    "sampler": "threshold",
+    "mixing_ratio": 0.0,
+    "noise_schedule": "llada",
+    "block_aligned": True,
+    "steps": 4096,
+}
+"""``steps`` is only a bound here: each fills at least one position."""
 
 
 def config_of(
@@ -93,9 +100,8 @@ FAMILY = FamilySpec(
     matches=lambda config: config.get("model_type") == "sdar",
     read_config=read_config,
     build=Decoder,
-    unserved=UNSERVED,
     masks_only=True,
-    defaults={"sampler": "threshold", "mixing_ratio": 0.0, "noise_schedule": "llada"},
+    defaults=DEFAULTS,
     shapes={
         "sdar-1.7b": shape(2048, 6144, 28, 16, 8),
         "sdar-4b": shape(2560, 9728, 36, 32, 8),

@@ -42,9 +42,8 @@ FAMILY = FamilySpec(
     matches=lambda config: config.get("model_type") == "sdar_moe",
     read_config=read_config,
     build=Decoder,
-    unserved=sdar.UNSERVED,
     masks_only=True,
-    defaults=sdar.FAMILY.defaults,
+    defaults=sdar.DEFAULTS,
     shapes={
         "sdar-30b-a3b": {
             **sdar.shape(2048, 6144, 48, 32, 4),

@@ -20,6 +20,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -127,6 +128,16 @@ class Leader:
         with self._together():
             self._passes.tell((torch.tensor([slots]),))
             _reserved(self._network, slots, 1 + len(self.ranks))
+
+    def copy_slots(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See ``Denoiser``.
+
+        Raises:
+            RuntimeError: as ``trunk``.
+        """
+        with self._together():
+            self._passes.tell((torch.from_numpy(sources), torch.from_numpy(targets)))
+            self._network.copy_slots(sources, targets)
 
     def head(self, hidden: Tensor) -> Tensor:
         """See ``Denoiser``."""
@@ -277,6 +288,9 @@ def follow(share: Share, rank: int) -> None:
             return
         if len(told) == 1:
             _reserved(network, int(told[0]), share.ranks)
+            continue
+        if len(told) == 2:
+            network.copy_slots(told[0].numpy(), told[1].numpy())
             continue
         segments = Segments(*(array.numpy() for array in told[3:])) if told[3:] else None
         tokens, offsets, rows = (array.to(share.place(rank)) for array in told[:3])

@@ -54,7 +54,9 @@ class BranchState(SamplerState):
     noise_removal: Int[Tensor, " B"]
 
     @classmethod
-    def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
+    def of(
+        cls, params: Sequence[Any], free: Sequence[int], first: Sequence[int], columns: Columns
+    ) -> Any:
         """The columns of new canvases: a field that is declared as a parameter of the same name is
         filled from it, words by their index.
         """

@@ -46,7 +46,9 @@ class RemdmState(BranchState):
     remdm_alpha_on: Float[Tensor, " B"]
 
     @classmethod
-    def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
+    def of(
+        cls, params: Sequence[Any], free: Sequence[int], first: Sequence[int], columns: Columns
+    ) -> Any:
         """The columns of new canvases; an eta that was not chosen is the published one."""
         etas = [p.own.remdm_eta for p in params]
         published = [ETAS[p.own.remdm_schedule] for p in params]

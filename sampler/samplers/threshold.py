@@ -31,9 +31,11 @@ from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
 from sampler.now import Now
 from sampler.packing import places
-from sampler.params import BlockParams, InvalidParam, number, param
+from sampler.params import MAX_STEPS, BlockParams, InvalidParam, integer, number, param
 from sampler.philox import Role, uniforms
 from sampler.plan import Plan, Rows, Written, row_settings
+from sampler.samplers import editing
+from sampler.samplers.editing import Edits
 from sampler.state import Columns, SamplerState
 
 
@@ -42,27 +44,39 @@ class ThresholdState(SamplerState):
     """Columns, [B].
 
     Attributes:
+        aligned: ``block_aligned``.
         block_length: positions of a block; the whole canvas where none was chosen.
         no_eos: ``logits_eos_inf``.
-        confidence_threshold, entropy_bound, confidence_factor: infinite where none was chosen.
+        confidence_threshold, entropy_bound, confidence_factor, editing_threshold: infinite where
+            none was chosen.
+        post_steps: of the parameters.
+        editing_block, post: of edited canvases, see ``sampler.samplers.editing``.
     """
 
+    aligned: Bool[Tensor, " B"]
     block_length: Int[Tensor, " B"]
     no_eos: Bool[Tensor, " B"]
     confidence_threshold: Float[Tensor, " B"]
     entropy_bound: Float[Tensor, " B"]
     confidence_factor: Float[Tensor, " B"]
+    editing_threshold: Float[Tensor, " B"]
+    post_steps: Int[Tensor, " B"]
+    editing_block: Int[Tensor, " B"]
+    post: Int[Tensor, " B"]
 
     @classmethod
-    def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
+    def of(
+        cls, params: Sequence[Any], free: Sequence[int], first: Sequence[int], columns: Columns
+    ) -> Any:
         """The columns of new canvases."""
 
         def or_infinite(values: list[float | None]) -> Tensor:
             return columns.reals([math.inf if value is None else value for value in values])
 
-        for p, positions in zip(params, free, strict=True):
-            p.own.check_canvas(p.steps, positions)
+        for p, positions, start in zip(params, free, first, strict=True):
+            p.own.check_canvas(p.steps, positions + start)
         return cls(
+            columns.flags([p.own.block_aligned for p in params]),
             columns.integers(
                 [max(1, p.own.block_positions(n)) for p, n in zip(params, free, strict=True)]
             ),
@@ -70,17 +84,27 @@ class ThresholdState(SamplerState):
             columns.reals([p.own.confidence_threshold for p in params]),
             or_infinite([p.own.entropy_bound for p in params]),
             or_infinite([p.own.confidence_factor for p in params]),
+            or_infinite([p.own.editing_threshold for p in params]),
+            columns.integers([p.own.post_steps for p in params]),
+            columns.integers([0] * len(params)),
+            columns.integers([0] * len(params)),
         )
+
+    @property
+    def edits(self) -> Bool[Tensor, " B"]:
+        """Which canvases are edited."""
+        return self.editing_threshold.isfinite()
 
     def active_block(
         self, batch: CanvasBatch[Any], mask_id: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See ``SamplerState``: the block of the first mask."""
+        """See ``SamplerState``: the block that is edited, or that of the first mask."""
         host, length = batch.host, self.block_length.numpy()
         masked = (host.editable & (batch.tokens == mask_id)).numpy()
         begins = (host.ends - host.lengths).numpy()
         rank = np.where(masked, host.rank.numpy(), np.iinfo(np.int64).max)
-        first = np.minimum.reduceat(rank, begins) // length * length
+        block = np.minimum.reduceat(rank, begins) // length
+        first = np.where(self.edits.numpy(), self.editing_block.numpy(), block) * length
         return first, first + np.minimum(length, batch.lengths.numpy())
 
 
@@ -98,11 +122,34 @@ class ThresholdParams(BlockParams):
     confidence_factor: float | None = param(
         number(None, "f of Fast-dLLM's rule", 0, 1e6, example=1.0)
     )
+    editing_threshold: float | None = param(
+        number(
+            None,
+            "replace tokens of the active block by others above this probability",
+            0,
+            1,
+            example=0.5,
+        )
+    )
+    post_steps: int = param(
+        integer(16, "steps in which a full block is edited at most", 0, MAX_STEPS)
+    )
 
     def check_together(self) -> None:
         """Raise InvalidParam where two rules were chosen."""
         if self.entropy_bound is not None and self.confidence_factor is not None:
             raise InvalidParam("entropy_bound", "and confidence_factor exclude each other")
+
+    def unread(self) -> dict[str, str]:
+        """``post_steps`` without editing."""
+        edits = self.editing_threshold is not None
+        return {} if edits else {"post_steps": "needs editing_threshold"}
+
+    def most_steps(self, free: int) -> int:
+        """Each step fills a mask, or edits a full block."""
+        if self.editing_threshold is None:
+            return free
+        return free + self.post_steps * (1 + -(-free // max(1, self.block_positions(free))))
 
 
 @dataclass(frozen=True)
@@ -137,8 +184,13 @@ class Threshold:
         return batch.masked(self.mask_id)
 
     def settled(self, batch: CanvasBatch[ThresholdState]) -> Int[Tensor, " B"]:
-        """A filled position stays."""
-        return batch.leading(~batch.host.editable | (batch.tokens != self.mask_id))
+        """A filled position stays, or the blocks before the one that is edited."""
+        host, own = batch.host, batch.own
+        final = batch.tokens != self.mask_id
+        if (edits := own.edits & ~batch.finished).any():
+            passed = host.rank < (own.editing_block * own.block_length)[host.canvas]
+            final = torch.where(edits[host.canvas], passed, final)
+        return batch.leading(~host.editable | final)
 
     def plan(self, batch: CanvasBatch[ThresholdState]) -> Plan:
         """The rule of each canvas, and how many blocks and steps it has."""
@@ -151,11 +203,20 @@ class Threshold:
             at_rows["entropy_bound"] = own.entropy_bound
         if own.confidence_factor.isfinite().any():
             at_rows["confidence_factor"] = own.confidence_factor
+        if (edits := own.edits).any():
+            at_rows["editing_threshold"] = own.editing_threshold
+        blocks = (-(-(batch.host.free + batch.host.first) // own.block_length)).clamp(min=1)
+        steps_each = (batch.steps // blocks).clamp(min=1)
+        quota = torch.where(own.aligned, -(-own.block_length // steps_each), 1)
         at_canvases = {
-            "blocks": -(-batch.host.free // own.block_length),
+            "blocks": blocks,
+            "quota": quota,
             "steps_left": (batch.steps - batch.step).clamp(min=1),
             "beyond": batch.lengths,  # more blocks than there can be
         }
+        if edits.any():
+            of_edits = (edits, own.editing_block, own.post, own.post_steps)
+            at_canvases |= zip(editing.COLUMNS, of_edits, strict=True)
         return Plan.of(batch, {"block_length": own.block_length}, at_rows, at_canvases, asks)
 
     def propose(self, layout: Layout, now: Now, tokens: Int[Tensor, " T"]) -> ThresholdProposal:
@@ -166,6 +227,9 @@ class Threshold:
         block = beyond.scatter_reduce(
             0, canvas, torch.where(masked, block_of, beyond[canvas]), "amin"
         )
+        edited = editing.is_planned(now)
+        if edited:
+            block = editing.active_blocks(now, block)
         blocks_left = (now.of_canvases("blocks") - block).clamp(min=1)
         steps_left = now.of_canvases("steps_left")
         cramped = steps_left < blocks_left  # after ``shortened``: all masks left are one block
@@ -173,7 +237,11 @@ class Threshold:
         marks = masked & (block_of <= last[canvas])
         steps_here = torch.where(cramped, steps_left, steps_left // blocks_left)
         masks = layout.counts(marks)
-        return ThresholdProposal(marks, -(-masks // steps_here))
+        if edited:
+            here = block_of == torch.where(cramped, -1, block)[canvas]
+            marks = marks | editing.editable_tokens(layout, now, masked, here)
+        least = torch.minimum(masks, now.of_canvases("quota"))
+        return ThresholdProposal(marks, torch.maximum(least, -(-masks // steps_here)))
 
     def query(
         self, layout: Layout, tokens: Tensor, proposal: ThresholdProposal, rows: Rows
@@ -197,9 +265,11 @@ class Threshold:
         """Fill the most certain masks of each canvas, as many as its rule lets through."""
         size, its = layout.size, rows.settings
         score = confidence = stats.p_sample.float().double()
-        of = rows.canvas
+        of, masked = rows.canvas, tokens[rows.at] == self.mask_id
         if rows.valid is not None:
             of = torch.where(rows.valid, of, size)
+        if edits := editing.is_planned(now):
+            of = torch.where(masked, of, size)
         by_entropy = None
         if stats.entropy is not None and "entropy_bound" in its:
             by_entropy = its["entropy"] != 0
@@ -217,10 +287,15 @@ class Threshold:
         count = F.pad(proposal.least, (0, 1)).scatter_reduce(
             0, of, torch.where(passes, place + 1, 0), "amax"
         )
-        chosen = place < count[of]
+        chosen, columns = place < count[of], {}
+        if edits:
+            chosen = chosen & masked
+            differs = stats.sample != tokens[rows.at]
+            found = Edits.of(layout, now, rows, masked, chosen, differs, confidence)
+            chosen, columns = chosen | found.rows, found.columns
         target = torch.where(chosen, rows.packed, layout.positions)
         after = F.pad(tokens, (0, 1)).scatter_(0, target, stats.sample)[:-1]
-        return Written(after, {})
+        return Written(after, columns)
 
 
 def running_sums(

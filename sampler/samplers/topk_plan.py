@@ -69,27 +69,33 @@ def refine_budget(absorb: Sequence[int], mixing_ratio: float) -> list[int]:
     return [*refined[:1].tolist(), *refined.diff().tolist()]
 
 
-def step_plan(params: SamplingParams, free: int) -> StepPlan:
+def step_plan(params: SamplingParams, free: int, first: int = 0) -> StepPlan:
     """Plan a canvas with ``free`` masked positions.
 
-    Steps are shared among the blocks as evenly as whole numbers allow.
+    Steps are shared among the blocks as evenly as whole numbers allow. Aligned blocks have the
+    budgets of whole blocks, though the first one has fewer masks; it is done in fewer steps then.
 
     Args:
         params: of the topk sampler.
         free: positions to fill.
+        first: rank of the first of them.
 
     Raises:
         InvalidParam: budgets, blocks and steps that do not fit the canvas.
     """
     own = params.own
     assert isinstance(own, TopKParams)
-    own.check_canvas(params.steps, free)
-    length = min(own.block_positions(free), free) or 1
-    blocks = max(1, -(-free // length))
+    own.check_canvas(params.steps, free + first)
+    length = own.block_positions(free)
+    length = length if own.block_aligned else min(length, free) or 1
+    blocks = max(1, -(-(free + first) // length))
     plan = StepPlan([], [], [])
     for b, steps in enumerate(absorb_budget(params.steps, blocks)):
         now = slice(len(plan.block), len(plan.block) + steps)
-        absorb = absorb_budget(min(length, free - b * length), steps)
+        masks = min(free, (b + 1) * length - first) - max(0, b * length - first)
+        absorb = absorb_budget(length if own.block_aligned else masks, steps)
+        before = accumulate(absorb, initial=0)
+        absorb = [max(0, min(n, masks - filled)) for n, filled in zip(absorb, before, strict=False)]
         if own.topk_absorb != "even":
             absorb = list(own.topk_absorb[now])
         refine = refine_budget(absorb, own.mixing_ratio)
@@ -133,10 +139,12 @@ class TopKState(SamplerState):
     plan_refine: Int[Tensor, " P"]
 
     @classmethod
-    def of(cls, params: Sequence[Any], free: Sequence[int], columns: Columns) -> Any:
+    def of(
+        cls, params: Sequence[Any], free: Sequence[int], first: Sequence[int], columns: Columns
+    ) -> Any:
         """The columns of new canvases, planned."""
         own = [p.own for p in params]
-        plans = [step_plan(p, positions) for p, positions in zip(params, free, strict=True)]
+        plans = [step_plan(p, n, start) for p, n, start in zip(params, free, first, strict=True)]
         lengths = [max(1, o.block_positions(n)) for o, n in zip(own, free, strict=True)]
         return cls(
             mixing_ratio=columns.reals([o.mixing_ratio for o in own]),

@@ -45,7 +45,7 @@ def info(
     facts = {
         **asdict(facts_of),
         **noise,
-        "samplers": samplers_for(has_mask),
+        "samplers": samplers_for(has_mask, facts_of.block_length is not None),
         "defaults": defaults,
         "memory": memory_of(facts_of, needs),
     }

@@ -42,6 +42,7 @@ def generate(
     from server.cli.generation import GenerationFailed, show_ids, show_text
     from server.cli.terminal import Viewer
     from server.engine.factory import engine_of
+    from server.engine.preparation import prepared
 
     loaded = load(checkpoint, device, dtype)
     params = params_of(loaded, chosen)
@@ -58,7 +59,7 @@ def generate(
     try:
         request = GenerationRequest.continuing(ids, length, params, watch, hole)
         engine = engine_of(loaded, Settings.model_validate({}))
-        engine.caching.check(request)
+        request = prepared(request, engine.caching)
     except InvalidParam as error:
         stop(str(error), 2)
     request = replace(request, lossless=True)

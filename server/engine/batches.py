@@ -20,7 +20,9 @@ from server.engine.canvases import Canvases
 from server.engine.events import Event, Failed, Step
 from server.engine.isolation import each_alone, failure_of, step_parts
 from server.engine.part import Part
+from server.engine.prompts import SharedPrompts
 from server.engine.request_params import samplers_for
+from server.engine.slots import Slots
 from server.engine.stream import GroupStep, Subscription
 
 log = structlog.get_logger()
@@ -56,10 +58,19 @@ class StepOutcome:
 class Batches:
     """Running and preempted canvases of each sampler, all in one arena."""
 
-    def __init__(self, checkpoint: Checkpoint, caching: Caching | None = None) -> None:
-        """None so far, of a checkpoint; nothing of them is cached where ``caching`` is None."""
+    def __init__(
+        self, checkpoint: Checkpoint, caching: Caching | None = None, slots: Slots | None = None
+    ) -> None:
+        """None so far, of a checkpoint.
+
+        Args:
+            checkpoint: the model.
+            caching: how requests are cached; not at all where None.
+            slots: that they have been given.
+        """
         self._checkpoint = checkpoint
         self._caching = caching or Caching(checkpoint.info, 0)
+        self._slots = slots or Slots(0)
         self._ends = np.array(checkpoint.ends, dtype=np.int64)
         self._canvases: dict[str, Canvases] = {}
         self.clear()
@@ -67,6 +78,7 @@ class Batches:
     def clear(self) -> None:
         """Remove all canvases."""
         info, arena = self._checkpoint.info, Arena()
+        self.prompts = SharedPrompts(self._checkpoint.model, self._caching, self._slots)
         self._canvases = {
             name: Canvases(
                 name,
@@ -81,7 +93,7 @@ class Batches:
 
     def __bool__(self) -> bool:
         """Whether any canvas is running."""
-        return any(map(len, self._canvases.values()))
+        return bool(self.prompts) or any(map(len, self._canvases.values()))
 
     def begin(self, owners: Sequence[Subscription]) -> list[Notification]:
         """Create the canvases of new requests from the prior.
@@ -109,14 +121,22 @@ class Batches:
             log.exception("a request could not start", sampler=name)
             code = failure_of(error).code
             return [(owners[0], Failed(code, "the request could not start"))]
+        for owner in owners:
+            self.prompts.begun(self._canvases[name], owner)
         return [
-            (o, Step(0, o.request.params.steps, (), tuple(tokens.tolist())))
+            (
+                o,
+                Step(
+                    0, o.request.params.steps, (), tuple(tokens[: len(o.request.tokens)].tolist())
+                ),
+            )
             for o, tokens in zip(owners, starts, strict=True)
             if o.request.wants_steps
         ]
 
     def pause(self, owners: Collection[Subscription]) -> None:
         """Preempt requests; their canvases are kept."""
+        self.prompts.forget(owners)
         for canvases in self._canvases.values():
             canvases.pause(canvases.slots_of(owners))
 
@@ -127,11 +147,13 @@ class Batches:
 
     def drop(self, owners: Collection[Subscription]) -> None:
         """Remove requests, running or preempted."""
+        self.prompts.forget(owners)
         for canvases in self._canvases.values():
             canvases.drop(canvases.slots_of(owners))
 
     def finish(self, owners: Collection[Subscription], now: float) -> list[Notification]:
         """End requests with their canvases as they stand; returns their last events."""
+        self.prompts.forget(owners)
         events: list[Notification] = []
         for canvases in self._canvases.values():
             slots = canvases.slots_of(owners)
@@ -148,6 +170,7 @@ class Batches:
                 get fewer remaining steps.
         """
         stepped = StepOutcome()
+        self.prompts.before_step()
         parts = [c.part(now, step_seconds) for c in self._canvases.values() if c]
         for part, outcome in step_parts(self._checkpoint.model, parts):
             if isinstance(outcome, StepResult):
@@ -158,6 +181,7 @@ class Batches:
                 slots = part.slots[part.present]
                 stepped.ended += [(owner, failed) for _, owner in part.canvases.owners_of(slots)]
                 part.canvases.drop(slots)
+        self.prompts.after_step()
         return stepped
 
     def _taken_in(self, part: Part, result: StepResult, stepped: StepOutcome) -> Failed | None:
@@ -194,7 +218,8 @@ class Batches:
         stepped.run += result.run
         stepped.kept += result.kept
         stepped.skipped += int((result.forwards.numpy()[present] == 0).sum())
-        over = result.failed.numpy() | batch.finished.numpy() | (settled >= lengths)
+        over = result.failed.numpy() | batch.finished.numpy()
+        over |= settled >= part.canvases.shown(part)
         # an end token among the settled positions ends the text: the rest is not needed
         ends = np.isin(batch.on_host.tokens.numpy(), self._ends).nonzero()[0]
         if len(ends):

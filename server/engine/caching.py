@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from models.interface import ModelInfo
+from sampler.batch import given_before
 from sampler.cache import CAUSAL, DUAL, MODES, NONE, NOTHING, PREFIX, PROMPT, CacheColumns
 from sampler.params import InvalidParam
 from server.engine.events import GenerationRequest
@@ -63,8 +64,8 @@ class Caching:
         mode, whole = self.mode(request), request.work
         if mode == NONE:
             return whole
-        params, length = request.params, len(request.tokens)
-        free = sum(request.editable)
+        params, length = request.params, request.length
+        free = sum(request.editable) + request.spare
         block = min(free, params.own.block_positions(free))
         blocks = max(1, -(-free // max(1, block)))
         steps = whole.steps
@@ -94,7 +95,7 @@ class Caching:
         params = [r.params for r in requests]
         modes = [NONE if s < 0 else self.mode(r) for r, s in zip(requests, starts, strict=True)]
         twins = [
-            start + len(r.tokens) if start >= 0 and r.params.guidance_scale != 1.0 else NOTHING
+            start + r.length if start >= 0 and r.params.guidance_scale != 1.0 else NOTHING
             for r, start in zip(requests, starts, strict=True)
         ]
         columns = CacheColumns.of(
@@ -109,6 +110,11 @@ class Caching:
             }
         )
         return {f"cache.{n}": getattr(columns, n).numpy() for n in CacheColumns.names()}
+
+
+def given_ids(request: GenerationRequest) -> list[int]:
+    """The ids before the first position to write."""
+    return request.tokens[: given_before(request.editable)]
 
 
 def _size(request: GenerationRequest) -> int:

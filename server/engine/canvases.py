@@ -65,7 +65,7 @@ class Canvases:
             the first tokens of each.
         """
         requests = [o.request for o in owners]
-        given = CanvasBatch.of([(r.tokens, r.editable, r.params) for r in requests])
+        given = CanvasBatch.of([r.canvas for r in requests])
         batch = self.sampler.begin(given)
         lengths, tokens = batch.lengths.numpy(), batch.tokens.numpy()
         asked = np.full(len(owners), UNKNOWN)
@@ -74,6 +74,8 @@ class Canvases:
         columns = {name: column.numpy() for name, column in batch.columns().items()}
         columns |= {
             "length": lengths,
+            "shown": np.array([len(r.tokens) for r in requests]),
+            "first": batch.host.first.numpy(),
             "asked": asked,
             "deadline": np.array([o.submitted + (o.request.budget or math.inf) for o in owners]),
             "through_ends": np.array([bool(r.through_ends) for r in requests]),
@@ -117,6 +119,21 @@ class Canvases:
         if len(back):
             self._running, self._part = np.concatenate((self._running, back)), None
 
+    def adopt(self, slot: int, count: int) -> None:
+        """The keys and values of a canvas' first positions, which are given, have been copied."""
+        start = int(self._table["start"][slot])
+        held = slice(start, start + count)
+        self._arena.held[held] = self._arena.tokens[held]
+        self._part = None
+
+    def runs(self, owner: Subscription) -> bool:
+        """Whether a request takes part in the next step."""
+        return owner in self._slots and bool((self._running == self._slots[owner]).any())
+
+    def has_stepped(self, owner: Subscription) -> bool:
+        """Whether the network has run a request's canvas."""
+        return bool(self._table["forwards"][self._slots[owner]] > 0)
+
     def drop(self, slots: Int[np.ndarray, " G"]) -> None:
         """Forget canvases."""
         if not len(slots):
@@ -150,7 +167,7 @@ class Canvases:
         columns = self._table.take(slots)
         lengths = columns["length"].numpy()
         places = places_of(columns["start"].numpy(), lengths)
-        host = Layout.of(lengths, self._arena.editable[places])
+        host = Layout.of(lengths, self._arena.editable[places], columns["first"].numpy())
         mirror = torch.from_numpy(self._arena.tokens[places])
         layout, tokens = host.sent(mirror, self._device)
         owners = [self._owners[slot] for slot in slots.tolist()]
@@ -184,8 +201,10 @@ class Canvases:
     def commit(self, part: Part, result: StepResult) -> None:
         """Take in the result of a part's step."""
         table, slots = self._table, part.slots[part.present]
-        canvas = part.batch.host.canvas[result.change.rows].numpy()
-        kinds = canvas * len(OPS) + result.change.op.numpy()
+        host, rows = part.batch.host, result.change.rows.numpy()
+        canvas, position = host.canvas.numpy()[rows], host.position.numpy()[rows]
+        told = position < self.shown(part)[canvas]
+        kinds = (canvas * len(OPS) + result.change.op.numpy())[told]
         counts = np.bincount(kinds, minlength=len(OPS) * len(part.slots)).reshape(-1, len(OPS))
         after, written = result.batch.on_host.tokens.numpy(), part.positions
         self._take_in(part, result.batch)
@@ -225,6 +244,10 @@ class Canvases:
         """Whether anyone reads the steps of a part's canvases."""
         return bool(self._table["wants_steps"][part.slots[part.present]].any())
 
+    def shown(self, part: Part) -> Int[np.ndarray, " B"]:
+        """Positions of each canvas of a part that events tell of."""
+        return self._table["shown"][part.slots]
+
     def reads_through_ends(self, part: Part) -> Bool[np.ndarray, " B"]:
         """Flags of the canvases of a part: end tokens do not end the text."""
         return self._table["through_ends"][part.slots] != 0
@@ -234,7 +257,7 @@ class Canvases:
         changes and times.
         """
         owner, table = self._owners[slot], self._table
-        start, length = int(table["start"][slot]), int(table["length"][slot])
+        start, length = int(table["start"][slot]), int(table["shown"][slot])
         unmasked, refined, remasked = (int(table[name][slot]) for name in OPS)
         tally = Tally(
             steps=int(min(table["step"][slot], table["steps"][slot])),

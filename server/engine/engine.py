@@ -80,7 +80,7 @@ class Engine:
         self.watchdog = watchdog
         self._deadlines = deadlines
         self._limit = limit
-        self._batches = Batches(checkpoint, caching)
+        self._batches = Batches(checkpoint, caching, scheduler.slots)
         self._timer = StepTimer()
         self._delivery = Delivery(metrics)
         self._cancelled: set[Subscription] = set()
@@ -94,6 +94,7 @@ class Engine:
             lambda: self.scheduler.running,
             lambda: self.scheduler.waiting,
             lambda: self.scheduler.slots.used,
+            lambda: self._batches.prompts.reused,
         )
 
     def start(self) -> None:

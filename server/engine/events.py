@@ -23,6 +23,8 @@ class GenerationRequest:
         budget: seconds from submission within which the canvas is to be complete, if need be in
             fewer steps.
         through_ends: end tokens do not end the text; all positions are filled and counted.
+        spare: positions after the canvas that complete its last block. The network sees them, and
+            the sampler fills them; events do not tell of them.
     """
 
     tokens: list[int]
@@ -32,6 +34,18 @@ class GenerationRequest:
     lossless: bool = False
     budget: float | None = None
     through_ends: bool = False
+    spare: int = 0
+
+    @property
+    def length(self) -> int:
+        """Positions, the spare ones included."""
+        return len(self.tokens) + self.spare
+
+    @property
+    def canvas(self) -> tuple[list[int], list[bool], SamplingParams]:
+        """The whole canvas, as ``CanvasBatch.of`` takes it."""
+        tokens, editable = [*self.tokens, *[0] * self.spare], [*self.editable, *[True] * self.spare]
+        return tokens, editable, self.params
 
     @property
     def work(self) -> Work:
@@ -39,7 +53,7 @@ class GenerationRequest:
         the last noise counts as a step.
         """
         passes = 1 if self.params.guidance_scale == 1.0 else 2
-        return Work(passes * len(self.tokens), self.params.steps + 1)
+        return Work(passes * self.length, self.params.steps + 1)
 
     @classmethod
     def continuing(

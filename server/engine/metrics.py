@@ -95,6 +95,11 @@ class Metrics:
             "Positions whose keys and values are kept",
             registry=self.registry,
         )
+        self._reused = Gauge(
+            "xdlm_prompt_positions_reused",
+            "Prompt positions whose keys and values were computed for an earlier request",
+            registry=self.registry,
+        )
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._scores = counter("scores", "Texts scored")
         Info("xdlm_build", "Version of the server", registry=self.registry).info(
@@ -102,7 +107,7 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)  # memory, open files, CPU time
         self._engines: list[tuple[Callable[[], int], ...]] = []
-        for i, gauge in enumerate((self._running, self._waiting, self._cached)):
+        for i, gauge in enumerate((self._running, self._waiting, self._cached, self._reused)):
             gauge.set_function(lambda i=i: sum(engine[i]() for engine in self._engines))
         for code in FAILURES:
             self._failure.labels(code)
@@ -114,10 +119,14 @@ class Metrics:
         return generate_latest(self.registry)
 
     def watch(
-        self, running: Callable[[], int], waiting: Callable[[], int], cached: Callable[[], int]
+        self,
+        running: Callable[[], int],
+        waiting: Callable[[], int],
+        cached: Callable[[], int],
+        reused: Callable[[], int],
     ) -> None:
         """Add an engine to the gauges, which report sums over all engines."""
-        self._engines.append((running, waiting, cached))
+        self._engines.append((running, waiting, cached, reused))
 
     @_guarded
     def failed(self, code: str) -> None:

@@ -11,6 +11,7 @@ from sampler import PARAMS, READERS, SAMPLERS, make_params
 from sampler.params import (
     COMMON_PARAMS,
     MAX_INTEGER,
+    BlockParams,
     InvalidParam,
     SamplingParams,
     check_choice,
@@ -58,9 +59,16 @@ def sampling_params(
     return params
 
 
-def samplers_for(has_mask: bool) -> list[str]:
-    """Names of the samplers that a model can use."""
-    return [n for n, s in SAMPLERS.items() if has_mask or not s.params.needs_mask]
+def samplers_for(has_mask: bool, in_blocks: bool = False) -> list[str]:
+    """Names of the samplers that a model can use, with a mask or without, and if it generates in
+    blocks only.
+    """
+    return [
+        name
+        for name, spec in SAMPLERS.items()
+        if (has_mask or not spec.params.needs_mask)
+        and (not in_blocks or issubclass(spec.params, BlockParams))
+    ]
 
 
 def check_defaults(defaults: Mapping[str, Any], has_mask: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import structlog
 
-from server.engine.extents import Extents
+from server.engine.slots import Slots
 
 log = structlog.get_logger()
 
@@ -158,7 +158,7 @@ class Scheduler(Generic[Key]):
             max_work_ratio: of the work of a request to that of the head request in its step.
             slots: positions whose keys and values can be kept.
         """
-        self.slots = Extents(slots)
+        self.slots = Slots(slots)
         self.max_waiting, self.max_running = max_waiting, max_running
         self.max_positions, self.max_backlog = max_positions, max_backlog
         self.patience, self.half_life, self.max_work_ratio = patience, half_life, max_work_ratio
@@ -368,7 +368,7 @@ class Scheduler(Generic[Key]):
         self._begun(key)
         entry = self._entries.pop(key)
         if entry.start >= 0:
-            self.slots.give(entry.start, entry.work.slots)
+            self.slots.give(entry.start)
         self._running.pop(key, None)
         self._stale = True
         return True

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.checkpoints.load import Checkpoint
+from models.interface import ModelInfo
 from sampler.likelihood.monte_carlo import ScoreParams
 from sampler.params import InvalidParam
 
@@ -75,6 +76,16 @@ def score_params(
     return params
 
 
+def check_scorable(info: ModelInfo) -> None:
+    """Refuse networks whose likelihood is not that of one canvas.
+
+    Raises:
+        InvalidParam: naming ``model``.
+    """
+    if info.block_length is not None:
+        raise InvalidParam("model", f"{info.name} generates in blocks: its texts cannot be scored")
+
+
 def score_request(
     checkpoint: Checkpoint,
     text: str | list[int],
@@ -92,6 +103,7 @@ def score_request(
         UnicodeEncodeError: lone surrogates.
     """
     info, tokenizer = checkpoint.info, checkpoint.tokenizer
+    check_scorable(info)
     least = sum(tokenizer.at_least(t) for t in (text, prompt) if isinstance(t, str))
     if least > info.max_length:
         raise _too_long(f"at least {least}", info.max_length)

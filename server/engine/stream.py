@@ -187,13 +187,13 @@ class GroupStep:
                 continue
             try:
                 if owner.request.wants_steps:
-                    owner.push(self._step(i, owner.request.params.logprobs))
+                    owner.push(self._step(i, owner.request))
             except Exception:
                 owner.fail()
 
-    def _step(self, i: int, with_logprobs: bool) -> Step:
+    def _step(self, i: int, request: GenerationRequest) -> Step:
         done, steps = self.steps_done[i], self.steps[i]
-        step = min(done, steps)
+        step, end = min(done, steps), self.starts[i] + len(request.tokens)
         changes = tuple(
             Change(
                 self.rows[c] - self.starts[i],
@@ -201,11 +201,13 @@ class GroupStep:
                 self.old[c],
                 self.new[c],
                 self.confidence[c],
-                self._logprobs(c, step) if with_logprobs else None,
+                self._logprobs(c, step) if request.params.logprobs else None,
             )
             for c in range(self.bounds[i], self.bounds[i + 1])
+            if self.rows[c] < end
         )
-        return Step(step, steps, changes, None, done > steps, self.settled[i], self.blocks[i])
+        settled = min(self.settled[i], len(request.tokens))
+        return Step(step, steps, changes, None, done > steps, settled, self.blocks[i])
 
     def _logprobs(self, c: int, step: int) -> LogProbs:
         top = zip(self.top_ids[c], self.top_log_p[c], strict=True)

@@ -202,6 +202,9 @@ async def test_row_20_an_engine_that_fails_outside_a_request(tiny):
         def reserve(self, slots):
             pass
 
+        def copy_slots(self, sources, targets):
+            pass
+
         def head(self, hidden):
             raise AssertionError("no hidden states were made")
 

@@ -55,8 +55,8 @@ def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
         mode = FakeTensorMode()
         fake = mode.from_tensor
         columns = {n: getattr(batch.layout, n) for n in Layout.__dataclass_fields__}
-        device = {n: fake(t) for n, t in columns.items() if n != "lengths"}
-        layout = Layout(lengths=batch.lengths, **device)
+        host = {n: columns.pop(n) for n in ("lengths", "first")}
+        layout = Layout(**host, **{n: fake(t) for n, t in columns.items()})
         settings = replace(plan.now, whole=fake(plan.now.whole), real=fake(plan.now.real))
         known = Mixing(V)
         known.embedding = fake(network.embedding)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from models.families.decoder import Decoder
 from models.families.llada import LLaDA
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
@@ -20,7 +21,7 @@ Canvas = tuple[Sequence[int], Sequence[bool], SamplingParams]
 
 
 def begun(
-    network: LLaDA, mask_id: int, canvases: Sequence[Canvas], first: int = 0
+    network: LLaDA | Decoder, mask_id: int, canvases: Sequence[Canvas], first: int = 0
 ) -> tuple[Sampler, CanvasBatch[Any]]:
     """A sampler and its batch, with extents one after the other from slot ``first`` on."""
     sampler = SAMPLERS[canvases[0][2].sampler].make(network.config.vocab_size, mask_id, ())
@@ -46,7 +47,9 @@ def begun(
     return sampler, replace(batch, cache=CacheColumns.of(columns), held=held)
 
 
-def stepped(network: LLaDA, sampler: Sampler, batch: CanvasBatch[Any]) -> list[StepResult]:
+def stepped(
+    network: LLaDA | Decoder, sampler: Sampler, batch: CanvasBatch[Any]
+) -> list[StepResult]:
     """All steps of a batch."""
     found: list[StepResult] = []
     while not bool(batch.finished.all()):

@@ -128,8 +128,9 @@ class Job(ABC, Generic[ReaderT]):
         Raises:
             ApiError: 400.
         """
-        lengths = [len(request.tokens) for request in self.requests]
-        limits.check_work(self.state.settings, self.params.steps, lengths)
+        steps = max(request.params.steps for request in self.requests)
+        lengths = [request.length for request in self.requests]
+        limits.check_work(self.state.settings, steps, lengths)
 
     def submit(self) -> list[Subscription]:
         """Queue all requests, or none of them.

@@ -21,6 +21,7 @@ from server.api.schemas.requests import DiffusionFields, refused
 from server.api.schemas.responses.images import Images, ImageStreamEvent, ImageUsage
 from server.api.schemas.responses.trajectories import FinishedImage
 from server.engine.events import Done, Failed, GenerationRequest, Step, Tally
+from server.engine.preparation import prepared
 from server.engine.request_params import class_named
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
@@ -118,8 +119,7 @@ class ImageJob(Job[ImageReader]):
                 )
                 for seed in child_seeds(params.seed, count)
             ]
-            for request in self.requests:
-                state.engine.caching.check(request)
+            self.requests = [prepared(request, state.engine.caching) for request in self.requests]
         except InvalidParam as error:
             raise refused(error) from None
         self.check_work()

@@ -23,7 +23,9 @@ from server.api.jobs.waiting import together
 from server.api.schemas.requests import StreamOptions, TextFields, refused
 from server.api.schemas.responses.common import Usage, UsageSoFar
 from server.engine.events import Done, Failed, GenerationRequest, Step
+from server.engine.preparation import prepared
 from server.engine.request_params import default_length, default_of
+from server.engine.score_request import check_scorable
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
 
@@ -60,6 +62,11 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         limits.check_stops(state.settings, self.view.stops)
         self.prompts = [prompt for prompt in prompts for _ in range(count)]
         self.prompt_tokens = sum(prompt.size for prompt in prompts)
+        if self.view.alternatives is not None and any(p.echo is not None for p in prompts):
+            try:
+                check_scorable(state.checkpoint.info)
+            except InvalidParam as error:
+                raise refused(error) from None
         seeds = seeds_of(self.params.seed, len(prompts), count)
         self.requests = [
             self._request(body, prompt, seed)
@@ -83,10 +90,9 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
                 self.budget_seconds,
                 body.ignore_eos,
             )
-            self.state.engine.caching.check(request)
+            return prepared(request, self.state.engine.caching)
         except InvalidParam as error:
             raise refused(error) from None
-        return request
 
     def _score_params(self) -> ScoreParams:
         """Parameters of the estimate of prompts' log-probabilities."""

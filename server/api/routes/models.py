@@ -89,7 +89,7 @@ def describe(state: State) -> Model:
             "family": info.family,
             "parameters": info.parameters,
             "dtype": info.dtype,
-            "samplers": samplers_for(info.mask_id is not None),
+            "samplers": samplers_for(info.mask_id is not None, info.block_length is not None),
             "sampler": defaults.get("sampler", DEFAULT_SAMPLER),
             "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE},
             "request_parameters": [described(name, p) for name, p in REQUESTABLE.items()],

@@ -99,12 +99,16 @@ def test_bfloat16_stays_close_without_experts(folders, golden, family):
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_facts_are_told_and_serving_is_refused_with_the_reason(folders, family):
-    folder = folders[family]
-    info, defaults = inspect_checkpoint(folder)
+def test_facts_and_defaults_are_told(folders, family):
+    info, defaults = inspect_checkpoint(folders[family])
     assert (info.mask_id, info.eos_id, info.max_length, info.block_length) == FACTS[family]
     assert info.family == family and defaults["mixing_ratio"] == 0.0
-    title = FAMILIES[family].title
+    assert defaults["block_length"] == info.block_length
+    assert FAMILIES[family].unserved or defaults["block_aligned"]
+
+
+def test_serving_is_refused_with_the_reason(folders):
+    folder, title = folders["fast_dllm_v2"], FAMILIES["fast_dllm_v2"].title
     for load in (
         load_checkpoint,
         check_checkpoint,

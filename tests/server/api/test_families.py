@@ -12,6 +12,7 @@ import torch
 from models.bundled import BUNDLED
 from models.checkpoints.load import load_checkpoint
 from models.checkpoints.random_init import parse_shape, write_random
+from tests.support.http import events
 from tests.support.processes import xdlm
 from tests.support.published import dream_budget, write_folder
 from tests.support.serving import make_engine, run_server, settings_of
@@ -77,14 +78,57 @@ def test_a_family_is_served_by_every_sampler_alone_and_in_company(tmp_path, fami
         next(running, None)
 
 
+@pytest.mark.parametrize("family", ["sdar", "sdar_moe", "llada2_moe"])
+def test_block_families_are_served(tmp_path, family):
+    folder = tmp_path / family
+    shape = parse_shape("tiny", family, STORIES)
+    write_random(folder, shape, family=family, dtype=torch.float32, tokenizer=STORIES)
+    loaded = load_checkpoint(folder)
+    block = loaded.info.block_length or 0
+    running = run_server(make_engine(loaded), settings_of(checkpoints=[family]))
+    served = next(running)
+    try:
+        (model,) = requests.get(f"{served.url}/v1/models").json()["data"]
+        assert model["diffusion"]["samplers"] == ["topk", "threshold"]
+        assert model["diffusion"]["block_length"] == block
+        texts = []
+        for n, more in ((1, {}), (3, {}), (1, {"sampler": "topk", "steps": 64, "temperature": 0})):
+            body = {"prompt": "Once upon", "max_tokens": 21, "seed": 5, "n": n, **more}
+            answer = requests.post(f"{served.url}/v1/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            usage = answer.json()["usage"]
+            assert usage["completion_tokens"] <= 21 * n and usage["diffusion"]["steps"] <= 64
+            texts.append(answer.json()["choices"][0]["text"])
+        assert texts[0] == texts[1]
+        body = {"prompt": "Once upon", "max_tokens": 21, "seed": 5, "stream": True}
+        answer = requests.post(f"{served.url}/v1/completions", json={**body, "trajectory": "delta"})
+        *chunks, done = events(answer.text)
+        pieces = [c["text"] for chunk in chunks for c in json.loads(chunk)["choices"]]
+        assert done == "[DONE]" and "".join(pieces) == texts[0]
+        for field, value in (
+            ("block_length", block * 2),
+            ("cache", "dual"),
+            ("sampler", "ancestral"),
+        ):
+            answer = requests.post(
+                f"{served.url}/v1/completions", json={"prompt": "Once", field: value}
+            )
+            assert answer.status_code == 400, answer.text
+            assert answer.json()["error"]["param"] == field
+        score = requests.post(f"{served.url}/v1/score", json={"text": "Once upon a time"})
+        assert score.status_code == 400 and score.json()["error"]["param"] == "model"
+    finally:
+        next(running, None)
+
+
 def test_a_family_without_its_decoding_is_refused_in_one_line(tmp_path):
-    folder = tmp_path / "sdar"
-    made = xdlm("make-random", str(folder), "--family", "sdar", "--tokenizer", "stories")
+    folder, family = tmp_path / "fast", "fast_dllm_v2"
+    made = xdlm("make-random", str(folder), "--family", family, "--tokenizer", "stories")
     assert made.returncode == 0, made.stderr
     facts = json.loads(xdlm("info", str(folder), "--json").stdout)
-    assert facts["family"] == "sdar" and facts["block_length"] == 4
+    assert facts["family"] == family and facts["block_length"] == 32
     for command in (("serve", str(folder)), ("generate", "Hi", "--checkpoint", str(folder))):
         done = xdlm(*command)
         assert done.returncode == 1 and done.stdout == ""
         assert len(done.stderr.splitlines()) == 1
-        assert "SDAR checkpoints cannot be served yet: its decoding" in done.stderr
+        assert "Fast-dLLM v2 checkpoints cannot be served yet: its decoding" in done.stderr

@@ -1,0 +1,101 @@
+"""Prompts of running requests that begin alike, on a network with block-causal attention."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.interface import Denoiser
+from server.engine.caching import Caching, given_ids
+from server.engine.canvases import Canvases
+from server.engine.prefixes import Keys, Prefixes, shared
+from server.engine.slots import Slots
+from server.engine.stream import Subscription
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A request whose prompt is not known yet.
+
+    Attributes:
+        canvases: those that its canvas is among.
+        keys: of its prompt.
+    """
+
+    canvases: Canvases
+    keys: Keys
+
+
+class SharedPrompts:
+    """Gives requests the keys and values of prompts that were computed before. Of requests that
+    come together, one computes what they share and the others wait for a step.
+
+    Attributes:
+        reused: positions that were not computed so far.
+    """
+
+    def __init__(self, network: Denoiser, caching: Caching, slots: Slots) -> None:
+        """No prompts yet; nothing is shared where keys and values are not exact."""
+        length = caching.info.block_length if caching.slots else None
+        self._network = network
+        self._prefixes = None if length is None else Prefixes(length, slots)
+        self._length = length or 0
+        self._computing: dict[Subscription, _Begun] = {}
+        self._waiting: dict[Subscription, _Begun] = {}
+        self.reused = 0
+
+    def __bool__(self) -> bool:
+        """Whether any request waits for another."""
+        return bool(self._waiting)
+
+    def begun(self, canvases: Canvases, owner: Subscription) -> None:
+        """A canvas was created."""
+        if self._prefixes is None or owner.cache_start < 0:
+            return
+        keys = self._prefixes.keys_of(given_ids(owner.request))
+        if keys:
+            self._waiting[owner] = _Begun(canvases, keys)
+            canvases.pause(canvases.slots_of([owner]))
+
+    def forget(self, owners: Collection[Subscription]) -> None:
+        """Requests are paused, resumed or at their end: they compute what they need themselves."""
+        for owner in owners:
+            self._waiting.pop(owner, None)
+            self._computing.pop(owner, None)
+
+    def before_step(self) -> None:
+        """Let those begin that wait for nobody, with what is known of their prompts."""
+        for owner, begun in list(self._waiting.items()):
+            assert self._prefixes is not None
+            known = self._prefixes.known(begun.keys)
+            others = (b.keys for o, b in self._computing.items() if b.canvases.runs(o))
+            if any(shared(begun.keys, keys) > known for keys in others):
+                continue
+            del self._waiting[owner]
+            slot = begun.canvases.slots_of([owner])
+            if known:
+                self._adopt(owner, begun, int(slot[0]))
+            begun.canvases.resume(slot)
+            if known < len(begun.keys):
+                self._computing[owner] = begun
+
+    def _adopt(self, owner: Subscription, begun: _Begun, slot: int) -> None:
+        assert self._prefixes is not None
+        sources = self._prefixes.slots_of(begun.keys)
+        count = len(sources)
+        targets = owner.cache_start + np.arange(count)
+        self._network.copy_slots(sources, targets)
+        begun.canvases.adopt(slot, count)
+        self.reused += count
+
+    def after_step(self) -> None:
+        """Remember the prompts that the step has computed."""
+        for owner, begun in list(self._computing.items()):
+            if not len(begun.canvases.slots_of([owner])):
+                del self._computing[owner]
+            elif begun.canvases.has_stepped(owner):
+                assert self._prefixes is not None
+                self._prefixes.add(begun.keys, owner.cache_start)
+                del self._computing[owner]

@@ -43,6 +43,7 @@ class StepOutcome:
         requests, positions, head_rows, skipped: counts over the canvases whose step succeeded.
         run, kept: positions of these that the network ran, and whose keys and values were kept
             instead; those of unconditional copies included.
+        reused: prompt positions whose keys and values were copied from earlier requests.
     """
 
     records: list[GroupStep] = field(default_factory=list)
@@ -53,6 +54,7 @@ class StepOutcome:
     skipped: int = 0
     run: int = 0
     kept: int = 0
+    reused: int = 0
 
 
 class Batches:
@@ -170,7 +172,7 @@ class Batches:
                 get fewer remaining steps.
         """
         stepped = StepOutcome()
-        self.prompts.before_step()
+        stepped.reused = self.prompts.before_step()
         parts = [c.part(now, step_seconds) for c in self._canvases.values() if c]
         for part, outcome in step_parts(self._checkpoint.model, parts):
             if isinstance(outcome, StepResult):

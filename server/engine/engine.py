@@ -94,7 +94,6 @@ class Engine:
             lambda: self.scheduler.running,
             lambda: self.scheduler.waiting,
             lambda: self.scheduler.slots.used,
-            lambda: self._batches.prompts.reused,
         )
 
     def start(self) -> None:
@@ -281,6 +280,7 @@ class Engine:
             skipped=stepped.skipped,
             run=stepped.run,
             kept=stepped.kept,
+            reused=stepped.reused,
         )
         self._end(stepped.ended)
 

@@ -95,10 +95,9 @@ class Metrics:
             "Positions whose keys and values are kept",
             registry=self.registry,
         )
-        self._reused = Gauge(
-            "xdlm_prompt_positions_reused",
+        self._reused = counter(
+            "prompt_positions_reused",
             "Prompt positions whose keys and values were computed for an earlier request",
-            registry=self.registry,
         )
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._scores = counter("scores", "Texts scored")
@@ -107,7 +106,7 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)  # memory, open files, CPU time
         self._engines: list[tuple[Callable[[], int], ...]] = []
-        for i, gauge in enumerate((self._running, self._waiting, self._cached, self._reused)):
+        for i, gauge in enumerate((self._running, self._waiting, self._cached)):
             gauge.set_function(lambda i=i: sum(engine[i]() for engine in self._engines))
         for code in FAILURES:
             self._failure.labels(code)
@@ -119,14 +118,10 @@ class Metrics:
         return generate_latest(self.registry)
 
     def watch(
-        self,
-        running: Callable[[], int],
-        waiting: Callable[[], int],
-        cached: Callable[[], int],
-        reused: Callable[[], int],
+        self, running: Callable[[], int], waiting: Callable[[], int], cached: Callable[[], int]
     ) -> None:
         """Add an engine to the gauges, which report sums over all engines."""
-        self._engines.append((running, waiting, cached, reused))
+        self._engines.append((running, waiting, cached))
 
     @_guarded
     def failed(self, code: str) -> None:
@@ -149,6 +144,7 @@ class Metrics:
         skipped: int,
         run: int,
         kept: int,
+        reused: int,
     ) -> None:
         """One step of the batch is done."""
         self._step.observe(seconds)
@@ -158,6 +154,7 @@ class Metrics:
         self._skipped.inc(skipped)
         self._run.inc(run)
         self._kept.inc(kept)
+        self._reused.inc(reused)
 
     @_guarded
     def ended(self, request: GenerationRequest, event: Event, seconds: float) -> None:

@@ -31,9 +31,6 @@ class _Begun:
 class SharedPrompts:
     """Gives requests the keys and values of prompts that were computed before. Of requests that
     come together, one computes what they share and the others wait for a step.
-
-    Attributes:
-        reused: positions that were not computed so far.
     """
 
     def __init__(self, network: Denoiser, caching: Caching, slots: Slots) -> None:
@@ -44,7 +41,6 @@ class SharedPrompts:
         self._length = length or 0
         self._computing: dict[Subscription, _Begun] = {}
         self._waiting: dict[Subscription, _Begun] = {}
-        self.reused = 0
 
     def __bool__(self) -> bool:
         """Whether any request waits for another."""
@@ -65,8 +61,13 @@ class SharedPrompts:
             self._waiting.pop(owner, None)
             self._computing.pop(owner, None)
 
-    def before_step(self) -> None:
-        """Let those begin that wait for nobody, with what is known of their prompts."""
+    def before_step(self) -> int:
+        """Let those begin that wait for nobody, with what is known of their prompts.
+
+        Returns:
+            positions whose keys and values were copied.
+        """
+        reused = 0
         for owner, begun in list(self._waiting.items()):
             assert self._prefixes is not None
             known = self._prefixes.known(begun.keys)
@@ -76,19 +77,20 @@ class SharedPrompts:
             del self._waiting[owner]
             slot = begun.canvases.slots_of([owner])
             if known:
-                self._adopt(owner, begun, int(slot[0]))
+                reused += self._adopt(owner, begun, int(slot[0]))
             begun.canvases.resume(slot)
             if known < len(begun.keys):
                 self._computing[owner] = begun
+        return reused
 
-    def _adopt(self, owner: Subscription, begun: _Begun, slot: int) -> None:
+    def _adopt(self, owner: Subscription, begun: _Begun, slot: int) -> int:
         assert self._prefixes is not None
         sources = self._prefixes.slots_of(begun.keys)
         count = len(sources)
         targets = owner.cache_start + np.arange(count)
         self._network.copy_slots(sources, targets)
         begun.canvases.adopt(slot, count)
-        self.reused += count
+        return count
 
     def after_step(self) -> None:
         """Remember the prompts that the step has computed."""

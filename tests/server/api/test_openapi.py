@@ -142,7 +142,8 @@ def test_what_the_bounds_forbid_is_refused(documented, spec):
 def test_the_examples_are_accepted(chatty, spec):
     """One field at a time, on the sampler that reads it."""
     owners = {"entropy_bound": "threshold", "confidence_factor": "threshold"}
-    owners |= {"confidence_threshold": "threshold"}
+    names = ("confidence_threshold", "editing_threshold", "post_steps")
+    owners |= dict.fromkeys(names, "threshold")
     for name in ("topk_absorb", "topk_uniform", "block_length", "refine_scope", "remasking"):
         owners[name] = "topk"
     for name in ("compat", "logits_eos_inf", "confidence_eos_eot_inf"):

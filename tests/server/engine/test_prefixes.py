@@ -74,11 +74,11 @@ async def test_a_prompt_shared_by_sixteen_requests_is_computed_once(blocks):
             [request(engine, e, i) for i, e in enumerate(endings(16))]
         )
         assert await asyncio.gather(*map(tokens_of, subscriptions)) == alone
-        assert value(engine, "xdlm_prompt_positions_reused") >= 15 * len(SHOTS)
+        assert value(engine, "xdlm_prompt_positions_reused_total") >= 15 * len(SHOTS)
         before = value(engine, "xdlm_positions_run_total")
         again = engine.submit(request(engine, endings(16)[3], 3))  # after the others
         assert await tokens_of(again) == alone[3]
-        assert value(engine, "xdlm_prompt_positions_reused") >= 16 * len(SHOTS)
+        assert value(engine, "xdlm_prompt_positions_reused_total") >= 16 * len(SHOTS)
         assert value(engine, "xdlm_positions_run_total") - before < 13 * 3 * BLOCK
 
 

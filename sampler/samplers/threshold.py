@@ -146,10 +146,12 @@ class ThresholdParams(BlockParams):
         return {} if edits else {"post_steps": "needs editing_threshold"}
 
     def most_steps(self, free: int) -> int:
-        """Each step fills a mask, or edits a full block."""
-        if self.editing_threshold is None:
-            return free
-        return free + self.post_steps * (1 + -(-free // max(1, self.block_positions(free))))
+        """Each step fills a mask, or edits a full block. Shared among the blocks, these many steps
+        never make one fill more than its rule lets through.
+        """
+        length = max(1, self.block_positions(free))
+        edits = 0 if self.editing_threshold is None else self.post_steps
+        return max(1, -(-free // length)) * (length + edits)
 
 
 @dataclass(frozen=True)

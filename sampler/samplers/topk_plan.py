@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.params import (
+    MAX_STEPS,
     MIXING_RATIO,
     BlockParams,
     InvalidParam,
@@ -244,6 +245,13 @@ class TopKParams(BlockParams):
             raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")
         if self.remasking == "random" and self.mixing_ratio > 0.0:
             raise InvalidParam("remasking", "random needs mixing_ratio 0")
+
+    def most_steps(self, free: int) -> int:
+        """In aligned blocks without refinement each step fills a mask."""
+        if not self.block_aligned or self.mixing_ratio > 0 or self.topk_absorb != "even":
+            return MAX_STEPS
+        length = self.block_positions(free)
+        return -(-free // length) * length
 
     def check_cached(self) -> None:
         """Raise InvalidParam for the published loop, which has no cache."""

@@ -48,7 +48,8 @@ class SharedPrompts:
 
     def begun(self, canvases: Canvases, owner: Subscription) -> None:
         """A canvas was created."""
-        if self._prefixes is None or owner.cache_start < 0:
+        guided = owner.request.params.guidance_scale != 1.0  # its copy has another prompt
+        if self._prefixes is None or owner.cache_start < 0 or guided:
             return
         keys = self._prefixes.keys_of(given_ids(owner.request))
         if keys:

@@ -25,6 +25,7 @@ KINDS: dict[str, dict] = {
     "topk ends": {"sampler": "topk", "logits_eos_inf": True, "confidence_eos_eot_inf": True},
     "threshold": {"sampler": "threshold", "confidence_threshold": 0.4},
     "threshold factor": {"sampler": "threshold", "confidence_factor": 1.0},
+    "threshold editing": {"sampler": "threshold", "editing_threshold": 0.2, "post_steps": 2},
     "threshold entropy": {"sampler": "threshold", "entropy_bound": 1.5, "logits_eos_inf": True},
 }
 

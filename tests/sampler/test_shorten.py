@@ -24,6 +24,9 @@ PARAMS = {
         sampler="topk", steps=12, mixing_ratio=0.3, block_length=4, refine_scope="block"
     ),
     "threshold": make_params(sampler="threshold", steps=12, block_length=5),
+    "editing": make_params(
+        sampler="threshold", steps=12, block_length=5, editing_threshold=0.1, post_steps=2
+    ),
     "gidd": make_params(sampler="gidd", steps=12, p_uniform=0.3),
     "cap": make_params(sampler="remdm", steps=12, remdm_eta=0.3),
     "loop": make_params(sampler="remdm", steps=12, remdm_schedule="loop", remdm_t_off=0.3),

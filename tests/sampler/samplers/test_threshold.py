@@ -120,3 +120,22 @@ def test_entropies_of_a_canvas_sum_to_the_same_bits_alone_and_in_company():
         places = torch.cat((torch.arange(300), place))
         both = running_sums(torch.cat((other, mine)), group, places, 2, 300)
         assert torch.equal(both[300:], alone)
+
+
+@pytest.mark.parametrize("editing", [None, 0.2])
+@pytest.mark.parametrize("length", [None, 4, 7])
+def test_more_steps_than_a_canvas_can_take_change_no_token(length, editing):
+    rule = {"confidence_threshold": 0.8, "editing_threshold": editing, "block_length": length}
+    for seed in range(5):
+        params = make_params("threshold", steps=4096, seed=seed, **rule)
+        most = params.own.most_steps(18)
+        found = []
+        for steps in (4096, most):
+            sampler = Threshold(N, MASK)
+            batch = sampler.begin(CanvasBatch.of([behind([1, 2], 18, params.changed(steps=steps))]))
+            while int(batch.step) < most:
+                result = take_step(sampler, Hashed(), batch)
+                batch = result.batch
+            assert int(result.settled) == 20
+            found.append(batch.tokens.tolist())
+        assert found[0] == found[1]

@@ -82,6 +82,18 @@ async def test_a_prompt_shared_by_sixteen_requests_is_computed_once(blocks):
         assert value(engine, "xdlm_positions_run_total") - before < 13 * 3 * BLOCK
 
 
+async def test_guided_requests_get_their_own_texts_beside_others_of_the_same_prompt(blocks):
+    async with running(blocks) as engine:
+        requests = [
+            request(engine, e, i, guidance_scale=1.0 + i % 2) for i, e in enumerate(endings(6))
+        ]
+        alone = [await tokens_of(engine.submit(r)) for r in requests]
+    async with running(blocks) as engine:
+        assert await asyncio.gather(*map(tokens_of, engine.submit_all(requests))) == alone
+    async with running(blocks, cache_positions=1) as engine:
+        assert [await tokens_of(engine.submit(r)) for r in requests] == alone
+
+
 async def test_requests_that_wait_for_a_prompt_go_on_when_its_request_is_cancelled(blocks):
     async with running(blocks) as engine:
         alone = await tokens_of(engine.submit(request(engine, [1], 5)))

@@ -15,6 +15,7 @@ from sampler import make_params
 from sampler.cache import MODES, NOTHING
 from sampler.params import InvalidParam
 from sampler.step import take_step
+from sampler.transition import OPS
 from tests.sampler.settings import KINDS, canvas
 from tests.support.caching import begun, stepped
 from tests.support.effort import count
@@ -125,29 +126,53 @@ def test_cached_canvas_gets_the_same_tokens_alone_and_in_company(name, mode):
 def test_no_slot_that_is_read_holds_keys_of_another_token(mode):
     """Keys of the first layer depend on token and position alone."""
     network, other = network_of(8 if mode == "causal" else None), network_of()
-    assert network.slab is not None and other.slab is not None
     for seed in range(count(4, 20)):
         rng = random.Random(seed)
         chosen = {"cache": mode, "cache_interval": rng.choice([None, 4])}
         canvases = mixture(
             [rng.choice(WITHOUT_OFFICIAL)], 3, seed, **({} if mode == "causal" else chosen)
         )
-        sampler, batch = begun(network, MASK, canvases)
-        read = 0
-        while not bool(batch.finished.all()):
-            before, result = batch, take_step(sampler, network, batch)
-            ids, host, batch = before.tokens.numpy(), before.host, result.batch
-            assert before.cache is not None and batch.held is not None
-            at = before.cache.start.numpy()[host.canvas.numpy()] + host.position.numpy()
-            ran = (result.forwards > 0).numpy()[host.canvas.numpy()]
-            used = ran & (batch.held != NOTHING)
-            assert (batch.held[used] == ids[used]).all()
-            fresh = keys_of(other, before)
-            assert network.slab.keys[0][at[used]].equal(fresh[used])
-            read += used.sum()
-            network.slab.keys[0][at[batch.held == NOTHING]] = torch.nan  # nothing else is read
-            network.slab.values[0][at[batch.held == NOTHING]] = torch.nan
-        assert read > 100
+        assert checked(network, other, canvases) > 100
+
+
+def test_tokens_refined_outside_the_window_are_run_though_nothing_asks_about_them():
+    """Every other step refines tokens of earlier blocks; the next one asks about masks alone."""
+    network, other = network_of(), network_of()
+    refine = tuple([0, 6] * 12)
+    params = make_params(
+        "topk", steps=24, block_length=8, cache="dual", topk_uniform=refine, temperature=1.3
+    )
+    canvases = [([5] * 9 + [0] * 48, [False] * 9 + [True] * 48, params.changed(seed=1))] * 3
+    sampler, batch = begun(network, MASK, canvases)
+    outside = 0
+    for result in stepped(network, sampler, batch):
+        block = batch.block[result.change.rows // 57] * 8 + 9
+        refined = result.change.op == OPS.index("refine")
+        outside += int((refined & (result.change.rows % 57 < block)).sum())
+        batch = result.batch
+    assert outside > 10
+    assert checked(network, other, canvases) > 100
+
+
+def checked(network: LLaDA, other: LLaDA, canvases) -> int:
+    """Compare the slots that each step reads with a whole pass; returns how many were read."""
+    assert network.slab is not None
+    sampler, batch = begun(network, MASK, canvases)
+    read = 0
+    while not bool(batch.finished.all()):
+        before, result = batch, take_step(sampler, network, batch)
+        ids, host, batch = before.tokens.numpy(), before.host, result.batch
+        assert before.cache is not None and batch.held is not None
+        at = before.cache.start.numpy()[host.canvas.numpy()] + host.position.numpy()
+        ran = (result.forwards > 0).numpy()[host.canvas.numpy()]
+        used = ran & (batch.held != NOTHING)
+        assert (batch.held[used] == ids[used]).all()
+        fresh = keys_of(other, before)
+        assert network.slab.keys[0][at[used]].equal(fresh[used])
+        read += used.sum()
+        network.slab.keys[0][at[batch.held == NOTHING]] = torch.nan  # nothing else is read
+        network.slab.values[0][at[batch.held == NOTHING]] = torch.nan
+    return read
 
 
 def keys_of(network: LLaDA, batch) -> torch.Tensor:

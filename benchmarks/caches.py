@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.isolated import Record, compare, measure_here, save
+from benchmarks.isolated import Record, compare, measure_here, random_model, save
 from benchmarks.reference import KeysValues, fast_dllm_loop
 from models.base import rotate
-from models.families.llada import LLaDA, LLaDAConfig
+from models.families.llada import LLaDA
 from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.cache import MODES, NOTHING, CacheColumns
@@ -37,19 +37,7 @@ PROMPTS = (64, 256, 1024)
 
 def random_network() -> LLaDA:
     """8 layers of 512, seeded."""
-    torch.manual_seed(0)
-    config = LLaDAConfig(
-        d_model=512,
-        n_layers=8,
-        n_heads=8,
-        n_kv_heads=8,
-        mlp_hidden_size=1536,
-        vocab_size=VOCAB,
-        mask_token_id=VOCAB - 1,
-        eos_token_id=0,
-        max_sequence_length=2048,
-    )
-    return LLaDA(config).eval().requires_grad_(False)
+    return random_model(VOCAB, width=512, layers=8, inner=1536, length=2048)
 
 
 def prompts(count: int, size: int) -> list[list[int]]:

@@ -33,19 +33,21 @@ RESULTS = Path(__file__).parent / "results"
 Record = dict[str, Any]
 
 
-def random_model(vocab_size: int) -> LLaDA:
-    """12 layers of 256, seeded."""
+def random_model(
+    vocab_size: int, width: int = 256, layers: int = 12, inner: int = 1024, length: int = LENGTH
+) -> LLaDA:
+    """A seeded LLaDA of eight heads, for canvases of up to ``length`` positions."""
     torch.manual_seed(0)
     config = LLaDAConfig(
-        d_model=256,
-        n_layers=12,
+        d_model=width,
+        n_layers=layers,
         n_heads=8,
         n_kv_heads=8,
-        mlp_hidden_size=1024,
+        mlp_hidden_size=inner,
         vocab_size=vocab_size,
         mask_token_id=vocab_size - 1,
         eos_token_id=0,
-        max_sequence_length=LENGTH,
+        max_sequence_length=length,
     )
     return LLaDA(config).eval().requires_grad_(False)
 

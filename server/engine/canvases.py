@@ -124,7 +124,6 @@ class Canvases:
         start = int(self._table["start"][slot])
         held = slice(start, start + count)
         self._arena.held[held] = self._arena.tokens[held]
-        self._part = None
 
     def runs(self, owner: Subscription) -> bool:
         """Whether a request takes part in the next step."""

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
+import torch
 
 from models.interface import Denoiser
 from server.engine.caching import Caching, given_ids
@@ -13,6 +15,8 @@ from server.engine.canvases import Canvases
 from server.engine.prefixes import Keys, Prefixes, shared
 from server.engine.slots import Slots
 from server.engine.stream import Subscription
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,6 @@ class SharedPrompts:
         length = caching.info.block_length if caching.slots else None
         self._network = network
         self._prefixes = None if length is None else Prefixes(length, slots)
-        self._length = length or 0
         self._computing: dict[Subscription, _Begun] = {}
         self._waiting: dict[Subscription, _Begun] = {}
 
@@ -57,7 +60,7 @@ class SharedPrompts:
             canvases.pause(canvases.slots_of([owner]))
 
     def forget(self, owners: Collection[Subscription]) -> None:
-        """Requests are paused, resumed or at their end: they compute what they need themselves."""
+        """Requests are paused or at their end: they wait for nobody, and nobody waits for them."""
         for owner in owners:
             self._waiting.pop(owner, None)
             self._computing.pop(owner, None)
@@ -89,7 +92,13 @@ class SharedPrompts:
         sources = self._prefixes.slots_of(begun.keys)
         count = len(sources)
         targets = owner.cache_start + np.arange(count)
-        self._network.copy_slots(sources, targets)
+        try:
+            self._network.copy_slots(sources, targets)
+        except torch.AcceleratorError:
+            raise
+        except Exception:  # no memory for it: the request computes its prompt itself
+            log.exception("keys and values of a prompt could not be copied")
+            return 0
         begun.canvases.adopt(slot, count)
         return count
 

@@ -26,7 +26,7 @@ print(json.dumps([list(sys.modules), dict(os.environ)]))
 
 @dataclass(frozen=True)
 class ReadyServer:
-    """What such a process has imported, and its variables."""
+    """Modules that such a process has imported, and its environment variables."""
 
     modules: frozenset[str]
     variables: dict[str, str]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,10 +13,10 @@ from models.interface import ModelInfo
 from sampler.cache import CAUSAL, DUAL, MODES, NONE
 from sampler.params import InvalidParam
 from server.engine.caching import Caching
-from server.engine.events import Done, Failed
+from server.engine.events import Failed
 from server.engine.scheduler import Scheduler, Work
-from tests.support.engine import request, result, until_idle
-from tests.support.serving import make_engine
+from tests.support.engine import request, result
+from tests.support.running import running, tokens_of
 
 MIXTURE = [
     {"sampler": "topk", "block_length": 8, "cache": "dual"},
@@ -39,24 +38,6 @@ def mixed(count: int, seed: int = 0) -> list:
             own["mixing_ratio"] = 0.0
         found.append(request(i, length=rng.choice([8, 16, 24]), steps=rng.randint(6, 12), **own))
     return found
-
-
-@asynccontextmanager
-async def running(checkpoint, **limits):
-    engine = make_engine(checkpoint, **limits)
-    engine.start()
-    try:
-        yield engine
-        await until_idle(engine)
-        assert engine.scheduler.slots.used == 0
-    finally:
-        engine.stop()
-
-
-async def tokens_of(subscription) -> tuple[int, ...]:
-    event = await result(subscription)
-    assert isinstance(event, Done), event
-    return event.tokens
 
 
 async def one_by_one(checkpoint, requests) -> list[tuple[int, ...]]:

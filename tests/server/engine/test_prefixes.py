@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.poisoned import Stumbling, no_memory
 from models.checkpoints.load import load_checkpoint
-from server.engine.events import Done, GenerationRequest
+from server.engine.events import GenerationRequest
 from server.engine.prefixes import Prefixes, shared
 from server.engine.preparation import prepared
 from server.engine.request_params import sampling_params
 from server.engine.slots import Slots
 from tests.conftest import load_golden
-from tests.support.engine import result, until_idle
 from tests.support.published import write_folder
-from tests.support.serving import make_engine
+from tests.support.running import running, tokens_of
 
 BLOCK = 8
 SHOTS = [random.Random(1).randrange(80) for _ in range(40)]
@@ -30,29 +30,11 @@ def blocks(tmp_path_factory):
     return load_checkpoint(folder)
 
 
-@asynccontextmanager
-async def running(checkpoint, **limits):
-    engine = make_engine(checkpoint, **limits)
-    engine.start()
-    try:
-        yield engine
-        await until_idle(engine)
-        assert engine.scheduler.slots.used == 0
-    finally:
-        engine.stop()
-
-
 def request(engine, ending: list[int], seed: int = 0, **values) -> GenerationRequest:
     values = {"seed": seed, "temperature": 0.9, **values}
     params = sampling_params(engine.checkpoint.defaults, values)
     made = GenerationRequest.continuing([*SHOTS, *ending], 12, params, through_ends=True)
     return prepared(made, engine.caching)
-
-
-async def tokens_of(subscription) -> tuple[int, ...]:
-    event = await result(subscription)
-    assert isinstance(event, Done), event
-    return event.tokens
 
 
 def value(engine, name: str) -> float:
@@ -92,6 +74,19 @@ async def test_guided_requests_get_their_own_texts_beside_others_of_the_same_pro
         assert await asyncio.gather(*map(tokens_of, engine.submit_all(requests))) == alone
     async with running(blocks, cache_positions=1) as engine:
         assert [await tokens_of(engine.submit(r)) for r in requests] == alone
+
+
+async def test_prompts_that_cannot_be_copied_are_computed(blocks):
+    class NoCopies(Stumbling):
+        def copy_slots(self, sources, targets):
+            no_memory()
+
+    async with running(blocks) as engine:
+        requests = [request(engine, e, i) for i, e in enumerate(endings(4))]
+        expected = await asyncio.gather(*map(tokens_of, engine.submit_all(requests)))
+    async with running(replace(blocks, model=NoCopies(blocks.model, no_memory))) as engine:
+        assert await asyncio.gather(*map(tokens_of, engine.submit_all(requests))) == expected
+        assert value(engine, "xdlm_prompt_positions_reused_total") == 0
 
 
 async def test_requests_that_wait_for_a_prompt_go_on_when_its_request_is_cancelled(blocks):

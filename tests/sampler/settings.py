@@ -6,6 +6,7 @@ import random
 
 from sampler import make_params
 from sampler.registry import READERS
+from tests.support.effort import THOROUGH
 
 KINDS: dict[str, dict] = {
     "ancestral": {"sampler": "ancestral"},
@@ -28,6 +29,14 @@ KINDS: dict[str, dict] = {
     "threshold editing": {"sampler": "threshold", "editing_threshold": 0.2, "post_steps": 2},
     "threshold entropy": {"sampler": "threshold", "entropy_bound": 1.5, "logits_eos_inf": True},
 }
+
+_QUICK = [
+    *("ancestral greedy at the end", "ancestral guided", "gidd", "remdm loop", "topk official"),
+    *("topk guided and told", "topk nucleus and bias", "topk ends", "threshold editing"),
+    "threshold entropy",
+]
+SOME_KINDS = list(KINDS) if THOROUGH else _QUICK
+"""In ``make test`` every sampler, guidance, bias, nucleus and rule, in half as many kinds."""
 
 
 def canvas(kind: str, rng: random.Random, vocab: int, prompt: int, length: int):

@@ -73,7 +73,9 @@ class Network:
         {"sampler": "ancestral"},
         {"sampler": "gidd", "seed": 1},
         {"sampler": "topk", "confidence_eos_eot_inf": True, "guidance_scale": 2.0},
-        {"sampler": "threshold", "entropy_bound": 1.0, "top_p": 0.9},
+        pytest.param(
+            {"sampler": "threshold", "entropy_bound": 1.0, "top_p": 0.9}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_peak_allocation_at_llada_s_vocabulary(chosen):

@@ -18,7 +18,7 @@ from sampler.philox import constants
 from sampler.proposed import Proposed
 from sampler.room import Room
 from sampler.step import take, take_steps
-from tests.sampler.settings import KINDS, canvas
+from tests.sampler.settings import KINDS, SOME_KINDS, canvas
 from tests.sampler.tape import Tape
 from tests.sampler.toy import Mixing
 from tests.support.effort import count
@@ -44,7 +44,7 @@ def bounded(network, sampler, batch: CanvasBatch) -> dict:
     return told
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_KINDS)
 def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
     """On fake tensors, which have shapes and no values, every question is an error."""
     sampler, batch = batch_of(kind, random.Random(1), LAYOUTS[0])
@@ -70,7 +70,7 @@ def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
             constants.cache_clear()  # made while all tensors were fake
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_KINDS)
 def test_a_recorded_step_replays_for_other_mixtures_and_layouts(kind):
     """One recording serves 20 mixtures (3 in ``make test``) in 3 layouts: what it reads is written
     over.

@@ -21,7 +21,7 @@ from sampler.samplers.ancestral import Ancestral
 from sampler.schedules import SCHEDULES, grids
 from sampler.step import take_step
 from tests.sampler.toy import Neighbours, Table
-from tests.support.effort import count
+from tests.support.effort import count, some
 
 N, MASK = 9, 8
 
@@ -125,7 +125,7 @@ def test_one_step_chi_square(schedule, k, z, udlm):
 
 def test_temperature_and_top_p_shape_the_guess():
     """Chi-square against the posterior of the sharpened, cut distribution; false alarm 1e-6."""
-    logits = torch.linspace(-2, 2, N)
+    logits, draws = torch.linspace(-2, 2, N), count(100_000, 500_000)
     p = NoiseKernel(0.1, N, MASK).suppress_mask(logits.double() / 0.7).softmax(-1)
     order = p.argsort(descending=True)
     keep = order[p[order].cumsum(0) <= 0.8]
@@ -133,9 +133,9 @@ def test_temperature_and_top_p_shape_the_guess():
     alpha_s, alpha_t = SCHEDULES["log_linear"].grid(torch.tensor(2), torch.tensor(8))
     for z in (MASK, 1, 7):
         q = NoiseKernel(0.1, N, MASK).posterior(cut / cut.sum(), torch.tensor(z), alpha_s, alpha_t)
-        counts = one_step_counts(0.1, z, logits, 2, 500_000, temperature=0.7, top_p=0.8)
+        counts = one_step_counts(0.1, z, logits, 2, draws, temperature=0.7, top_p=0.8)
         assert counts[q == 0].sum() == 0
-        expected = q[q > 0] * 500_000
+        expected = q[q > 0] * draws
         statistic = float(((counts[q > 0] - expected).square() / expected).sum())
         assert chi2.sf(statistic, len(expected) - 1) > 1e-6
 
@@ -170,7 +170,7 @@ def explicit_chain(network, kernel: NoiseKernel, chains: int, steps: int, seed: 
     return x
 
 
-@pytest.mark.parametrize("k", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("k", some([0.1, 0.0, 0.6], 3))
 def test_whole_chains(k):
     """Joint distribution of three positions after five steps, against the explicit loop.
 

@@ -11,6 +11,7 @@ from sampler.params import InvalidParam, SamplingParams
 from sampler.samplers.threshold import Threshold, ThresholdParams, running_sums
 from sampler.step import take_step
 from tests.sampler.toy import MASK, Hashed, N, behind, states
+from tests.support.effort import count
 
 GREEDY = make_params(sampler="threshold", temperature=0.0)
 
@@ -126,7 +127,7 @@ def test_entropies_of_a_canvas_sum_to_the_same_bits_alone_and_in_company():
 @pytest.mark.parametrize("length", [None, 4, 7])
 def test_more_steps_than_a_canvas_can_take_change_no_token(length, editing):
     rule = {"confidence_threshold": 0.8, "editing_threshold": editing, "block_length": length}
-    for seed in range(5):
+    for seed in range(count(1, 5)):
         params = make_params("threshold", steps=4096, seed=seed, **rule)
         most = params.own.most_steps(18)
         found = []

@@ -16,7 +16,7 @@ from sampler.params import SamplerParams
 from server.engine.batches import Batches
 from server.engine.events import Done, Event, Failed, GenerationRequest, Step
 from server.engine.stream import Subscription
-from tests.sampler.settings import KINDS, canvas
+from tests.sampler.settings import KINDS, SOME_KINDS, canvas
 from tests.sampler.toy import Mixing
 from tests.support.second_device import DEVICE, Remote, SecondDevice
 
@@ -159,7 +159,7 @@ def test_a_request_alone_gives_the_tokens_of_the_same_in_company(courses, device
             assert Bench.timeless(owner._pending[-1]) == courses[device][i][-1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_KINDS)
 def test_a_step_waits_once_and_arrivals_and_departures_never(kind):
     """With readers of trajectories, who cost no more."""
     with SecondDevice() as device:

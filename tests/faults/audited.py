@@ -135,7 +135,7 @@ def _in_child(case: dict[str, Any]) -> int:
 
 def _main() -> None:
     for name in (
-        "server.cli",
+        "server.cli.app",
         "server.api.app",
         "models.checkpoints.convert",
         "uvicorn",

@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 PRELOADED = (
-    *("server.cli", "server.api.app", "uvicorn", "uvicorn.loops.auto"),
+    *("server.cli.app", "server.api.app", "uvicorn", "uvicorn.loops.auto"),
     *("server.engine.factory", "server.output.png", "models.checkpoints.convert"),
 )
 SET_CHILD_SUBREAPER = 36  # prctl(2)

@@ -11,7 +11,7 @@ from functools import cache
 
 PROGRAM = """
 import json, os, sys
-import server.cli
+import server.cli.app
 from models.checkpoints.load import find_checkpoint, load_checkpoint
 from server.api.app import create_app
 from server.config import Settings

@@ -29,7 +29,7 @@ from models.families.dit import INV_FREQ, DiT, parameter_names
 from models.families.dit_config import DiTConfig
 from models.families.llada_config import SHAPES
 from sampler import SAMPLERS
-from server.cli import app
+from server.cli.app import app
 
 SIZES = {
     "model_length": 64,

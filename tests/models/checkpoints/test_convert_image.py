@@ -16,7 +16,7 @@ from models.errors import CheckpointError
 from models.families.dit import DiT, parameter_names
 from models.families.dit_config import DiTConfig
 from models.images.layout import ImageShape
-from server.cli import app
+from server.cli.app import app
 from tests.models.images.test_vq_decoder import CODEC, stored
 
 SIZES = {

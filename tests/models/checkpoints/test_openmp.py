@@ -70,6 +70,6 @@ def test_command_sets_it_before_torch_is_loaded():
         "        if name == 'torch':\n"
         "            print(os.environ.get('GOMP_SPINCOUNT'))\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "import server.cli\n"
+        "import server.cli.app\n"
     )
     assert output(code) == "10000"

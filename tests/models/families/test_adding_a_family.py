@@ -78,7 +78,7 @@ from models.checkpoints.load import inspect_checkpoint, load_checkpoint
 from models.registry import family_of_tensors
 from pathlib import Path
 from server.api.app import create_app
-from server.cli import app as cli
+from server.cli.app import app as cli
 from server.config import Settings
 from server.engine.factory import engine_of
 

@@ -37,7 +37,7 @@ from server.api.app import create_app
 from server.api.context import State
 from server.api.openapi import document
 from server.api.routes.models import describe
-from server.cli import app as cli
+from server.cli.app import app as cli
 from server.config import Settings
 from server.engine.factory import engine_of
 

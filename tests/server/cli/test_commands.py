@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from importlib.metadata import version
@@ -20,10 +21,17 @@ from tests.support.effort import THOROUGH, count
 from tests.support.processes import XDLM, xdlm
 
 
-def test_version_is_that_of_the_installed_package():
-    done = xdlm("--version")
+def test_version_is_that_of_the_installed_package_and_imports_no_torch():
+    """By the entry point of the console script, in a process of its own."""
+    code = "import sys, server.cli; server.cli.main(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"xdlm-serve {version('xdlm-serve')}\n" and not done.stderr
+    assert done.stdout == f"xdlm-serve {version('xdlm-serve')}\nFalse\n" and not done.stderr
+
+
+def test_version_is_an_option_among_others():
+    done = xdlm("--version", "serve")
+    assert done.returncode == 0 and done.stdout == f"xdlm-serve {version('xdlm-serve')}\n"
 
 
 def test_generate_is_seeded_text(tmp_path):

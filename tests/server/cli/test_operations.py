@@ -12,8 +12,8 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from server.cli import listening
 from server.config import Settings
+from server.http.addresses import listening
 from server.http.api_keys import Keys
 from tests.support.http import BODY, call, raw_post
 from tests.support.paths import ROOT

@@ -10,6 +10,7 @@ import pytest
 
 from server.engine.events import Done, Failed
 from tests.faults.conftest import watched
+from tests.support.effort import count
 from tests.support.engine import request, result
 from tests.support.http import call, metric, wait_for
 from tests.support.serving import make_engine, settings_of
@@ -78,7 +79,7 @@ async def test_row_16_retry_after_grows_with_the_backlog(tiny):
 
 def test_row_16_scores_have_a_bounded_queue_too(tiny):
     with watched(tiny, max_waiting=2) as server:
-        body = {"text": " named Lily." * 20, "samples": 200}
+        body = {"text": " named Lily." * 20, "samples": count(60, 200)}
         many = [send(server.port, body, path="/v1/score", headers=CLOSE) for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
             statuses = sorted(status_of(answer) for answer in pool.map(read_all, many))

@@ -261,7 +261,7 @@ def test_row_20_stopped_and_continued(tiny_folder):
     """No part of a stopped process can tell of it: who asks for ``/health`` gets no answer. It goes
     on where it was, and nobody's text has changed.
     """
-    slow = {**CANARY, "steps": count(300, 600)}
+    slow = {**CANARY, "steps": count(120, 600)}
     with serving(str(tiny_folder)) as process, ThreadPoolExecutor(1) as pool:
         response, alone = call(process, "POST", "/v1/completions", slow)
         assert response.status == 200

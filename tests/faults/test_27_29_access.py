@@ -84,14 +84,18 @@ def test_row_27_keys_that_are_nearly_right(keyed, value):
     assert status(right) == 200
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["x/?#", "localhost/..", "evil.example", "localhost@evil.example", "", "127.0.0.1.evil", "a b"],
-)
-def test_row_27_hosts_that_are_none_of_ours(tiny, host):
+NOT_OURS = [
+    *("x/?#", "localhost/..", "evil.example", "localhost@evil.example", "", "127.0.0.1.evil"),
+    "a b",
+]
+
+
+def test_row_27_hosts_that_are_none_of_ours(tiny):
     with watched(tiny) as server:
-        answer = raw(server.port, "GET", "/v1/models", host=host)
-        assert status(answer) == 400 and (b"bad_host" in answer or b"bad_request" in answer)
+        for host in NOT_OURS:
+            answer = raw(server.port, "GET", "/v1/models", host=host)
+            assert status(answer) == 400, host
+            assert b"bad_host" in answer or b"bad_request" in answer, host
 
 
 def test_row_27_hosts_that_are_ours(tiny):

@@ -19,7 +19,7 @@ def server(tiny_folder) -> Iterator[Server]:
 
 @pytest.mark.parametrize(
     "minutes",
-    [tried(6, 15) / 100, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])],
+    [tried(3, 15) / 100, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])],
 )
 async def test_row_32_soak_with_faults(server, minutes):
     """No answer is lost, clients and metrics count the same, and nothing grows."""

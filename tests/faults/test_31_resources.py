@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from server.http.rate_limit import Rates
+from tests.support.fork_server import ForkedPopen
 from tests.support.http import call
 from tests.support.processes import XDLM, Process, serving
 from tests.support.sockets import CANARY, read_all, send
@@ -57,7 +58,7 @@ def test_row_31_no_descriptors_left(tiny_folder):
 def test_row_31_log_on_a_full_disk(tiny_folder):
     """Lines are lost, requests are not."""
     with open("/dev/full", "w") as full:
-        popen = subprocess.Popen(
+        popen = ForkedPopen(
             [XDLM, "serve", str(tiny_folder), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=full,

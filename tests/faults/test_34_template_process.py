@@ -191,6 +191,7 @@ def test_row_34_a_template_process_knows_no_key(tmp_path):
             assert KEY.encode() not in Path(f"/proc/{child}/{name}").read_bytes()
 
 
+@pytest.mark.slow
 def test_row_34_ranks_know_no_key_and_do_not_outlive_a_killed_server(tmp_path):
     folder = write_tiny(tmp_path / "tiny")
     with serving(str(folder), "--tensor-parallel", "2", XDLM_API_KEYS=KEY) as server:

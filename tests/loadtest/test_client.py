@@ -18,6 +18,7 @@ from loadtest.plan import Plan, Planned, Setting, Workload
 from loadtest.records import GAVE_UP, Cell
 from loadtest.sweep import display, run_cell
 from tests.loadtest.conftest import Stubbed, stub_server
+from tests.support.effort import count
 
 TRIES = 3
 
@@ -60,7 +61,7 @@ def test_percentiles_are_those_of_the_server(stub: Stubbed, load):
     """Latency and first text: within 2 ms and 2 % of what the stub says that it did."""
     told = ""
     for attempt in range(TRIES):
-        plan = plan_of(load, 3, first_ms=20, rest_ms=30, spread_ms=12)
+        plan = plan_of(load, count(2, 3), first_ms=20, rest_ms=30, spread_ms=12)
         cell = run(plan, stub.url, f"p{load}{attempt}")
         done = stub.requests()
         counted = [r for r in cell.records if not r.warm]
@@ -88,7 +89,7 @@ def test_percentiles_are_those_of_the_server(stub: Stubbed, load):
 def test_requests_are_sent_when_they_are_due(stub: Stubbed):
     told = ""
     for attempt in range(TRIES):
-        plan = plan_of("r60", 2, first_ms=5)
+        plan = plan_of("r60", count(1, 2), first_ms=5)
         cell = run(plan, stub.url, f"due{attempt}")
         assert [r.intended for r in cell.records] == plan.arrivals(plan.loads[0], 0)
         late = [r.sent - r.intended for r in cell.records]
@@ -119,7 +120,7 @@ def test_a_stall_shows_in_the_latencies_of_all_who_were_due_in_it(tmp_path):
 def test_a_closed_loop_hides_the_same_stall(tmp_path):
     """Why the open loop is there: one request of many sees the second in which nothing moved."""
     with stub_server(tmp_path, 1.0, 1.2) as stub:
-        cell = run(plan_of("c1", 3, first_ms=2), stub.url)
+        cell = run(plan_of("c1", count(23, 30) / 10, first_ms=2), stub.url)
     slow = [r for r in cell.records if r.latency > 0.5]
     assert len(slow) == 1 and len(cell.records) > 100
 

@@ -88,7 +88,8 @@ def test_two_processes_give_the_logits_of_one(tmp_path, changes):
 MIXED = {"llada_moe": {"shared_expert_intermediate_size": 64}}
 
 
-@pytest.mark.parametrize("family", [pytest.param("dream", marks=pytest.mark.slow), "llada_moe"])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dream", "llada_moe"])
 def test_two_processes_give_the_logits_of_one_of_other_families(tmp_path, family):
     folder = tmp_path / "random"
     shape = {**FAMILIES[family].shapes["tiny"], **MIXED.get(family, {})}

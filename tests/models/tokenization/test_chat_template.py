@@ -109,9 +109,16 @@ def test_templates_refuse_and_fail_in_a_line():
     "source",
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n-1) ~ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        pytest.param(
+            "{% macro f(n) %}{% if n %}{{ f(n-1) ~ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+            marks=pytest.mark.slow,
+        ),
         "{{ 9 ** (9 ** 9) }}",  # one operation, done before the template runs
-        "{% set ns = namespace(x=9) %}{% for i in 'abcd' %}{% set ns.x = ns.x ** 99 %}{% endfor %}",
+        pytest.param(
+            "{% set ns = namespace(x=9) %}"
+            "{% for i in 'abcd' %}{% set ns.x = ns.x ** 99 %}{% endfor %}",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_templates_without_an_end_are_ended(source):

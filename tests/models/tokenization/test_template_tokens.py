@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from models.tokenization.chat_template import ChatError, ChatTemplate
 from models.tokenization.tokenizer import TextTokenizer
 from tests.models.tokenization.test_chat_template import LLADA, SPECIAL, TALK
-from tests.support.effort import count
+from tests.support.effort import count, some
 
 MASK = "<|mdm_mask|>"
 TOKENS = [*SPECIAL, "<s>", "</s>", "[INST]", "[/INST]", "<|im_start|>", "<|im_end|>", "<|user|>"]
@@ -100,7 +100,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", some(HOSTILE, 2))
 def test_a_message_in_a_hostile_template_makes_no_special_token(name):
     template, contents = HOSTILE[name]
     try:

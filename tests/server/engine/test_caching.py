@@ -15,6 +15,7 @@ from sampler.params import InvalidParam
 from server.engine.caching import Caching
 from server.engine.events import Failed
 from server.engine.scheduler import Scheduler, Work
+from tests.support.effort import count
 from tests.support.engine import request, result
 from tests.support.running import running, tokens_of
 
@@ -29,10 +30,10 @@ MIXTURE = [
 ]
 
 
-def mixed(count: int, seed: int = 0) -> list:
+def mixed(many: int, seed: int = 0) -> list:
     rng = random.Random(seed)
     found = []
-    for i in range(count):
+    for i in range(many):
         own = {"mixing_ratio": 0.2} | MIXTURE[i % len(MIXTURE)]
         if own["sampler"] == "threshold":
             own["mixing_ratio"] = 0.0
@@ -50,21 +51,21 @@ async def together(engine, requests) -> list[tuple[int, ...]]:
 
 
 async def test_cached_requests_get_their_own_tokens_in_company(tiny):
-    requests = mixed(21)
+    requests = mixed(count(14, 21))
     alone = await one_by_one(tiny, requests)
     async with running(tiny) as engine:
         assert await together(engine, requests) == alone
 
 
 async def test_cached_requests_that_are_preempted_get_their_own_tokens(tiny):
-    requests = mixed(14)
+    requests = mixed(count(8, 14))
     alone = await one_by_one(tiny, requests)
     async with running(tiny, max_running=3, max_positions=64) as engine:
         assert await together(engine, requests) == alone
 
 
 async def test_cached_requests_wait_for_free_positions(tiny):
-    requests = mixed(21)
+    requests = mixed(count(14, 21))
     alone = await one_by_one(tiny, requests)
     async with running(tiny, cache_positions=70) as engine:
         assert await together(engine, requests) == alone

@@ -54,7 +54,7 @@ def log_more_than_a_pipe_holds(process: Process) -> None:
         assert call(process, "GET", "/v1/models/none")[0].status == 404
 
 
-@pytest.mark.parametrize("reader", ["sleeps", "has gone"])
+@pytest.mark.parametrize("reader", ["sleeps", pytest.param("has gone", marks=pytest.mark.slow)])
 def test_serving_and_sigterm_when_the_reader_of_the_log_stops_reading(tiny_folder, reader):
     reading, writing = os.pipe()
     with logging_to(writing, tiny_folder) as process:

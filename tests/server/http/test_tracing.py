@@ -16,7 +16,6 @@ from server.api.app import create_app
 from server.http.tracing import Tracing
 from tests.support.http import BODY, call
 from tests.support.processes import serving
-from tests.support.ready_server import ready_server
 from tests.support.serving import Served, make_engine, settings_of
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -108,8 +107,3 @@ def test_a_process_sends_its_spans_before_it_ends(tiny_folder):
     assert {path for path, _ in received} == {"/v1/traces"}
     sent = b"".join(content for _, content in received)
     assert b"POST /v1/completions" in sent and b"denoise" in sent and b"zebra" not in sent
-
-
-def test_without_an_endpoint_nothing_is_imported():
-    ours = ("opentelemetry.sdk", "opentelemetry.exporter")  # transformers loads the interface
-    assert not [name for name in ready_server().modules if name.startswith(ours)]

@@ -11,6 +11,7 @@ from PIL import Image, ImageSequence
 
 from models.bundled import BUNDLED
 from models.checkpoints.load import load_checkpoint
+from tests.support.effort import some
 from tests.support.http import call
 from tests.support.serving import make_engine, run_server, settings_of
 
@@ -123,7 +124,7 @@ def test_what_is_no_recording_is_refused(both, story, digits):
         edited(digits, 0, image=vq),
         edited(digits, 0, image=vq, model="none"),
     ]
-    for run in bad[:-2]:
+    for run in some(bad[:-2], 2):
         response, text = call(both, "POST", PATH, {"runs": [run]})
         assert response.status == 400, run
         assert json.loads(text)["error"]["param"] == "runs", text
@@ -135,7 +136,8 @@ def test_what_is_no_recording_is_refused(both, story, digits):
 
 
 def test_any_text_can_be_drawn(both, story):
-    for text in ("</script>", "\n\n\n", "\x00", "字符", "a" * 5000, "", " ", "\u202e", "🦊"):
+    texts = ("</script>", "\n\n\n", "\x00", "字符", "a" * 5000, "", " ", "\u202e", "🦊")
+    for text in some(texts, 2):
         run = copy.deepcopy(story)
         for event in run["events"]:
             for change in event["data"].get("changes", []):

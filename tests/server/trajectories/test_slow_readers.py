@@ -101,7 +101,9 @@ def test_forgotten_recordings_with_slow_readers_take_no_more_than_the_store(smal
     assert json.loads(slow[2].rest().splitlines()[-1])["event"] == "diffusion.completed"
 
 
-@pytest.mark.parametrize("form", ["text/event-stream", "application/json"])
+@pytest.mark.parametrize(
+    "form", ["text/event-stream", pytest.param("application/json", marks=pytest.mark.slow)]
+)
 def test_a_deleted_recording_ends_its_slow_readers(small, form):
     kept = Kept(small)
     slow = Slow(small, kept.path, form)

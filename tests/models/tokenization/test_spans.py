@@ -86,7 +86,7 @@ def some_ids(name: str, draw) -> list[int]:
 
 
 @pytest.mark.parametrize("name", READ)
-@settings(max_examples=count(80, 300), deadline=None)
+@settings(max_examples=count(40, 300), deadline=None)
 @given(data=st.data())
 def test_tokens_of_any_ids_lie_in_order_and_where_they_say(name, data):
     read, before, ids = READ[name], some_ids(name, data.draw), some_ids(name, data.draw)
@@ -109,7 +109,7 @@ def test_tokens_of_any_ids_lie_in_order_and_where_they_say(name, data):
 
 
 @pytest.mark.parametrize("name", ["stories", "bytes", "pieces"])
-@settings(max_examples=count(40, 100), deadline=None)
+@settings(max_examples=count(20, 100), deadline=None)
 @given(text=st.text(max_size=20) | st.text(alphabet="Caf\u00e9 日本語🐉  .", max_size=20))
 def test_tokens_of_a_text_are_its_bytes(name, text):
     read = READ[name]

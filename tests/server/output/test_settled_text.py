@@ -77,7 +77,7 @@ def ids_of(name: str, draw) -> list[int]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=count(25, 150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=count(12, 150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_the_pieces_add_up_to_the_whole(tiny, name, data):
     text, info = TextTokenizer(TOKENIZERS[name]), replace(tiny.info, eos_id=0)

@@ -121,6 +121,7 @@ def test_row_34_a_queue_over_its_bound_is_refused_in_words(template):
         future.cancel()
 
 
+@pytest.mark.slow
 def test_row_34_conversation_that_waits_too_long_is_refused():
     """An endless one takes a second of CPU time, so the last waits for five seconds and more."""
     for template in ready_template(wait_seconds=3):

@@ -117,6 +117,7 @@ def test_a_stall_shows_in_the_latencies_of_all_who_were_due_in_it(tmp_path):
     assert np.percentile(slow, 95) > 0.8
 
 
+@pytest.mark.slow
 def test_a_closed_loop_hides_the_same_stall(tmp_path):
     """Why the open loop is there: one request of many sees the second in which nothing moved."""
     with stub_server(tmp_path, 1.0, 1.2) as stub:

@@ -41,10 +41,11 @@ def written(folder: Path, **changes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param({}, id="plain"),
         pytest.param(GROUPED | TIED, id="grouped, tied"),
     ],
 )

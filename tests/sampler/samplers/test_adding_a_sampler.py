@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.paths import ROOT
 
 MODULE = '''
@@ -58,6 +60,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_sampler_added_to_the_registry_reaches_api_cli_openapi_and_page(tmp_path):
     shutil.copytree(ROOT / "sampler", tmp_path / "sampler")
     for package in ("server", "models"):

@@ -12,6 +12,7 @@ import urllib.request
 from importlib.metadata import version
 
 import numpy as np
+import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -97,6 +98,7 @@ def test_peers_of_the_paper_from_the_command_line():
     )
 
 
+@pytest.mark.slow
 def test_a_text_that_ends_early_stops_early():
     """An end token in a settled block: later blocks are never denoised."""
     done = xdlm(

@@ -78,12 +78,12 @@ def steps_of(
     return batch.tokens, rows
 
 
-def measure_here(side: str, setting: str, work: Callable[[], Record]) -> None:
-    """In a process of its own: do the work on one thread and print one JSON record.
+def measure_here(side: str, setting: str, work: Callable[[], Record], threads: int = 1) -> None:
+    """In a process of its own: do the work on some threads and print one JSON record.
 
     ``work`` says what it counted.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     keep_freed_memory()  # as the server does; for both sides
     wall, cpu = time.perf_counter(), time.process_time()
     counts = work()
@@ -99,8 +99,13 @@ def measure_here(side: str, setting: str, work: Callable[[], Record]) -> None:
     print(json.dumps(record))
 
 
-def compare(module: str, settings: list[str], repeats: int) -> list[Record]:
-    """Run ``python -m module --one SIDE SETTING`` for both sides of each setting."""
+def compare(module: str, settings: list[str], repeats: int, measure: str = "cpu_s") -> list[Record]:
+    """Run ``python -m module --one SIDE SETTING`` for both sides of each setting.
+
+    Args:
+        module, settings, repeats: what is run, and how often.
+        measure: the time that is compared, a field of the records.
+    """
     sides = ("reference", "ours")
     records: list[Record] = []
     for setting in settings:
@@ -115,13 +120,13 @@ def compare(module: str, settings: list[str], repeats: int) -> list[Record]:
                 key: statistics.median(
                     r[key] for r in records if (r["side"], r["setting"]) == (side, setting)
                 )
-                for key in ("cpu_s", "peak_mb")
+                for key in (measure, "peak_mb")
             }
             for side in sides
         )
-        speed = reference["cpu_s"] / ours["cpu_s"]
+        speed = reference[measure] / ours[measure]
         memory = ours["peak_mb"] / reference["peak_mb"]
-        print(f"{setting}: {speed:.2f}x less CPU time, {memory:.2f}x peak memory")
+        print(f"{setting}: {speed:.2f}x less time ({measure}), {memory:.2f}x peak memory")
     return records
 
 

@@ -71,13 +71,13 @@ class FamilySpec:
             their shapes. Raises ``UnsupportedConfig``, naming the field.
         build: the network of a config; on the meta device inside ``without_values``.
         sign: names of tensors that tell it where no config does; none, where none do.
-        unserved: the reason for which its checkpoints cannot be served; empty where they can.
         masks_only: its checkpoints are trained with masks alone, and their ``mixing_ratio`` is 0.
         defaults: values that ``generation_config.json`` need not have.
         shapes: fields of ``config.json`` of random checkpoints, by the name of the shape.
         random_config: further fields of ``config.json`` of random checkpoints.
         random_sampler: sampler in ``generation_config.json`` of random checkpoints.
         guessed_config: fields of ``config.json`` that the shapes of published weights tell.
+        told_by_name: fields of ``config.json`` that the name of a repository tells.
         written_config: fields of ``config.json`` for a config; None keeps the source's.
         listed: names of the parameters of a network that has as many as are given, in the order of
             registration, in which averaged weights are published without names.
@@ -93,7 +93,6 @@ class FamilySpec:
     build: Callable[[Any], DenoiserModule]
     sign: frozenset[str] = frozenset()
     model_type: str = ""
-    unserved: str = ""
     masks_only: bool = False
     described_by: tuple[str, ...] = ()
     defaults: Fields = field(default_factory=dict)
@@ -101,6 +100,7 @@ class FamilySpec:
     random_config: Fields = field(default_factory=dict)
     random_sampler: str = "ancestral"
     guessed_config: Callable[[Shapes], Fields] = lambda shapes: {}
+    told_by_name: Callable[[str], Fields] = lambda name: {}
     written_config: Callable[[Any], Fields] | None = None
     listed: Callable[[int], list[str] | None] = no_list
     list_lengths: str = ""

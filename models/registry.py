@@ -72,6 +72,12 @@ def family_of(config: Fields) -> FamilySpec | None:
     return next((spec for spec in FAMILIES.values() if spec.matches(config)), None)
 
 
+def named_config(config: Fields, name: str) -> Fields:
+    """A ``config.json`` and what the name of its repository tells beside it."""
+    spec = family_of(config)
+    return config if spec is None else {**spec.told_by_name(name), **config}
+
+
 def family_of_tensors(names: Collection[str]) -> FamilySpec:
     """The family of weights without a config."""
     found = (spec for spec in FAMILIES.values() if spec.signs(names))

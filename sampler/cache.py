@@ -133,7 +133,7 @@ class Reading:
         c = {name: getattr(cache, name).numpy() for name in cache.names()}
         tokens, step = batch.tokens.numpy(), batch.step.numpy()
         canvas, position = host.canvas.numpy(), host.position.numpy()
-        needed = _with_predictors(asked, position, c["shifted"][canvas], c["grid"][canvas])
+        needed = _with_predictors(asked, position, c["shifted"][canvas])
         begins = host.ends.numpy() - host.lengths.numpy()
         reads = np.logical_or.reduceat(asked, begins)
         changed = held != tokens
@@ -172,13 +172,11 @@ def _with_predictors(
     asked: Bool[np.ndarray, " T"],
     position: Int[np.ndarray, " T"],
     shifted: Int[np.ndarray, " T"],
-    grid: Int[np.ndarray, " T"],
 ) -> Bool[np.ndarray, " T"]:
     """The positions that are asked about, and those whose hidden states tell of them."""
     if not shifted.any():
         return asked
-    within = np.where(grid > 0, position % np.maximum(grid, 1), position)
-    return asked | np.append((asked & (shifted != 0) & (within > 0))[1:], False)
+    return asked | np.append((asked & (shifted != 0) & (position > 0))[1:], False)
 
 
 def _window(

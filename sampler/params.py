@@ -144,6 +144,17 @@ BLOCK_LENGTH = integer(
 BLOCK_ALIGNED = flag(
     False, "blocks are counted from the first position of the canvas", requestable=False
 )
+TOP_P_RULE = choice(
+    "whether the token with which the mass exceeds top_p is left out of the nucleus or kept",
+    "within",
+    "crossing",
+    requestable=False,
+)
+FIRST_ALONE = flag(
+    False,
+    "the first step of a block writes its first position alone, where keys and values are kept",
+    requestable=False,
+)
 LOGITS_EOS_INF = flag(False, "never write the end token", label="Never end")
 
 
@@ -216,7 +227,13 @@ class BlockParams(SamplerParams):
 
     block_length: int | None = param(BLOCK_LENGTH)
     block_aligned: bool = param(BLOCK_ALIGNED)
+    top_p_rule: str = param(TOP_P_RULE)
     logits_eos_inf: bool = param(LOGITS_EOS_INF)
+
+    @property
+    def keeps_crossing(self) -> bool:
+        """Whether the nucleus has the token with which its mass exceeds ``top_p``."""
+        return self.top_p_rule == "crossing"
 
     def block_positions(self, free: int) -> int:
         """Positions of a block; all that are free where no length was chosen."""

@@ -59,7 +59,8 @@ def row_settings(
         batch: the canvases.
         as_model: whether probabilities are told as the model gave them.
         temperature: in place of the requests' own.
-        flags: ``official``, ``entropy``, ``no_eos``, ``eos_last`` and ``eot_last`` of ``RowQuery``.
+        flags: ``official``, ``crossing``, ``entropy``, ``no_eos``, ``eos_last`` and ``eot_last`` of
+            ``RowQuery``.
     """
     if temperature is None:
         temperature = batch.temperature
@@ -77,6 +78,8 @@ def row_settings(
     if as_model:
         asks |= {"model": np.ones(len(heat), dtype=bool), "reheated": tempered}
     asks |= {n: flag.numpy() for n, flag in flags.items()}
+    if "crossing" in asks:
+        asks["crossing"] = asks["crossing"] & asks["narrow"]
     found = Asks.of(**asks)
     readers = {"narrow": "top_p", "guided": "guidance_scale", "tell": "tell"}
     columns |= {column: getattr(batch, column) for n, column in readers.items() if n in found}

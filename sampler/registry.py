@@ -16,7 +16,7 @@ from sampler.params import (
     check_choice,
     params_in,
 )
-from sampler.samplers import ancestral, gidd, remdm, threshold, topk
+from sampler.samplers import ancestral, dream, gidd, remdm, threshold, topk
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ SAMPLERS: dict[str, SamplerSpec] = {
     "threshold": SamplerSpec(threshold.Threshold, threshold.ThresholdParams, settles_early=True),
     "gidd": SamplerSpec(gidd.Gidd, gidd.GiddParams, settles_early=False),
     "remdm": SamplerSpec(remdm.Remdm, remdm.RemdmParams, settles_early=True),
+    "dream": SamplerSpec(dream.Dream, dream.DreamParams, settles_early=True),
 }
 """A further sampler is a module in ``sampler/samplers`` and a line here."""
 DEFAULT_SAMPLER = "ancestral"
@@ -80,7 +81,8 @@ def make_params(sampler: str = DEFAULT_SAMPLER, **values: Any) -> SamplingParams
         elif name not in READERS:
             common[name] = value
         elif not PARAMS[name].is_neutral(value):
-            readers = " and ".join(READERS[name])
-            many = "s" if len(READERS[name]) > 1 else ""
+            *others, last = READERS[name]
+            readers = f"{', '.join(others)} and {last}" if others else last
+            many = "s" if others else ""
             raise InvalidParam(name, f"is only supported by sampler{many} {readers}; got {sampler}")
     return SamplingParams(sampler, SAMPLERS[sampler].params(**own), **common)

@@ -22,6 +22,7 @@ from models.checkpoints.load import inspect_checkpoint
 from models.checkpoints.meta_init import without_values
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line
+from models.hub.names import name_of
 from models.images import vq_decoder
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import ModelInfo
@@ -75,6 +76,7 @@ def _convert(
         try:
             if (family := registry.family_of(fields)) is not None:
                 fields = {**family.guessed_config(shapes), **fields}
+            fields = registry.named_config(fields, name_of(source))
             spec, sizes, network = registry.build(fields, shapes)
         except UnsupportedConfig as error:
             raise CheckpointError(f"{source}: {error}") from None

@@ -19,7 +19,7 @@ from models.hub.recipes import recipe_of
 from models.images.layout import ImageShape
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import ModelInfo
-from models.registry import Built, build
+from models.registry import Built, build, named_config
 from models.tokenization.file_check import check_tokenizer_file
 from models.tokenization.tokenizer import TEXT_FILES, TextTokenizer
 
@@ -47,21 +47,10 @@ class Described:
     defaults: dict[str, Any]
 
 
-def served(path: Path) -> Described:
-    """A folder's files but for the weights, if requests can be answered with its family.
-
-    Raises:
-        CheckpointError: they cannot; the message says why.
-    """
-    read = described(path)
-    if reason := (spec := read.built.spec).unserved:
-        raise CheckpointError(f"{path}: {spec.title} checkpoints cannot be served yet: {reason}")
-    return read
-
-
 def described(path: Path) -> Described:
     """Read a folder's files but for the weights."""
-    config = read_json(path / "config.json")
+    name = name_of(path)
+    config = named_config(read_json(path / "config.json"), name)
     found = weights.headers(path)
     shapes = {name: header.shape for name, header in found.items()}
     try:
@@ -73,7 +62,6 @@ def described(path: Path) -> Described:
     file = read_json(path / "generation_config.json", required=False)
     said = {name: value for name, value in file.items() if value is not None}
     noise = UNIFORM if sizes.mask_token_id is None else {}
-    name = name_of(path)
     recipe = recipe_of(name)
     usual = recipe.defaults if recipe is not None else {}
     block = {} if network.block_length is None else {"block_length": network.block_length}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.checkpoints import weights
-from models.checkpoints.describe import described, served
+from models.checkpoints.describe import described
 from models.checkpoints.devices import DType, device_named, dtype_named
 from models.checkpoints.memory import Needs, needs_of
 from models.errors import CheckpointError, UnsupportedConfig
@@ -59,7 +59,7 @@ def check_checkpoint(
         CheckpointError: as ``load_checkpoint``, but for the values of the weights.
     """
     kind = dtype_named(dtype, device_named(device))
-    read = served(path)
+    read = described(path)
     built = read.built
     if ranks > 1:
         from models.parallel.tensor_parallel import check

@@ -21,7 +21,7 @@ from torch import Tensor
 from models.attention import kernel_name
 from models.base import DenoiserModule, Transformer
 from models.checkpoints import weights
-from models.checkpoints.describe import Described, described, described_decoder, served
+from models.checkpoints.describe import Described, described, described_decoder
 from models.checkpoints.devices import DType, device_named, dtype_named
 from models.checkpoints.find import checkpoint_outline, find_checkpoint
 from models.checkpoints.inspection import (
@@ -146,7 +146,7 @@ def load_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        read = served(path)
+        read = described(path)
         network = _filled(path, read, where, kind)
         decoder = _decoder(path, read.info, where)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
@@ -154,7 +154,7 @@ def load_checkpoint(
 
 
 def load_network(path: Path, device: str = "cpu", dtype: DType = "auto") -> DenoiserModule:
-    """Load the network of a checkpoint folder, also of a family that cannot be served.
+    """Load the network of a checkpoint folder, without its tokenizer.
 
     Args:
         path: the folder.
@@ -199,7 +199,7 @@ def load_divided_checkpoint(
     where = device_named(device)
     kind = dtype_named(dtype, where)
     with in_a_line(path):
-        read = served(path)
+        read = described(path)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
     try:
         model = started(read.built, read.found, where, kind, ranks, lost)

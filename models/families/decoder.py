@@ -182,14 +182,9 @@ class Decoder(Transformer):
 
     def predictors(self, rows: Tensor, positions: Tensor) -> Tensor:
         """See ``Transformer``: the row before, where logits are shifted; the first position of a
-        sequence, or of a block where attention is block-causal, has its own.
+        sequence has its own.
         """
-        if not self.shifted:
-            return rows
-        own = positions[rows]
-        if self.block_length is not None:
-            own = own % self.block_length
-        return rows - (own > 0).long()
+        return rows - (positions[rows] > 0).long() if self.shifted else rows
 
     def hidden(
         self,

@@ -11,6 +11,17 @@ from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import ShardPlan
 
+BLOCK_DEFAULTS = {
+    "sampler": "threshold",
+    "mixing_ratio": 0.0,
+    "noise_schedule": "llada",
+    "block_aligned": True,
+    "steps": 4096,
+    "top_p_rule": "crossing",
+    "confidence_from": "draw",
+}
+"""Of requests to networks with block-causal attention. ``steps`` is only a bound here: each fills
+at least one position."""
 HEADS = ("num_attention_heads", "num_key_value_heads")
 
 

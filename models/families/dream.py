@@ -57,10 +57,16 @@ FAMILY = FamilySpec(
     matches=lambda config: config.get("model_type") == "Dream",
     read_config=read_config,
     build=Decoder,
-    defaults={"sampler": "topk", "mixing_ratio": 0.0, "noise_schedule": "llada"},
+    defaults={
+        "sampler": "dream",
+        "mixing_ratio": 0.0,
+        "noise_schedule": "llada",
+        "first_alone": True,
+        "top_p_rule": "crossing",
+    },
     masks_only=True,
     shapes=SHAPES,
     random_config={"architectures": ["DreamModel"], "rope_theta": 1e6, "rms_norm_eps": 1e-6},
-    random_sampler="topk",
+    random_sampler="dream",
     shards=SHARDS,
 )

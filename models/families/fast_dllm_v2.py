@@ -1,21 +1,21 @@
 """Fast-dLLM v2 (arXiv:2509.26328), built natively from a checkpoint's ``config.json`` (model_type
 ``Fast_dLLM_Qwen``).
 
-Qwen2.5's layout with block-causal attention over blocks of ``bd_size``. Inside a block the hidden
-state of a position predicts the token after it; the first position of a block has its own
-prediction, which its decoding never asks for.
+Qwen2.5's layout with block-causal attention over blocks of ``bd_size``. The hidden state of a
+position predicts the token after it; that of a block's last position is taken when its block is
+written, and its token begins the next block. Blocks are filled in parts of 8 positions.
 """
 
 from __future__ import annotations
 
 from models.families.decoder import Decoder
-from models.families.decoder_config import SHARDS, DecoderConfig
+from models.families.decoder_config import BLOCK_DEFAULTS, SHARDS, DecoderConfig
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
 
 MASK, END = 151665, 151645
 """Ids of the published vocabulary."""
-BLOCK_SIZE = 32
+BLOCK_SIZE, SUB_BLOCK = 32, 8
 TYPE = "Fast_dLLM_Qwen"
 
 
@@ -40,9 +40,8 @@ FAMILY = FamilySpec(
     matches=lambda config: config.get("model_type") == TYPE,
     read_config=read_config,
     build=Decoder,
-    unserved="its decoding, in blocks that begin with the next token, is not implemented",
     masks_only=True,
-    defaults={"sampler": "threshold", "mixing_ratio": 0.0, "noise_schedule": "llada"},
+    defaults=BLOCK_DEFAULTS | {"sub_block_length": SUB_BLOCK, "first_alone": True},
     shapes={
         "fast-dllm-v2-7b": {
             "vocab_size": 152064,

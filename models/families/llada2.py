@@ -17,10 +17,9 @@ from models.attention import Attention
 from models.base import RMSNorm, rotate
 from models.errors import UnsupportedConfig
 from models.families.decoder import MLP, Decoder, DecoderLayer, SparseMLP
-from models.families.decoder_config import DecoderConfig, shard_plan
+from models.families.decoder_config import BLOCK_DEFAULTS, DecoderConfig, shard_plan
 from models.families.experts import Router, Routing
 from models.families.fields import FieldReader
-from models.families.sdar import DEFAULTS
 from models.family import FamilySpec, Fields, Shapes
 
 MASK, END = 156895, 156892
@@ -210,7 +209,7 @@ FAMILY = FamilySpec(
     build=LLaDA2,
     sign=frozenset({"model.word_embeddings.weight"}),
     masks_only=True,
-    defaults={**DEFAULTS, "confidence_threshold": 0.95, "temperature": 0.0},
+    defaults={**BLOCK_DEFAULTS, "confidence_threshold": 0.95, "temperature": 0.0},
     shapes=SHAPES,
     random_config={
         "architectures": ["LLaDA2MoeModelLM"],

@@ -2,14 +2,16 @@
 ``sdar``).
 
 Qwen3's dense layout with block-causal attention. Logits are not shifted. The length of a block is a
-fact of the training that published files on the Hub do not say: ``block_size`` in ``config.json``,
-4 where it is missing.
+fact of the training: ``block_size`` in ``config.json``; published files do not have it, and the
+names of their repositories end in ``-b8``, ``-b16``, ``-b32`` or ``-b64``, or it is 4.
 """
 
 from __future__ import annotations
 
+import re
+
 from models.families.decoder import Decoder
-from models.families.decoder_config import SHARDS, DecoderConfig
+from models.families.decoder_config import BLOCK_DEFAULTS, SHARDS, DecoderConfig
 from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -17,14 +19,6 @@ from models.family import FamilySpec, Fields, Shapes
 MASK, END = 151669, 151643
 """Ids of the published vocabulary."""
 BLOCK_SIZE = 4
-DEFAULTS = {
-    "sampler": "threshold",
-    "mixing_ratio": 0.0,
-    "noise_schedule": "llada",
-    "block_aligned": True,
-    "steps": 4096,
-}
-"""``steps`` is only a bound here: each fills at least one position."""
 
 
 def config_of(
@@ -56,6 +50,12 @@ def config_of(
         routing=routing,
         sparse=sparse,
     )
+
+
+def told_by_name(name: str) -> Fields:
+    """See ``FamilySpec``."""
+    found = re.search(r"-b(\d{1,4})$", name)
+    return {} if found is None else {"block_size": int(found[1])}
 
 
 def read_config(raw: Fields, shapes: Shapes | None) -> DecoderConfig:
@@ -101,7 +101,7 @@ FAMILY = FamilySpec(
     read_config=read_config,
     build=Decoder,
     masks_only=True,
-    defaults=DEFAULTS,
+    defaults=BLOCK_DEFAULTS,
     shapes={
         "sdar-1.7b": shape(2048, 6144, 28, 16, 8),
         "sdar-4b": shape(2560, 9728, 36, 32, 8),
@@ -114,5 +114,6 @@ FAMILY = FamilySpec(
         "rms_norm_eps": 1e-6,
     },
     random_sampler="threshold",
+    told_by_name=told_by_name,
     shards=SHARDS,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from models.errors import UnsupportedConfig
 from models.families import sdar
 from models.families.decoder import Decoder
-from models.families.decoder_config import DecoderConfig, shard_plan
+from models.families.decoder_config import BLOCK_DEFAULTS, DecoderConfig, shard_plan
 from models.families.experts import Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
@@ -43,7 +43,7 @@ FAMILY = FamilySpec(
     read_config=read_config,
     build=Decoder,
     masks_only=True,
-    defaults=sdar.DEFAULTS,
+    defaults=BLOCK_DEFAULTS,
     shapes={
         "sdar-30b-a3b": {
             **sdar.shape(2048, 6144, 48, 32, 4),
@@ -66,5 +66,6 @@ FAMILY = FamilySpec(
         "mlp_only_layers": [],
     },
     random_sampler="threshold",
+    told_by_name=sdar.told_by_name,
     shards=shard_plan("mlp", sizes=("intermediate_size", "expert_size")),
 )

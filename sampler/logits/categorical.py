@@ -6,7 +6,7 @@ Rows are looked at in blocks of ids: first which block, then which id inside it.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BLOCK = 128
@@ -50,6 +50,7 @@ def nucleus(
     weights: Float[Tensor, "R W"],
     top_p: Float[Tensor, " R"],
     may_ask: bool = False,
+    crossing: Bool[Tensor, " R"] | None = None,
     at_once: int = SORTED_ELEMENTS,
 ) -> Float[Tensor, "R W"]:
     """Unnormalised probabilities with zeros outside the nucleus (the official code's rule).
@@ -62,35 +63,40 @@ def nucleus(
         top_p: mass that the nucleus may have.
         may_ask: sort only the entries that are large enough to be in a nucleus. Their number
             decides a shape, so the device is asked for it.
+        crossing: rows in which the entry that exceeds top_p is kept too; None for none.
         at_once: entries that are sorted together where all are sorted.
     """
     limit = top_p * weights.sum(-1, dtype=torch.float64)
+    own = torch.ones_like(limit) if crossing is None else (~crossing).double()
     if may_ask:
-        return _cut_among_large(weights, top_p, limit)
+        return _cut_among_large(weights, top_p, limit, own)
     rows = max(1, at_once // weights.shape[1])
     if len(weights) <= rows:
-        return _cut(weights, limit)
-    pieces = zip(weights.split(rows), limit.split(rows), strict=True)
+        return _cut(weights, limit, own)
+    pieces = zip(weights.split(rows), limit.split(rows), own.split(rows), strict=True)
     return torch.cat([_cut(*piece) for piece in pieces])
 
 
-def _cut(weights: Tensor, limit: Tensor) -> Tensor:
-    """Zeros from the first entry on, likeliest first, with which a row exceeds its limit [R]."""
+def _cut(weights: Tensor, limit: Tensor, own: Tensor) -> Tensor:
+    """Zeros from the first entry on, likeliest first, before which a row's mass and its ``own``
+    share [R] of the entry exceed its limit [R].
+    """
     found, order = weights.sort(dim=-1, descending=True, stable=True)
-    outside = found.cumsum(-1, dtype=torch.float64) > limit[:, None]
+    mass = found.cumsum(-1, dtype=torch.float64)
+    outside = mass - (1.0 - own)[:, None] * found > limit[:, None]
     outside[:, 0].fill_(False)
     kept = found.masked_fill_(outside, 0.0)
     return torch.zeros_like(weights).scatter_(1, order, kept)
 
 
-def _cut_among_large(weights: Tensor, top_p: Tensor, limit: Tensor) -> Tensor:
-    """See ``_cut``. Entries of at most (1 - top_p) / W of the mass cannot be in a nucleus (together
-    they weigh at most 1 - top_p), so only the others are sorted.
+def _cut_among_large(weights: Tensor, top_p: Tensor, limit: Tensor, own: Tensor) -> Tensor:
+    """See ``_cut``. Entries of less than (1 - top_p) / W of the mass cannot be in a nucleus
+    (together they weigh less than 1 - top_p), so only the others are sorted.
     """
     floor = ((1.0 - top_p) / weights.shape[1] * (limit / top_p))[:, None]
-    candidates = max(1, int((weights > floor).sum(-1).max()))
+    candidates = max(1, int((weights >= floor).sum(-1).max()))
     ids = weights.topk(candidates, sorted=False).indices.sort(-1).values
-    kept = _cut(weights.gather(1, ids), limit)
+    kept = _cut(weights.gather(1, ids), limit, own)
     return torch.zeros_like(weights).scatter_(1, ids, kept)
 
 

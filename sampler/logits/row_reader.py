@@ -21,7 +21,7 @@ from torch import Tensor
 from sampler.logits.categorical import block_sums, in_blocks, inverse_cdf, nucleus, peak
 from sampler.logits.guidance import guided
 from sampler.logits.head import logits_of
-from sampler.logits.row_requests import ALL, Chunk, Some
+from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some
 from sampler.packing import joined
 
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
@@ -37,6 +37,7 @@ class RowStats:
         p_sample: p of that id, or the model's probability of it (``RowQuery.as_model``).
         p_current: the same of the id that stands there.
         finite: false where the model's logits were not numbers.
+        certainty: of p, as asked; 0 where it was not asked for, None where no row asks.
         entropy: of the model's distribution, in nats; 0 where it was not asked for, None where no
             row asks.
         log_p: of the model's distribution at the id asked for; likewise.
@@ -47,6 +48,7 @@ class RowStats:
     p_sample: Float[Tensor, " R"]
     p_current: Float[Tensor, " R"]
     finite: Bool[Tensor, " R"]
+    certainty: Float[Tensor, " R"] | None = None
     entropy: Float[Tensor, " R"] | None = None
     log_p: Float[Tensor, " R"] | None = None
     top_ids: Int[Tensor, "R K"] | None = None
@@ -143,6 +145,7 @@ def row_stats(
         p_sample=model.p(draw.sample, draw, own_total, draw.p_sample),
         p_current=model.p(query.current, draw, own_total, draw.p_current),
         finite=draw.total.isfinite(),
+        certainty=draw.certainty,
         entropy=model.entropy,
         log_p=log_p,
         top_ids=top_ids,
@@ -160,6 +163,7 @@ class Draw:
         sample: the id; the likeliest at temperature 0.
         p_sample, p_current: probability of it, and of the id that stands there, as drawn from; None
             where all rows ask for the model's.
+        certainty: see ``RowStats``.
     """
 
     weights: Float[Tensor, "R W"]
@@ -167,6 +171,7 @@ class Draw:
     sample: Int[Tensor, " R"]
     p_sample: Float[Tensor, " R"] | None
     p_current: Float[Tensor, " R"] | None
+    certainty: Float[Tensor, " R"] | None
 
     @classmethod
     def of(cls, weights: Tensor, mode: Tensor, chunk: Chunk) -> Draw:
@@ -177,26 +182,58 @@ class Draw:
         if "drawn" not in asks:
             total = block_sums(weights).cumsum(-1)[:, -1]
             certain = (torch.ones_like(total), (here == mode).double()) if told else (None, None)
-            return cls(weights, total, mode, *certain)
+            return cls(weights, total, mode, *certain, _certainty(weights, mode, chunk))
         sample, at_sample, total = inverse_cdf(weights, query.u)
         mass, at_here = total, weights.gather(1, here[:, None])[:, 0].double() if told else total
+        drawn_from = weights
         if (narrow := asks.get("narrow")) is not None:
             top_p = _of(query.top_p, narrow)
-            cut = nucleus(weights[narrow], top_p, chunk.may_ask)
+            crossing = None if query.crossing is None else query.crossing[narrow]
+            cut = nucleus(weights[narrow], top_p, chunk.may_ask, crossing)
             pick, at_pick, left = inverse_cdf(cut, query.u[narrow])
             where = top_p < 1.0
             sample = _put(sample, narrow, pick, where)
+            if query.certainty is not None:
+                drawn_from = _put(weights, narrow, cut, where[:, None])
             if told:
                 in_cut = cut.gather(1, here[narrow][:, None])[:, 0].double()
                 at_here = _put(at_here, narrow, in_cut, where)
                 at_sample = _put(at_sample, narrow, at_pick, where)
                 mass = _put(mass, narrow, left, where)
         sample = torch.where(greedy, mode, sample)
+        certainty = _certainty(drawn_from, sample, chunk)
         if not told:
-            return cls(weights, total, sample, None, None)
+            return cls(weights, total, sample, None, None, certainty)
         p_sample = torch.where(greedy, 1.0, at_sample / mass)
         p_here = torch.where(greedy, (here == mode).double(), at_here / mass)
-        return cls(weights, total, sample, p_sample, p_here)
+        return cls(weights, total, sample, p_sample, p_here, certainty)
+
+
+def _certainty(
+    weights: Float[Tensor, "R W"], sample: Int[Tensor, " R"], chunk: Chunk
+) -> Float[Tensor, " R"] | None:
+    """Certainty of unnormalised probabilities in the rows of a chunk that ask for it."""
+    if chunk.query.certainty is None:
+        return None
+    certainty = torch.zeros_like(chunk.query.u)
+    for kind, name in enumerate(CERTAINTY):
+        if (rows := chunk.asks.get(name)) is None:
+            continue
+        p = weights[rows].double()
+        p = p / p.sum(-1, keepdim=True)
+        if name == "sample":
+            found = p.gather(1, sample[rows][:, None])[:, 0]
+        elif name == "margin":
+            found = p.topk(2).values.diff()[:, 0].neg()
+        else:
+            found = -entropy_of(p)
+        certainty = _put(certainty, rows, found, chunk.query.certainty[rows] == kind)
+    return certainty
+
+
+def entropy_of(p: Float[Tensor, "R W"]) -> Float[Tensor, " R"]:
+    """Entropy of each distribution, in nats."""
+    return torch.special.entr(p).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -231,8 +268,7 @@ class RawDistribution:
             entropy = torch.zeros_like(query.u)
             if (rows := asks.get("entropy")) is not None:
                 own = logits[rows].double().log_softmax(-1)
-                nats = torch.special.entr(own.exp_()).sum(-1)
-                entropy = _put(entropy, rows, nats, query.entropy[rows])
+                entropy = _put(entropy, rows, entropy_of(own.exp_()), query.entropy[rows])
         if (rows := asks.get("endless")) is not None:
             endless = _without_ends(logits[rows].double(), chunk, rows, ends).log_softmax(-1)
         if (rows := asks.get("tell")) is not None:

@@ -21,6 +21,8 @@ work, and has 512 MiB.
 """
 UNASKED: dict[str, Any] = {
     "top_p": 1.0,
+    "crossing": False,
+    "certainty": 0,
     "as_model": False,
     "official": False,
     "entropy": False,
@@ -32,6 +34,11 @@ UNASKED: dict[str, Any] = {
     "written": -1,
 }
 """Values that ask for nothing, of the fields of a query that may be missing."""
+
+CERTAINTY = ("", "sample", "margin", "spread")
+"""Measures of how sure a distribution is of its token: the probability of the one that was drawn;
+how far the likeliest is ahead of the next; the negative entropy, in nats. Their index is 0 where
+none is asked for."""
 
 Flags = np.ndarray
 """Which canvases or rows ask for something: bool [B] or [R], on the host."""
@@ -47,7 +54,8 @@ class Asks(dict[str, Flags]):
     - drawn, tempered, narrow: temperature is not 0; nor 1; and top-p is below 1;
     - model: probabilities are told as the model gave them; reheated: and temperature changes them;
     - guided: there is a second row of hidden states;
-    - entropy, tell, endless, official, no_eos: see ``RowQuery``.
+    - sample, margin, spread: this ``CERTAINTY``;
+    - entropy, tell, endless, official, no_eos: see there.
     """
 
     @classmethod
@@ -86,6 +94,10 @@ class RowQuery:
         u: uniforms for the categorical draw.
         temperature: divides the logits; 0 puts all mass on the likeliest id.
         top_p: mass of the nucleus.
+        crossing: the id with which the mass exceeds ``top_p`` belongs to the nucleus, as in Hugging
+            Face's samplers.
+        certainty: how sure the distribution is that a token is drawn from: index in ``CERTAINTY``;
+            0 for not asked.
         as_model: probabilities are told as the model gave them, and not as the token was drawn,
             after temperature and top-p.
         official: as LLaDA-XDLM's published loop has it: the mask is a token like any other, and
@@ -104,6 +116,8 @@ class RowQuery:
     u: Float[Tensor, " R"]
     temperature: Float[Tensor, " R"]
     top_p: Float[Tensor, " R"] | None = None
+    crossing: Bool[Tensor, " R"] | None = None
+    certainty: Int[Tensor, " R"] | None = None
     as_model: Bool[Tensor, " R"] | None = None
     official: Bool[Tensor, " R"] | None = None
     entropy: Bool[Tensor, " R"] | None = None
@@ -148,6 +162,7 @@ class RowQuery:
     def asks(self) -> Asks:
         """Every row asks for every field that is there."""
         fields = {"narrow": "top_p", "model": "as_model", "guided": "guidance_scale"}
+        fields |= dict.fromkeys(CERTAINTY[1:], "certainty")
         fields |= {n: n for n in ("entropy", "tell", "official", "no_eos")}
         names = {n for n, f in fields.items() if getattr(self, f) is not None}
         names |= {"drawn", "tempered"} | ({"reheated"} if "model" in names else set())

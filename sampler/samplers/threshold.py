@@ -5,7 +5,10 @@ fills is decided by one of three rules:
 
 - confidence: all with probability >= ``confidence_threshold``;
 - factor (Fast-dLLM): the largest n with (n + 1) (1 - c_n) < f, c_n the n-th highest probability;
-- entropy bound (EB-Sampler): the largest n whose entropies, less the highest, sum to <= the bound.
+- entropy bound (EB-Sampler): the largest n whose entropies, less the highest, sum to <= the bound;
+  SDAR's ``entropy_bounded``: the largest n whose entropies sum to < the bound.
+
+SDAR's other strategies fill a fixed number a step, the most certain or the first from the left.
 
 A block that is full makes way for the next at once, so a request may need fewer steps than it asked
 for. It never needs more: the steps left are shared among the blocks left, and where the rule alone
@@ -28,15 +31,47 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
 from sampler.logits.row_reader import RowStats
-from sampler.logits.row_requests import RowQuery
+from sampler.logits.row_requests import CERTAINTY, RowQuery
 from sampler.now import Now
 from sampler.packing import places
-from sampler.params import MAX_STEPS, BlockParams, InvalidParam, integer, number, param
+from sampler.params import (
+    FIRST_ALONE,
+    MAX_INTEGER,
+    MAX_STEPS,
+    BlockParams,
+    InvalidParam,
+    choice,
+    integer,
+    number,
+    param,
+)
 from sampler.philox import Role, uniforms
 from sampler.plan import Plan, Rows, Written, row_settings
 from sampler.samplers import editing
 from sampler.samplers.editing import Edits
+from sampler.samplers.first_alone import alone_every, first_alone
 from sampler.state import Columns, SamplerState
+
+STRATEGY = choice(
+    "SDAR's order of masks: all that pass a rule; a fixed number a step, by confidence or from the "
+    "left; or by entropy",
+    "low_confidence_dynamic",
+    "low_confidence_static",
+    "sequential",
+    "entropy_bounded",
+    label="Strategy",
+)
+CONFIDENCE_FROM = choice(
+    "the probability that counts: as the model gave it, or as tokens are drawn, after temperature "
+    "and top-p",
+    "model",
+    "draw",
+    label="Confidence from",
+)
+STATIC, SEQUENTIAL, BOUNDED = (
+    STRATEGY.words.index(word)
+    for word in ("low_confidence_static", "sequential", "entropy_bounded")
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +80,14 @@ class ThresholdState(SamplerState):
 
     Attributes:
         aligned: ``block_aligned``.
-        block_length: positions of a block; the whole canvas where none was chosen.
+        block_length: positions that are filled in turn: those of ``sub_block_length``, or of
+            ``block_length``, or the whole canvas.
+        alone_every: see ``sampler.samplers.first_alone``.
+        strategy: of ``remasking_strategy``, index.
+        at_least: of ``num_to_transfer``.
+        on_average: of ``masks_per_step``; 0 where it is not given.
+        as_drawn: of ``confidence_from``.
+        crossing: of ``top_p_rule``.
         no_eos: ``logits_eos_inf``.
         confidence_threshold, entropy_bound, confidence_factor, editing_threshold: infinite where
             none was chosen.
@@ -55,6 +97,12 @@ class ThresholdState(SamplerState):
 
     aligned: Bool[Tensor, " B"]
     block_length: Int[Tensor, " B"]
+    alone_every: Int[Tensor, " B"]
+    strategy: Int[Tensor, " B"]
+    at_least: Int[Tensor, " B"]
+    on_average: Int[Tensor, " B"]
+    as_drawn: Bool[Tensor, " B"]
+    crossing: Bool[Tensor, " B"]
     no_eos: Bool[Tensor, " B"]
     confidence_threshold: Float[Tensor, " B"]
     entropy_bound: Float[Tensor, " B"]
@@ -78,8 +126,14 @@ class ThresholdState(SamplerState):
         return cls(
             columns.flags([p.own.block_aligned for p in params]),
             columns.integers(
-                [max(1, p.own.block_positions(n)) for p, n in zip(params, free, strict=True)]
+                [max(1, p.own.filled_in_turn(n)) for p, n in zip(params, free, strict=True)]
             ),
+            columns.integers([alone_every(p) for p in params]),
+            columns.integers([STRATEGY.words.index(p.own.remasking_strategy) for p in params]),
+            columns.integers([p.own.num_to_transfer for p in params]),
+            columns.integers([p.own.masks_per_step or 0 for p in params]),
+            columns.flags([p.own.confidence_from == "draw" for p in params]),
+            columns.flags([p.own.keeps_crossing for p in params]),
             columns.flags([p.own.logits_eos_inf for p in params]),
             columns.reals([p.own.confidence_threshold for p in params]),
             or_infinite([p.own.entropy_bound for p in params]),
@@ -122,6 +176,30 @@ class ThresholdParams(BlockParams):
     confidence_factor: float | None = param(
         number(None, "f of Fast-dLLM's rule", 0, 1e6, example=1.0)
     )
+    remasking_strategy: str = param(STRATEGY)
+    confidence_from: str = param(CONFIDENCE_FROM)
+    num_to_transfer: int = param(
+        integer(1, "masks that a step fills at least", 1, MAX_INTEGER, label="At least")
+    )
+    masks_per_step: int | None = param(
+        integer(
+            None,
+            "masks that a step fills at most, and those that steps before it left over",
+            1,
+            MAX_INTEGER,
+            example=4,
+        )
+    )
+    sub_block_length: int | None = param(
+        integer(
+            None,
+            "positions of a part of a block; the parts are filled from left to right",
+            1,
+            MAX_INTEGER,
+            example=8,
+        )
+    )
+    first_alone: bool = param(FIRST_ALONE)
     editing_threshold: float | None = param(
         number(
             None,
@@ -139,6 +217,29 @@ class ThresholdParams(BlockParams):
         """Raise InvalidParam where two rules were chosen."""
         if self.entropy_bound is not None and self.confidence_factor is not None:
             raise InvalidParam("entropy_bound", "and confidence_factor exclude each other")
+        bounded, strategy = self.entropy_bound is not None, self.remasking_strategy
+        if strategy == "entropy_bounded" and not bounded:
+            raise InvalidParam("remasking_strategy", "entropy_bounded needs entropy_bound")
+        ruled = bounded or self.confidence_factor is not None
+        if ruled and strategy in ("low_confidence_static", "sequential"):
+            rule = "entropy_bound" if bounded else "confidence_factor"
+            raise InvalidParam("remasking_strategy", f"{strategy} excludes {rule}")
+        if (part := self.sub_block_length) is not None:
+            if self.block_length is None or self.block_length % part:
+                reason = f"must divide block_length, {self.block_length}; got {part}"
+                raise InvalidParam("sub_block_length", reason)
+            if self.editing_threshold is not None:
+                raise InvalidParam("sub_block_length", "and editing_threshold exclude each other")
+
+    def filled_in_turn(self, free: int) -> int:
+        """Positions that are filled before others to their right."""
+        return self.sub_block_length or self.block_positions(free)
+
+    def check_canvas(self, steps: int, free: int) -> None:
+        """Raise InvalidParam for fewer steps than parts to fill in turn."""
+        parts = -(-free // max(1, self.filled_in_turn(free)))
+        if steps < parts:
+            raise InvalidParam("steps", f"must be at least the number of blocks, {parts}")
 
     def unread(self) -> dict[str, str]:
         """``post_steps`` without editing."""
@@ -161,10 +262,12 @@ class ThresholdProposal:
     Attributes:
         marks: positions that may be filled.
         least: masks to fill at least, per canvas.
+        most: likewise at most, if they are less; None where no canvas has such a bound.
     """
 
     marks: Bool[Tensor, " T"]
     least: Int[Tensor, " B"]
+    most: Int[Tensor, " B"] | None
 
 
 @dataclass(frozen=True)
@@ -198,24 +301,41 @@ class Threshold:
         """The rule of each canvas, and how many blocks and steps it has."""
         own = batch.own
         by_entropy = own.entropy_bound.isfinite()
-        at_rows, asks = row_settings(batch, as_model=True, entropy=by_entropy, no_eos=own.no_eos)
+        at_rows, asks = row_settings(
+            batch, as_model=True, entropy=by_entropy, crossing=own.crossing, no_eos=own.no_eos
+        )
         at_rows |= {"seed": batch.seed, "step": batch.step}
-        at_rows["confidence_threshold"] = own.confidence_threshold
+        fixed = (own.strategy == STATIC) | (own.strategy == SEQUENTIAL)
+        at_rows["confidence_threshold"] = torch.where(fixed, math.inf, own.confidence_threshold)
         if by_entropy.any():
             at_rows["entropy_bound"] = own.entropy_bound
+            at_rows["bounded"] = own.strategy == BOUNDED
+        # at temperature 0 the two are the same
+        if (as_drawn := own.as_drawn & (batch.temperature != 0)).any():
+            at_rows["certainty"] = as_drawn * CERTAINTY.index("sample")
+            asks["sample"] = as_drawn.numpy()
+        if (sequential := own.strategy == SEQUENTIAL).any():
+            at_rows["sequential"] = sequential
         if own.confidence_factor.isfinite().any():
             at_rows["confidence_factor"] = own.confidence_factor
         if (edits := own.edits).any():
             at_rows["editing_threshold"] = own.editing_threshold
         blocks = (-(-(batch.host.free + batch.host.first) // own.block_length)).clamp(min=1)
         steps_each = (batch.steps // blocks).clamp(min=1)
-        quota = torch.where(own.aligned, -(-own.block_length // steps_each), 1)
+        quota = torch.where(own.aligned | fixed, -(-own.block_length // steps_each), 1)
+        quota = torch.maximum(quota, own.at_least)
         at_canvases = {
             "blocks": blocks,
             "quota": quota,
             "steps_left": (batch.steps - batch.step).clamp(min=1),
             "beyond": batch.lengths,  # more blocks than there can be
         }
+        if own.alone_every.any():
+            at_canvases["alone_every"] = own.alone_every
+        if (average := own.on_average).any():
+            filled = average * (batch.step + 1)
+            at_canvases["filled"] = torch.where(average > 0, filled, batch.lengths)
+            at_canvases["free"] = batch.host.free
         if edits.any():
             of_edits = (edits, own.editing_block, own.post, own.post_steps)
             at_canvases |= zip(editing.COLUMNS, of_edits, strict=True)
@@ -238,12 +358,19 @@ class Threshold:
         last = torch.where(cramped, beyond, block)
         marks = masked & (block_of <= last[canvas])
         steps_here = torch.where(cramped, steps_left, steps_left // blocks_left)
+        if "alone_every" in now.names[0]:
+            start = block * now.of_canvases("block_length")
+            marks = first_alone(layout, now, marks, torch.where(steps_here > 1, start, -1))
         masks = layout.counts(marks)
         if edited:
             here = block_of == torch.where(cramped, -1, block)[canvas]
             marks = marks | editing.editable_tokens(layout, now, masked, here)
         least = torch.minimum(masks, now.of_canvases("quota"))
-        return ThresholdProposal(marks, torch.maximum(least, -(-masks // steps_here)))
+        least, most = torch.maximum(least, -(-masks // steps_here)), None
+        if "filled" in now.names[0]:
+            before = now.of_canvases("free") - layout.counts(masked)
+            most = torch.maximum(now.of_canvases("filled") - before, least)
+        return ThresholdProposal(marks, least, most)
 
     def query(
         self, layout: Layout, tokens: Tensor, proposal: ThresholdProposal, rows: Rows
@@ -266,7 +393,10 @@ class Threshold:
     ) -> Written:
         """Fill the most certain masks of each canvas, as many as its rule lets through."""
         size, its = layout.size, rows.settings
-        score = confidence = stats.p_sample.float().double()
+        confidence = stats.p_sample
+        if stats.certainty is not None and "certainty" in its:
+            confidence = torch.where(its["certainty"] != 0, stats.certainty, confidence)
+        score = confidence = confidence.float().double()
         of, masked = rows.canvas, tokens[rows.at] == self.mask_id
         if rows.valid is not None:
             of = torch.where(rows.valid, of, size)
@@ -276,6 +406,8 @@ class Threshold:
         if stats.entropy is not None and "entropy_bound" in its:
             by_entropy = its["entropy"] != 0
             score = torch.where(by_entropy, -stats.entropy, confidence)
+        if "sequential" in its:
+            score = torch.where(its["sequential"] != 0, -rows.position.double(), score)
         place, _ = places(score, of, size + 1)
         passes = confidence >= its["confidence_threshold"]
         if "confidence_factor" in its:
@@ -284,11 +416,14 @@ class Threshold:
             passes = torch.where(factor.isfinite(), enough, passes)
         if by_entropy is not None and stats.entropy is not None:
             running = running_sums(stats.entropy, of, place, size + 1, rows.longest)
-            small = running - stats.entropy <= its["entropy_bound"]
+            bound, strict = its["entropy_bound"], its["bounded"] != 0
+            small = torch.where(strict, running < bound, running - stats.entropy <= bound)
             passes = torch.where(by_entropy, small, passes)
         count = F.pad(proposal.least, (0, 1)).scatter_reduce(
             0, of, torch.where(passes, place + 1, 0), "amax"
         )
+        if proposal.most is not None:
+            count = torch.minimum(count, F.pad(proposal.most, (0, 1)))
         chosen, columns = place < count[of], {}
         if edits:
             chosen = chosen & masked

@@ -118,6 +118,7 @@ class TopK:
             batch,
             as_model=True,
             official=official,
+            crossing=own.crossing,
             no_eos=own.no_eos,
             eos_last=eos_last,
             eot_last=own.ends_last,

@@ -115,6 +115,7 @@ class TopKState(SamplerState):
     Attributes:
         mixing_ratio: k.
         refine_scope, remasking, compat: index into their words.
+        crossing: of ``top_p_rule``.
         no_eos, ends_last: ``logits_eos_inf`` and ``confidence_eos_eot_inf``.
         block_length: positions of a block; all that are free where none was chosen.
         carry: refinements planned and not spent so far.
@@ -130,6 +131,7 @@ class TopKState(SamplerState):
     refine_scope: Int[Tensor, " B"]
     remasking: Int[Tensor, " B"]
     compat: Int[Tensor, " B"]
+    crossing: Bool[Tensor, " B"]
     no_eos: Bool[Tensor, " B"]
     ends_last: Bool[Tensor, " B"]
     block_length: Int[Tensor, " B"]
@@ -152,6 +154,7 @@ class TopKState(SamplerState):
             refine_scope=columns.integers([REFINE_SCOPE.words.index(o.refine_scope) for o in own]),
             remasking=columns.integers([REMASKING.words.index(o.remasking) for o in own]),
             compat=columns.integers([COMPAT.words.index(o.compat) for o in own]),
+            crossing=columns.flags([o.keeps_crossing for o in own]),
             no_eos=columns.flags([o.logits_eos_inf for o in own]),
             ends_last=columns.flags([o.confidence_eos_eot_inf for o in own]),
             block_length=columns.integers(lengths),

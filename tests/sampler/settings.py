@@ -28,6 +28,22 @@ KINDS: dict[str, dict] = {
     "threshold factor": {"sampler": "threshold", "confidence_factor": 1.0},
     "threshold editing": {"sampler": "threshold", "editing_threshold": 0.2, "post_steps": 2},
     "threshold entropy": {"sampler": "threshold", "entropy_bound": 1.5, "logits_eos_inf": True},
+    "threshold sequential": {"sampler": "threshold", "remasking_strategy": "sequential"},
+    "threshold bounded": {
+        **{"sampler": "threshold", "remasking_strategy": "entropy_bounded", "entropy_bound": 1.5},
+        **{"num_to_transfer": 2, "top_p": 0.8, "top_p_rule": "crossing"},
+    },
+    "threshold in parts": {
+        **{"sampler": "threshold", "confidence_threshold": 0.2, "confidence_from": "draw"},
+        **{"sub_block_length": 8, "first_alone": True, "block_aligned": True, "masks_per_step": 2},
+    },
+    "dream": {"sampler": "dream"},
+    "dream by margin": {"sampler": "dream", "alg": "topk_margin", "alg_temp": 0.4, "top_p": 0.9},
+    "dream by chance": {"sampler": "dream", "alg": "origin", "temperature": 0.0},
+    "dream by probability": {
+        **{"sampler": "dream", "alg": "maskgit_plus", "top_p": 0.7, "top_p_rule": "crossing"},
+        **{"first_alone": True, "block_aligned": True, "guidance_scale": 1.5},
+    },
 }
 
 _QUICK = [

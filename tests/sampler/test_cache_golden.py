@@ -1,15 +1,18 @@
-"""Runs of Fast-dLLM and dInfer with their caches, state by state."""
+"""Runs of Fast-dLLM, of its port in dllm, and of dInfer with their caches, state by state."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from models.checkpoints.load import load_network
+from models.families.decoder import Decoder
 from models.families.llada import LLaDA
 from models.families.llada_config import LLaDAConfig
 from sampler import make_params
 from tests.conftest import load_golden
 from tests.support.caching import begun, stepped
+from tests.support.published import write_folder
 
 MASK = 63
 FILES = ("none", "prefix", "dual")
@@ -66,6 +69,44 @@ def test_fast_dllm_runs_state_by_state(mode, name):
         assert found[: wrong[0] + 1] == expected[: wrong[0] + 1]
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize("name", [f"c0{i}" for i in range(9)])
+def test_runs_by_factor_of_the_port_state_by_state(name):
+    file = load_golden("families/fastdllm_llada_factor")
+    case, prompt = file.meta["cases"][name], file.tensors[f"{name}.prompt"].tolist()
+    found = states_of(case, prompt, cache=case["mode"], **rule_of(case))
+    assert found == file.tensors[f"{name}.x_traj"].tolist()
+
+
+def dream_runs() -> list:
+    meta = load_golden("families/dream_fastdllm").meta["cases"]
+    greedy = [(n, case) for n, case in meta.items() if case["temperature"] == 0]
+    return [pytest.param(n, id=f"{n} {case['mode']} {case['alg']}") for n, case in greedy]
+
+
+@pytest.mark.parametrize("name", dream_runs())
+def test_fast_dllm_runs_of_dream_state_by_state(tmp_path, name):
+    file = load_golden("families/dream_fastdllm")
+    case = file.meta["cases"][name]
+    network = load_network(write_folder(tmp_path / "dream", load_golden("families/dream_tiny")))
+    assert isinstance(network, Decoder)
+    with torch.no_grad():
+        network.lm_head.weight.mul_(case.get("head_scale", 1.0))
+    network.reserve(256)
+    chosen = {"sampler": "dream", "alg": case["alg"], "steps": case["steps"]}
+    if case["alg"] == "confidence_threshold":
+        chosen = {"sampler": "threshold", "steps": case["gen_length"]}
+        chosen["confidence_threshold"] = case["threshold"]
+    blocks = {"block_length": case["block_length"], "first_alone": True}
+    params = make_params(temperature=0.0, cache=case["mode"], **blocks, **chosen)
+    length, expected = case["gen_length"], file.tensors[f"{name}.x_traj"]
+    for row, prompt in enumerate(file.tensors[f"{name}.prompt"].tolist()):
+        canvas = [*prompt, *[0] * length], [False] * len(prompt) + [True] * length, params
+        sampler, batch = begun(network, 62, [canvas])
+        found = [batch.tokens.tolist()]
+        found += [r.batch.tokens.tolist() for r in stepped(network, sampler, batch) if r.head_rows]
+        assert found == expected[:, row].tolist()
 
 
 @pytest.mark.parametrize("name", ["c00", "c02", "c04", "c09"])

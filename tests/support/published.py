@@ -122,14 +122,4 @@ def check_blocks_see_no_later_ones(network: DenoiserModule, length: int) -> None
     ids[2 * length - 1] = (ids[2 * length - 1] + 1) % vocab_size(network)
     changed = run(network, ids)[0]
     close(changed[:length], whole[:length])
-    assert (changed[length] - whole[length]).abs().max() > 1e-3
-
-
-def dream_budget(masks: int, steps: int, eps: float = 1e-3) -> list[int]:
-    """Masks that Dream's loop fills at each step."""
-    t, found = torch.linspace(1, eps, steps + 1), []
-    for i in range(steps):
-        share = 1 - t[i + 1] / t[i] if i < steps - 1 else 1.0
-        found.append(int(masks * share))
-        masks -= found[-1]
-    return found
+    assert (changed[length + 1] - whole[length + 1]).abs().max() > 1e-3

@@ -41,6 +41,8 @@ def test_logits_along_official_runs_are_the_official_ones(golden, tmp_path, name
             if len(logits) < length:
                 first = int((before == mask).nonzero()[0]) // SUB_BLOCK * SUB_BLOCK
                 own = own[first : first + SUB_BLOCK]
+                if name == "fast_dllm_v2_traj" and first == 0:  # it is read of the block before
+                    own, logits = own[1:], logits[1:]
             close(own, logits)
             steps += 1
     assert steps >= 29

@@ -18,11 +18,12 @@ from models.errors import CheckpointError
 from models.families.dream import FAMILY, SHAPES
 from models.parallel.workers import Leader
 from sampler import SAMPLERS, make_params
+from sampler.samplers.dream import DreamParams
 from server.engine.request_params import sampling_params
-from tests.sampler.toy import behind, states
+from tests.conftest import load_golden
+from tests.sampler.toy import states
 from tests.support.published import (
     close,
-    dream_budget,
     manifest,
     run,
     same_bits_in_company,
@@ -68,28 +69,39 @@ def test_a_sequence_has_the_same_bits_in_any_company(tmp_path):
     same_bits_in_company(tmp_path / "random", "dream")
 
 
-def test_official_runs_by_confidence_state_by_state(folder, golden):
-    """``maskgit_plus`` at temperature 0 is ``topk`` with the budgets of Dream's schedule."""
-    file, model = golden("families/dream_gen"), load_checkpoint(folder).model
-    ran = 0
-    for case, t in file.cases():
-        greedy = case["temperature"] == 0 and case.get("suppress_mask", True)
-        if case["alg"] != "maskgit_plus" or not greedy:
-            continue
-        budget = dream_budget(case["gen_length"], case["steps"])
-        params = make_params(
-            sampler="topk",
-            steps=case["steps"],
-            temperature=0.0,
-            mixing_ratio=0.0,
-            topk_absorb=tuple(budget),
-        )
-        sampler = SAMPLERS["topk"].make(64, 62, (60,))
-        for row, prompt in enumerate(t["prompt"].tolist()):
-            found = states(model, sampler, behind(prompt, case["gen_length"], params))
-            assert found == t["x_traj"][:, row].tolist()
-            ran += 1
-    assert ran >= 2
+def official_runs() -> list:
+    """Runs at temperature 0 whose result does not hang on the mask's own probability."""
+    cases = load_golden("families/dream_gen").meta["cases"].items()
+    usable = {
+        name: case
+        for name, case in cases
+        if case["temperature"] == 0 and case["alg"] != "origin" and case.get("suppress_mask", True)
+    }
+    return [pytest.param(name, id=f"{name} {case['alg']}") for name, case in usable.items()]
+
+
+@pytest.mark.parametrize("name", official_runs())
+def test_official_runs_state_by_state(folder, name):
+    file, model = load_golden("families/dream_gen"), load_checkpoint(folder).model
+    case = file.meta["cases"][name]
+    chosen = {"sampler": "dream", "steps": case["steps"], "eps": case.get("eps", 1e-3)}
+    if case["alg"] == "confidence_threshold":
+        share = case["gen_length"] // case["steps"]
+        chosen = {"sampler": "threshold", "steps": case["gen_length"], "masks_per_step": share}
+        chosen["confidence_threshold"] = case["threshold"]
+    else:
+        chosen["alg"] = case["alg"]
+    params = make_params(temperature=0.0, **chosen)
+    sampler = SAMPLERS[chosen["sampler"]].make(64, 62, (60,))
+    pads = case.get("pads", [0] * case["batch"])
+    expected = file.tensors[f"{name}.x_traj"]
+    for row, (pad, prompt) in enumerate(zip(pads, file.tensors[f"{name}.prompt"], strict=True)):
+        given = prompt[pad:].tolist()
+        editable = [*(i == 62 for i in given), *[True] * case["gen_length"]]
+        canvas = [*given, *[62] * case["gen_length"]], editable, params
+        found, known = states(model, sampler, canvas), expected[:, row, pad:].tolist()
+        assert found[: len(known)] == known
+        assert all(state == known[-1] for state in found[len(known) :])
 
 
 @pytest.mark.slow
@@ -117,7 +129,7 @@ def test_the_published_size_has_the_published_tensors():
 def test_facts(folder):
     info, defaults = inspect_checkpoint(folder)
     assert (info.family, info.mask_id, info.eos_id, info.max_length) == ("dream", 62, 60, 256)
-    assert defaults["sampler"] == "topk" and defaults["mixing_ratio"] == 0.0
+    assert defaults["sampler"] == "dream" and defaults["mixing_ratio"] == 0.0
 
 
 PUBLISHED_DEFAULTS = {
@@ -133,7 +145,9 @@ def test_nulls_of_the_published_defaults_count_as_missing(tiny, tmp_path):
     for place in (folder, tmp_path / "made"):
         _, defaults = inspect_checkpoint(place if place.exists() else convert_to(folder, place))
         params = sampling_params(defaults, {"seed": 1})
-        assert (params.sampler, params.steps, params.temperature) == ("topk", 512, 0.0)
+        assert (params.sampler, params.steps, params.temperature) == ("dream", 512, 0.0)
+        assert isinstance(params.own, DreamParams)
+        assert params.own.alg == "origin" and params.own.alg_temp == 0.0
         assert params.top_p == 1.0 and defaults["mixing_ratio"] == 0.0
 
 

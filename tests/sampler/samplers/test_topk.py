@@ -206,7 +206,7 @@ def test_every_canvas_gets_what_it_gets_alone():
         tokens, editable, params = random_canvas(g, temperature=0.5 * (i % 3))
         params = params.changed(guidance_scale=1.0 + i % 2)
         if i % 4 > 1:
-            name = ["ancestral", "threshold", "gidd", "remdm"][i % 2 + 2 * (i // 4 % 2)]
+            name = ["ancestral", "threshold", "gidd", "remdm", "dream"][(i - i // 4 * 2) % 5]
             length = params.own.block_positions(0) or None
             own = {
                 "ancestral": {"mixing_ratio": 0.1 * (i % 5)},

@@ -174,7 +174,7 @@ def test_a_prompt_cannot_smuggle_in_special_tokens(served):
         (
             {"block_length": 8},
             "block_length",
-            "by samplers topk and threshold; got ancestral",
+            "by samplers topk, threshold and dream; got ancestral",
         ),
         (
             {"sampler": "topk", "topk_absorb": [30, 0, 0, 0, 0, 1]},

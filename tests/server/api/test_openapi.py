@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from markupsafe import escape
 from pydantic import TypeAdapter, ValidationError
 
+from sampler.registry import DEFAULT_SAMPLER, READERS
 from server.api.app import create_app
 from server.api.openapi import document
 from server.api.schemas.responses.text import (
@@ -142,21 +143,14 @@ def test_what_the_bounds_forbid_is_refused(documented, spec):
 
 def test_the_examples_are_accepted(chatty, spec):
     """One field at a time, on the sampler that reads it."""
-    owners = {"entropy_bound": "threshold", "confidence_factor": "threshold"}
-    names = ("confidence_threshold", "editing_threshold", "post_steps")
-    owners |= dict.fromkeys(names, "threshold")
-    for name in ("topk_absorb", "topk_uniform", "block_length", "refine_scope", "remasking"):
-        owners[name] = "topk"
-    for name in ("compat", "logits_eos_inf", "confidence_eos_eot_inf"):
-        owners[name] = "topk"
+    owners = {name: of[0] for name, of in READERS.items() if DEFAULT_SAMPLER not in of}
     window = ("remdm_t_on", "remdm_t_off", "remdm_alpha_on")
-    owners |= {"p_uniform": "gidd", **dict.fromkeys(("remdm_schedule", "remdm_eta"), "remdm")}
-    owners |= dict.fromkeys(window, "remdm")
     needs: dict[str, dict] = {name: {"remdm_schedule": "loop"} for name in window}
     needs |= {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
     needs |= {"max_completion_tokens": {"max_tokens": None}}
     needs |= {"cache_interval": {"cache": "dual"}, "cache_vicinity": {"cache": "vicinity"}}
     needs |= {"samples": {"echo": True, "logprobs": 1}}
+    needs |= {"sub_block_length": {"block_length": 32, "steps": 8}}
     completions = spec["components"]["schemas"]["CompletionBody"]["properties"]
     for body, path in (("CompletionBody", "/v1/completions"), ("ChatBody", "/v1/chat/completions")):
         for name, field in spec["components"]["schemas"][body]["properties"].items():

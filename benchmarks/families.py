@@ -1,0 +1,237 @@
+"""Networks that generate in blocks, and mixtures of experts, with random weights of real shapes.
+
+    python -m benchmarks.families --sdar           # beside a loop over transformers' Qwen3
+    python -m benchmarks.families --experts        # milliseconds a step by number of requests
+
+SDAR has the layout of Qwen3, so both sides have the same weights. The loop restates the model's own:
+each block of 4 is run against the kept keys and values until it is full, one token a step, and once
+more to keep it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.isolated import Record, compare, measure_here, save
+from models.base import DenoiserModule
+from models.registry import FAMILIES, build
+from sampler import make_params
+from sampler.batch import CanvasBatch
+from sampler.cache import CAUSAL, NOTHING, CacheColumns
+from sampler.samplers.threshold import Threshold
+from sampler.step import take_step
+
+PROMPT, LENGTH = 64, 32
+SHAPE = "sdar-1.7b"
+THREADS = 2
+
+
+def config_of(family: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a ``config.json``."""
+    spec = FAMILIES[family]
+    return {"model_type": spec.published_type, **spec.random_config, **fields}
+
+
+def random_network(config: dict[str, Any], dtype: torch.dtype) -> DenoiserModule:
+    """A network whose weights are uniform in +-0.03."""
+    torch.manual_seed(0)
+    network = build(config, None).network.to_empty(device="cpu").to(dtype)
+    with torch.no_grad():
+        for tensor in network.stored().values():
+            tensor.uniform_(-0.03, 0.03)
+    network.ready(torch.device("cpu"))
+    return network.eval()
+
+
+def prompts(count: int, vocab: int) -> list[list[int]]:
+    """Random prompts."""
+    g = torch.Generator().manual_seed(1)
+    return torch.randint(vocab, (count, PROMPT), generator=g).tolist()
+
+
+def canvases_of(
+    network: DenoiserModule, vocab: int, mask_id: int, count: int, length: int
+) -> tuple[Threshold, CanvasBatch]:
+    """The sampler and canvases that fill one token a step, each with an extent of slots."""
+    block = network.block_length or 0
+    params = make_params(
+        "threshold",
+        remasking_strategy="low_confidence_static",
+        steps=length,
+        temperature=0.0,
+        block_length=block or None,
+        block_aligned=block > 0,
+    )
+    sampler = Threshold(vocab, mask_id)
+    canvases = [
+        ([*ids, *[0] * length], [False] * PROMPT + [True] * length, params)
+        for ids in prompts(count, min(vocab, mask_id))
+    ]
+    batch = sampler.begin(CanvasBatch.of(canvases))
+    if not block:
+        return sampler, batch
+    network.reserve(count * (PROMPT + length))
+    columns = CacheColumns.of(
+        {
+            "mode": [CAUSAL] * count,
+            "start": np.arange(count) * (PROMPT + length),
+            "twin": [NOTHING] * count,
+            "grid": [block] * count,
+            **{name: [0] * count for name in ("interval", "vicinity", "shifted")},
+        }
+    )
+    return sampler, replace(batch, cache=columns, held=np.full(batch.host.positions, NOTHING))
+
+
+def ours(count: int) -> Record:
+    """Seconds of all steps of some canvases together, the first one of each side apart."""
+    config = config_of("sdar", dict(FAMILIES["sdar"].shapes[SHAPE]))
+    network = random_network(config, torch.bfloat16)
+    spent = []
+    for _ in range(2):  # the first to warm up
+        sampler, batch = canvases_of(
+            network, config["vocab_size"], config["mask_token_id"], count, LENGTH
+        )
+        began, calls = time.perf_counter(), 0
+        while not bool(batch.finished.all()):
+            result = take_step(sampler, network, batch)
+            batch, calls = result.batch, calls + 1
+        spent.append(time.perf_counter() - began)
+    return {"seconds": spent[-1], "passes": calls, "tokens": count * LENGTH}
+
+
+def transformers_loop(count: int) -> Record:
+    """Seconds of SDAR's loop over Qwen3, one request after the other."""
+    from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+
+    raw = config_of("sdar", dict(FAMILIES["sdar"].shapes[SHAPE]))
+    names = set(Qwen3Config().to_dict())
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    model = Qwen3ForCausalLM(Qwen3Config(**{n: v for n, v in raw.items() if n in names})).eval()
+    torch.set_default_dtype(torch.float32)
+    mask, block = raw["mask_token_id"], raw["block_size"]
+
+    @torch.inference_mode()
+    def answer(ids: list[int], length: int) -> int:
+        x = torch.tensor([[*ids, *[mask] * length]])
+        cache, passes = DynamicCache(), 0
+
+        def run(start: int, end: int, keep: bool) -> torch.Tensor:
+            nonlocal passes
+            passes += 1
+            blocks = torch.arange(end) // block
+            seen = blocks[start:end, None] >= blocks[None, :]
+            logits = model(
+                x[:, start:end],
+                attention_mask=seen[None, None],
+                past_key_values=cache,
+                position_ids=torch.arange(start, end)[None],
+                use_cache=True,
+            ).logits
+            if not keep:
+                cache.crop(start)
+            return logits[0].float()
+
+        run(0, len(ids), keep=True)
+        for start in range(len(ids), len(ids) + length, block):
+            here = slice(start, start + block)
+            while bool((x[0, here] == mask).any()):
+                logits = run(start, start + block, keep=False)
+                logits[:, mask] = -torch.inf
+                confidence, token = logits.softmax(-1).max(-1)
+                confidence[x[0, here] != mask] = -1.0
+                best = int(confidence.argmax())
+                x[0, start + best] = token[best]
+            run(start, start + block, keep=True)
+        return passes
+
+    answer(prompts(1, mask)[0], block)
+    began = time.perf_counter()
+    passes = sum(answer(ids, LENGTH) for ids in prompts(count, mask))
+    return {
+        "seconds": time.perf_counter() - began,
+        "passes": passes,
+        "tokens": count * LENGTH,
+    }
+
+
+EXPERTS = {
+    "hidden_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 8192,
+    "mask_token_id": 8191,
+    "eos_token_id": 1,
+    "max_position_embeddings": 512,
+    "head_dim": 64,
+    "block_size": 32,
+}
+MIXTURE = {
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 192,
+    "norm_topk_prob": True,
+    "intermediate_size": 1536,
+}
+"""64 experts of 192, 8 of them a token: 1,536, the width of the dense layers beside them."""
+
+
+def step_of(family: str, requests: int, experts: int = MIXTURE["num_experts"]) -> float:
+    """Median milliseconds of a step in which each request runs one block."""
+    more = {"intermediate_size": 1536}
+    if family == "sdar_moe":
+        more = {**MIXTURE, "num_experts": experts}
+    config = config_of(family, {**EXPERTS, **more})
+    network = random_network(config, torch.float32)
+    sampler, batch = canvases_of(network, 8192, 8191, requests, 32)
+    spent = []
+    for _ in range(12):
+        began = time.perf_counter()
+        batch = take_step(sampler, network, batch).batch
+        spent.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(spent[2:])
+
+
+def main() -> None:
+    """Compare, or be one of the sides."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", nargs=2, metavar=("SIDE", "REQUESTS"))
+    parser.add_argument("--sdar", action="store_true", help="beside a loop over transformers")
+    parser.add_argument("--experts", action="store_true", help="steps of mixtures of experts")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--save", help="name of a file in benchmarks/results")
+    args = parser.parse_args()
+    if args.one:
+        side, requests = args.one
+        work = ours if side == "ours" else transformers_loop
+        measure_here(side, requests, lambda: work(int(requests)), threads=THREADS)
+        return
+    records: list[Record] = []
+    if args.sdar:
+        records += compare("benchmarks.families", ["1", "4"], args.repeats, "seconds")
+    if args.experts:
+        torch.set_num_threads(1)
+        for requests in (1, 8, 64):
+            found = {
+                "requests": requests,
+                "dense_ms": round(step_of("sdar", requests), 2),
+                "experts_ms": round(step_of("sdar_moe", requests), 2),
+            }
+            records.append(found)
+            print(json.dumps(found), flush=True)
+    if args.save:
+        save(args.save, records)
+
+
+if __name__ == "__main__":
+    main()

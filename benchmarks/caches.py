@@ -24,6 +24,7 @@ from benchmarks.isolated import Record, compare, measure_here, random_model, sav
 from benchmarks.reference import KeysValues, fast_dllm_loop
 from models.base import rotate
 from models.families.llada import LLaDA
+from models.packed import pack
 from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.cache import MODES, NOTHING, CacheColumns
@@ -170,6 +171,8 @@ def main() -> None:
         mode, canvases = setting.split("-")
         work = ours if side == "ours" else reference
         network = random_network()
+        if side == "ours":
+            pack(network)  # as the server does
         measure_here(side, setting, lambda: work(network, mode, int(canvases)))
         return
     if args.lengths:

@@ -22,6 +22,8 @@ import torch
 
 from benchmarks.isolated import Record, compare, measure_here, save
 from models.base import DenoiserModule
+from models.checkpoints.devices import cpu_has_fast_bfloat16
+from models.packed import pack
 from models.registry import FAMILIES, build
 from sampler import make_params
 from sampler.batch import CanvasBatch
@@ -32,6 +34,7 @@ from sampler.step import take_step
 PROMPT, LENGTH = 64, 32
 SHAPE = "sdar-1.7b"
 THREADS = 2
+DTYPE = torch.bfloat16 if cpu_has_fast_bfloat16() else torch.float32
 
 
 def config_of(family: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -94,13 +97,15 @@ def canvases_of(
 def ours(count: int) -> Record:
     """Seconds of all steps of some canvases together, after one block to warm up."""
     config = config_of("sdar", dict(FAMILIES["sdar"].shapes[SHAPE]))
-    network = random_network(config, torch.bfloat16)
+    network = random_network(config, DTYPE)
+    pack(network)
     vocab, mask_id = config["vocab_size"], config["mask_token_id"]
     decode(network, *canvases_of(network, vocab, mask_id, count, config["block_size"]))
     began = time.perf_counter()
     passes = decode(network, *canvases_of(network, vocab, mask_id, count, LENGTH))
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "passes": passes, "tokens": count * LENGTH}
+    told = {"dtype": str(DTYPE), "passes": passes, "tokens": count * LENGTH}
+    return {"seconds": seconds, "tokens_s": count * LENGTH / seconds, **told}
 
 
 def decode(network: DenoiserModule, sampler: Threshold, batch: CanvasBatch) -> int:
@@ -118,7 +123,7 @@ def transformers_loop(count: int) -> Record:
     raw = config_of("sdar", dict(FAMILIES["sdar"].shapes[SHAPE]))
     names = set(Qwen3Config().to_dict())
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(DTYPE)
     model = Qwen3ForCausalLM(Qwen3Config(**{n: v for n, v in raw.items() if n in names})).eval()
     torch.set_default_dtype(torch.float32)
     mask, block = raw["mask_token_id"], raw["block_size"]
@@ -160,11 +165,9 @@ def transformers_loop(count: int) -> Record:
     answer(prompts(1, mask)[0], block)
     began = time.perf_counter()
     passes = sum(answer(ids, LENGTH) for ids in prompts(count, mask))
-    return {
-        "seconds": time.perf_counter() - began,
-        "passes": passes,
-        "tokens": count * LENGTH,
-    }
+    seconds = time.perf_counter() - began
+    told = {"dtype": str(DTYPE), "passes": passes, "tokens": count * LENGTH}
+    return {"seconds": seconds, "tokens_s": count * LENGTH / seconds, **told}
 
 
 EXPERTS = {

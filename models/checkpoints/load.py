@@ -37,6 +37,7 @@ from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import VQDecoder
 from models.interface import Denoiser, ModelInfo
+from models.packed import pack
 from models.tokenization.tokenizer import TextTokenizer
 
 __all__ = [
@@ -148,6 +149,7 @@ def load_checkpoint(
     with in_a_line(path):
         read = described(path)
         network = _filled(path, read, where, kind)
+        pack(network)
         decoder = _decoder(path, read.info, where)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
     return Checkpoint(network, read.text, info, read.defaults, where, decoder)

@@ -105,8 +105,9 @@ class LLaDA(Transformer):
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, d_model] -> logits [R, vocab_size]."""
         parts: Any = self.model["transformer"]
-        tied = self.config.weight_tying
-        return F.linear(hidden, parts["wte"].weight if tied else parts["ff_out"].weight)
+        if not self.config.weight_tying:
+            return parts["ff_out"](hidden)
+        return F.linear(hidden, parts["wte"].weight)
 
 
 def _read(raw: Fields, shapes: Shapes | None) -> LLaDAConfig:

@@ -1,0 +1,57 @@
+"""Packed linear layers: the same results, the same bits for any number of rows, nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models import packed
+from models.families.llada import LLaDA, LLaDAConfig
+from models.packed import PackedLinear, pack
+
+
+@pytest.mark.parametrize(("inner", "outer", "bias"), [(2048, 2050, False), (1030, 4100, True)])
+def test_a_packed_layer_gives_the_results_of_the_layer(inner, outer, bias):
+    torch.manual_seed(0)
+    layer = nn.Linear(inner, outer, bias=bias).requires_grad_(False)
+    other, x = PackedLinear(layer), torch.randn(3, 5, inner)
+    torch.testing.assert_close(other(x), layer(x), rtol=0, atol=2e-5)
+    assert other(x[:, :0]).shape == (3, 0, outer)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_has_the_same_bits_with_any_number_of_others(threads):
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for inner, outer in ((2048, 2048), (512, 8192), (1030, 4100)):
+            layer = PackedLinear(nn.Linear(inner, outer, bias=False))
+            x = torch.randn(300, inner)
+            whole = layer(x)
+            for count in (1, 2, 3, 7, 16, 17, 33, 64, 100, 255):
+                for start in (0, 300 - count):
+                    rows = slice(start, start + count)
+                    assert torch.equal(layer(x[rows]), whole[rows])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_large_matrices_alone_are_packed():
+    torch.manual_seed(0)
+    config = LLaDAConfig(64, 1, 4, 4, 128, packed.LEAST // 64, 5, 0, 64)
+    network = LLaDA(config).eval().requires_grad_(False)
+    tokens, offsets = torch.arange(20), torch.tensor([0, 20])
+    before = network.head(network.trunk(tokens, offsets))
+    pack(network)
+    found = [name for name, m in network.named_modules() if isinstance(m, PackedLinear)]
+    assert found == ["model.transformer.ff_out"]
+    after = network.head(network.trunk(tokens, offsets))
+    torch.testing.assert_close(after, before, rtol=0, atol=2e-5)
+
+
+def test_other_types_stay_as_they_are():
+    layer = nn.Sequential(nn.Linear(2048, 2048)).to(torch.bfloat16)
+    pack(layer)
+    assert type(layer[0]) is nn.Linear

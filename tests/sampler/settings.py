@@ -49,7 +49,7 @@ KINDS: dict[str, dict] = {
 _QUICK = [
     *("ancestral greedy at the end", "ancestral guided", "gidd", "remdm loop", "topk official"),
     *("topk guided and told", "topk nucleus and bias", "topk ends", "threshold editing"),
-    "threshold entropy",
+    *("threshold entropy", "threshold in parts", "dream by margin", "dream by probability"),
 ]
 SOME_KINDS = list(KINDS) if THOROUGH else _QUICK
 """In ``make test`` every sampler, guidance, bias, nucleus and rule, in half as many kinds."""

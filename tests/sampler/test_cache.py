@@ -107,7 +107,7 @@ def test_block_causal_cache_gives_the_tokens_of_whole_passes(kind):
 
 NAMED = [
     (name, mode)
-    for i, name in enumerate(["topk", "threshold", "ancestral", "remdm", "gidd"])
+    for i, name in enumerate(["topk", "threshold", "dream", "ancestral", "remdm", "gidd"])
     for j, mode in enumerate([*APPROXIMATE, "causal"])
     if (i + j) % count(3, 1) == 0
 ]

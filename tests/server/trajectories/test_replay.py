@@ -39,6 +39,10 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
         "remdm_eta": [None, 0.0, 0.3, 1.0],
         "noise_removal": ["ancestral", "greedy", "none"],
     },
+    "dream": {
+        "alg": ["entropy", "maskgit_plus", "topk_margin", "origin"],
+        "eps": [0.001, 0.3],
+    },
 }
 
 
@@ -130,6 +134,7 @@ def test_runs_of_all_kinds_replay_to_their_final_canvases(served):
         ("topk", "unmask"),
         ("topk", "refine"),
         ("threshold", "unmask"),
+        ("dream", "unmask"),
         ("gidd", "unmask"),
         ("gidd", "refine"),
         ("gidd", "remask"),

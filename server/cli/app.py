@@ -9,6 +9,7 @@ import typer
 from server.cli.checkpoints import convert, info, make_random
 from server.cli.cluster import cluster
 from server.cli.draw import draw
+from server.cli.examples import examples_of
 from server.cli.generate import generate
 from server.cli.hub import list_cached, pull, remove
 from server.cli.sampling_flags import with_sampling_flags
@@ -41,14 +42,14 @@ def xdlm(
     """Options that come before a command's name."""
 
 
-app.command()(serve)
-app.command()(cluster)
-app.command()(with_sampling_flags(generate))
-app.command()(score)
+app.command(epilog=examples_of("serve"))(serve)
+app.command(epilog=examples_of("cluster"))(cluster)
+app.command(epilog=examples_of("generate"))(with_sampling_flags(generate))
+app.command(epilog=examples_of("score"))(score)
 app.command()(with_sampling_flags(draw, without=("seed",)))
-app.command()(pull)
+app.command(epilog=examples_of("pull"))(pull)
 app.command("list")(list_cached)
 app.command("rm")(remove)
-app.command()(info)
+app.command(epilog=examples_of("info"))(info)
 app.command()(make_random)
 app.command()(convert)

@@ -10,6 +10,8 @@ EXAMPLES = {
     ),
     "pull": ("xdlm pull GSAI-ML/LLaDA-8B-Instruct", "xdlm pull ORG/NAME@REVISION"),
     "info": ("xdlm info stories", "xdlm info ORG/NAME"),
+    "make-random": ("xdlm make-random DIR", "xdlm make-random DIR --family dit --shape small-owt"),
+    "convert": ("xdlm convert last.ckpt DIR --mixing-ratio 0.1", "xdlm convert ORG/NAME DIR"),
     "score": (
         'xdlm score "Once upon a time"',
         'xdlm score "there was a cat." --prompt "Once upon a time" --json',

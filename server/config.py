@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         ["stories"],
         description="bundled names, folders or ORG/NAME[@REVISION] on the hub, separated by commas",
     )
+    adapter: str = Field(
+        "", description="folder of a LoRA adapter that is added to the weights of one checkpoint"
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     device: str = Field(
@@ -190,6 +193,10 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.tensor_parallel > 1 and len(self.checkpoints) > 1:
             raise ValueError("tensor_parallel: is only supported with one checkpoint")
+        if self.adapter and len(self.checkpoints) > 1:
+            raise ValueError("adapter: is only supported with one checkpoint")
+        if self.adapter and self.tensor_parallel > 1:
+            raise ValueError("adapter: cannot be combined with tensor_parallel")
         if self.key_rate_per_minute and not self.keys:
             raise ValueError("key_rate_per_minute: needs api_keys or api_key_file")
         return self
@@ -209,6 +216,11 @@ class Settings(BaseSettings):
             return self
         names = sorted(LOOPBACK | {url_host(self.host), url_host(address)})
         return self.model_copy(update={"host": address, "allowed_hosts": names})
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """The folder of the adapter, if there is one."""
+        return Path(self.adapter) if self.adapter else None
 
     @property
     def keys(self) -> Keys:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.checkpoints import weights
+from models.checkpoints.adapter import read_adapter
 from models.checkpoints.describe import described
 from models.checkpoints.devices import DType, device_named, dtype_named
 from models.checkpoints.memory import Needs, needs_of
@@ -47,7 +48,11 @@ def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
 
 
 def check_checkpoint(
-    path: Path, device: str = "cpu", dtype: DType = "auto", ranks: int = 1
+    path: Path,
+    device: str = "cpu",
+    dtype: DType = "auto",
+    ranks: int = 1,
+    adapter: Path | None = None,
 ) -> Inspected:
     """Refuse early what ``load_checkpoint`` and ``load_divided_checkpoint`` refuse by a folder's
     files' headers.
@@ -61,6 +66,8 @@ def check_checkpoint(
     kind = dtype_named(dtype, device_named(device))
     read = described(path)
     built = read.built
+    if adapter is not None:
+        read_adapter(adapter, built.network)
     if ranks > 1:
         from models.parallel.tensor_parallel import check
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from models.attention import kernel_name
 from models.base import DenoiserModule, Transformer
 from models.checkpoints import weights
+from models.checkpoints.adapter import Adapter, read_adapter
 from models.checkpoints.describe import Described, described, described_decoder
 from models.checkpoints.devices import DType, device_named, dtype_named
 from models.checkpoints.find import checkpoint_outline, find_checkpoint
@@ -65,6 +66,7 @@ class Checkpoint:
         defaults: ``generation_config.json`` over what its family takes for granted.
         device: where the weights are.
         decoder: of image tokens, where there is one.
+        adapter: name of the adapter that its weights contain; empty without one.
     """
 
     model: Denoiser
@@ -73,6 +75,7 @@ class Checkpoint:
     defaults: dict[str, Any]
     device: torch.device
     decoder: VQDecoder | None = None
+    adapter: str = ""
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -132,6 +135,7 @@ def load_checkpoint(
     path: Path,
     device: str = "cpu",
     dtype: DType = "auto",
+    adapter: Path | None = None,
 ) -> Checkpoint:
     """Load a checkpoint folder.
 
@@ -140,6 +144,7 @@ def load_checkpoint(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
             CUDA.
+        adapter: folder of a LoRA adapter that is added to the weights.
 
     Raises:
         CheckpointError: anything missing, malformed or not supported, in one line.
@@ -148,11 +153,13 @@ def load_checkpoint(
     kind = dtype_named(dtype, where)
     with in_a_line(path):
         read = described(path)
-        network = _filled(path, read, where, kind)
+        added = None if adapter is None else read_adapter(adapter, read.built.network)
+        network = _filled(path, read, where, kind, added)
         pack(network)
         decoder = _decoder(path, read.info, where)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
-    return Checkpoint(network, read.text, info, read.defaults, where, decoder)
+    name = "" if added is None else added.name
+    return Checkpoint(network, read.text, info, read.defaults, where, decoder, name)
 
 
 def load_network(path: Path, device: str = "cpu", dtype: DType = "auto") -> DenoiserModule:
@@ -171,12 +178,19 @@ def load_network(path: Path, device: str = "cpu", dtype: DType = "auto") -> Deno
         return _filled(path, described(path), where, kind)
 
 
-def _filled(path: Path, read: Described, where: torch.device, kind: torch.dtype) -> DenoiserModule:
-    """The network with its weights, in evaluation mode."""
+def _filled(
+    path: Path,
+    read: Described,
+    where: torch.device,
+    kind: torch.dtype,
+    adapter: Adapter | None = None,
+) -> DenoiserModule:
+    """The network with its weights, an adapter's added, in evaluation mode."""
     network = read.built.network
     if where.type == "cpu":
         _check_memory(path, read.info.parameters * kind.itemsize)
-    weights.fill(network, read.found, where, kind)
+    part = weights.whole if adapter is None else adapter.part
+    weights.fill(network, read.found, where, kind, part)
     network.ready(where)
     return network.eval()
 

@@ -207,14 +207,19 @@ def put(network: CheckpointModule, state: Mapping[str, Tensor]) -> None:
 
 
 def fill(
-    network: CheckpointModule, found: Mapping[str, Header], device: torch.device, dtype: torch.dtype
+    network: CheckpointModule,
+    found: Mapping[str, Header],
+    device: torch.device,
+    dtype: torch.dtype,
+    part: Callable[[Any, Header], Tensor] = whole,
 ) -> None:
-    """Put stored weights, already compared, into a network that was built on the meta device.
+    """Put stored weights, already compared, into a network that was built on the meta device;
+    ``part`` as in ``read``.
 
     Raises:
         CheckpointError: damaged, or see ``checked``.
     """
-    put(network, read(network, found, device, dtype))
+    put(network, read(network, found, device, dtype, part))
 
 
 def write(

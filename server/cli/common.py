@@ -29,6 +29,9 @@ NAMED = "a bundled name, a folder, or ORG/NAME[@REVISION] on the hub"
 errors = Console(stderr=True, highlight=False)
 
 CheckpointOption = Annotated[str, typer.Option(help=NAMED)]
+AdapterOption = Annotated[
+    Path | None, typer.Option(help="folder of a LoRA adapter, added to the weights")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 
@@ -68,6 +71,7 @@ def load(
     threads: int = 0,
     ranks: int = 1,
     lost: Callable[[int], None] = lambda rank: None,
+    adapter: Path | None = None,
 ) -> Checkpoint:
     """A checkpoint by its name, ready to run.
 
@@ -83,7 +87,7 @@ def load(
     try:
         if ranks > 1:
             return load_divided_checkpoint(place, ranks, lost, device, dtype)  # type: ignore[arg-type]
-        return load_checkpoint(place, device, dtype)  # type: ignore[arg-type]
+        return load_checkpoint(place, device, dtype, adapter)  # type: ignore[arg-type]
     except CheckpointError as error:
         stop(str(error))
 

@@ -11,7 +11,15 @@ import typer
 
 from models.checkpoints.load import Checkpoint
 from sampler.params import InvalidParam
-from server.cli.common import CheckpointOption, DeviceOption, DTypeOption, load, params_of, stop
+from server.cli.common import (
+    AdapterOption,
+    CheckpointOption,
+    DeviceOption,
+    DTypeOption,
+    load,
+    params_of,
+    stop,
+)
 from server.config import Settings
 from server.engine.events import GenerationRequest
 from server.engine.request_params import default_length
@@ -20,6 +28,7 @@ from server.engine.request_params import default_length
 def generate(
     prompt: Annotated[str, typer.Argument(help="prompt of the text")] = "",
     checkpoint: CheckpointOption = "stories",
+    adapter: AdapterOption = None,
     max_tokens: Annotated[int | None, typer.Option(help="positions to fill")] = None,
     prompt_ids: Annotated[
         str | None, typer.Option(help="token ids instead of a prompt: 5,9,2")
@@ -44,7 +53,7 @@ def generate(
     from server.engine.factory import engine_of
     from server.engine.preparation import prepared
 
-    loaded = load(checkpoint, device, dtype)
+    loaded = load(checkpoint, device, dtype, adapter=adapter)
     params = params_of(loaded, chosen)
     ids = _prompt(loaded, prompt, prompt_ids)
     room, hole = loaded.info.max_length - len(ids), loaded.info.mask_id if infill else None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sampler.params import InvalidParam
-from server.cli.common import CheckpointOption, DeviceOption, DTypeOption, load, stop
+from server.cli.common import AdapterOption, CheckpointOption, DeviceOption, DTypeOption, load, stop
 from server.config import Settings
 
 
@@ -16,6 +16,7 @@ def score(
     text: Annotated[str, typer.Argument(help="text to score")],
     prompt: Annotated[str | None, typer.Option(help="prompt before the text")] = None,
     checkpoint: CheckpointOption = "stories",
+    adapter: AdapterOption = None,
     estimator: Annotated[str, typer.Option(help="nelbo or llada")] = "nelbo",
     samples: Annotated[int, typer.Option(help="Monte Carlo samples")] = 128,
     mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
@@ -31,7 +32,7 @@ def score(
     from server.engine.score_request import score_params, score_request
 
     chosen = {"estimator": estimator, "samples": samples, "seed": seed}
-    loaded = load(checkpoint, device, dtype)
+    loaded = load(checkpoint, device, dtype, adapter=adapter)
     if loaded.text is None:
         stop(f"{checkpoint}: tokenizer.json is missing")
     try:

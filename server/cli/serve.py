@@ -35,6 +35,9 @@ def serve(
             "at once"
         ),
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="folder of a LoRA adapter, added to the weights")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
@@ -139,7 +142,7 @@ def _serve(settings: Settings) -> None:
 
 def _check_checkpoints(settings: Settings) -> None:
     """Check headers, configuration and defaults of all checkpoints before the port is bound."""
-    how = (settings.device, settings.dtype, settings.tensor_parallel)
+    how = (settings.device, settings.dtype, settings.tensor_parallel, settings.adapter_folder)
     names, sizes = [], []
     for name in settings.checkpoints:
         try:
@@ -181,7 +184,7 @@ def _warn(settings: Settings) -> None:
 def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], None]) -> Checkpoint:
     """A loaded and warmed-up checkpoint; invalid defaults end the command."""
     how = (settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
-    loaded = load(name, *how, lost)
+    loaded = load(name, *how, lost, settings.adapter_folder)
     try:
         check_servable(loaded)
     except CheckpointError as error:
@@ -197,10 +200,11 @@ def _facts(loaded: Checkpoint, settings: Settings) -> str:
     """A line about a model: what it computes with, and on."""
     info, limit = loaded.info, position_limit(settings, loaded.device.type)
     kernel = f", attention by {loaded.attention}" if loaded.attention else ""
+    added = f" with adapter {loaded.adapter}" if loaded.adapter else ""
     timed = "" if limit.seconds == math.inf else f" or {limit.seconds} s"
     return (
-        f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.dtype} on {loaded.device}"
-        f"{kernel}, steps of up to {limit.most} positions{timed}"
+        f"{info.name}{added}: {info.parameters / 1e6:.1f} M parameters, {info.dtype} "
+        f"on {loaded.device}{kernel}, steps of up to {limit.most} positions{timed}"
     )
 
 

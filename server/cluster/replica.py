@@ -58,7 +58,7 @@ class Replica:
         """On several ranks, if asked for: this process is the first, and starts the others."""
         how = (settings.device, settings.dtype)
         if settings.tensor_parallel == 1:
-            return load_checkpoint(place, *how)
+            return load_checkpoint(place, *how, settings.adapter_folder)
 
         def lost(rank: int) -> None:
             self._lost = rank

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from models.base import DenoiserModule
 from models.checkpoints.inspection import check_checkpoint
-from models.checkpoints.load import load_checkpoint
+from models.checkpoints.load import Checkpoint, load_checkpoint
 from models.checkpoints.random_init import write_random
 from models.errors import CheckpointError
 from server.config import ConfigError, Settings
@@ -40,6 +41,11 @@ def pair(module: str = Q, rank: int = 2, into: int = 32, out: int = 32) -> dict[
     }
 
 
+def weights_of(loaded: Checkpoint) -> dict[str, torch.Tensor]:
+    assert isinstance(loaded.model, DenoiserModule)
+    return loaded.model.state_dict()
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return write_tiny(tmp_path_factory.mktemp("adapter") / "tiny")
@@ -58,7 +64,7 @@ def test_merged_weights_equal_those_of_peft(tmp_path, case):
     save_file(kinds["base"], tmp_path / "model.safetensors")
     config = json.loads(said["adapter_config"])
     adapter = write_adapter(tmp_path / "adapter", kinds["adapter"], **config)
-    state = load_checkpoint(tmp_path, adapter=adapter).model.state_dict()
+    state = weights_of(load_checkpoint(tmp_path, adapter=adapter))
     assert len(kinds["merged"]) == 6
     for name, base in kinds["base"].items():
         expected = kinds["merged"].get(name, base)
@@ -74,10 +80,10 @@ def test_merged_weights_of_a_decoder_equal_base_and_product(tmp_path, family):
     write_random(tmp_path / "base", sizes, family=family, dtype=torch.float32)
     base = load_checkpoint(tmp_path / "base")
     name = "model.layers.0.mlp.down_proj"
-    weight = base.model.state_dict()[f"{name}.weight"]
+    weight = weights_of(base)[f"{name}.weight"]
     tensors = pair(name, into=weight.shape[1], out=weight.shape[0])
     adapter = write_adapter(tmp_path / "adapter", tensors)
-    merged = load_checkpoint(tmp_path / "base", adapter=adapter).model.state_dict()
+    merged = weights_of(load_checkpoint(tmp_path / "base", adapter=adapter))
     a, b = tensors.values()
     torch.testing.assert_close(merged[f"{name}.weight"], weight + 2.0 * (b @ a))
 

@@ -89,6 +89,7 @@ def describe(state: State) -> Model:
             "family": info.family,
             "parameters": info.parameters,
             "dtype": info.dtype,
+            "adapter": state.checkpoint.adapter or None,
             "samplers": samplers_for(info.mask_id is not None, info.block_length is not None),
             "sampler": defaults.get("sampler", DEFAULT_SAMPLER),
             "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE},

@@ -16,7 +16,7 @@ from models.checkpoints.load import Checkpoint, load_checkpoint
 from models.checkpoints.random_init import write_random
 from models.errors import CheckpointError
 from server.config import ConfigError, Settings
-from tests.support.http import post
+from tests.support.http import call, post
 from tests.support.paths import GOLDEN
 from tests.support.processes import xdlm
 from tests.support.serving import make_engine, run_server, settings_of, write_tiny
@@ -178,6 +178,10 @@ def test_a_served_adapter_changes_the_answer(tiny, tmp_path):
         loaded = load_checkpoint(tiny, adapter=added)
         assert loaded.adapter == ("" if added is None else "adapter")
         for served in run_server(make_engine(loaded), settings_of()):
+            listed = json.loads(call(served, "GET", "/v1/models")[1])["data"][0]
+            assert listed["id"] == "tiny" and listed["diffusion"]["adapter"] == (
+                loaded.adapter or None
+            )
             status, answer = post(served, **body)
             assert status == 200, answer
             texts.append(answer["choices"][0]["text"])

@@ -39,6 +39,9 @@ class DiffusionModel(Answer):
     family: str
     parameters: int
     dtype: str
+    adapter: Annotated[
+        str | None, Field(description="name of the LoRA adapter in the weights; null without one")
+    ]
     samplers: list[str]
     sampler: Annotated[str, Field(description="the default")]
     fields: Annotated[

@@ -13,21 +13,18 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.isolated import Record, compare, measure_here, random_model, save
+from benchmarks.isolated import Record, cached, compare, measure_here, random_model, save
 from benchmarks.reference import KeysValues, fast_dllm_loop
 from models.base import rotate
 from models.families.llada import LLaDA
 from models.packed import pack
 from sampler import make_params
 from sampler.batch import CanvasBatch
-from sampler.cache import MODES, NOTHING, CacheColumns
 from sampler.samplers.topk import TopK
 from sampler.step import take_step
 
@@ -98,20 +95,7 @@ def cached_batch(
     size = len(given[0])
     canvases = [([*ids, *[0] * LENGTH], [False] * size + [True] * LENGTH, params) for ids in given]
     batch = sampler.begin(CanvasBatch.of(canvases))
-    if mode == "none":
-        return sampler, batch
-    network.reserve(len(given) * (size + LENGTH))
-    count = len(given)
-    columns = CacheColumns.of(
-        {
-            "mode": [MODES.index(mode)] * count,
-            "start": np.arange(count) * (size + LENGTH),
-            "twin": [NOTHING] * count,
-            **{name: [0] * count for name in ("interval", "vicinity", "grid", "shifted")},
-        }
-    )
-    held = np.full(batch.host.positions, NOTHING)
-    return sampler, replace(batch, cache=columns, held=held)
+    return sampler, batch if mode == "none" else cached(network, batch, mode)
 
 
 def ours(network: LLaDA, mode: str, canvases: int) -> Record:

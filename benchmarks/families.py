@@ -14,20 +14,17 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.isolated import Record, compare, measure_here, save
+from benchmarks.isolated import Record, cached, compare, measure_here, save
 from models.base import DenoiserModule
 from models.checkpoints.devices import cpu_has_fast_bfloat16
 from models.packed import pack
 from models.registry import FAMILIES, build
 from sampler import make_params
 from sampler.batch import CanvasBatch
-from sampler.cache import CAUSAL, NOTHING, CacheColumns
 from sampler.samplers.threshold import Threshold
 from sampler.step import take_step
 
@@ -79,19 +76,7 @@ def canvases_of(
         for ids in prompts(count, min(vocab, mask_id))
     ]
     batch = sampler.begin(CanvasBatch.of(canvases))
-    if not block:
-        return sampler, batch
-    network.reserve(count * (PROMPT + length))
-    columns = CacheColumns.of(
-        {
-            "mode": [CAUSAL] * count,
-            "start": np.arange(count) * (PROMPT + length),
-            "twin": [NOTHING] * count,
-            "grid": [block] * count,
-            **{name: [0] * count for name in ("interval", "vicinity", "shifted")},
-        }
-    )
-    return sampler, replace(batch, cache=columns, held=np.full(batch.host.positions, NOTHING))
+    return sampler, cached(network, batch, "none") if block else batch
 
 
 def ours(count: int) -> Record:
@@ -146,7 +131,7 @@ def transformers_loop(count: int) -> Record:
                 use_cache=True,
             ).logits
             if not keep:
-                cache.crop(start)
+                cache.crop(start - end)
             return logits[0].float()
 
         run(0, len(ids), keep=True)

@@ -15,15 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from models.base import DenoiserModule
 from models.checkpoints.malloc import keep_freed_memory
 from models.families.llada import LLaDA, LLaDAConfig
 from models.interface import Denoiser
 from sampler.batch import CanvasBatch
+from sampler.cache import CAUSAL, MODES, NOTHING, CacheColumns
 from sampler.interface import Sampler
 from sampler.params import SamplingParams
 from sampler.step import take_step
@@ -76,6 +80,35 @@ def steps_of(
         result = take_step(sampler, network, batch)
         batch, rows = result.batch, rows + result.head_rows
     return batch.tokens, rows
+
+
+def cached(
+    network: DenoiserModule, batch: CanvasBatch, mode: str, interval: int = 0
+) -> CanvasBatch:
+    """A batch whose keys and values are kept, each canvas with an extent of slots.
+
+    Args:
+        network: makes room for them.
+        batch: before its first step.
+        mode: of ``sampler.cache``; networks with block-causal attention have their own.
+        interval: steps after which all positions are run again; 0 for none.
+    """
+    lengths = batch.lengths.numpy()
+    guided, total = batch.guidance_scale.numpy() != 1.0, int(lengths.sum())
+    network.reserve(total * (1 + int(guided.any())))
+    grid = network.block_length or 0
+    same = {
+        "mode": CAUSAL if grid else MODES.index(mode),
+        "interval": interval,
+        "vicinity": 16,
+        "grid": grid,
+        "shifted": int(network.shifted),
+    }
+    columns = {name: np.full(len(lengths), value) for name, value in same.items()}
+    columns["start"] = lengths.cumsum() - lengths
+    columns["twin"] = np.where(guided, columns["start"] + total, NOTHING)
+    held = np.full(batch.host.positions, NOTHING)
+    return replace(batch, cache=CacheColumns.of(columns), held=held)
 
 
 def measure_here(side: str, setting: str, work: Callable[[], Record], threads: int = 1) -> None:

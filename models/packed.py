@@ -48,10 +48,11 @@ def pack(network: nn.Module) -> None:
     """
     if not (torch.backends.mkldnn.is_available() and hasattr(_OPS, "_reorder_linear_weight")):
         return
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear and _suits(layer.weight):
-                setattr(parent, name, PackedLinear(layer))
+    for parent in [m for m in network.modules() if not isinstance(m, nn.Linear)]:
+        names = [name for name, m in parent.named_children() if type(m) is nn.Linear]
+        for name in names:
+            if _suits(getattr(parent, name).weight):
+                setattr(parent, name, PackedLinear(getattr(parent, name)))
 
 
 def _suits(weight: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,14 @@ def test_large_matrices_alone_are_packed():
     assert found == ["model.transformer.ff_out"]
     after = network.head(network.trunk(tokens, offsets))
     torch.testing.assert_close(after, before, rtol=0, atol=2e-5)
+
+
+def test_one_matrix_at_a_time_is_there_twice():
+    network = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(6)))
+    originals = [weakref.ref(layer.weight) for layer in network]
+    pack(network)
+    assert all(original() is None for original in originals)
+    assert all(isinstance(layer, PackedLinear) for layer in network)
 
 
 def test_other_types_stay_as_they_are():

@@ -15,6 +15,8 @@ from server.engine.factory import cache_slots, position_limit
 from server.engine.needs import step_bytes
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}
+PLANNED = {"float8": 1, "int8": 1}
+"""Types that models are not served in yet; their needs are told all the same."""
 CANVASES, LENGTH = (1, 8, 32), 1024  # of the steps that ``xdlm info`` shows
 
 
@@ -25,7 +27,7 @@ def memory_of(info: ModelInfo, needs: Needs) -> dict[str, Any]:
     kept = info.cache
     return {
         "cached_position": {n: kept.bytes_of(1, s) for n, s in ITEMSIZES.items()} if kept else {},
-        "weights": {name: needs.weights(size) for name, size in ITEMSIZES.items()},
+        "weights": {n: needs.weights(size) for n, size in (ITEMSIZES | PLANNED).items()},
         "step": {str(n): step_bytes(needs, n * LENGTH, 2, "cuda") for n in CANVASES},
     }
 
@@ -33,7 +35,9 @@ def memory_of(info: ModelInfo, needs: Needs) -> dict[str, Any]:
 def memory_line(info: ModelInfo, needs: Needs) -> str:
     """The same in words."""
     memory = memory_of(info, needs)
-    weights = ", ".join(f"{bytes_text(n)} in {name}" for name, n in memory["weights"].items())
+    by_type = memory["weights"]
+    weights = ", ".join(f"{bytes_text(by_type[name])} in {name}" for name in ITEMSIZES)
+    weights += f", {bytes_text(by_type['int8'])} in float8 or int8 (not served yet)"
     steps = ", ".join(f"{bytes_text(n)} for {count}" for count, n in memory["step"].items())
     kept = ", ".join(f"{bytes_text(n)} in {name}" for name, n in memory["cached_position"].items())
     cached = f"; a cached position {kept}" if kept else ""

@@ -47,7 +47,8 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers(tmp_path):
     assert f"{size / 1e9:.2f} GB of weights" in line and "cpu has" in line
     assert "--force-memory" in line
     told = json.loads(xdlm("info", str(tmp_path), "--json").stdout)["memory"]
-    assert told["weights"] == {"float32": size, "bfloat16": size // 2}
+    eight = dict.fromkeys(("float8", "int8"), size // 4)
+    assert told["weights"] == {"float32": size, "bfloat16": size // 2, **eight}
 
 
 def test_a_canvas_longer_than_a_step_counts_as_a_step():

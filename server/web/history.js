@@ -4,10 +4,26 @@ import { h } from "./dom.js";
 
 const SIGNS = { unmask: "+", refine: "~", remask: "×" };
 
+/** The card that is open; Esc and a press elsewhere close it. */
+let open = null;
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") open?.hide();
+});
+document.addEventListener("pointerdown", (event) => {
+  const inside = event.target.closest?.(".history, .tok, .image");
+  if (!inside) open?.hide();
+});
+
 export class HistoryCard {
   constructor() {
     this.node = h("div", { class: "history", role: "tooltip", hidden: true });
     this.pinned = false;
+    this.at = null; // the position that it shows, with its track
+  }
+
+  /** Whether it shows this position. */
+  shows(track, position) {
+    return !this.node.hidden && this.at?.track === track && this.at.position === position;
   }
 
   /** Show the history of a position beside an anchor; the entry of `frame` is highlighted. */
@@ -26,8 +42,14 @@ export class HistoryCard {
     const most = 12; // entries shown: the first and the latest ones
     const cut = rows.length - most;
     if (cut > 0) rows.splice(1, cut, h("li", { class: "more" }, `… ${cut} more`));
+    const close = h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => this.hide() }, "×");
+    head.append(close);
     this.node.replaceChildren(head, h("ol", {}, ...(given ? rows.slice(0, 1) : rows)));
+    this.node.classList.toggle("pinned", this.pinned);
+    this.at = { track, position };
     this.node.hidden = false;
+    if (open !== this) open?.hide();
+    open = this;
     this.place(anchor.getBoundingClientRect());
   }
 
@@ -43,6 +65,7 @@ export class HistoryCard {
   hide() {
     this.pinned = false;
     this.node.hidden = true;
+    if (open === this) open = null;
   }
 }
 

@@ -58,6 +58,11 @@ export class Pane {
       return;
     }
     if (this.card.pinned && !pinned) return;
+    if (this.card.pinned && this.card.shows(track, position)) {
+      this.card.hide(); // a second click
+      strip.point(null);
+      return;
+    }
     this.card.pinned = pinned;
     this.card.show(track, position, anchor, this.frame, this.run.image !== null);
     strip.point(position);

@@ -45,6 +45,7 @@ export class Player extends EventTarget {
     this.syncBox.hidden = true;
     this.coloursBox = choice("Colour", { changes: "Changes", confidence: "Confidence", plain: "Plain" }, "changes", (value) => {
       this.colours = value;
+      this.legend.dataset.colours = value;
       this.draw();
     });
     this.layoutBox = choice("Layout", { text: "Text", tiles: "Tiles" }, "text", (value) => {
@@ -262,5 +263,12 @@ function legend() {
     entry("unmask", "unmasked"),
     entry("refine", "refined"),
     entry("remask", "masked again"),
+    h(
+      "li",
+      { class: "ramp" },
+      "confidence 0",
+      ...Array.from({ length: 10 }, (_, i) => h("span", { class: `swatch h${i}`, "aria-hidden": "true" })),
+      "1",
+    ),
   );
 }

@@ -33,7 +33,10 @@ export class TextView {
       const found = at(event);
       if (found !== undefined) this.onpoint(Number(found), event.target.closest(".tok"), pinned);
     };
-    this.node.addEventListener("pointerover", point(false));
+    this.node.addEventListener("pointermove", (event) => {
+      // text that comes to lie under a resting mouse is not pointed at
+      if (event.movementX || event.movementY) point(false)(event);
+    });
     this.node.addEventListener("focusin", point(false));
     this.node.addEventListener("click", point(true));
     this.node.addEventListener("pointerleave", () => this.onpoint(null));

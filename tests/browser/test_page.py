@@ -83,9 +83,65 @@ def test_changes_have_a_second_sign_and_a_history(served, watch):
     assert card.locator("li").count() >= 2
     page.get_by_role("radio", name="Confidence").check()
     assert page.locator("[class*=' h9']").count() > 0
+    colour = "node => getComputedStyle(node).backgroundColor"
+    ramp = [page.locator(f".ramp .h{i}").evaluate(colour) for i in range(10)]
+    assert len(set(ramp)) == 10
+    sure = page.locator(".tok.h9").first
+    expect(sure).to_have_css("background-color", ramp[9])
     page.get_by_role("radio", name="Tiles").check()
     box = page.locator(".tok").nth(3).bounding_box()
     assert box is not None and box["width"] > 50
+    expect(sure).to_have_css("background-color", ramp[9])
+    expect(page.locator(".legend .ramp")).to_be_visible()
+    expect(page.locator(".legend")).not_to_contain_text("refined", use_inner_text=True)
+
+
+def test_history_closes_in_every_way(served, watch):
+    page = watch(served).open()
+    generate(page, **SMALL)
+    card, cell = page.locator(".history"), page.locator(".tok.set").nth(2)
+    for close in (
+        lambda: page.keyboard.press("Escape"),
+        lambda: page.locator(".counters").click(),
+        lambda: cell.click(),
+        lambda: card.get_by_role("button", name="Close").click(),
+    ):
+        cell.click()
+        expect(card).to_be_visible()
+        page.mouse.move(5, 5)
+        expect(card).to_be_visible()  # a click pins it
+        close()
+        expect(card).to_be_hidden()
+    cell.hover()
+    expect(card).to_be_visible()
+    page.mouse.move(5, 5)
+    expect(card).to_be_hidden()
+
+
+def test_history_on_a_phone_is_a_sheet_with_a_button(served, watch):
+    page = watch(served, viewport={"width": 390, "height": 800}).open()
+    page.locator("summary").click()
+    generate(page, **SMALL)
+    page.locator(".tok.set").nth(2).click()
+    card = page.locator(".history")
+    box = card.bounding_box()
+    assert box is not None and box["x"] == 0 and box["width"] == 390
+    assert abs(box["y"] + box["height"] - 800) < 1
+    card.get_by_role("button", name="Close").click()
+    expect(card).to_be_hidden()
+
+
+def test_text_under_a_resting_mouse_opens_no_history(served, watch):
+    page = watch(served).open()
+    generate(page, **SMALL)
+    box = page.locator(".tok.set").nth(2).bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 3, box["y"] + 3)
+    expect(page.locator(".history")).to_be_visible()
+    page.keyboard.press("Escape")
+    generate(page, **SMALL | {"seed": 8})
+    expect(page.locator(".history")).to_have_count(1)
+    expect(page.locator(".history")).to_be_hidden()
 
 
 def test_two_step_counts_are_compared(served, watch):

@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=["stories", "digits"])
     parser.add_argument("--stories", type=int, default=32, help="texts by each cache")
-    parser.add_argument("--digits", type=int, default=200, help="images by each cache")
+    parser.add_argument("--digits", type=int, default=80, help="images by each cache")
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     torch.set_num_threads(1)

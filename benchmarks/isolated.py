@@ -132,14 +132,20 @@ def measure_here(side: str, setting: str, work: Callable[[], Record], threads: i
     print(json.dumps(record))
 
 
-def compare(module: str, settings: list[str], repeats: int, measure: str = "cpu_s") -> list[Record]:
-    """Run ``python -m module --one SIDE SETTING`` for both sides of each setting.
+def compare(
+    module: str,
+    settings: list[str],
+    repeats: int,
+    measure: str = "cpu_s",
+    sides: tuple[str, ...] = ("reference", "ours"),
+) -> list[Record]:
+    """Run ``python -m module --one SIDE SETTING`` for the sides of each setting.
 
     Args:
         module, settings, repeats: what is run, and how often.
         measure: the time that is compared, a field of the records.
+        sides: those that are run; two are compared.
     """
-    sides = ("reference", "ours")
     records: list[Record] = []
     for setting in settings:
         for _ in range(repeats):
@@ -148,6 +154,8 @@ def compare(module: str, settings: list[str], repeats: int, measure: str = "cpu_
                 run = subprocess.run(command, capture_output=True, text=True, check=True)
                 records.append(json.loads(run.stdout))
                 print(records[-1], flush=True)
+        if len(sides) < 2:
+            continue
         reference, ours = (
             {
                 key: statistics.median(

@@ -1,9 +1,9 @@
 """Weights of linear layers in the layout that oneDNN multiplies in.
 
 ``F.linear`` on a CPU brings the weights into that layout in every call. For the few rows of a
-denoising step and a matrix that no cache holds, that takes as long as the product: once done, a
-head of 32,000 x 512 takes half the time for 16 rows. Small matrices gain nothing. A packed product
-has the same bits for any number of rows. Only for inference in fp32.
+denoising step and a matrix that no cache holds, that takes about as long as the product. Small
+matrices gain nothing. A packed product has the same bits for any number of rows. Only for inference
+in fp32.
 """
 
 from __future__ import annotations

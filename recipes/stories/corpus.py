@@ -112,7 +112,8 @@ def main() -> None:
     teacher_file.download(WORK / "teacher")
     PARTS.mkdir(parents=True, exist_ok=True)
     seen = {s.text: s for s in read_corpus(args.out)} if args.out.exists() else {}
-    batches = range(max(0, -(-(args.stories - len(seen)) // BATCH)))
+    first = -(-len(seen) // BATCH)  # the batches before made the stories that are there
+    batches = range(first, max(first, -(-args.stories // BATCH)))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for _ in track(pool.map(sample_part, batches), "sampling", len(batches)):
             pass

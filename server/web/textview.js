@@ -6,6 +6,15 @@ import { OPS } from "./reducer.js";
 const TRAIL = 3; // frames for which a change stays visible
 const END_SIGN = "∎";
 
+/** Whether the mouse has moved: text that comes to lie under a resting one is not pointed at. */
+const mouse = { at: "", moved: false };
+const follow = (event) => {
+  const at = `${event.screenX} ${event.screenY}`;
+  mouse.moved = at !== mouse.at;
+  mouse.at = at;
+};
+document.addEventListener("pointermove", follow, true);
+
 /** Shows states of a track; calls `onpoint(position, cell, pinned)` on hover, focus and click. */
 export class TextView {
   constructor(track, run, onpoint) {
@@ -34,8 +43,7 @@ export class TextView {
       if (found !== undefined) this.onpoint(Number(found), event.target.closest(".tok"), pinned);
     };
     this.node.addEventListener("pointermove", (event) => {
-      // text that comes to lie under a resting mouse is not pointed at
-      if (event.movementX || event.movementY) point(false)(event);
+      if (mouse.moved) point(false)(event);
     });
     this.node.addEventListener("focusin", point(false));
     this.node.addEventListener("click", point(true));

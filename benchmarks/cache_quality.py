@@ -1,6 +1,7 @@
-"""What the approximate caches cost in quality, on the bundled checkpoints.
+"""Quality of the bundled checkpoints' texts and digits with each approximate cache.
 
-    python -m benchmarks.cache_quality --save cache_quality.jsonl
+    python -m benchmarks.cache_quality --only stories --save cache_quality.jsonl
+    python -m benchmarks.cache_quality --only digits --save cache_quality_digits.jsonl
 
 ``stories``: perplexity under the teacher and words that the corpus does not know, of texts by
 ``topk`` in blocks of 32 (the teacher is fetched with npm, as in recipes/stories). ``digits``: the

@@ -177,11 +177,9 @@ MIXTURE = {
 """64 experts of 192, 8 of them a token: 1,536, the width of the dense layers beside them."""
 
 
-def step_of(family: str, requests: int, experts: int = MIXTURE["num_experts"]) -> float:
+def step_of(family: str, requests: int) -> float:
     """Median milliseconds of a step in which each request runs one block."""
-    more = {"intermediate_size": 1536}
-    if family == "sdar_moe":
-        more = {**MIXTURE, "num_experts": experts}
+    more = MIXTURE if family == "sdar_moe" else {"intermediate_size": 1536}
     config = config_of(family, {**EXPERTS, **more})
     network = random_network(config, torch.float32)
     sampler, batch = canvases_of(network, 8192, 8191, requests, 32)

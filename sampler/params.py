@@ -239,13 +239,17 @@ class BlockParams(SamplerParams):
         """Positions of a block; all that are free where no length was chosen."""
         return self.block_length or free
 
+    def filled_in_turn(self, free: int) -> int:
+        """Positions that are filled before others to their right."""
+        return self.block_positions(free)
+
     def first_rank(self, given: int) -> int:
         """Where the first position to write lies in its block, if blocks are aligned."""
         return given % self.block_length if self.block_aligned and self.block_length else 0
 
     def check_canvas(self, steps: int, free: int) -> None:
         """Raise InvalidParam for fewer steps than blocks."""
-        blocks = max(1, -(-free // max(1, self.block_positions(free))))
+        blocks = max(1, -(-free // max(1, self.filled_in_turn(free))))
         if steps < blocks:
             raise InvalidParam("steps", f"must be at least the number of blocks, {blocks}")
 

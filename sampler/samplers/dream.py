@@ -36,7 +36,7 @@ from sampler.packing import best_of_each
 from sampler.params import FIRST_ALONE, BlockParams, InvalidParam, choice, number, param
 from sampler.philox import Role, uniforms
 from sampler.plan import Plan, Rows, Written, row_settings
-from sampler.samplers.first_alone import alone_every, first_alone
+from sampler.samplers.blocks import alone_every, blocks_of, first_alone
 from sampler.state import Columns, SamplerState
 
 ALG = choice(
@@ -60,8 +60,7 @@ class DreamState(SamplerState):
         certainty: index in ``CERTAINTY`` of the measure that ``alg`` names; 0 for ``origin``.
         alg_temp, eps: of the parameters.
         block_length: positions of a block; the whole canvas where none was chosen.
-        blocks: how many the canvas has.
-        alone_every: see ``sampler.samplers.first_alone``.
+        alone_every: see ``sampler.samplers.blocks``.
         crossing: of ``top_p_rule``.
         no_eos: ``logits_eos_inf``.
     """
@@ -70,7 +69,6 @@ class DreamState(SamplerState):
     alg_temp: Float[Tensor, " B"]
     eps: Float[Tensor, " B"]
     block_length: Int[Tensor, " B"]
-    blocks: Int[Tensor, " B"]
     alone_every: Int[Tensor, " B"]
     crossing: Bool[Tensor, " B"]
     no_eos: Bool[Tensor, " B"]
@@ -83,16 +81,11 @@ class DreamState(SamplerState):
         for p, positions, start in zip(params, free, first, strict=True):
             p.own.check_canvas(p.steps, positions + start)
         lengths = [max(1, p.own.block_positions(n)) for p, n in zip(params, free, strict=True)]
-        blocks = [
-            max(1, -(-(n + start) // length))
-            for n, start, length in zip(free, first, lengths, strict=True)
-        ]
         return cls(
             columns.integers([CERTAINTY.index(MEASURES.get(p.own.alg, "")) for p in params]),
             columns.reals([p.own.alg_temp for p in params]),
             columns.reals([p.own.eps for p in params]),
             columns.integers(lengths),
-            columns.integers(blocks),
             columns.integers([alone_every(p) for p in params]),
             columns.flags([p.own.keeps_crossing for p in params]),
             columns.flags([p.own.logits_eos_inf for p in params]),
@@ -148,7 +141,7 @@ class DreamProposal:
 
 def planned_block(batch: CanvasBatch[DreamState]) -> tuple[Tensor, Tensor, Tensor]:
     """The block of the step that comes next, the step's index in it, and the block's steps, [B]."""
-    blocks, steps = batch.own.blocks, batch.steps
+    blocks, steps = blocks_of(batch), batch.steps
     step = torch.minimum(batch.step, steps - 1)
     block = torch.minimum(((step + 1) * blocks - 1) // steps, blocks - 1)
     begins, ends = block * steps // blocks, (block + 1) * steps // blocks

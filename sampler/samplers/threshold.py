@@ -48,8 +48,8 @@ from sampler.params import (
 from sampler.philox import Role, uniforms
 from sampler.plan import Plan, Rows, Written, row_settings
 from sampler.samplers import editing
+from sampler.samplers.blocks import alone_every, blocks_of, first_alone
 from sampler.samplers.editing import Edits
-from sampler.samplers.first_alone import alone_every, first_alone
 from sampler.state import Columns, SamplerState
 
 STRATEGY = choice(
@@ -82,7 +82,7 @@ class ThresholdState(SamplerState):
         aligned: ``block_aligned``.
         block_length: positions that are filled in turn: those of ``sub_block_length``, or of
             ``block_length``, or the whole canvas.
-        alone_every: see ``sampler.samplers.first_alone``.
+        alone_every: see ``sampler.samplers.blocks``.
         strategy: of ``remasking_strategy``, index.
         at_least: of ``num_to_transfer``.
         on_average: of ``masks_per_step``; 0 where it is not given.
@@ -232,14 +232,8 @@ class ThresholdParams(BlockParams):
                 raise InvalidParam("sub_block_length", "and editing_threshold exclude each other")
 
     def filled_in_turn(self, free: int) -> int:
-        """Positions that are filled before others to their right."""
+        """See ``BlockParams``: a part of a block, where it has parts."""
         return self.sub_block_length or self.block_positions(free)
-
-    def check_canvas(self, steps: int, free: int) -> None:
-        """Raise InvalidParam for fewer steps than parts to fill in turn."""
-        parts = -(-free // max(1, self.filled_in_turn(free)))
-        if steps < parts:
-            raise InvalidParam("steps", f"must be at least the number of blocks, {parts}")
 
     def unread(self) -> dict[str, str]:
         """``post_steps`` without editing."""
@@ -320,7 +314,7 @@ class Threshold:
             at_rows["confidence_factor"] = own.confidence_factor
         if (edits := own.edits).any():
             at_rows["editing_threshold"] = own.editing_threshold
-        blocks = (-(-(batch.host.free + batch.host.first) // own.block_length)).clamp(min=1)
+        blocks = blocks_of(batch)
         steps_each = (batch.steps // blocks).clamp(min=1)
         quota = torch.where(own.aligned | fixed, -(-own.block_length // steps_each), 1)
         quota = torch.maximum(quota, own.at_least)

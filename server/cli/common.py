@@ -86,8 +86,8 @@ def load(
     place = place_of(name)
     try:
         if ranks > 1:
-            return load_divided_checkpoint(place, ranks, lost, device, dtype)  # type: ignore[arg-type]
-        return load_checkpoint(place, device, dtype, adapter)  # type: ignore[arg-type]
+            return load_divided_checkpoint(place, ranks, lost, device, dtype)
+        return load_checkpoint(place, device, dtype, adapter)
     except CheckpointError as error:
         stop(str(error))
 

@@ -10,7 +10,7 @@ import pytest
 
 from sampler.logits.row_requests import RowQuery
 from sampler.samplers.threshold import Threshold
-from tests.support.block_runs import BlockRun, is_greedy, names_of_runs
+from tests.support.block_runs import BlockRun, is_greedy, names_of_runs, share_of
 
 GREEDY = [
     pytest.param(name, case, id=f"{name} {case}")
@@ -71,7 +71,7 @@ class Redrawn(Threshold):
         if not 0 <= place < len(p):
             return 0.5
         token = int(drawn[step, place])
-        return float(p[place, :token].sum() + p[place, token] / 2)
+        return share_of(p[place], token)
 
 
 @pytest.mark.parametrize(("name", "case"), DRAWN)

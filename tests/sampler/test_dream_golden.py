@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from models.checkpoints.load import load_network
 from models.families.decoder import Decoder
@@ -22,22 +20,13 @@ from sampler.samplers.dream import Dream
 from sampler.samplers.threshold import Threshold
 from sampler.step import take_step
 from tests.conftest import load_golden
+from tests.support.block_runs import drawn_from, share_of
 from tests.support.caching import begun, stepped
 from tests.support.published import write_folder
 
 V, MASK = 64, 62
 Uniform = Callable[[int, int], float]
 """The uniform of a pass, by its number and a position."""
-
-
-def shifted_uniform(logits: Tensor, token: int, case: dict[str, Any]) -> float:
-    """The middle of a token's share [V] after temperature and top-p."""
-    p = (logits.double() / case["temperature"]).softmax(-1)
-    likeliest, order = p.sort(descending=True)
-    outside = likeliest.cumsum(0) - likeliest > case.get("top_p", 1.0)
-    p = torch.zeros_like(p).scatter_(0, order, likeliest.masked_fill(outside, 0.0))
-    p = p / p.sum()
-    return float(p[:token].sum() + p[token] / 2)
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ def test_official_run_by_entropy_with_a_nucleus(tmp_path, row):
     logits, drawn = (file.tensors[f"{name}.{n}"][:, row] for n in ("logits", "x0"))
 
     def uniform(step: int, position: int) -> float:
-        return shifted_uniform(logits[step, position], int(drawn[step, position]), case)
+        return share_of(drawn_from(logits[step, position], case), int(drawn[step, position]))
 
     params = make_params(
         "dream",
@@ -114,7 +103,7 @@ def test_fast_dllm_s_runs_with_a_temperature(tmp_path, name):
             return 0.5
         token = int(tensors["x0"][number, 0, place])
         logits = tensors["block_logits"][number, 0, place]
-        return 0.5 if token < 0 else shifted_uniform(logits, token, case)
+        return 0.5 if token < 0 else share_of(drawn_from(logits, case), token)
 
     params = make_params(
         temperature=case["temperature"],

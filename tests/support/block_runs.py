@@ -52,6 +52,20 @@ def is_greedy(meta: dict[str, Any]) -> bool:
     return meta.get("temperature", 0) == 0 or meta.get("top_k") == 1
 
 
+def drawn_from(logits: Tensor, meta: dict[str, Any]) -> Tensor:
+    """Logits [..., V] -> probabilities after a run's temperature and top-p, in float64."""
+    p = (logits.double() / meta["temperature"]).softmax(-1)
+    likeliest, order = p.sort(-1, descending=True)
+    outside = likeliest.cumsum(-1) - likeliest > (meta.get("top_p") or 1.0)
+    p = torch.zeros_like(p).scatter_(-1, order, likeliest.masked_fill(outside, 0.0))
+    return p / p.sum(-1, keepdim=True)
+
+
+def share_of(p: Tensor, token: int) -> float:
+    """The uniform in the middle of a token's share of a distribution [V]."""
+    return float(p[:token].sum() + p[token] / 2)
+
+
 @dataclass(frozen=True)
 class BlockRun:
     """One run: its settings, its tensors by name, its weights, and the mask of their vocabulary."""
@@ -137,8 +151,4 @@ class BlockRun:
         """The distribution [L, V] that the official code drew from at a step, in float64."""
         logits = self.tensors["step_logits"][step].double()
         logits[:, self.mask_id] = -torch.inf
-        p = (logits / self.meta["temperature"]).softmax(-1)
-        likeliest, order = p.sort(-1, descending=True)
-        outside = likeliest.cumsum(-1) - likeliest > (self.meta.get("top_p") or 1.0)
-        p = torch.zeros_like(p).scatter_(1, order, likeliest.masked_fill(outside, 0.0))
-        return p / p.sum(-1, keepdim=True)
+        return drawn_from(logits, self.meta)

@@ -76,21 +76,23 @@ def test_the_most_certain_mask_is_filled_first(seed):
 @pytest.mark.parametrize("alg", ["entropy", "topk_margin"])
 def test_certainty_is_that_of_the_distribution_that_is_drawn_from(alg):
     """After temperature and top-p, whatever token was drawn; top-p keeps the token that crosses."""
-    for seed in range(6):
-        p = (logits_of_three_masks(5, seed) / 0.5).softmax(-1)
+    decided = 0
+    for seed in range(12):
+        p = (logits_of_three_masks(5, seed) / 1.5).softmax(-1)
         found, order = p.sort(-1, descending=True)
-        kept = torch.where(found.cumsum(-1) - found <= 0.6, found, 0.0)
+        kept = torch.where(found.cumsum(-1) - found <= 0.9, found, 0.0)
         cut = torch.zeros_like(p).scatter(-1, order, kept)
         cut /= cut.sum(-1, keepdim=True)
         two = cut.topk(2).values
         measure = two[:, 0] - two[:, 1]
         if alg == "entropy":
             measure = -torch.special.entr(cut).sum(-1)
-        raw = logits_of_three_masks(5, seed).softmax(-1)
         if (measure == measure.max()).sum() > 1:
             continue  # a tie is decided by the token that was drawn
-        filled = first_filled(seed, 20, alg=alg, temperature=0.5, top_p=0.6, top_p_rule="crossing")
-        assert int(filled[int(measure.argmax())]) == 20, raw
+        filled = first_filled(seed, 20, alg=alg, temperature=1.5, top_p=0.9, top_p_rule="crossing")
+        assert int(filled[int(measure.argmax())]) == 20
+        decided += 1
+    assert decided >= 8
 
 
 def test_an_order_with_a_temperature_is_drawn_by_certainty():

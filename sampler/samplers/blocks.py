@@ -1,4 +1,5 @@
-"""The first position of a block written alone, as Fast-dLLM does.
+"""Blocks of the samplers that fill them from left to right: how many a canvas has, and the first
+position of a block written alone, as Fast-dLLM does.
 
 In networks whose logits are shifted by one, the hidden state that predicts a block's first token
 belongs to the block before. Fast-dLLM v2 takes it from the pass that keeps that block's keys and
@@ -14,9 +15,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from sampler.batch import CanvasBatch
 from sampler.layout import Layout
 from sampler.now import Now
 from sampler.params import SamplingParams
+
+
+def blocks_of(batch: CanvasBatch[Any]) -> Int[Tensor, " B"]:
+    """How many blocks each canvas has; ``block_length`` is a column of its sampler."""
+    host = batch.host
+    return (-(-(host.free + host.first) // batch.own.block_length)).clamp(min=1)
 
 
 def alone_every(params: SamplingParams) -> int:

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="canvas positions in one step; 0 means 512 on a CPU, and on CUDA those that "
-        "take 0.1 s at the measured pace, 1024 to 16384",
+        "take 0.1 s at the measured pace, 1024 to 16384, but never more than fit into free memory",
     )
     cache_positions: int = Field(
         0,

@@ -65,8 +65,11 @@ class Adapter:
         """A stored weight with its product added in fp32; other tensors as they are stored. For
         ``weights.read``.
         """
-        tensor = whole(file, header)
-        pair = self.pairs.get(plain_name(header.key))
+        return self.added(plain_name(header.key), whole(file, header))
+
+    def added(self, name: str, tensor: Tensor) -> Tensor:
+        """A weight by its stored name, with its product added in fp32; others as they are."""
+        pair = self.pairs.get(name)
         if pair is None or not tensor.is_floating_point():
             return tensor
         with opened(pair.a.path, tensor.device) as stored:

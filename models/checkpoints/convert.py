@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models import registry
 from models.checkpoints import formats, weights
+from models.checkpoints.adapter import read_adapter
 from models.checkpoints.describe import described_decoder
 from models.checkpoints.load import inspect_checkpoint
 from models.checkpoints.meta_init import without_values
@@ -26,6 +27,7 @@ from models.hub.names import name_of
 from models.images import vq_decoder
 from models.images.vq_decoder import VQConfig, VQDecoder
 from models.interface import ModelInfo
+from models.progress import SILENT, Progress, Work
 
 
 def convert(
@@ -36,6 +38,8 @@ def convert(
     raw: bool = False,
     config: Mapping[str, Any] | None = None,
     decoder: Path | None = None,
+    adapter: Path | None = None,
+    progress: Progress = SILENT,
 ) -> ModelInfo:
     """Write a source as a checkpoint folder, whole or not at all.
 
@@ -47,6 +51,8 @@ def convert(
         raw: take the trained weights of a Lightning checkpoint, not their average.
         config: fields of ``config.json`` that the source does not say, or says wrongly.
         decoder: the published tokenizer of the images that it makes: LlamaGen's.
+        adapter: folder of a LoRA adapter that is added to the weights, in the type they have.
+        progress: observes it, by tensors.
 
     Returns:
         facts of what was written.
@@ -55,7 +61,9 @@ def convert(
         CheckpointError: in one line: what is damaged, missing, contradictory or not supported.
     """
     with in_a_line(source):
-        return _convert(source, folder.absolute(), mixing_ratio, raw, config or {}, decoder)
+        return _convert(
+            source, folder.absolute(), mixing_ratio, raw, config or {}, decoder, adapter, progress
+        )
 
 
 def _convert(
@@ -65,6 +73,8 @@ def _convert(
     raw: bool,
     config: Mapping[str, Any],
     decoder: Path | None,
+    adapter: Path | None,
+    progress: Progress,
 ) -> ModelInfo:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise CheckpointError(f"{folder} is not a folder")
@@ -81,6 +91,7 @@ def _convert(
         except UnsupportedConfig as error:
             raise CheckpointError(f"{source}: {error}") from None
         weights.compare(source, shapes, network)
+        added = None if adapter is None else read_adapter(adapter, network)
         if spec.written_config is not None:
             fields = {
                 "model_type": spec.published_type,
@@ -100,12 +111,17 @@ def _convert(
             for name in (*derived, *network.stored()):
                 if name in found.tensors:
                     tensor = found.tensors[name].read()
+                    if added is not None:
+                        tensor = added.added(name, tensor).to(tensor.dtype)
                     tensor = weights.checked(source, name, tensor, network)
+                    progress.advance()
                     if name not in derived:
                         yield name, tensor
 
         with _whole(folder, source) as part:
-            weights.write(read(), part)
+            total = len(found.tensors)
+            with progress.of(Work(name_of(source), "converting", "converted", total, "tensors")):
+                weights.write(read(), part)
             _write_json(part / "config.json", fields)
             _write_json(part / "generation_config.json", defaults)
             for path in found.companions:

@@ -10,8 +10,8 @@ from models.bundled import BUNDLED, bundled_names
 from models.errors import CheckpointError
 from models.hub.names import HubName, hub_name
 from models.hub.outline import outline
-from models.hub.progress import SILENT, Progress
 from models.hub.snapshot import snapshot
+from models.progress import SILENT, Progress
 
 
 def find_checkpoint(name_or_path: str, progress: Progress = SILENT) -> Path:

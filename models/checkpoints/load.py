@@ -31,6 +31,7 @@ from models.checkpoints.inspection import (
     inspect_checkpoint,
     inspect_whole,
 )
+from models.checkpoints.memory import Needs, needs_of
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line, member, read_json
 from models.images import vq_decoder
@@ -39,6 +40,7 @@ from models.images.pixels import pixels
 from models.images.vq_decoder import VQDecoder
 from models.interface import Denoiser, ModelInfo
 from models.packed import pack
+from models.progress import SILENT, Progress, Work
 from models.tokenization.tokenizer import TextTokenizer
 
 __all__ = [
@@ -67,6 +69,7 @@ class Checkpoint:
         device: where the weights are.
         decoder: of image tokens, where there is one.
         adapter: name of the adapter that its weights contain; empty without one.
+        needs: sizes that decide what memory a step takes, where they are known.
     """
 
     model: Denoiser
@@ -76,6 +79,7 @@ class Checkpoint:
     device: torch.device
     decoder: VQDecoder | None = None
     adapter: str = ""
+    needs: Needs | None = None
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -136,6 +140,7 @@ def load_checkpoint(
     device: str = "cpu",
     dtype: DType = "auto",
     adapter: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Checkpoint:
     """Load a checkpoint folder.
 
@@ -145,6 +150,7 @@ def load_checkpoint(
         dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
             CUDA.
         adapter: folder of a LoRA adapter that is added to the weights.
+        progress: observes it.
 
     Raises:
         CheckpointError: anything missing, malformed or not supported, in one line.
@@ -153,13 +159,16 @@ def load_checkpoint(
     kind = dtype_named(dtype, where)
     with in_a_line(path):
         read = described(path)
+        needs = needs_of(read.built.network, read.info.vocab_size)
         added = None if adapter is None else read_adapter(adapter, read.built.network)
-        network = _filled(path, read, where, kind, added)
-        pack(network)
+        total = sum(header.size for header in read.found.values())
+        with progress.of(Work(read.info.name, "loading", "loaded", total)):
+            network = _filled(path, read, where, kind, added, progress)
+            pack(network)
         decoder = _decoder(path, read.info, where)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
     name = "" if added is None else added.name
-    return Checkpoint(network, read.text, info, read.defaults, where, decoder, name)
+    return Checkpoint(network, read.text, info, read.defaults, where, decoder, name, needs)
 
 
 def load_network(path: Path, device: str = "cpu", dtype: DType = "auto") -> DenoiserModule:
@@ -184,19 +193,25 @@ def _filled(
     where: torch.device,
     kind: torch.dtype,
     adapter: Adapter | None = None,
+    progress: Progress = SILENT,
 ) -> DenoiserModule:
     """The network with its weights, an adapter's added, in evaluation mode."""
     network = read.built.network
     if where.type == "cpu":
         _check_memory(path, read.info.parameters * kind.itemsize)
     part = weights.whole if adapter is None else adapter.part
-    weights.fill(network, read.found, where, kind, part)
+    weights.fill(network, read.found, where, kind, part, progress)
     network.ready(where)
     return network.eval()
 
 
 def load_divided_checkpoint(
-    path: Path, ranks: int, lost: Callable[[int], None], device: str = "cpu", dtype: DType = "auto"
+    path: Path,
+    ranks: int,
+    lost: Callable[[int], None],
+    device: str = "cpu",
+    dtype: DType = "auto",
+    progress: Progress = SILENT,
 ) -> Checkpoint:
     """Load a checkpoint folder into several processes that share the network.
 
@@ -206,6 +221,7 @@ def load_divided_checkpoint(
         lost: called, on a thread of its own, with the number of one that ended by itself.
         device: ``auto``, ``cpu``, or ``cuda``, whose first ``ranks`` devices are taken.
         dtype: as ``load``.
+        progress: observes it; how far the processes are is not known.
 
     Raises:
         CheckpointError: as ``load``, or a network that cannot be divided so.
@@ -216,12 +232,15 @@ def load_divided_checkpoint(
     kind = dtype_named(dtype, where)
     with in_a_line(path):
         read = described(path)
+    needs = needs_of(read.built.network, read.info.vocab_size)
     info = replace(read.info, dtype=str(kind).removeprefix("torch."))
     try:
-        model = started(read.built, read.found, where, kind, ranks, lost)
+        with progress.of(Work(read.info.name, f"loading on {ranks} ranks", "loaded")):
+            model = started(read.built, read.found, where, kind, ranks, lost)
     except UnsupportedConfig as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return Checkpoint(model, read.text, info, read.defaults, torch.device(where.type))
+    where = torch.device(where.type)
+    return Checkpoint(model, read.text, info, read.defaults, where, needs=needs)
 
 
 def _check_memory(path: Path, size: int) -> None:

@@ -16,6 +16,7 @@ from models.checkpoints import weights
 from models.checkpoints.describe import read_tokenizer
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import read_json
+from models.progress import SILENT, Progress, Work
 
 STD = 0.02
 
@@ -95,6 +96,7 @@ def write_random(
     dtype: torch.dtype = torch.bfloat16,
     tokenizer: Path | None = None,
     shard_bytes: int = weights.SHARD_BYTES,
+    progress: Progress = SILENT,
 ) -> None:
     """Write a checkpoint folder: norms are 1, the rest normal with deviation 0.02.
 
@@ -108,6 +110,7 @@ def write_random(
         dtype: of the weights.
         tokenizer: a checkpoint folder to take the tokenizer from.
         shard_bytes: size of a shard.
+        progress: observes it.
 
     Raises:
         CheckpointError: a shape that cannot be built or does not hold the tokenizer, or a folder
@@ -133,7 +136,9 @@ def write_random(
                 g = torch.Generator().manual_seed(seed * 1_000_003 + place)
                 yield name, (STD * torch.randn(slot.shape, generator=g)).to(dtype)
 
-    weights.write(drawn(), folder, shard_bytes)
+    size = dtype.itemsize * sum(slot.numel() for slot in model.stored().values())
+    with progress.of(Work(folder.absolute().name, "writing", "written", size)):
+        weights.write(drawn(), folder, shard_bytes, progress=progress)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     ratio = 0.0 if spec.masks_only else 0.1
     steps = {} if "steps" in spec.defaults else {"steps": 32}

@@ -5,6 +5,7 @@ tensor by tensor straight to the device. Names lose the prefixes that trainers p
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,14 @@ from torch import Tensor
 from models.base import CheckpointModule
 from models.errors import CheckpointError
 from models.files import member, read_json
+from models.progress import SILENT, Progress
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
 PREFIXES = ("_forward_module.", "module.", "model.backbone.", "backbone.")
 MOST_HEADER = 16 << 20  # bytes of a safetensors header
+ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of the floats that are stored."""
 
 
 class Header(NamedTuple):
@@ -32,6 +36,11 @@ class Header(NamedTuple):
     key: str
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values; of other things than floats, their number."""
+        return math.prod(self.shape) * ITEMSIZES.get(self.dtype, 1)
 
 
 @contextmanager
@@ -167,6 +176,7 @@ def read(
     device: torch.device,
     dtype: torch.dtype,
     part: Callable[[Any, Header], Tensor] = whole,
+    progress: Progress = SILENT,
 ) -> dict[str, Tensor]:
     """CheckpointModule weights of a network, already compared, by plain name.
 
@@ -176,6 +186,7 @@ def read(
         device: where they go.
         dtype: of those that the network does not hold wide.
         part: reads what is wanted of a tensor from its open file.
+        progress: advances by the bytes of each tensor as it is stored.
 
     Raises:
         CheckpointError: damaged, or see ``checked``.
@@ -197,6 +208,7 @@ def read(
                     state[whole_of][piece.at] = tensor
                 elif name not in derived:
                     state[name] = tensor
+                progress.advance(header.size)
     return state
 
 
@@ -212,14 +224,15 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     part: Callable[[Any, Header], Tensor] = whole,
+    progress: Progress = SILENT,
 ) -> None:
     """Put stored weights, already compared, into a network that was built on the meta device;
-    ``part`` as in ``read``.
+    ``part`` and ``progress`` as in ``read``.
 
     Raises:
         CheckpointError: damaged, or see ``checked``.
     """
-    put(network, read(network, found, device, dtype, part))
+    put(network, read(network, found, device, dtype, part, progress))
 
 
 def write(
@@ -227,9 +240,10 @@ def write(
     folder: Path,
     limit: int = SHARD_BYTES,
     name: str = SINGLE,
+    progress: Progress = SILENT,
 ) -> None:
     """Write tensors as they come: one file ``name``, or several of about ``limit`` bytes with an
-    index.
+    index. ``progress`` advances by the bytes of each tensor.
 
     Raises:
         CheckpointError: the files cannot be written.
@@ -252,6 +266,7 @@ def write(
             close(f"model-{count:05d}.safetensors")
         shard[key] = tensor
         total += tensor.nbytes
+        progress.advance(tensor.nbytes)
     if not count:
         close(name)
         return

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from models.errors import CheckpointError
 from models.hub.listing import Listing, RemoteFile
-from models.hub.progress import Progress
+from models.progress import Progress
 
 PIECE = 1 << 20  # bytes of a file read at once
 TRIES = 5  # failures without a byte between them before a download fails

@@ -16,7 +16,8 @@ from models.hub.blobs import blob_of, fetch_blob, size_here, wrong_hash
 from models.hub.errors import HubUnreachable, in_words
 from models.hub.listing import Listing, RemoteFile, listed
 from models.hub.names import COMMIT, HubName, storage_name
-from models.hub.progress import SILENT, Progress
+from models.progress import SILENT, Progress, Work
+from models.sizes import bytes_text
 
 CONNECTIONS = 4  # files fetched at once
 _fetched: dict[HubName, Path] = {}
@@ -66,6 +67,13 @@ def cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
+
+
+def endpoint() -> str:
+    """The address of the hub."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
 
 
 def offline() -> bool:
@@ -133,11 +141,17 @@ def _fetch_weights(
     size = sum(file.size for file in weights)
     have = sum(size_here(storage, file) for file in weights)
     check_space(listing.name, size - have, storage)
-    progress.begin(listing.name, listing.commit, len(weights), size, have)
+    here = f", {bytes_text(have)} of them in the cache" if have else ""
+    progress.note(
+        f"{listing.name}: downloading {len(weights)} files of weights, {bytes_text(size)}{here}, "
+        f"from {endpoint()} at {listing.commit[:12]} into {cache()}"
+    )
+    name = str(listing.name)
+    work = Work(name, "downloading", "downloaded", size, have=have, brief=False)
     stop = threading.Event()
     pool = ThreadPoolExecutor(CONNECTIONS, "xdlm-hub")
-    try:
-        with in_words(listing.name):
+    with progress.of(work), in_words(listing.name):
+        try:
             waiting = [
                 pool.submit(fetch_blob, listing, file, storage, progress, stop)
                 for file in weights
@@ -145,10 +159,9 @@ def _fetch_weights(
             ]
             for each in waiting:
                 each.result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        progress.end()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def check_space(name: HubName, size: int, folder: Path) -> None:

@@ -17,8 +17,17 @@ from models.hub.names import hub_name
 from models.hub.recipes import recipe_of
 from models.printable import printable
 from models.registry import FAMILIES
-from server.cli.common import NAMED, check_generation_config, inspected, place_of, stop
+from server.cli.common import (
+    NAMED,
+    AdapterOption,
+    check_generation_config,
+    errors,
+    inspected,
+    place_of,
+    stop,
+)
 from server.cli.memory import memory_line, memory_of
+from server.cli.progress import ShownProgress
 
 *_FIRST, _LAST = FAMILIES
 _NAMES = f"{', '.join(_FIRST)} or {_LAST}"
@@ -93,6 +102,7 @@ def make_random(
                 seed=seed,
                 dtype=getattr(torch, dtype),
                 tokenizer=source,
+                progress=ShownProgress(errors),
             )
     except CheckpointError as error:
         stop(str(error))
@@ -113,6 +123,7 @@ def convert(
     vq: Annotated[
         Path | None, typer.Option(help="LlamaGen's tokenizer of images: vq_ds16_c2i.pt")
     ] = None,
+    adapter: AdapterOption = None,
 ) -> None:
     """Make a folder to serve from a published checkpoint. Pickles are read as data, never run."""
     from models.checkpoints.convert import convert as write
@@ -128,7 +139,14 @@ def convert(
             has_mask = shape.get("mask_token_id", 0) is not None
             check_generation_config(str(source), said, has_mask)
         written = write(
-            source, folder, mixing_ratio=mixing_ratio, raw=raw, config=fields, decoder=vq
+            source,
+            folder,
+            mixing_ratio=mixing_ratio,
+            raw=raw,
+            config=fields,
+            decoder=vq,
+            adapter=adapter,
+            progress=ShownProgress(errors),
         )
     except CheckpointError as error:
         stop(str(error))

@@ -12,7 +12,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.cli.common import stop
+from models.progress import Work
+from server.cli.common import errors, stop
+from server.cli.defaults import showing_defaults
+from server.cli.progress import ShownProgress
+from server.cluster.settings import ClusterSettings
 from server.config import ConfigError
 
 # What Ray reads when it is imported, and hands on to the processes that it starts.
@@ -26,6 +30,7 @@ LOCAL = {
 }
 
 
+@showing_defaults(ClusterSettings)
 def cluster(
     checkpoints: Annotated[
         list[str] | None, typer.Argument(help="as of serve, each its own deployment")
@@ -52,8 +57,6 @@ def cluster(
     """Serve checkpoints as replicas on Ray Serve. Flags override XDLM_* variables, of which there
     are more. Deploying again to the same cluster updates it without ending a stream.
     """
-    from server.cluster.settings import ClusterSettings
-
     if detach and address is None:
         stop("--detach needs --address", 2)
     checkpoints = checkpoints or None  # no argument is an empty list
@@ -83,12 +86,13 @@ def cluster(
         stop(str(error), 2)
     except CheckpointError as error:
         stop(str(error))
-    if address is None:
-        ray.init(**_local(settings))
-    else:
-        ray.init(address=address, log_to_driver=False)
-    serve.start(http_options={"host": settings.host, "port": settings.port})
-    serve.run(built, name=NAME, route_prefix="/")
+    with ShownProgress(errors).of(Work("cluster", "starting", "started")):
+        if address is None:
+            ray.init(**_local(settings))
+        else:
+            ray.init(address=address, log_to_driver=False)
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        serve.run(built, name=NAME, route_prefix="/")
     out = Console(highlight=False)
     out.print(f"Ray at {ray.get_runtime_context().gcs_address}", style="dim")
     out.print(f"Listening on [bold]http://{settings.host}:{settings.port}[/bold]")

@@ -21,11 +21,12 @@ from models.checkpoints.load import (
 from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
-from server.cli.downloads import Downloads
+from server.cli.progress import ShownProgress
 from server.cli.sampling_flags import parsed
 from server.engine.request_params import check_defaults, sampling_params
 
-NAMED = "a bundled name, a folder, or ORG/NAME[@REVISION] on the hub"
+HUB_NAME = r"ORG/NAME\[@REVISION]"  # rich reads other brackets as markup
+NAMED = f"a bundled name, a folder, or {HUB_NAME} on the hub"
 errors = Console(stderr=True, highlight=False)
 
 CheckpointOption = Annotated[str, typer.Option(help=NAMED)]
@@ -50,7 +51,7 @@ def stop(message: str, code: int = 1) -> NoReturn:
 def place_of(name: str) -> Path:
     """The folder of a checkpoint, after it has been downloaded if it is a hub's."""
     try:
-        return find_checkpoint(name, Downloads(errors))
+        return find_checkpoint(name, ShownProgress(errors))
     except CheckpointError as error:
         stop(str(error))
 
@@ -83,11 +84,11 @@ def load(
         stop(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}", 2)
     if threads:
         torch.set_num_threads(threads)
-    place = place_of(name)
+    place, progress = place_of(name), ShownProgress(errors)
     try:
         if ranks > 1:
-            return load_divided_checkpoint(place, ranks, lost, device, dtype)
-        return load_checkpoint(place, device, dtype, adapter)
+            return load_divided_checkpoint(place, ranks, lost, device, dtype, progress)
+        return load_checkpoint(place, device, dtype, adapter, progress)
     except CheckpointError as error:
         stop(str(error))
 

@@ -8,6 +8,12 @@ EXAMPLES = {
         'xdlm generate "Once upon a time" --seed 1',
         'xdlm generate "Once upon a time" --max-tokens 60 --watch',
     ),
+    "draw": (
+        "xdlm draw all digits.png --count 12",
+        "xdlm draw 3 film.png --film 9 --scale 8 --seed 4",
+    ),
+    "list": ("xdlm list", "xdlm list --json"),
+    "rm": ("xdlm rm ORG/NAME", "xdlm rm ORG/NAME@REVISION"),
     "pull": ("xdlm pull GSAI-ML/LLaDA-8B-Instruct", "xdlm pull ORG/NAME@REVISION"),
     "info": ("xdlm info stories", "xdlm info ORG/NAME"),
     "make-random": ("xdlm make-random DIR", "xdlm make-random DIR --family dit --shape small-owt"),

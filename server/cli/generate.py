@@ -29,7 +29,10 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="prompt of the text")] = "",
     checkpoint: CheckpointOption = "stories",
     adapter: AdapterOption = None,
-    max_tokens: Annotated[int | None, typer.Option(help="positions to fill")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="positions to fill", show_default="the checkpoint's, or what fits"),
+    ] = None,
     prompt_ids: Annotated[
         str | None, typer.Option(help="token ids instead of a prompt: 5,9,2")
     ] = None,

@@ -11,8 +11,8 @@ from models.bundled import bundled_names
 from models.errors import CheckpointError
 from models.hub.names import HubName, hub_name
 from models.printable import printable
+from models.sizes import bytes_text
 from server.cli.common import inspected, place_of, stop
-from server.cli.downloads import bytes_text
 
 
 def pull(

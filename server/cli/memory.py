@@ -9,10 +9,10 @@ from models.checkpoints.devices import device_named
 from models.checkpoints.memory import Needs, available_memory
 from models.errors import CheckpointError
 from models.interface import ModelInfo
-from server.cli.downloads import bytes_text
+from models.sizes import bytes_text
 from server.config import Settings
-from server.engine.factory import cache_slots, position_limit
 from server.engine.needs import step_bytes
+from server.engine.position_limits import cache_bytes, position_limit
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}
 PLANNED = {"float8": 1, "int8": 1}
@@ -79,9 +79,3 @@ def check_memory(models: Sequence[tuple[ModelInfo, Needs]], settings: Settings) 
             f"one canvas are needed (computed), and {where} has {bytes_text(has)} free; "
             "--force-memory starts anyway"
         )
-
-
-def cache_bytes(info: ModelInfo, settings: Settings, device: str) -> int:
-    """Bytes of the keys and values that a server has room for."""
-    slots = cache_slots(settings, info, device)
-    return 0 if info.cache is None else info.cache.bytes_of(slots, ITEMSIZES[info.dtype])

@@ -11,9 +11,15 @@ import typer
 
 from sampler import PARAMS, READERS, SAMPLERS
 from sampler.params import InvalidParam, Param
+from sampler.registry import DEFAULT_SAMPLER
 
 TYPES: dict[str, Any] = {"number": float, "integer": int, "choice": str, "schedule": str}
-SAMPLER_FLAG = Annotated[str | None, typer.Option(help=f"one of {', '.join(SAMPLERS)}")]
+SAMPLER_FLAG = Annotated[
+    str | None,
+    typer.Option(
+        help=f"one of {', '.join(SAMPLERS)}", show_default=f"the checkpoint's, or {DEFAULT_SAMPLER}"
+    ),
+]
 
 
 def with_sampling_flags(
@@ -60,7 +66,10 @@ def _flag(name: str, declared: Param) -> inspect.Parameter:
         annotation: Any = Annotated[bool, typer.Option(spelled, help=text)]
         default: Any = False
     else:
-        annotation = Annotated[TYPES[declared.kind] | None, typer.Option(spelled, help=text)]
+        given = declared.default is not None and name != "seed"  # which is random
+        shown = f"the checkpoint's, or {declared.default}" if given else True
+        option = typer.Option(spelled, help=text, show_default=shown)
+        annotation = Annotated[TYPES[declared.kind] | None, option]
         default = None
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default

@@ -19,7 +19,10 @@ def score(
     adapter: AdapterOption = None,
     estimator: Annotated[str, typer.Option(help="nelbo or llada")] = "nelbo",
     samples: Annotated[int, typer.Option(help="Monte Carlo samples")] = 128,
-    mixing_ratio: Annotated[float | None, typer.Option(help="share of uniform noise, k")] = None,
+    mixing_ratio: Annotated[
+        float | None,
+        typer.Option(help="share of uniform noise, k", show_default="the checkpoint's, or 0.1"),
+    ] = None,
     end: Annotated[bool, typer.Option("--end", help="also score the end token")] = False,
     seed: Annotated[int, typer.Option(help="same seed, same score")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,

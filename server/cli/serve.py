@@ -19,20 +19,24 @@ from models.checkpoints.openmp import end_idle_threads
 from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
-from server.cli.common import check_generation_config, errors, load, place_of, stop
+from server.cli.common import HUB_NAME, check_generation_config, errors, load, place_of, stop
+from server.cli.defaults import showing_defaults
 from server.cli.memory import check_memory
+from server.cli.progress import ShownProgress
 from server.config import ConfigError, Settings, keep_keys_from_children
-from server.engine.factory import check_servable, engine_of, position_limit, warm_up
+from server.engine.factory import check_servable, engine_of, warm_up
+from server.engine.position_limits import position_limits
+from server.engine.step_timer import PositionLimit
 from server.http.addresses import is_loopback, listening, url_host
 from server.http.api_keys import readable_by_others
 
 
+@showing_defaults(Settings)
 def serve(
     checkpoints: Annotated[
         list[str] | None,
         typer.Argument(
-            help="bundled names, folders or ORG/NAME[@REVISION] on the hub; several are served "
-            "at once"
+            help=f"bundled names, folders or {HUB_NAME} on the hub; several are served at once"
         ),
     ] = None,
     adapter: Annotated[
@@ -117,8 +121,9 @@ def _serve(settings: Settings) -> None:
     models = [_loaded_for_serving(name, settings, lost) for name in settings.checkpoints]
     url = f"http://{place}:{listener.getsockname()[1]}"
     out = Console(highlight=False)
-    for loaded in models:
-        out.print(printable(_facts(loaded, settings)), style="dim", markup=False, soft_wrap=True)
+    limits = position_limits(models, settings)
+    for loaded, limit in zip(models, limits, strict=True):
+        out.print(printable(_facts(loaded, limit)), style="dim", markup=False, soft_wrap=True)
     out.print(f"Listening on [bold]{url}[/bold]. Open it in a browser to watch, or try:\n")
     for route, body in _examples(models):
         out.print(
@@ -127,7 +132,10 @@ def _serve(settings: Settings) -> None:
             markup=False,
         )
     metrics = Metrics()
-    engines = [engine_of(loaded, settings, metrics) for loaded in models]
+    engines = [
+        engine_of(loaded, settings, metrics, limit=limit)
+        for loaded, limit in zip(models, limits, strict=True)
+    ]
     app = create_app(engines, settings)
     Server(
         app,
@@ -191,20 +199,21 @@ def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], Non
         stop(str(error))
     except InvalidParam as error:
         stop(f"{name}: generation_config.json: {error}", 2)
-    warm_up(loaded)
+    warm_up(loaded, ShownProgress(errors))
     end_idle_threads()  # from now on the engine's thread computes
     return loaded
 
 
-def _facts(loaded: Checkpoint, settings: Settings) -> str:
+def _facts(loaded: Checkpoint, limit: PositionLimit) -> str:
     """A line about a model: what it computes with, and on."""
-    info, limit = loaded.info, position_limit(settings, loaded.device.type)
+    info = loaded.info
     kernel = f", attention by {loaded.attention}" if loaded.attention else ""
     added = f" with adapter {loaded.adapter}" if loaded.adapter else ""
+    reason = " (by free memory)" if limit.by_memory else ""
     timed = "" if limit.seconds == math.inf else f" or {limit.seconds} s"
     return (
         f"{info.name}{added}: {info.parameters / 1e6:.1f} M parameters, {info.dtype} "
-        f"on {loaded.device}{kernel}, steps of up to {limit.most} positions{timed}"
+        f"on {loaded.device}{kernel}, steps of up to {limit.most} positions{reason}{timed}"
     )
 
 

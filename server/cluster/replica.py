@@ -24,6 +24,7 @@ from server.cluster.messages import ForwardedRequest, Start, answered, model_tag
 from server.config import Settings
 from server.engine.factory import check_servable, engine_of, warm_up
 from server.engine.metrics import Metrics
+from server.engine.position_limits import position_limits
 
 
 class Replica:
@@ -48,7 +49,8 @@ class Replica:
         warm_up(loaded)
         self._tag = replica_tag(serve.get_replica_context().replica_id.unique_id)
         self._metrics = Metrics()
-        self._engine = engine_of(loaded, settings, self._metrics)
+        (limit,) = position_limits([loaded], settings)
+        self._engine = engine_of(loaded, settings, self._metrics, limit=limit)
         tag = model_tag(loaded.info.name) + self._tag
         self._app = create_app([self._engine], settings, tag)
         self._running = AsyncExitStack()

@@ -8,7 +8,7 @@ import structlog
 
 from models.checkpoints.load import Checkpoint
 from models.errors import CheckpointError
-from models.interface import ModelInfo
+from models.progress import SILENT, Progress, Work
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.registry import DEFAULT_SAMPLER
@@ -17,6 +17,7 @@ from server.config import Settings
 from server.engine.caching import Caching
 from server.engine.engine import Deadlines, Engine
 from server.engine.metrics import Metrics
+from server.engine.position_limits import cache_slots, position_limit
 from server.engine.request_params import check_defaults, sampling_params
 from server.engine.scheduler import Scheduler
 from server.engine.scoring import LikelihoodScorer
@@ -25,22 +26,7 @@ from server.engine.watchdog import Watchdog
 
 log = structlog.get_logger()
 
-MAX_POSITIONS = {"cpu": 512, "cuda": 16384}
-"""Default of the setting ``max_positions``, by device. On a CPU each position lengthens the step
-for every request in it, but up to some hundreds each of them costs less
-(``benchmarks/step_positions.py``). On a GPU it is the most: see ``STEP_SECONDS``.
-"""
-CACHE_POSITIONS = 8192
-"""Default of the setting ``cache_positions``. On a CPU memory is taken when it is first used. On a
-GPU it would be taken at once: there is a default only for networks that always keep theirs.
-"""
-STEP_SECONDS = {"cpu": math.inf, "cuda": 0.1}
-"""Where the setting is not given, a step has no more positions than it can take in this time at the
-measured pace, by device. Beyond some thousands a GPU is no faster per position, and each step makes
-all its requests wait.
-"""
-LEAST_POSITIONS = 1024
-"""Positions of a step however slow the pace: below, weights are read for too few."""
+WARM_UP_STEPS = 2
 MAX_WORK_RATIO = {"cpu": 16.0, "cuda": math.inf}
 """A request may join a step only if its work is at most this multiple of the head request's, by
 device. On a CPU a short request pays for each position of a long one in its step
@@ -53,10 +39,13 @@ def engine_of(
     settings: Settings,
     metrics: Metrics | None = None,
     watchdog: Watchdog | None = None,
+    limit: PositionLimit | None = None,
 ) -> Engine:
-    """An engine for a checkpoint, not started. Engines of one server share their metrics."""
+    """An engine for a checkpoint, not started. Engines of one server share their metrics. Without
+    ``limit`` its steps have the positions of the settings, whatever memory is free.
+    """
     device = checkpoint.device.type
-    limit = position_limit(settings, device)
+    limit = limit or position_limit(settings, device)
     positions = limit.most
     slots = cache_slots(settings, checkpoint.info, device)
     if slots:
@@ -88,22 +77,6 @@ def engine_of(
     )
 
 
-def cache_slots(settings: Settings, info: ModelInfo, device: str) -> int:
-    """Positions whose keys and values can be kept for a checkpoint on a kind of device."""
-    if info.cache is None:
-        return 0
-    if settings.cache_positions:
-        return settings.cache_positions
-    return CACHE_POSITIONS if device == "cpu" or info.block_length is not None else 0
-
-
-def position_limit(settings: Settings, device: str) -> PositionLimit:
-    """Positions of a step on a kind of device, where the settings leave it open."""
-    if settings.max_positions:
-        return PositionLimit(settings.max_positions)
-    return PositionLimit(MAX_POSITIONS[device], STEP_SECONDS[device], LEAST_POSITIONS)
-
-
 def check_servable(checkpoint: Checkpoint) -> Checkpoint:
     """Check that requests can be answered with a checkpoint and that its defaults are valid.
 
@@ -122,9 +95,9 @@ def check_servable(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def warm_up(checkpoint: Checkpoint) -> None:
+def warm_up(checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
     """Run the model once, so that the first request does not pay for first-use set-up, and probe
-    whether the chat template shows system messages.
+    whether the chat template shows system messages. ``progress`` observes the steps.
     """
     chat = None if checkpoint.text is None else checkpoint.text.chat
     if chat is not None:
@@ -139,5 +112,7 @@ def warm_up(checkpoint: Checkpoint) -> None:
     length = min(64, info.max_length) if info.image is None else info.image.length
     canvas = ([0] * length, [True] * length, params)
     batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
-    for _ in range(2):
-        batch = take_step(sampler, checkpoint.model, batch).batch
+    with progress.of(Work(info.name, "warming up", "warmed up", WARM_UP_STEPS, "steps")):
+        for _ in range(WARM_UP_STEPS):
+            batch = take_step(sampler, checkpoint.model, batch).batch
+            progress.advance()

@@ -45,11 +45,13 @@ class PositionLimit:
         most: limit at any pace.
         seconds: time that a step should take at most; infinite for no limit by time.
         least: limit however slow the pace is.
+        by_memory: whether ``most`` is what the free memory allows.
     """
 
     most: int
     seconds: float = math.inf
     least: int = 1
+    by_memory: bool = False
 
     def at(self, pace: float) -> int:
         """The limit at a number of seconds per position."""

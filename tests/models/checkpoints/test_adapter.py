@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models.base import DenoiserModule
+from models.checkpoints.convert import convert
 from models.checkpoints.inspection import check_checkpoint
 from models.checkpoints.load import Checkpoint, load_checkpoint
-from models.checkpoints.random_init import write_random
+from models.checkpoints.random_init import parse_shape, write_random
 from models.errors import CheckpointError
 from server.config import ConfigError, Settings
 from tests.support.http import call, post
@@ -105,6 +106,29 @@ def test_merged_logits_equal_those_of_a_checkpoint_merged_by_hand(tiny, tmp_path
     merged = logits(tiny, adapter)
     torch.testing.assert_close(merged, logits(by_hand), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(merged, logits(tiny), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_folder_converted_with_an_adapter_has_the_merged_weights_in_the_base_s_type(
+    tmp_path, dtype
+):
+    write_random(tmp_path / "base", parse_shape("tiny"), dtype=dtype)
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    out, into = base[f"{Q}.weight"].shape
+    tensors = pair(Q, into=into, out=out)
+    adapter = write_adapter(tmp_path / "adapter", tensors)
+    convert(tmp_path / "base", tmp_path / "merged", adapter=adapter)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    a, b = tensors.values()
+    assert {tensor.dtype for tensor in merged.values()} == {dtype}
+    expected = base.pop(f"{Q}.weight").float() + 2.0 * (b @ a)
+    torch.testing.assert_close(merged.pop(f"{Q}.weight"), expected.to(dtype))
+    assert merged.keys() == base.keys()
+    assert all(torch.equal(merged[name], base[name]) for name in base)
+    with pytest.raises(CheckpointError, match="no linear layer of the network"):
+        other = write_adapter(tmp_path / "other", pair("model.nowhere"))
+        convert(tmp_path / "base", tmp_path / "refused", adapter=other)
+    assert not (tmp_path / "refused").exists()
 
 
 A, B = pair()

@@ -11,16 +11,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from models.errors import CheckpointError
 from models.hub.names import HubName, hub_name, name_of
 from models.hub.snapshot import check_space
-from server.cli.downloads import Downloads
 from tests.support.fork_server import ForkedPopen
 from tests.support.http import post
 from tests.support.hub import Hub, Repository, running_hub
@@ -207,24 +204,3 @@ def test_a_cache_that_cannot_be_written_is_one_line(hub, tmp_path):
 def test_a_download_that_the_disk_has_no_room_for_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"org/name: 10{18} bytes .* has \d+ free"):
         check_space(HubName("org/name"), 10**18, tmp_path)
-
-
-def test_progress_without_a_terminal_is_a_line_every_few_seconds():
-    out = StringIO()
-    shown = Downloads(Console(file=out, highlight=False, width=200), seconds=0)
-    shown.begin(HubName("org/name"), "a" * 40, 2, 4_000_000, 1_000_000)
-    shown.advance(1_000_000)
-    shown.end()
-    first, second, last = out.getvalue().splitlines()
-    assert "downloading 2 files of weights, 4.0 MB, 1.0 MB of them in the cache" in first
-    assert "org/name: 2.0 MB of 4.0 MB (50%), " in second
-    assert "interrupted: 2.0 MB of 4.0 MB" in last
-
-
-def test_progress_on_a_terminal_is_a_bar():
-    out = StringIO()
-    shown = Downloads(Console(file=out, force_terminal=True, width=100, highlight=False))
-    shown.begin(HubName("org/name"), "a" * 40, 1, 4_000_000, 0)
-    shown.advance(4_000_000)
-    shown.end()
-    assert "━" in out.getvalue() and "downloaded: 4.0 MB of 4.0 MB" in out.getvalue()

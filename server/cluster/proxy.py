@@ -24,6 +24,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from server.cluster.messages import TRAJECTORY, ForwardedRequest, model_tag
+from server.http.anthropic import anthropic_error, speaks_anthropic
 from server.http.errors import ApiError, error_body
 
 log = structlog.get_logger()
@@ -33,6 +34,13 @@ WAIT_SECONDS = 30.0  # for a replica to take a request
 ELSEWHERE = ("queue_full", "not_ready")  # refusals by one replica, not of the request
 STREAMS = ("text/event-stream", "application/x-ndjson")
 TRAJECTORIES = "/v1/diffusion/trajectories"
+LOST_EVENTS = {
+    TRAJECTORIES: b"diffusion.failed",
+    "/v1/images/generations": b"error",
+    "/v1/responses": b"error",
+    "/v1/messages": b"error",
+}
+"""Names of the last event of a stream whose replica is lost; other routes' events have none."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +181,13 @@ def _no_place(answer: Answer) -> bool:
 
 def lost_event(path: str, kind: str) -> bytes:
     """The last event of a stream whose replica is lost, as the routes write failures."""
-    error = error_body(500, "the replica that answered was lost", None, "replica_lost")
-    data = orjson.dumps(error)
+    told = (500, "the replica that answered was lost", None, "replica_lost")
+    data = orjson.dumps(
+        anthropic_error(*told, None) if speaks_anthropic(path) else error_body(*told)
+    )
     if kind.startswith("application/x-ndjson"):
         return b'{"event":"diffusion.failed","data":' + data + b"}\n"
-    name = {TRAJECTORIES: b"diffusion.failed", "/v1/images/generations": b"error"}
-    found = next((name[route] for route in name if path.startswith(route)), None)
+    found = next((LOST_EVENTS[route] for route in LOST_EVENTS if path.startswith(route)), None)
     event = b"" if found is None else b"event: " + found + b"\n"
     return event + b"data: " + data + b"\n\n"
 

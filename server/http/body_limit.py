@@ -8,7 +8,6 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import ApiError
-from server.http.json_response import JsonResponse
 
 CODED = frozenset({"POST", "PUT", "PATCH"})
 
@@ -54,7 +53,7 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and (len(declared) > 20 or int(declared) > self.limit):
             error = self._too_large(declared[:20])
-            await JsonResponse(error.body(), error.status)(scope, receive, send)
+            await error.response(scope)(scope, receive, send)
             return
         held, read = Held(), 0
 
@@ -126,7 +125,7 @@ class ContentCoding:
             if any(coding.strip().lower() not in ("", "identity") for coding in given.split(",")):
                 message = "Content-Encoding: send the body uncompressed; no coding is supported"
                 error = ApiError(415, message, param="Content-Encoding", code="unsupported_coding")
-                headers = {"Accept-Encoding": "identity"}
-                await JsonResponse(error.body(), error.status, headers)(scope, receive, send)
+                answer = error.response(scope, {"Accept-Encoding": "identity"})
+                await answer(scope, receive, send)
                 return
         await self.app(scope, receive, send)

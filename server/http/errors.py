@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -10,7 +10,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from server.http.anthropic import anthropic_error, speaks_anthropic
 from server.http.json_response import Answer, JsonResponse
 
 log = structlog.get_logger()
@@ -62,9 +64,15 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
         self.retry_after = retry_after
 
-    def body(self) -> Error:
-        """The JSON body."""
-        return error_body(self.status, self.message, self.param, self.code)
+    def response(self, scope: Scope, headers: Mapping[str, str] | None = None) -> JsonResponse:
+        """The response to a request, in the shape of its route's API."""
+        more = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        told = (self.status, self.message, self.param, self.code)
+        if speaks_anthropic(scope["path"]):
+            body: object = anthropic_error(*told, scope.get("request_id"))
+        else:
+            body = error_body(*told)
+        return JsonResponse(body, self.status, {**more, **(headers or {})})
 
 
 def error_body(status: int, message: str, param: str | None, code: str | None) -> Error:
@@ -74,42 +82,41 @@ def error_body(status: int, message: str, param: str | None, code: str | None) -
 
 
 def install(
-    app: FastAPI, routes: Sequence[str], client_errors: Mapping[type[Exception], str]
+    app: FastAPI, missing: Callable[[str], str], client_errors: Mapping[type[Exception], str]
 ) -> None:
-    """Map every exception to a response in OpenAI's shape.
+    """Map every exception to a response in the shape of its route's API.
 
     Args:
         app: the application.
-        routes: methods and paths that the answer to an unknown path lists.
+        missing: the message for an unknown path.
         client_errors: exceptions that are answered 400, with the ``code`` of each.
     """
 
-    async def api_error(_: Request, error: Exception) -> JsonResponse:
+    async def api_error(request: Request, error: Exception) -> JsonResponse:
         assert isinstance(error, ApiError)
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return JsonResponse(error.body(), error.status, headers)
+        return error.response(request.scope)
 
-    async def client_error(_: Request, error: Exception) -> JsonResponse:
+    async def client_error(request: Request, error: Exception) -> JsonResponse:
         code = next(c for kind, c in client_errors.items() if isinstance(error, kind))
-        return JsonResponse(error_body(400, str(error), None, code), 400)
+        return ApiError(400, str(error), code=code).response(request.scope)
 
-    async def http_error(_: Request, error: Exception) -> JsonResponse:
+    async def http_error(request: Request, error: Exception) -> JsonResponse:
         assert isinstance(error, HTTPException)
         message = str(error.detail)
         if error.status_code == 404:
-            message = f"no such route; the routes are {', '.join(routes)}"
-        body = error_body(error.status_code, message, None, None)
-        return JsonResponse(body, error.status_code, error.headers)
+            message = missing(request.scope["path"])
+        return ApiError(error.status_code, message).response(request.scope, error.headers)
 
-    async def unreadable(_: Request, error: Exception) -> JsonResponse:
+    async def unreadable(request: Request, error: Exception) -> JsonResponse:
         assert isinstance(error, RequestValidationError)
-        return JsonResponse(_first(error.errors()).body(), 400)
+        return _first(error.errors()).response(request.scope)
 
     async def internal(request: Request, error: Exception) -> JsonResponse:
         id_ = request.scope.get("request_id", "")
         log.error("unhandled", request_id=id_, exc_info=error)
-        body = error_body(500, f"internal error; request id {id_}", None, "internal")
-        return JsonResponse(body, 500, {"X-Request-Id": id_, "X-Content-Type-Options": "nosniff"})
+        told = ApiError(500, f"internal error; request id {id_}", code="internal")
+        headers = {"X-Request-Id": id_, "X-Content-Type-Options": "nosniff"}
+        return told.response(request.scope, headers)
 
     app.add_exception_handler(ApiError, api_error)
     for kind in client_errors:

@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.api_keys import Keys, digest_of, presented
 from server.http.errors import ApiError
-from server.http.json_response import JsonResponse
 from server.http.rate_limit import Rates
 
 log = structlog.get_logger()
@@ -122,7 +121,7 @@ class AllowedHosts:
             error = ApiError(
                 400, "the Host header is not an allowed host of this server", code="bad_host"
             )
-            await JsonResponse(error.body(), error.status)(scope, receive, send)
+            await error.response(scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -153,7 +152,7 @@ class ApiKeys:
                 error = ApiError(
                     401, f"the API key {words} (Authorization: Bearer …)", code="invalid_api_key"
                 )
-                answer = JsonResponse(error.body(), error.status, {"WWW-Authenticate": "Bearer"})
+                answer = error.response(scope, {"WWW-Authenticate": "Bearer"})
                 await answer(scope, receive, send)
                 return
             scope["owner"] = digest_of(given)
@@ -173,8 +172,9 @@ class RateLimit:
             key = presented(Headers(scope=scope)) or ""
             if wait := self.rates.wait(digest_of(key)):
                 self.rejected()
-                error = ApiError(429, "too many requests", code="rate_limited")
-                headers = {"Retry-After": str(math.ceil(wait))}
-                await JsonResponse(error.body(), error.status, headers)(scope, receive, send)
+                error = ApiError(
+                    429, "too many requests", code="rate_limited", retry_after=math.ceil(wait)
+                )
+                await error.response(scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

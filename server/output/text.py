@@ -163,6 +163,14 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
     return min(found, default=(0, None))[1]
 
 
+def stop_of(text: Text, stops: Sequence[str]) -> str | None:
+    """The stop string that ended a text, if one did: of several that begin there the shortest."""
+    if not text.stopped:
+        return None
+    cut = len(text.text)
+    return min((stop for stop in stops if text.read.text.startswith(stop, cut)), key=len)
+
+
 def snapshot_of(checkpoint: Checkpoint, tokens: Sequence[int], editable: Sequence[bool]) -> str:
     """An unfinished canvas from the first written position on, with a block character per mask."""
     mask, tokenizer, sign = checkpoint.info.mask_id, checkpoint.tokenizer, MASK_SIGN.encode()

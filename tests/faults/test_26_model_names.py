@@ -30,6 +30,8 @@ PLAIN = {"prompt": "Tom"}
 ROUTES = {
     "/v1/completions": BODY,
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/responses": {"input": "x"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}]},
     "/v1/images/generations": PLAIN,
     "/v1/diffusion/trajectories": BODY,
     "/v1/score": {"text": "Tom"},

@@ -39,9 +39,15 @@ def served(tiny) -> Iterator[Served]:
     yield from run_server(make_engine(tiny), settings_of())
 
 
-@pytest.fixture(scope="module")
-def chatty(tmp_path_factory) -> Iterator[Served]:
-    """A server whose checkpoint has a chat template."""
+@pytest.fixture(scope="session")
+def tiny_chatty(tmp_path_factory) -> Checkpoint:
+    """A checkpoint with a chat template."""
     folder = write_tiny(tmp_path_factory.mktemp("chat") / "tiny")
     shutil.copy(BUNDLED / "stories" / "tokenizer_config.json", folder)
-    yield from run_server(make_engine(load_checkpoint(folder)), settings_of())
+    return load_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def chatty(tiny_chatty) -> Iterator[Served]:
+    """A server whose checkpoint has a chat template."""
+    yield from run_server(make_engine(tiny_chatty), settings_of())

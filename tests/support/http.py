@@ -39,11 +39,14 @@ def metric(served, name: str) -> float:
     raise AssertionError(f"{name} is not exported")
 
 
-def raw_post(port: int, body: dict, headers: str = "") -> socket.socket:
+def raw_post(
+    port: int, body: dict, headers: str = "", path: str = "/v1/completions"
+) -> socket.socket:
     payload = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode()
+        + b"Content-Type: application/json\r\n"
         + f"{headers}Content-Length: {len(payload)}\r\n\r\n".encode()
         + payload
     )

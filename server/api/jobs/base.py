@@ -99,7 +99,7 @@ class Job(ABC, Generic[ReaderT]):
                 param="latency_budget_ms",
             )
         self.state, self.params, self.budget = state, params, budget
-        id_ = f"{prefix}-{state.id_prefix}{secrets.token_hex(12)}"
+        id_ = f"{prefix}{state.id_prefix}{secrets.token_hex(12)}"
         self.head = Head(id_, int(time.time()), state.checkpoint.info.name, params.seed)
 
     @property

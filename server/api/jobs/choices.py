@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Generic, NamedTuple
 
 from server.api.context import State
-from server.api.jobs.formats import AnswerFormat, ChoiceT, PieceT
+from server.api.jobs.formats import ChoiceFormat, ChoiceT, PieceT
 from server.api.schemas.requests import View
 from server.api.schemas.responses.text import DiffusionMeta
 from server.engine.events import Done, Step, Tally
@@ -60,7 +60,7 @@ class TextReader(Generic[ChoiceT, PieceT]):
     def __init__(
         self,
         state: State,
-        form: AnswerFormat[ChoiceT, PieceT],
+        form: ChoiceFormat[ChoiceT, PieceT],
         view: View,
         index: int,
         subscription: Subscription,

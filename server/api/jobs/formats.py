@@ -26,15 +26,15 @@ class Head:
     seed: int
 
 
-class AnswerFormat(ABC, Generic[ChoiceT, PieceT]):
-    """Builds the objects of completions, chat completions or trajectories.
+class ChoiceFormat(ABC, Generic[ChoiceT, PieceT]):
+    """Builds the choices of one route.
 
     ``ChoiceT`` is the type of a complete choice, ``PieceT`` that of a choice in a chunk. Where
     ``tokens`` is empty no log-probabilities were asked for; ``samples`` is the number of Monte
     Carlo samples of those of an echoed prompt, 0 if there is none among the tokens.
 
     Attributes:
-        prefix: of ids.
+        prefix: of ids, with what separates it from the number.
         tells_end: whether log-probabilities include the end token.
     """
 
@@ -67,6 +67,10 @@ class AnswerFormat(ABC, Generic[ChoiceT, PieceT]):
     def opening(self, index: int) -> PieceT | None:
         """The first chunk's choice, if the route has one before any text."""
         return None
+
+
+class AnswerFormat(ChoiceFormat[ChoiceT, PieceT]):
+    """Builds the objects of completions, chat completions or trajectories."""
 
     @abstractmethod
     def answer(self, head: Head, choices: list[ChoiceT], usage: Usage) -> Mapping[str, object]:

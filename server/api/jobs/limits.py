@@ -48,18 +48,18 @@ def check_texts(param: str, texts: Iterable[str], canvas: int) -> None:
         raise exceeded(param, f"the number of bytes of {param}", size, most)
 
 
-def check_stops(settings: Settings, stops: Sequence[str]) -> None:
-    """Check the number of stop strings and their lengths in characters.
+def check_stops(settings: Settings, stops: Sequence[str], field: str = "stop") -> None:
+    """Check the number of stop strings and their lengths in characters; errors name ``field``.
 
     Raises:
         ApiError: too many, or one is too long.
     """
     if len(stops) > settings.max_stops:
-        raise exceeded("stop", "the number of stop strings", len(stops), settings.max_stops)
+        raise exceeded(field, "the number of stop strings", len(stops), settings.max_stops)
     longest = max(map(len, stops), default=0)
     if longest > settings.max_stop_length:
         what = "the length of a stop string"
-        raise exceeded("stop", what, longest, settings.max_stop_length)
+        raise exceeded(field, what, longest, settings.max_stop_length)
 
 
 def check_work(settings: Settings, steps: int, canvases: Sequence[int]) -> None:

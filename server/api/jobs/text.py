@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic
-
-import orjson
 
 from models.tokenization.tokenizer import TokenizerError
 from sampler import SAMPLERS
@@ -17,7 +14,7 @@ from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.base import Job, seeds_of
 from server.api.jobs.choices import Piece, TextReader
-from server.api.jobs.formats import AnswerFormat, ChoiceT, PieceT
+from server.api.jobs.formats import ChoiceFormat, ChoiceT, PieceT
 from server.api.jobs.prompts import Prompt, echo_of, granted_samples
 from server.api.jobs.waiting import together
 from server.api.schemas.requests import StreamOptions, TextFields, refused
@@ -26,8 +23,8 @@ from server.engine.events import Done, Failed, GenerationRequest, Step
 from server.engine.preparation import prepared
 from server.engine.request_params import default_length, default_of
 from server.engine.score_request import check_scorable
-from server.engine.stream import Subscription, merged
-from server.http.errors import ApiError, error_body
+from server.engine.stream import Subscription
+from server.http.errors import ApiError
 
 
 class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
@@ -37,7 +34,7 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         self,
         state: State,
         body: TextFields,
-        form: AnswerFormat[ChoiceT, PieceT],
+        form: ChoiceFormat[ChoiceT, PieceT],
         prompts: Sequence[Prompt],
     ) -> None:
         """Check a body.
@@ -54,12 +51,12 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         if len(prompts) > 1 and body.seed is None and "seed" not in state.defaults:
             params = replace(params, seed=-max(1, params.seed))  # all choices get different noise
         super().__init__(state, form.prefix, params, body.latency_budget_ms)
-        self.prompt_field = "messages" if "messages" in type(body).model_fields else "prompt"
+        self.names = body.names
         self.stream_options = body.stream_options or StreamOptions()
         self.samples = granted_samples(state, self.view.samples)
         self.count = count = body.n or 1
         self.check_choices(count, len(prompts))
-        limits.check_stops(state.settings, self.view.stops)
+        limits.check_stops(state.settings, self.view.stops, body.names.stop)
         self.prompts = [prompt for prompt in prompts for _ in range(count)]
         self.prompt_tokens = sum(prompt.size for prompt in prompts)
         if self.view.alternatives is not None and any(p.echo is not None for p in prompts):
@@ -120,22 +117,22 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         if asked is None:
             asked = 0 if has_holes else default_length(self.state.defaults, room)
         least = 0 if has_holes or prompt.echo is not None else 1
-        limits.check_prompt(self.prompt_field, prompt.size, least, limit)
+        field, length = self.names.prompt, self.names.length
+        limits.check_prompt(field, prompt.size, least, limit)
         if asked < least:
-            raise ApiError(400, f"max_tokens must be at least {least}", param="max_tokens")
+            raise ApiError(400, f"{length} must be at least {least}", param=length)
         if prompt.size + asked == 0:
             raise ApiError(
                 400,
-                f"{self.prompt_field} holds 0 tokens and max_tokens is 0; one of them must be at "
-                "least 1",
-                param=self.prompt_field,
+                f"{field} holds 0 tokens and {length} is 0; one of them must be at least 1",
+                param=field,
             )
         if asked > room:
             raise ApiError(
                 400,
                 f"the canvas has {limit} positions; the prompt takes {prompt.size} and "
-                f"max_tokens {asked}",
-                param="max_tokens",
+                f"{length} {asked}",
+                param=length,
                 code="context_length_exceeded",
             )
         return asked
@@ -157,49 +154,6 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
             for i, subscription in enumerate(subscriptions)
         ]
 
-    async def whole(self, readers: Sequence[TextReader[ChoiceT, PieceT]]) -> Mapping[str, object]:
-        """See ``Job``."""
-        choices = [choice async for choice in self.choices(readers)]
-        return self.form.answer(self.head, choices, self.usage(readers))
-
-    async def stream(
-        self,
-        readers: Sequence[TextReader[ChoiceT, PieceT]],
-        subscriptions: Sequence[Subscription],
-    ) -> AsyncGenerator[dict[str, str]]:
-        """Server-sent events: step changes if requested, text as it settles, finish reasons, the
-        usage and ``[DONE]``.
-        """
-
-        def event_of(piece: Piece[PieceT]) -> dict[str, str]:
-            chunk = self.form.chunk(self.head, [piece.choice])
-            if piece.diffusion is not None:
-                chunk["diffusion"] = piece.diffusion
-            if piece.meta is not None:
-                chunk["diffusion_meta"] = piece.meta
-            if self.stream_options.continuous_usage_stats:
-                chunk["usage"] = self.counts(readers)
-            return _event(chunk)
-
-        for reader in readers:
-            for choice in reader.opening():
-                yield event_of(Piece(choice))
-        async with aclosing(merged(subscriptions)) as events:
-            async for i, event in events:
-                taken = event if isinstance(event, Failed) else _taken(readers[i], event)
-                if isinstance(taken, Failed):
-                    self.failed = taken
-                    yield _event(error_body(500, taken.message, None, taken.code))
-                    break
-                for piece in taken:
-                    yield event_of(piece)
-            else:
-                if self.stream_options.include_usage:
-                    last = self.form.chunk(self.head, [])
-                    last["usage"] = {**self.usage(readers)}
-                    yield _event(last)
-        yield {"data": "[DONE]"}
-
     def counts(self, readers: Sequence[TextReader[ChoiceT, PieceT]]) -> UsageSoFar:
         """Numbers of prompt tokens and of completion tokens so far."""
         tokens = sum(reader.tokens for reader in readers)
@@ -215,13 +169,9 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         return {**self.counts(readers), "diffusion": cost}
 
 
-def _taken(reader: TextReader[ChoiceT, PieceT], event: Step | Done) -> list[Piece[PieceT]] | Failed:
+def taken(reader: TextReader[ChoiceT, PieceT], event: Step | Done) -> list[Piece[PieceT]] | Failed:
     """The chunks of an event, or a failure if the tokenizer cannot decode its ids."""
     try:
         return reader.take(event)
     except TokenizerError as error:
         return Failed("tokenizer", str(error))
-
-
-def _event(data: Mapping[str, object]) -> dict[str, str]:
-    return {"data": orjson.dumps(data).decode()}

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictBool, StrictInt
@@ -17,14 +17,14 @@ from models.tokenization.template_tokens import Pieces
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs import limits
+from server.api.jobs.chunks import ChunkJob
 from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt, check_bytes
-from server.api.jobs.text import TextJob
 from server.api.jobs.waiting import RETRY_READY, unless_gone
 from server.api.routes.models import text_model
 from server.api.schemas.messages import Message, Messages
 from server.api.schemas.neutral import CHAT
-from server.api.schemas.requests import TextFields
+from server.api.schemas.requests import FieldNames, TextFields
 from server.api.schemas.responses.common import Usage
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.text import (
@@ -36,6 +36,7 @@ from server.api.schemas.responses.text import (
     TopLogProb,
 )
 from server.api.schemas.responses.text import TokenLogProb as TokenEntry
+from server.api.schemas.strict import StrictBody
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.offload import offload
@@ -49,11 +50,19 @@ class ChatBody(TextFields):
     """The body of POST /v1/chat/completions."""
 
     neutral: ClassVar = CHAT
+    names: ClassVar = FieldNames(prompt="messages")
 
     messages: Messages
     max_completion_tokens: StrictInt | None = None
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)
+
+    @classmethod
+    def like(cls, body: StrictBody, **own: Any) -> Self:
+        """A checked body of another route as one of this; ``own`` are fields with other names."""
+        same = {n: getattr(body, n) for n in type(body).model_fields if n in cls.model_fields}
+        given = {name: value for name, value in {**same, **own}.items() if value is not None}
+        return cls.model_construct(**given)
 
     def alternatives(self) -> int | None:
         """See ``TextFields``."""
@@ -65,7 +74,7 @@ class ChatBody(TextFields):
 class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
     """OpenAI's chat completion objects."""
 
-    prefix: ClassVar = "chatcmpl"
+    prefix: ClassVar = "chatcmpl-"
     tells_end: ClassVar = False
 
     def choice(
@@ -157,32 +166,41 @@ def _entry(token: Token, log_p: float) -> TopLogProb:
 
 
 async def ids_of_chat(
-    request: Request, state: State, messages: Sequence[Message], to_fill: bool = False
+    request: Request,
+    state: State,
+    messages: Sequence[Message],
+    to_fill: bool = False,
+    field: str = "messages",
 ) -> list[int]:
     """Ids of a conversation by the checkpoint's template. Others are answered meanwhile, and no
     work is done for a client that hangs up.
 
-    With ``to_fill`` they must leave room on the canvas.
+    Args:
+        request: of the client.
+        state: the application's state.
+        messages: the conversation.
+        to_fill: the ids must leave room on the canvas.
+        field: the body's field that errors name.
 
     Raises:
         ApiError: 400; 499 for a client that has disconnected; 503 when too many conversations wait.
     """
     tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
     plain = [m.plain() for m in messages]
-    limits.check_texts("messages", [text for m in plain for text in m.values()], canvas)
+    limits.check_texts(field, [text for m in plain for text in m.values()], canvas)
     try:
         submitted = tokenizer.submit_chat(plain)
         pieces = await unless_gone(request, _waited(submitted))
     except ChatError as error:
-        raise ApiError(400, str(error), param="messages", code="chat_template") from None
+        raise ApiError(400, str(error), param=field, code="chat_template") from None
     except ChatBusy as error:
         raise ApiError(
             503, str(error), code="chat_template_busy", retry_after=RETRY_READY
         ) from None
     texts = [text for text, _ in pieces]
     if to_fill:
-        check_bytes(state, texts, "messages")
-    limits.check_texts("messages", texts, canvas)
+        check_bytes(state, texts, field)
+    limits.check_texts(field, texts, canvas)
     size = sum(len(text.encode()) for text in texts)
     return await offload(size, tokenizer.encode_pieces, pieces)
 
@@ -206,5 +224,5 @@ async def chat(body: ChatBody, request: Request) -> Response:
             )
         body.max_tokens = body.max_completion_tokens
     ids = await ids_of_chat(request, state, body.messages, to_fill=True)
-    job = TextJob(state, body, ChatFormat(), [Prompt(ids)])
+    job = ChunkJob(state, body, ChatFormat(), [Prompt(ids)])
     return await job.respond(request, bool(body.stream))

@@ -12,9 +12,9 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs import limits
+from server.api.jobs.chunks import ChunkJob
 from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt, check_bytes, ids_of
-from server.api.jobs.text import TextJob
 from server.api.routes.models import text_model
 from server.api.schemas.neutral import COMPLETION
 from server.api.schemas.requests import TextFields, View
@@ -132,7 +132,7 @@ class TextFormat(AnswerFormat[TextChoiceT, TextPiece]):
 class CompletionFormat(TextFormat[TextChoice]):
     """OpenAI's text completion objects."""
 
-    prefix: ClassVar = "cmpl"
+    prefix: ClassVar = "cmpl-"
 
     def choice(
         self,
@@ -184,13 +184,13 @@ async def complete(body: CompletionBody, request: Request) -> Response:
     return await job.respond(request, bool(body.stream))
 
 
-def job_of(state: State, body: CompletionBody) -> TextJob[TextChoice, TextPiece]:
+def job_of(state: State, body: CompletionBody) -> ChunkJob[TextChoice, TextPiece]:
     """The job of a body.
 
     Raises:
         ApiError: 400 naming the field.
     """
-    return TextJob(state, body, CompletionFormat(), prompts_of(state, body))
+    return ChunkJob(state, body, CompletionFormat(), prompts_of(state, body))
 
 
 def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:

@@ -66,7 +66,7 @@ async def draw(body: ImageBody, request: Request) -> Response:
     job = ImageJob(
         state,
         body,
-        "img",
+        "img-",
         label=label_of(state.checkpoint.info, body.class_label, body.prompt),
         count=body.n or 1,
         form=body.output_format or "png",

@@ -12,10 +12,10 @@ from pydantic import StrictInt
 
 from sampler.params import params_in
 from server.api.context import State
+from server.api.jobs.chunks import ChunkJob
 from server.api.jobs.following import SSE, Followed, wanted_form
 from server.api.jobs.image import ImageJob, label_of
 from server.api.jobs.recorder import KIND, Recorder
-from server.api.jobs.text import TextJob
 from server.api.routes.completions import (
     CompletionBody,
     Prompts,
@@ -100,7 +100,7 @@ class TrajectoryBody(CompletionBody):
             raise ApiError(400, "class_label is only supported for images", param="class_label")
         if self.prompt is None:
             raise ApiError(400, "prompt: Field required", param="prompt", code="invalid_value")
-        return TextJob(state, self, TrajectoryFormat(), prompts_of(state, self))
+        return ChunkJob(state, self, TrajectoryFormat(), prompts_of(state, self))
 
     def resolved(self, job: RecordedText | ImageJob) -> dict[str, Any]:
         """The body with all defaults filled in; sent again, it gives the same tokens."""
@@ -128,7 +128,7 @@ class TrajectoryBody(CompletionBody):
 class TrajectoryFormat(TextFormat[FinishedChoice]):
     """Builds choices like those of completions, with the ids of the canvas."""
 
-    prefix: ClassVar = "traj"
+    prefix: ClassVar = "traj-"
 
     def choice(
         self,
@@ -143,7 +143,7 @@ class TrajectoryFormat(TextFormat[FinishedChoice]):
         return {**text_choice(index, text, reason, tokens, samples), "ids": list(canvas)}
 
 
-RecordedText = TextJob[FinishedChoice, TextPiece]
+RecordedText = ChunkJob[FinishedChoice, TextPiece]
 
 
 @router.post(

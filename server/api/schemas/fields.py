@@ -69,10 +69,35 @@ FIELDS: dict[str, Schema] = {
     "add_special_tokens": _said("prepend the start token to a prompt", True),
     "return_token_strs": _said("also return the text of each id", False),
     "tokens": _said("token ids", [1, 2, 3]),
+    "input": _said("a user's text, or a list of messages", "Once upon a time"),
+    "instructions": _said("a system message before the input", "You tell stories."),
+    "max_output_tokens": _said(f"positions to generate{THE_CHECKPOINTS}", 120),
+    "metadata": _said("up to 16 texts by name, returned with the answer", {"run": "7"}),
+    "system": _said("a system message: text, or text parts", "You tell stories."),
+    "stop_sequences": _said("the text ends before the first of these", ["\n"]),
 }
 """Fields of bodies, by name."""
 
 PARTS: dict[str, dict[str, Schema]] = {
+    "ResponsesBody": {"text": _said("format of the text", {"format": {"type": "text"}})},
+    "TextSettings": {
+        "format": _said("only plain text", {"type": "text"}),
+        "verbosity": _said("accepted at medium", "medium"),
+    },
+    "InputMessage": {
+        "type": _said("kind of item", "message"),
+        "role": _said("author of the message; developer is read as system", "user"),
+        "content": _said("text, or text parts that are joined by line breaks", "Once upon a time"),
+    },
+    "InputTextPart": {
+        "type": _said("kind of part", "input_text"),
+        "text": _said("text of the part", "Once"),
+    },
+    "Turn": {
+        "role": _said("author of the message", "user"),
+        "content": _said("text, or text parts that are joined by line breaks", "Once upon a time"),
+    },
+    "BlockPart": {"type": _said("kind of part", "text"), "text": _said("text of the part", "Once")},
     "ImageBody": {"prompt": _said("class of the image, by name or number", "7")},
     "Message": {
         "role": _said("author of the message; developer is read as system", "user"),
@@ -101,6 +126,10 @@ def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Sch
     ids = {"minimum": 0, "maximum": max(info.vocab_size for info in infos) - 1}
     names = [info.name for info in infos]
     counts = {"minimum": 0, "maximum": MAX_INTEGER}
+    stops = {
+        "maxItems": settings.max_stops,
+        "members": {"string": {"maxLength": settings.max_stop_length}},
+    }
     budgets = {"maxItems": settings.max_steps, "members": {"integer": counts}}
     return {
         "model": {"enum": [*names, None], "examples": names[:1]},
@@ -109,11 +138,9 @@ def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Sch
         "steps": {"maximum": settings.max_steps},
         "max_tokens": {"maximum": canvas},
         "max_completion_tokens": {"maximum": canvas},
-        "stop": {
-            "maxItems": settings.max_stops,
-            "members": {"string": {"maxLength": settings.max_stop_length}},
-            "maxLength": settings.max_stop_length,
-        },
+        "max_output_tokens": {"maximum": canvas},
+        "stop": {**stops, "maxLength": settings.max_stop_length},
+        "stop_sequences": stops,
         "topk_absorb": budgets,
         "topk_uniform": budgets,
         "samples": {"maximum": settings.max_score_samples},

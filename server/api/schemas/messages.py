@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictStr, model_validator
@@ -35,26 +35,37 @@ class TextPart(StrictPart):
     text: StrictStr
 
 
-def _joined(given: Any) -> Any:
-    """Text parts joined by line breaks."""
-    if not isinstance(given, list):
-        return given
-    if len(given) > MOST:
-        raise ValueError(f"{len(given)} parts; the limit is {MOST}")
-    texts = []
-    for i, part in enumerate(given):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(part, dict) or not isinstance(kind, str):
-            raise _part(i, "is not an object with a type")
-        if kind != "text":
-            raise _part(i, f"is of type {kind[:64]!r}; only text is supported")
-        if not isinstance(part.get("text"), str):
-            raise _part(i, "has no text")
-        for name, value in part.items():
-            if name not in TextPart.model_fields and not says_nothing(value):
-                raise _part(i, f"has an unknown field {name[:64]!r}")
-        texts.append(part["text"])
-    return "\n".join(texts)
+def joining(*kinds: str, labels: Collection[str] = ()) -> Callable[[Any], Any]:
+    """Validator that joins text parts by line breaks; other values it returns as they are.
+
+    Args:
+        *kinds: types of parts that are texts.
+        labels: further fields of a part that are accepted at any value.
+    """
+    only = f"only {' and '.join(kinds)} {'is' if len(kinds) == 1 else 'are'} supported"
+
+    def joined(given: Any) -> Any:
+        if not isinstance(given, list):
+            return given
+        if len(given) > MOST:
+            raise ValueError(f"{len(given)} parts; the limit is {MOST}")
+        texts = []
+        for i, part in enumerate(given):
+            kind = part.get("type") if isinstance(part, dict) else None
+            if not isinstance(part, dict) or not isinstance(kind, str):
+                raise _part(i, "is not an object with a type")
+            if kind not in kinds:
+                raise _part(i, f"is of type {kind[:64]!r}; {only}")
+            if not isinstance(part.get("text"), str):
+                raise _part(i, "has no text")
+            for name, value in part.items():
+                known = name in TextPart.model_fields or name in labels
+                if not known and not says_nothing(value):
+                    raise _part(i, f"has an unknown field {name[:64]!r}")
+            texts.append(part["text"])
+        return "\n".join(texts)
+
+    return joined
 
 
 def _part(number: int, fault: str) -> PydanticCustomError:
@@ -63,7 +74,7 @@ def _part(number: int, fault: str) -> PydanticCustomError:
 
 Content = Annotated[
     StrictStr,
-    BeforeValidator(_joined, json_schema_input_type=StrictStr | list[TextPart] | None),
+    BeforeValidator(joining("text"), json_schema_input_type=StrictStr | list[TextPart] | None),
 ]
 
 

@@ -170,6 +170,58 @@ CHAT: dict[str, Neutral] = {
     "suffix": Neutral((), "/v1/completions has it"),
 }
 
+ONE_ANSWER = "one answer is made; /v1/chat/completions makes several"
+NOTHING_KEPT = "nothing is stored"
+RESPONSES: dict[str, Neutral] = {
+    **{name: of for name, of in LABELS.items() if name != "metadata"},
+    **SAMPLING,
+    "access_programs": Neutral(({},), "there is one program"),
+    "background": Neutral((False,), NOTHING_KEPT),
+    "background_options": Neutral(({},), NOTHING_KEPT),
+    "context_management": Neutral(([],), "a prompt is never cut"),
+    "conversation": Neutral((), NOTHING_KEPT),
+    "image": Neutral(({},), NO_SOUND),
+    "include": Neutral(([],), "the answer is its text; /v1/chat/completions has logprobs"),
+    "diffusing": Neutral((False,), "/v1/chat/completions has it"),
+    "max_tokens": Neutral((), "use max_output_tokens"),
+    "max_tool_calls": Neutral((), NO_TOOLS),
+    "messages": Neutral((), "use input"),
+    "moderation": Neutral((), "there is no moderation"),
+    "n": Neutral((1,), ONE_ANSWER),
+    "stop": Neutral((), "/v1/chat/completions has it"),
+    "trajectory": Neutral(("none",), "/v1/chat/completions has it"),
+    "parallel_tool_calls": Neutral((True, False), NO_TOOLS),
+    "previous_response_id": Neutral((), f"{NOTHING_KEPT}; send all messages as input"),
+    "prompt": Neutral((), "templates of prompts are not kept"),
+    "reasoning": Neutral(({},), NO_THOUGHTS),
+    "tool_choice": Neutral(("none", "auto"), NO_TOOLS),
+    "tools": Neutral(([],), NO_TOOLS, off=("tool_choice", "none")),
+    "top_logprobs": Neutral((0,), "/v1/chat/completions has logprobs"),
+    "truncation": Neutral(("disabled",), "a prompt is never cut"),
+}
+MESSAGES: dict[str, Neutral] = {
+    **{name: of for name, of in SAMPLING.items() if name != "top_k"},
+    "cache_control": Neutral(labels=(dict,)),
+    "container": Neutral((), "programs are not run"),
+    "diagnostics": Neutral((), "there are no diagnostics"),
+    "diffusing": Neutral((False,), "/v1/chat/completions has it"),
+    "inference_geo": LABEL,
+    "mcp_servers": Neutral(([],), NO_TOOLS),
+    "metadata": Neutral(labels=(dict,)),
+    "n": Neutral((1,), ONE_ANSWER),
+    "output_config": Neutral(({},), NO_GRAMMAR),
+    "service_tier": Neutral(("auto", "standard_only"), "there is one tier"),
+    "speed": Neutral(("standard",), "latency_budget_ms makes answers faster"),
+    "stop": Neutral((), "use stop_sequences"),
+    "trajectory": Neutral(("none",), "/v1/chat/completions has it"),
+    "thinking": Neutral(({"type": "disabled"},), NO_THOUGHTS),
+    "tool_choice": Neutral(({"type": "none"}, {"type": "auto"}), NO_TOOLS),
+    "tools": Neutral(([],), NO_TOOLS, off=("tool_choice", {"type": "none"})),
+    "top_k": Neutral((0, -1), NO_TRUNCATION),
+    "user_profile_id": LABEL,
+    "workspace_id": LABEL,
+}
+
 ONE_STYLE = "the model has one quality and style"
 IMAGE: dict[str, Neutral] = {
     **LABELS,

@@ -64,10 +64,23 @@ StopStrings = Annotated[
 ]
 
 
+Budget = Annotated[Number, Field(gt=0, le=3_600_000)]
+"""Milliseconds."""
 MOST_BIASES = 300
 Biases = Annotated[
     dict[StrictStr, Annotated[Number, Field(ge=-100, le=100)]], BeforeValidator(_names_of_ids)
 ]
+
+
+class DialogueFields(SamplingFields):
+    """Fields of routes whose bodies are read as those of a chat, besides the conversation."""
+
+    model: str | None = None
+    stream: StrictBool | None = None
+    seed: StrictInt | None = None
+    latency_budget_ms: Budget | None = None
+    logit_bias: Biases | None = Field(default=None, max_length=MOST_BIASES)
+    ignore_eos: StrictBool | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +104,26 @@ class View:
     diffusing: bool = False
 
 
+@dataclass(frozen=True)
+class FieldNames:
+    """Names by which errors call the fields of a route that generates text.
+
+    Attributes:
+        prompt: the text before the generated one.
+        length: positions to generate.
+        stop: strings that end the text.
+    """
+
+    prompt: str = "prompt"
+    length: str = "max_tokens"
+    stop: str = "stop"
+
+
 class TextFields(DiffusionFields):
     """Fields of every route that answers with text."""
 
     neutral: ClassVar = TEXT
+    names: ClassVar[FieldNames] = FieldNames()
 
     model: str | None = None
     max_tokens: StrictInt | None = None
@@ -105,7 +134,7 @@ class TextFields(DiffusionFields):
     stream_options: StreamOptions | None = None
     logit_bias: Biases | None = Field(default=None, max_length=MOST_BIASES)
     diffusing: StrictBool | None = None
-    latency_budget_ms: Annotated[Number, Field(gt=0, le=3_600_000)] | None = None
+    latency_budget_ms: Budget | None = None
 
     def alternatives(self) -> int | None:
         """Most likely tokens to return for each token; None returns no log-probabilities."""

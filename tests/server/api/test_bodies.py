@@ -18,7 +18,10 @@ from pydantic import TypeAdapter
 
 from server.api.routes.chat_completions import ChatBody
 from server.api.routes.completions import CompletionBody
+from server.api.routes.messages import MessagesBody
+from server.api.routes.responses import ResponsesBody
 from server.api.routes.tokenize import DetokenizeBody, TokenizeBody
+from server.http.anthropic import AnthropicError
 from server.http.errors import Error
 from tests.server.api.test_fuzz import small  # noqa: F401 (a fixture)
 from tests.support.effort import count
@@ -27,6 +30,11 @@ BODIES = {
     "/v1/completions": (CompletionBody, {"prompt": "Tom", "max_tokens": 4, "steps": 2}),
     "/v1/chat/completions": (
         ChatBody,
+        {"messages": [{"role": "user", "content": "Tom"}], "max_tokens": 4, "steps": 2},
+    ),
+    "/v1/responses": (ResponsesBody, {"input": "Tom", "max_output_tokens": 4, "steps": 2}),
+    "/v1/messages": (
+        MessagesBody,
         {"messages": [{"role": "user", "content": "Tom"}], "max_tokens": 4, "steps": 2},
     ),
     "/tokenize": (TokenizeBody, {"prompt": "Tom"}),
@@ -109,7 +117,8 @@ class Sender:
         self.statuses[response.status] += 1
         assert response.status < 500, (body[:500], text)
         if response.status != 200:
-            TypeAdapter(Error).validate_json(text, strict=True)
+            kind = AnthropicError if path == "/v1/messages" else Error
+            TypeAdapter(kind).validate_json(text, strict=True)
 
     def _answer(self, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
         self.connection.request("POST", path, body, {"Content-Type": "application/json"})

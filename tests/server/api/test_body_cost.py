@@ -52,6 +52,9 @@ KINDS = [*PIECES, *TEXTS, "names"]
 WORST = ["objects", "messages", "quotes"]
 INSIDE = {
     "messages": '[{{"role":"user","content":{}}}]',
+    "input": '[{{"role":"user","content":{}}}]',
+    "metadata": '{{"run":{}}}',
+    "stop_sequences": "[{}]",
     "runs": '[{{"events":{}}}]',
     "stop": "[{}]",
     "prompt": "[{}]",
@@ -88,7 +91,7 @@ def fields(tiny) -> list[tuple[str, str, list[str]]]:
 
 
 NEEDED = {"prompt": '"a"', "messages": '[{"role":"user","content":"a"}]', "text": '"a"'}
-NEEDED |= {"tokens": "[5]", "runs": '[{"events":[{}]}]'}
+NEEDED |= {"input": '"a"', "tokens": "[5]", "runs": '[{"events":[{}]}]'}
 
 
 def body_of(field: str, value: str, needs: list[str]) -> bytes:

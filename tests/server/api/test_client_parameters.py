@@ -9,12 +9,14 @@ import pytest
 from openai.types import completion_create_params as completions
 from openai.types import image_generate_params as images
 from openai.types.chat import completion_create_params as chats
+from openai.types.responses import response_create_params as responses
 from pydantic import ValidationError
 from typing_extensions import get_type_hints
 
 from server.api.routes.chat_completions import ChatBody
 from server.api.routes.completions import CompletionBody
 from server.api.routes.image_generations import ImageBody
+from server.api.routes.responses import ResponsesBody
 from tests.support.http import call
 from tests.support.serving import make_engine, run_server, settings_of
 
@@ -24,6 +26,8 @@ SDK = [
     (CompletionBody, completions.CompletionCreateParamsStreaming, {"prompt": "Tom"}),
     (ChatBody, chats.CompletionCreateParamsNonStreaming, {"messages": TALK}),
     (ChatBody, chats.CompletionCreateParamsStreaming, {"messages": TALK}),
+    (ResponsesBody, responses.ResponseCreateParamsNonStreaming, {"input": "Tom"}),
+    (ResponsesBody, responses.ResponseCreateParamsStreaming, {"input": "Tom"}),
     (ImageBody, images.ImageGenerateParamsBase, {"prompt": "7"}),
     (ImageBody, images.ImageGenerateParamsStreaming, {"prompt": "7"}),
 ]
@@ -192,12 +196,28 @@ def test_with_a_seed_each_prompt_gets_what_it_would_get_alone(served):
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/moderations", "/v1/audio/speech"],
+    ["/v1/embeddings", "/v1/moderations", "/v1/audio/speech", "/v1/files", "/v1/nowhere", "/v1/"],
 )
 def test_a_route_that_is_none_says_which_there_are(served, path):
     response, text = call(served, "POST", path, {"model": "tiny"})
     error = json.loads(text)["error"]
     assert response.status == 404 and "POST /v1/chat/completions" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/embeddings", "these models give no embeddings"),
+        ("/v1//audio/speech/", "read and write text and images only"),
+        ("/v1/responses/resp_1", "answers are not kept"),
+        ("/v1/chat/completions/chatcmpl-1", "answers are not kept"),
+        ("/v1/messages/batches", "no batch jobs"),
+        ("/v1/images/edits", "images are made from a class alone"),
+    ],
+)
+def test_a_route_of_other_servers_says_what_is_here_instead(served, path, words):
+    response, text = call(served, "POST", path, {"model": "tiny"})
+    assert response.status == 404 and words in json.loads(text)["error"]["message"]
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,9 @@ def test_every_route_is_described(app, spec):
             assert {"application/json", "text/plain", "image/png"} & content.keys()
             for status, response in said.items():
                 if status not in ("200", "204"):
+                    error = "AnthropicError" if path == "/v1/messages" else "Error"
                     assert response["content"]["application/json"]["schema"] == {
-                        "$ref": "#/components/schemas/Error"
+                        "$ref": f"#/components/schemas/{error}"
                     }
             if method == "post":
                 assert {"400", "401", "404", "413", "500"} <= set(said)
@@ -101,7 +102,9 @@ def test_every_route_is_described(app, spec):
 
 def test_every_field_has_words_and_an_example(spec):
     assert len(bodies(spec)) >= 4
-    parts = {n: spec["components"]["schemas"][n] for n in ("Message", "TextPart", "StreamOptions")}
+    names = ["Message", "TextPart", "StreamOptions", "TextSettings", "StreamSettings"]
+    names += ["InputMessage", "InputTextPart", "Turn", "BlockPart"]
+    parts = {n: spec["components"]["schemas"][n] for n in names}
     for body, schema in {**bodies(spec), **parts}.items():
         assert schema["additionalProperties"] is False
         for name, field in schema["properties"].items():

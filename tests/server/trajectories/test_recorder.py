@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from server.api.context import State
+from server.api.jobs.chunks import ChunkJob
 from server.api.jobs.recorder import Recorder
-from server.api.jobs.text import TextJob
 from server.api.routes.completions import prompts_of
 from server.api.routes.trajectories import TrajectoryBody, TrajectoryFormat
 from server.api.schemas.responses.trajectories import FinishedChoice, Origin
@@ -36,7 +36,7 @@ async def state(tiny) -> AsyncIterator[State]:
 
 def recorder(state: State, form: TrajectoryFormat | None = None, **chosen) -> Recorder:
     body = TrajectoryBody(**{**BODY, **chosen})
-    job = TextJob(state, body, form or TrajectoryFormat(), prompts_of(state, body))
+    job = ChunkJob(state, body, form or TrajectoryFormat(), prompts_of(state, body))
     return Recorder(state, job)
 
 
@@ -65,7 +65,7 @@ async def test_a_run_can_end_before_it_begins(state):
 async def choices_of(state: State, **chosen) -> tuple[int, list[int], list[int]]:
     """Bytes that a run takes before its end; of each choice the lower bound and the size."""
     body = TrajectoryBody(**{**BODY, "max_tokens": 60, "seed": 5, **chosen})
-    job = TextJob(state, body, TrajectoryFormat(), prompts_of(state, body))
+    job = ChunkJob(state, body, TrajectoryFormat(), prompts_of(state, body))
     subscriptions = job.submit()
     readers = await job.readers(subscriptions)
     for reader, subscription in zip(readers, subscriptions, strict=True):

@@ -1,0 +1,76 @@
+"""POST /v1/messages: conversations in the form of Anthropic's API."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field, StrictInt
+
+from server.api.context import State
+from server.api.jobs.messages import MessageJob
+from server.api.jobs.prompts import Prompt
+from server.api.routes.chat_completions import ChatBody, ids_of_chat
+from server.api.routes.models import text_model
+from server.api.schemas.conversation import Blocks, Turns
+from server.api.schemas.messages import Message
+from server.api.schemas.neutral import MESSAGES
+from server.api.schemas.requests import DialogueFields, FieldNames, StopString
+from server.api.schemas.responses.anthropic_messages import MESSAGE_EVENTS, AnthropicMessage
+from server.api.schemas.responses.openapi import GENERATING, says
+from server.http.anthropic import ROUTE, AnthropicError
+from server.http.errors import ApiError
+from server.http.json_body import JsonRoute
+
+router = APIRouter(prefix=ROUTE, tags=["text"], route_class=JsonRoute)
+
+
+class AsChat(ChatBody):
+    """The body as one of a chat, whose errors have the names of this route."""
+
+    names: ClassVar = FieldNames(prompt="messages", stop="stop_sequences")
+
+
+class MessagesBody(DialogueFields):
+    """The body of POST /v1/messages."""
+
+    neutral: ClassVar = MESSAGES
+
+    messages: Turns
+    system: Blocks | None = None
+    max_tokens: StrictInt | None = None
+    stop_sequences: Annotated[list[StopString], Field(fail_fast=True)] | None = None
+
+    def chat(self) -> AsChat:
+        """The same as the body of a chat; the system text is its first message.
+
+        Raises:
+            ApiError: 400 for a conversation that ends with the assistant's message.
+        """
+        if self.messages[-1].role == "assistant":
+            raise ApiError(
+                400,
+                "messages: the last one is the assistant's; an answer that has begun is not "
+                "continued",
+                param="messages",
+                code="invalid_value",
+            )
+        messages = [turn.message() for turn in self.messages]
+        if self.system:
+            first = Message.model_construct(role="system", content=self.system)
+            messages = [first, *messages]
+        return AsChat.like(self, messages=messages, stop=self.stop_sequences)
+
+
+@router.post(
+    "",
+    summary="Create a message",
+    responses=says(AnthropicMessage, *GENERATING, stream=MESSAGE_EVENTS, error=AnthropicError),
+)
+async def message(body: MessagesBody, request: Request) -> Response:
+    """Generates the next message of a conversation, by the checkpoint's chat template."""
+    state = text_model(State.of(request), body.model)
+    chat = body.chat()
+    ids = await ids_of_chat(request, state, chat.messages, to_fill=True)
+    job = MessageJob(state, chat, [Prompt(ids)], request.scope["request_id"])
+    return await job.respond(request, bool(body.stream))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sampler.cache import NONE, CacheColumns
+from sampler.constraints.region import Region
 from sampler.layout import Layout
 from sampler.params import SamplingParams
 from sampler.state import Columns, SamplerState
@@ -40,6 +42,7 @@ class CanvasBatch(Generic[State]):
         held: ids whose keys and values are kept, on the host (``cache.NOTHING`` for none).
         active: which canvases take part in steps that are not proposed yet; the others stay as they
             are. None for all.
+        regions: constraint of each canvas' text, None where there is none; empty for none at all.
         asked: rows of logits that each canvas asks for in the next step, where that is known.
         ahead: the proposal for the next step, where it was made with the one before
             (``proposed.Ahead``). A batch that is changed in any way has none.
@@ -66,6 +69,7 @@ class CanvasBatch(Generic[State]):
     cache: CacheColumns | None = None
     held: Int[np.ndarray, " T"] | None = None
     active: Bool[Tensor, " B"] | None = None
+    regions: tuple[Region | None, ...] = ()
     asked: np.ndarray | None = None
     ahead: Any = None
 
@@ -74,8 +78,14 @@ class CanvasBatch(Generic[State]):
         cls,
         canvases: Sequence[tuple[Sequence[int], Sequence[bool], SamplingParams]],
         device: torch.device | str = "cpu",
+        regions: Sequence[Region | None] = (),
     ) -> CanvasBatch[Any]:
         """Pack canvases of one sampler, given as (tokens, editable, params), at step 0.
+
+        Args:
+            canvases: the canvases.
+            device: where their tokens go.
+            regions: see the attributes.
 
         Raises:
             InvalidParam: params that do not fit their canvas.
@@ -111,6 +121,7 @@ class CanvasBatch(Generic[State]):
             bias=bias,
             own=params[0].own.state.of(params, free, first, new),
             mirror=given,
+            regions=regions_of(regions),
         )
 
     @property
@@ -179,7 +190,8 @@ class CanvasBatch(Generic[State]):
         columns = {n: getattr(self, n)[keep] for n in (*COLUMNS, "bias_ids", "bias")}
         layout, tokens = host.sent(self.on_host.tokens[positions], self.tokens.device)
         mirror = self.on_host.tokens[positions]
-        return CanvasBatch(tokens, host, layout, **columns, own=self.own.kept(keep), mirror=mirror)
+        own, regions = self.own.kept(keep), tuple(compress(self.regions, keep.tolist()))
+        return CanvasBatch(tokens, host, layout, **columns, own=own, mirror=mirror, regions=regions)
 
     def with_tokens(self, tokens: Tensor) -> CanvasBatch[State]:
         """The same batch with other tokens [T]."""
@@ -202,6 +214,11 @@ COLUMNS = (
     *("guidance_scale", "label", "tell"),
 )
 """Fields that have one number per canvas, whatever the sampler."""
+
+
+def regions_of(regions: Sequence[Region | None]) -> tuple[Region | None, ...]:
+    """The constraints of canvases; empty where none has one."""
+    return tuple(regions) if any(region is not None for region in regions) else ()
 
 
 def given_before(editable: Sequence[bool]) -> int:

@@ -28,6 +28,7 @@ class Role(IntEnum):
     PRIOR = 2  # mask or token; the uniform token
     NOISE = 4  # scores: keep, mask or noise; the uniform token
     TIME = 5  # scores: where the times of a set of samples begin
+    JOINT = 6  # texts of a language: the class of a token; the token in it
 
 
 @cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.cache import Reading
+from sampler.constraints.joint import Constrained, Draws
 from sampler.interface import CachingDenoiser, Denoiser, Sampler
 from sampler.logits.guidance import unconditional
 from sampler.logits.row_reader import readout
@@ -79,7 +81,11 @@ def take_steps(network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]) 
         Room.of(batch.host, batch.layout, ahead.asks, count, *reading)
         for (_, batch), ahead, count, reading in zip(parts, begun, counts, readings, strict=True)
     ]
-    written = take(network, [ahead.proposed for ahead in begun], rooms)
+    constrained = [
+        Constrained.of(batch, ahead.asks, count)
+        for (_, batch), ahead, count in zip(parts, begun, counts, strict=True)
+    ]
+    written = take(network, [ahead.proposed for ahead in begun], rooms, constrained)
     moved: list[CanvasBatch] = []
     for (sampler, batch), (after, told) in zip(parts, written, strict=True):
         ahead = None
@@ -124,10 +130,19 @@ def readings_of(
 
 
 def take(
-    network: Denoiser, proposed: Sequence[Proposed], rooms: Sequence[Room]
+    network: Denoiser,
+    proposed: Sequence[Proposed],
+    rooms: Sequence[Room],
+    constrained: Sequence[Sequence[Constrained]] = (),
 ) -> list[tuple[Written, dict[str, Tensor]]]:
     """Run the network for the proposed rows and write what follows; on the device, without a
-    question to it.
+    question to it, unless texts of a language are drawn.
+
+    Args:
+        network: the network.
+        proposed: of each part.
+        rooms: of each part.
+        constrained: canvases of each part whose text is of a language; none where missing.
 
     Returns:
         for each part what it wrote, and all that the host needs to know of the step.
@@ -142,13 +157,22 @@ def take(
     chunks = RowQuery.joined(queries).chunks(
         sampler.vocab_size, asks, all(room.exact for room in rooms)
     )
+    bases = [sum(room.asked for room in rooms[:n]) for n in range(len(rooms))]
+    draws = [Draws.of(*of_part) for of_part in zip(constrained or [()], rows, bases, strict=False)]
+    readers = [reader for of_part in draws for reader in of_part.readers]
     hidden = _run(network, proposed, rooms, rows)
-    stats = readout(network.head, hidden, chunks, sampler.vocab_size, sampler.mask_id, sampler.ends)
-    results, at = [], 0
-    for p, room, r in zip(proposed, rooms, rows, strict=True):
+    stats = readout(
+        network.head, hidden, chunks, sampler.vocab_size, sampler.mask_id, sampler.ends, readers
+    )
+    results = []
+    for n, (p, room, r, at) in enumerate(zip(proposed, rooms, rows, bases, strict=True)):
         mine = stats if len(rooms) == 1 else stats.part(slice(at, at + room.asked))
-        at += room.asked
-        after = p.sampler.commit(p.layout, p.now, p.tokens, p.proposal, r, mine)
+        commit = partial(p.sampler.commit, p.layout, p.now, p.tokens, p.proposal, r)
+        taken = mine
+        if constrained and constrained[n]:
+            assert p.sampler.mask_id is not None
+            taken, mine = draws[n].settled(r, mine, p.sampler.mask_id, commit)
+        after = commit(taken)
         if p.active is not None:
             kept = torch.where(p.active, after.tokens, p.tokens)
             after = replace(after, tokens=kept)

@@ -51,8 +51,9 @@ FLOORS: list[tuple[str, ...]] = [
     ("sampler", "sampler.registry"),
     ("sampler.samplers.*", "sampler.likelihood.*"),
     ("sampler.step", "sampler.proposed", "sampler.interface", "sampler.transition"),
+    ("sampler.constraints.joint",),
     ("sampler.deadline", "sampler.plan", "sampler.room"),
-    ("sampler.logits.*",),
+    ("sampler.logits.*", "sampler.constraints.class_sums"),
     ("sampler.*",),
     (
         "models.checkpoints.load",

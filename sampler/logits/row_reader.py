@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +25,24 @@ from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some
 from sampler.packing import joined
 
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
+
+
+class LogitReader(Protocol):
+    """Reads more of some rows than ``RowStats`` tells, while their logits are there."""
+
+    def within(self, chunk: slice) -> slice | None:
+        """Its rows in a chunk of the query, counted from the chunk's first; None for none."""
+        ...
+
+    def see_raw(self, logits: Tensor) -> None:
+        """Logits of these rows, the mask suppressed; not to be kept nor changed."""
+        ...
+
+    def see_drawn(self, logits: Tensor, may_ask: bool) -> None:
+        """The same divided by the temperature, if that is neither 0 nor 1. ``may_ask``: see
+        ``Chunk``.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,7 @@ def readout(
     vocab_size: int,
     mask_id: int | None,
     ends: tuple[int, ...] = (),
+    readers: Sequence[LogitReader] = (),
 ) -> RowStats:
     """Run ``head`` (hidden rows -> logits [rows, vocab_size]) in chunks, reduce each to
     ``RowStats``.
@@ -89,6 +108,7 @@ def readout(
         vocab_size: N.
         mask_id: m, if there is one.
         ends: ids of the end token and the end of a turn, where there are such.
+        readers: of some of the rows.
     """
     parts = []
     for chunk in chunks:
@@ -98,7 +118,7 @@ def readout(
             bare = logits_of(head, hidden[chunk.second], vocab_size)
             scale = _of(chunk.query.guidance_scale, pairs)
             logits = _put(logits.float(), pairs, guided(logits[pairs], bare, scale))
-        parts.append(row_stats(logits, chunk, mask_id, ends, own_type))
+        parts.append(row_stats(logits, chunk, mask_id, ends, own_type, readers))
     return RowStats.joined(parts)
 
 
@@ -108,13 +128,14 @@ def row_stats(
     mask_id: int | None,
     ends: tuple[int, ...] = (),
     network_dtype: torch.dtype = torch.float32,
+    readers: Sequence[LogitReader] = (),
 ) -> RowStats:
     """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them.
 
     Args:
         logits: of the rows.
         chunk: what is asked of them.
-        mask_id, ends: see ``readout``.
+        mask_id, ends, readers: see ``readout``.
         network_dtype: which the network gave its logits in.
     """
     vocab, query, asks = logits.shape[-1], chunk.query, chunk.asks
@@ -128,6 +149,9 @@ def row_stats(
     softmax = _rounded(logits[:, :vocab], chunk, ends, network_dtype)
     highest, mode = peak(logits)
     logits -= highest[:, None]
+    read = [(reader, own) for reader in readers if (own := reader.within(chunk.rows)) is not None]
+    for reader, own in read:
+        reader.see_raw(logits[own])
     model = RawDistribution.of(logits, chunk, ends, softmax)
 
     if (hot := asks.get("tempered")) is not None:
@@ -137,6 +161,8 @@ def row_stats(
             logits *= sharpness[:, None]
         else:
             logits[hot] *= sharpness[:, None]
+    for reader, own in read:
+        reader.see_drawn(logits[own], chunk.may_ask)
     draw = Draw.of(logits.exp_(), mode, chunk)
     own_total = model.total(draw.total)
     log_p, top_ids, top_log_p = model.told(draw.sample, vocab)

@@ -148,6 +148,8 @@ class BranchFirst(ABC, Generic[State]):
         at_rows, asks = row_settings(batch, as_model=False, temperature=heat)
         if "tell" in asks:
             at_positions["tells"] = batch.tell
+        if batch.regions:
+            at_positions["joint"] = torch.tensor([region is not None for region in batch.regions])
         return Plan.of(batch, at_positions, at_rows, {}, asks)
 
     def propose(self, layout: Layout, now: Now, tokens: Int[Tensor, " T"]) -> BranchProposal:
@@ -176,7 +178,10 @@ class BranchFirst(ABC, Generic[State]):
         asked = to_model | (mixture.signal > 0)
         if "tells" in its:
             asked |= its["tells"] != 0
-        return BranchProposal(maybe & asked, mixture, maybe, u1, u3, overwrite, to_model, elsewhere)
+        marks = maybe & asked
+        if "joint" in its:  # all masks are drawn together, whichever of them leave
+            marks |= can_leave & masked & (its["joint"] != 0)
+        return BranchProposal(marks, mixture, maybe, u1, u3, overwrite, to_model, elsewhere)
 
     def query(
         self, layout: Layout, tokens: Tensor, proposal: BranchProposal, rows: Rows

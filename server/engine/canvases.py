@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
-from sampler.batch import COLUMNS, CanvasBatch, bias_columns
+from sampler.batch import COLUMNS, CanvasBatch, bias_columns, regions_of
 from sampler.cache import CacheColumns
 from sampler.deadline import shortened
 from sampler.interface import Sampler
@@ -65,7 +65,7 @@ class Canvases:
             the first tokens of each.
         """
         requests = [o.request for o in owners]
-        given = CanvasBatch.of([r.canvas for r in requests])
+        given = CanvasBatch.of([r.canvas for r in requests], regions=[r.region for r in requests])
         batch = self.sampler.begin(given)
         lengths, tokens = batch.lengths.numpy(), batch.tokens.numpy()
         asked = np.full(len(owners), UNKNOWN)
@@ -187,6 +187,7 @@ class Canvases:
             mirror=mirror,
             cache=self._cache(columns),
             held=self._arena.held[places] if self._caching.slots else None,
+            regions=regions_of([o.request.region for o in owners]),
             asked=None if (asked == UNKNOWN).any() else asked,
         )
         return Part(self, slots, places, list(owners), batch)

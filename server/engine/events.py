@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+from sampler.constraints.region import Region
 from sampler.params import SamplingParams
 from sampler.transition import Op
 from server.engine.scheduler import Work
@@ -25,6 +26,7 @@ class GenerationRequest:
         through_ends: end tokens do not end the text; all positions are filled and counted.
         spare: positions after the canvas that complete its last block. The network sees them, and
             the sampler fills them; events do not tell of them.
+        region: constraint of the text; the sampler writes nothing else.
     """
 
     tokens: list[int]
@@ -35,6 +37,7 @@ class GenerationRequest:
     budget: float | None = None
     through_ends: bool = False
     spare: int = 0
+    region: Region | None = None
 
     @property
     def length(self) -> int:

@@ -1,0 +1,1 @@
+"""Texts of a regular language on a canvas: automata over tokens, and exact joint draws."""

@@ -1,0 +1,1 @@
+"""Constraints of requests: JSON schemas, regular expressions and choices, compiled to automata."""

@@ -1,6 +1,7 @@
 """Charts of the report as data, independent of the plotting library.
 
-``charts_png.py`` draws them with matplotlib, ``charts_plotly.py`` with plotly.
+``chart_drawing.py`` draws a panel with matplotlib; ``charts_png.py`` makes files of whole charts,
+and ``charts_svg.py`` pictures for the page.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Style = Literal["line", "step", "bar", "mark", "guide"]
+from loadtest.intervals import Interval
+
+Style = Literal["line", "step", "bar", "mark", "guide", "ring"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,10 @@ class Series:
     Attributes:
         name: in the legend; an empty name is not listed.
         labels: at the points, or none.
-        spread: half widths of intervals in y, or none.
+        intervals: of the points in y, None where there is none; or no list.
+        repeats: values in y of the single repeats of each point, or no list.
         hollow: points that are drawn as rings, by index.
+        hover: text that the page shows where the mouse points at a point, or no list.
     """
 
     name: str
@@ -29,13 +34,17 @@ class Series:
     colour: str
     style: Style = "line"
     labels: Sequence[str] = ()
-    spread: Sequence[float] = ()
+    intervals: Sequence[Interval | None] = ()
+    repeats: Sequence[Sequence[float]] = ()
     hollow: frozenset[int] = frozenset()
+    hover: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis; ``ticks`` are the ticks of a logarithmic one, empty for the defaults."""
+    """An axis of a quantity that is never negative; ``ticks`` are the ticks of a logarithmic one,
+    empty for the defaults.
+    """
 
     title: str
     log: bool = False
@@ -62,9 +71,9 @@ class Heat:
     """A heat map with text in its cells; rows from the bottom up.
 
     Attributes:
-        values: row by row; the colour scale is logarithmic.
-        texts: label of each cell.
-        good: cells that meet the objective.
+        values: row by row, NaN where there is no cell; the colour scale is logarithmic.
+        turn: the value at which the colour changes: cells up to it are good.
+        texts: lines of each cell's label.
     """
 
     title: str
@@ -73,8 +82,8 @@ class Heat:
     row_title: str
     column_title: str
     values: Sequence[Sequence[float]]
-    texts: Sequence[Sequence[str]]
-    good: Sequence[Sequence[bool]]
+    turn: float
+    texts: Sequence[Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,19 @@ class Chart:
     panels: Sequence[Panel | Heat]
     shared_y: bool = field(default=False)
 
+    @property
+    def legend(self) -> dict[str, str]:
+        """Colours of the named series of all panels."""
+        panels = [panel for panel in self.panels if isinstance(panel, Panel)]
+        named = [series for panel in panels for series in panel.series if series.name]
+        return {series.name: series.colour for series in named}
 
-RAMP = ("#f2a541", "#dd5e4f", "#a83279", "#5b3a9e", "#17255a")
-LOADS = ("#0f8b8d", "#e07a1f", "#6a4c93", "#3a7d44", "#b23a48", "#4a4e69")
-PHASES = {"late": "#b8bcc8", "queue": "#e9a23b", "denoise": "#3d6fb6", "stream": "#79c2a6"}
-INK, GUIDE, LIMIT = "#22252b", "#9aa0aa", "#c0392b"
+
+RAMP = ("#b8690a", "#cf4636", "#a83279", "#5b3a9e", "#17255a")
+LOADS = ("#0b7c7e", "#b85c0e", "#6a4c93", "#3a7d44", "#b23a48", "#4a4e69")
+PHASES = {"late": "#8d93a3", "queue": "#d9952f", "denoise": "#3d6fb6", "stream": "#55a98a"}
+INK, MUTED, GUIDE, GRID = "#22252b", "#5b606a", "#80868f", "#e4e7eb"
+LIMIT, HELD, PAPER = "#c0392b", "#1d6b57", "#ffffff"
 
 
 def ramp(count: int) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-EXTRA = ("aiohttp", "locust", "matplotlib", "plotly", "scipy", "sklearn")
+EXTRA = ("aiohttp", "locust", "matplotlib", "scipy", "sklearn")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.reconcile import against_counters, against_log
 from loadtest.records import Folder
+from loadtest.report_tables import IN_TERMINAL, load_table
 from loadtest.server_probe import Unsuitable, own_server
 from loadtest.summary import Run, read
 
@@ -259,9 +260,9 @@ def smoke(
 
 def finish(run: Run, directory: Path, pictures: Path | None = None, written: bool = True) -> None:
     """Print the table, warnings and answers, and write the report."""
-    whole = reports.load_table(run)
+    whole = load_table(run, intervals=False)
     table = Table(box=None, header_style="bold")
-    kept = [whole.head.index(name) for name in reports.IN_TERMINAL]
+    kept = [whole.head.index(name) for name in IN_TERMINAL]
     for at in kept:
         table.add_column(whole.head[at], justify="left" if at == 0 else "right")
     for row in whole.rows:

@@ -58,6 +58,16 @@ class Setting:
         """The step count as text."""
         return "default" if self.steps is None else str(self.steps)
 
+    @property
+    def phrase(self) -> str:
+        """The step count as text in a sentence."""
+        return "default settings" if self.steps is None else f"{self.steps} steps"
+
+    @property
+    def words(self) -> str:
+        """All parameters as text."""
+        return ", ".join(part for part in (self.phrase, self.variant) if part)
+
 
 @dataclass(frozen=True)
 class Planned:

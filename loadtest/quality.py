@@ -20,8 +20,9 @@ from typing import Any
 
 import aiohttp
 
-from loadtest.plan import Plan, Setting
-from loadtest.records import Cell, Folder, Record
+from loadtest.plan import Plan
+from loadtest.records import Folder, Record
+from loadtest.samples import chosen
 
 Row = dict[str, Any]
 Judge = Callable[[str, str], Row]
@@ -41,19 +42,6 @@ def repetition(tokens: Sequence[Any]) -> float:
     """The share of runs of four tokens that repeat an earlier one; 0 for shorter texts."""
     runs = [tuple(tokens[i : i + RUN]) for i in range(len(tokens) - RUN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def chosen(cells: Sequence[Cell], plan: Plan, setting: Setting, most: int) -> list[Record]:
-    """The answers of a setting to judge: those with the lowest seeds, each seed once.
-
-    All settings have the same prompts and seeds, so they are compared on equal terms. The load
-    does not change the answers.
-    """
-    names = {p.name for p in plan.cells() if p.setting == setting}
-    by_seed = {
-        r.seed: r for cell in cells if cell.name in names for r in cell.records if not r.failure
-    }
-    return [by_seed[seed] for seed in sorted(by_seed)[:most]]
 
 
 async def assess(

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value, and the half width of its 95 % interval; None if there is only one sample.
-
-    ``at_least``: the value is a lower bound.
-    """
-
-    value: float
-    half_width: float | None = None
-    at_least: bool = False
+from loadtest.intervals import Estimate, Interval, of_positive, of_proportion, of_share
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,12 @@ class Measure:
     lower: bool
     values: Mapping[str, Estimate]
 
+    def share_of_best(self, setting: str) -> float:
+        """The ratio of a setting's value to the best one, or its inverse: at most 1."""
+        values = [estimate.value for estimate in self.values.values()]
+        mine = self.values[setting].value
+        return min(values) / mine if self.lower else mine / max(max(values), 1e-9)
+
 
 def measures(quality: Mapping[str, SettingQuality]) -> list[Measure]:
     """Measures of quality for charts, most independent first."""
@@ -92,27 +87,38 @@ def quality_by_setting(rows: Sequence[dict[str, Any]]) -> dict[str, SettingQuali
 
 
 def _quality_of(rows: Sequence[dict[str, Any]]) -> SettingQuality:
-    def mean(name: str, factor: float = 1.0) -> Estimate | None:
-        values = [factor * float(row[name]) for row in rows if name in row]
-        return Estimate(float(np.mean(values)), half_width(values)) if values else None
+    def known(name: str) -> list[float]:
+        return [float(row[name]) for row in rows if name in row]
 
     scored = [row for row in rows if row.get("scorer_tokens")]
     nats = _ratio(scored, "scorer_nats", "scorer_tokens")
-    perplexity = None
-    if nats is not None:
-        value = math.exp(nats.value)
-        spread = None if nats.half_width is None else value * nats.half_width
-        perplexity = Estimate(value, spread)
     return SettingQuality(
         answers=len(rows),
         nelbo=_ratio([row for row in rows if row.get("nats") is not None], "nats", "count"),
-        entropy=mean("entropy"),
-        repetition=mean("repetition"),
-        scorer=perplexity,
+        entropy=_mean(known("entropy"), of_positive),
+        repetition=_mean(known("repetition"), of_share),
+        scorer=None if nats is None else _perplexity(nats),
         scorer_name=next((row["scorer"] for row in scored), ""),
-        accuracy=mean("right", 100.0),
+        accuracy=_percent_right(known("right")),
         unit=next((row["unit"] for row in rows if "unit" in row), "token"),
     )
+
+
+def _mean(values: Sequence[float], interval: Callable[..., Interval | None]) -> Estimate | None:
+    mean = float(np.mean(values)) if values else math.nan
+    return Estimate(mean, interval(mean, values)) if values else None
+
+
+def _percent_right(values: Sequence[float]) -> Estimate | None:
+    if not values:
+        return None
+    right = round(sum(values))
+    return Estimate(right / len(values), of_proportion(right, len(values))).times(100)
+
+
+def _perplexity(nats: Estimate) -> Estimate:
+    interval = nats.interval and (math.exp(nats.interval[0]), math.exp(nats.interval[1]))
+    return Estimate(math.exp(nats.value), interval)
 
 
 def _ratio(rows: Sequence[dict[str, Any]], over: str, under: str) -> Estimate | None:
@@ -123,14 +129,7 @@ def _ratio(rows: Sequence[dict[str, Any]], over: str, under: str) -> Estimate | 
     if not bottom.sum():
         return None
     value = float(top.sum() / bottom.sum())
-    rest = (top - value * bottom) / bottom.mean()
-    return Estimate(value, half_width(list(rest)))
-
-
-def half_width(apart: Sequence[float]) -> float | None:
-    """Half width of the mean's 95 % interval, by Student's t; None for fewer than two values."""
-    known = [value for value in apart if not math.isnan(value)]
-    if len(known) < 2:
-        return None
-    error = float(np.std(known, ddof=1)) / math.sqrt(len(known))
-    return float(student.ppf(0.975, len(known) - 1)) * error
+    apart = (
+        value + (top - value * bottom) / bottom.mean()
+    )  # linear in each answer; their mean: value
+    return Estimate(value, of_positive(value, apart.tolist()))

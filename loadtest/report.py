@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+from loadtest.answer_cards import cards, slider
+from loadtest.chart_groups import by, meets
 from loadtest.chart_model import Chart
-from loadtest.charts import all_views, meets
+from loadtest.charts import all_views
 from loadtest.charts_png import save
-from loadtest.html_report import Table, page
-from loadtest.plan import Load
-from loadtest.quality_stats import Estimate, measures
+from loadtest.html_report import Report, page
+from loadtest.quality_stats import measures
+from loadtest.report_tables import compared, load_table, quality_tables, text_of
 from loadtest.summary import Figures, Run
-
-HEAD = (
-    "load",
-    "steps",
-    "variant",
-    "ok",
-    "failed",
-    "objective",
-    "p50 ms",
-    "p95 ms",
-    "p99 ms",
-    "settled p50 ms",
-    "requests/s",
-    "tokens/s",
-    "goodput/s",
-)
-IN_TERMINAL = ("load", "steps", "ok", "failed", "objective", "p50 ms", "p95 ms", "requests/s")
-QUALITY_HEAD = (
-    "setting",
-    "answers",
-    "bound, nats/token",
-    "judge's perplexity",
-    "entropy, nats",
-    "repetition, %",
-    "right, %",
-)
 
 
 def write(run: Run, folder: Path, pictures: Path | None = None) -> Path:
@@ -49,9 +26,21 @@ def write(run: Run, folder: Path, pictures: Path | None = None) -> Path:
     for chart in charts:
         save(chart, where)
     path = folder / "report.html"
-    title = f"{run.name}: how many steps can you afford?"
-    tables = [load_table(run), *quality_tables(run)]
-    path.write_text(page(title, answer(run), warnings(run), charts, tables, facts(run)))
+    diffusion = "how many steps can you afford?"
+    question = "how much load can it take?" if run.left_to_right else diffusion
+    report = Report(
+        title=f"{run.name}: {question}",
+        slider=slider([run]),
+        cards=cards(run),
+        charts=charts,
+        tables=[load_table(run), *quality_tables(run)],
+        facts=facts(run),
+        warnings=warnings(run),
+        samples=run.samples,
+        images=run.plan.workload.kind == "images",
+        conditions=conditions(run),
+    )
+    path.write_text(page(report))
     return path
 
 
@@ -61,31 +50,28 @@ def answer(run: Run) -> list[str]:
     """
     sentences = []
     judged = measures(run.quality)
-    keys: list[tuple[str, Load]] = []
-    for f in run.figures:
-        if (f.setting.variant, f.load) not in keys:
-            keys.append((f.setting.variant, f.load))
-    for variant, load in keys:
-        group = [f for f in run.figures if f.load == load and f.setting.variant == variant]
+    for group in by(run, "load"):
         group.sort(key=lambda f: f.setting.steps or 0)
+        load, variant = group[0].load, group[0].setting.variant
         held = [f for f in group if meets(run, f)]
         where = f"{load.words}{', ' + variant if variant else ''}"
         if not held:
             quick = group[0]
+            nothing = "no step count holds" if quick.setting.steps else "the server does not hold"
             sentences.append(
-                f"{where}: no step count holds {run.objective.words}; with {quick.setting.label} "
-                f"steps, {100 * quick.attained:.0f} % of requests are in time."
+                f"{where}: {nothing} {run.objective.words}; with "
+                f"{quick.setting.phrase}, {100 * quick.attained:.0f} % of requests are in time."
             )
             continue
         best = held[-1]
-        words = f"{where}: {best.setting.label} steps (p95 {_ms(best.p95)} ms"
+        words = f"{where}: {best.setting.phrase} (p95 {_p95(best)} ms"
         for measure in judged:
             if best.setting.name in measure.values:
                 words += f", {measure.values[best.setting.name].value:.3g} {measure.unit}"
         words += f") hold {run.objective.words}."
         after = group[group.index(best) + 1 :]
         if after:
-            words += f" {after[0].setting.label} would take p95 {_ms(after[0].p95)} ms"
+            words += f" {after[0].setting.label} would take p95 {_p95(after[0])} ms"
             for measure in judged[:1]:
                 if after[0].setting.name in measure.values and best.setting.name in measure.values:
                     here, there = (measure.values[g.setting.name].value for g in (best, after[0]))
@@ -98,7 +84,7 @@ def answer(run: Run) -> list[str]:
 def warnings(run: Run) -> list[str]:
     """Reasons why the figures may be unreliable or incomplete."""
     found = []
-    strained = [f"{f.setting.label} steps, {f.load.words}" for f in run.figures if f.strained]
+    strained = [f"{f.setting.phrase}, {f.load.words}" for f in run.figures if f.strained]
     if strained:
         found.append(
             "The client itself was busy, so these are upper bounds of latency: "
@@ -117,90 +103,30 @@ def warnings(run: Run) -> list[str]:
     return found
 
 
-def _ms(estimate: Estimate) -> str:
-    if estimate.value != estimate.value:
-        return "–"
-    sign = ">" if estimate.at_least else ""
-    return f"{sign}{1e3 * estimate.value:.0f}{_width(estimate, 1e3, 0)}"
+def _p95(f: Figures) -> str:
+    return text_of(f.p95.times(1e3), 0)
 
 
-def _plain(estimate: Estimate | None, digits: int = 2) -> str:
-    if estimate is None or estimate.value != estimate.value:
-        return "–"
-    return f"{estimate.value:.{digits}f}{_width(estimate, 1, digits)}"
-
-
-def _width(estimate: Estimate, factor: float, digits: int) -> str:
-    half = estimate.half_width
-    return "" if half is None else f" ± {factor * half:.{digits}f}"
-
-
-def load_row(run: Run, f: Figures) -> list[str]:
-    """One row of the table of figures."""
-    sign = "✓" if meets(run, f) else "✗"
-    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(f.failures.items())) or "0"
-    return [
-        f.load.words,
-        f.setting.label,
-        f.setting.variant or "–",
-        str(f.ok),
-        failed,
-        f"{sign} {100 * f.attained:.0f} %",
-        _ms(f.p50),
-        _ms(f.p95),
-        _ms(f.p99),
-        _ms(f.settled_p50),
-        _plain(f.throughput),
-        _plain(f.tokens, 0),
-        _plain(f.goodput),
+def conditions(run: Run) -> list[tuple[str, str]]:
+    """The conditions of a run that a reader asks for first."""
+    environment, plan = run.header["environment"], run.plan
+    client = environment.get("client") or {}
+    known = environment["model"].get("diffusion") or {}
+    fields = ", ".join(f"{name} {value}" for name, value in plan.workload.fields.items())
+    found = [
+        ("model", ", ".join(filter(None, (environment["model"]["id"], known.get("dtype"))))),
+        ("server", " ".join(str(v) for v in (environment["server"] or {}).values())),
+        ("requests", f"{plan.workload.kind}, {plan.workload.max_tokens} tokens at most"),
+        ("fields", fields),
+        ("cells", f"{plan.duration:g} s, {plan.warmup:g} s of warm-up; {plan.repeats} of each"),
+        ("client", f"{client.get('processor', '')}, {client.get('cores', '?')} cores"),
+        ("date", _date(run.header.get("began"))),
     ]
+    return [(name, value) for name, value in found if value.strip(", ")]
 
 
-def load_table(run: Run) -> Table:
-    """Table of the figures of all cells."""
-    most = max(f.repeats for f in run.figures)
-    note = (
-        f"± is the half width of a 95 % interval from {most} repeats (Student's t); figures are of "
-        "all repeats together."
-        if most > 1
-        else "One repeat each, so there are no intervals: --repeats 3 gives some."
-    )
-    return Table("All figures", note, HEAD, [load_row(run, f) for f in run.figures])
-
-
-def quality_tables(run: Run) -> list[Table]:
-    """Tables of quality by setting; empty if none was measured."""
-    if not run.quality:
-        return []
-    rows = []
-    for setting in run.plan.settings:
-        if (quality := run.quality.get(setting.name)) is None:
-            continue
-        share = quality.repetition
-        if share is not None:
-            half = None if share.half_width is None else 100 * share.half_width
-            share = replace(share, value=100 * share.value, half_width=half)
-        rows.append(
-            [
-                " ".join(part for part in (setting.label, "steps", setting.variant) if part),
-                str(quality.answers),
-                _plain(quality.nelbo, 3),
-                _plain(quality.scorer),
-                _plain(quality.entropy),
-                _plain(share),
-                _plain(quality.accuracy, 1),
-            ]
-        )
-    units = {quality.unit for quality in run.quality.values()}
-    names = {quality.scorer_name for quality in run.quality.values()} - {""}
-    note = (
-        "The bound is the model's own opinion of its text (/v1/score): low for what it expects, "
-        "repetitions too. Entropy and repetition are of a text's own "
-        f"{' and '.join(sorted(units))}s. "
-        + (f"The judge is {', '.join(names)}." if names else "No judge was given (--scorer).")
-        + " ± is a 95 % interval over answers."
-    )
-    return [Table("Quality by step count", note, QUALITY_HEAD, rows)]
+def _date(began: float | None) -> str:
+    return "" if began is None else f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def facts(run: Run) -> str:
@@ -223,51 +149,16 @@ def compare(first: Run, second: Run, folder: Path) -> Path:
                 for panel in chart.panels
             ]
             charts.append(replace(a, panels=panels))
-    theirs = {(f.setting, f.load): f for f in second.figures}
-    rows = []
-    for f in first.figures:
-        if (other := theirs.get((f.setting, f.load))) is None:
-            continue
-        rows.append(
-            [
-                f.load.words,
-                f"{f.setting.label} {f.setting.variant}".strip(),
-                _ms(f.p95),
-                _ms(other.p95),
-                _ratio(other.p95, f.p95),
-                _plain(f.throughput),
-                _plain(other.throughput),
-                _ratio(other.throughput, f.throughput),
-                *(_quality(run, g) for run, g in ((first, f), (second, other))),
-            ]
-        )
-    a, b = first.name, second.name
-    head = ["load", "steps", f"p95 ms, {a}", b, "ratio", f"requests/s, {a}", b, "ratio"]
-    head += [f"quality, {a}", b]
-    note = "Cells that both runs have. A ratio with no overlap of the intervals has a star."
-    table = Table(f"{b} against {a}", note, head, rows)
-    sentences = [f"{a}: {line}" for line in answer(first)] + [
-        f"{b}: {line}" for line in answer(second)
-    ]
+    report = Report(
+        title=f"{first.name} and {second.name}",
+        slider=slider([first, second]),
+        cards=[card for run in (first, second) for card in cards(run, run.name)],
+        charts=charts,
+        tables=[compared(first, second)],
+        facts=f"{facts(first)}\n\n{facts(second)}",
+    )
     path = folder / "compare.html"
-    both = f"{facts(first)}\n\n{facts(second)}"
-    path.write_text(page(f"{a} and {b}", sentences, [], charts, [table], both))
+    path.write_text(page(report))
     if (chart := next((c for c in charts if c.name == "pareto"), None)) is not None:
         save(replace(chart, name="compare"), folder)
     return path
-
-
-def _ratio(new: Estimate, old: Estimate) -> str:
-    if not old.value or new.value != new.value or old.value != old.value:
-        return "–"
-    widths = [e.half_width for e in (new, old)]
-    known = [w for w in widths if w is not None]
-    apart = len(known) == 2 and abs(new.value - old.value) > sum(known)
-    return f"{new.value / old.value:.2f}x{'*' if apart else ''}"
-
-
-def _quality(run: Run, f: Figures) -> str:
-    for measure in measures(run.quality):
-        if f.setting.name in measure.values:
-            return _plain(measure.values[f.setting.name], 3)
-    return "–"

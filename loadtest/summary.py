@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from loadtest.errors import Refusal
+from loadtest.intervals import Estimate, of_positive
 from loadtest.plan import Load, Plan, Setting
-from loadtest.quality_stats import Estimate, SettingQuality, half_width, quality_by_setting
+from loadtest.quality_stats import SettingQuality, quality_by_setting
 from loadtest.reconcile import against_counters
 from loadtest.records import GAVE_UP, Cell, Folder, Record
+from loadtest.samples import Sample, samples
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Figures:
         latencies: of requests that succeeded or were given up, sorted.
         given_up: number of requests that were given up.
         attained: share of all requests that succeeded within the objective.
+        holds_from: least limit in seconds at which the objective's percentage of all requests
+            succeed in time; infinite if too many fail, or the server does not keep up.
+        settled_p50: seconds until the first text that will not change (TTFT where text is written
+            left to right).
+        speed: median over requests of tokens a second after the first text.
         phases: mean seconds: late (in the client), queue, denoise, stream (the rest).
         complete: whether the server kept up with the rate (open loops).
         strained: whether the client was too busy for reliable figures.
@@ -62,10 +69,13 @@ class Figures:
     p99: Estimate
     objective_at: Estimate
     settled_p50: Estimate
+    settled_p95: Estimate
+    speed: Estimate
     throughput: Estimate
     tokens: Estimate
     goodput: Estimate
     attained: float
+    holds_from: float
     phases: dict[str, float]
     complete: bool
     strained: bool
@@ -78,6 +88,7 @@ class Run:
     Attributes:
         quality: by names of settings.
         miscounted: messages about cells whose server counters disagree with the client.
+        samples: answers of all settings to the same requests.
     """
 
     name: str
@@ -87,6 +98,12 @@ class Run:
     figures: list[Figures]
     quality: dict[str, SettingQuality]
     miscounted: list[str]
+    samples: list[Sample]
+
+    @property
+    def left_to_right(self) -> bool:
+        """Whether the server does not describe its model as a diffusion model."""
+        return self.header["environment"]["model"].get("diffusion") is None
 
 
 LAG_LIMIT_MS, CPU_LIMIT = 25.0, 0.8
@@ -115,12 +132,17 @@ def read(folder: Folder, objective: Objective) -> Run:
     messages = [against_counters(cell, plan.workload.kind) for cell in cells.values()]
     miscounted = [words for words in messages if words is not None]
     name = folder.path.resolve().name
-    return Run(name, header, plan, objective, figures, quality, miscounted)
+    found = samples(list(cells.values()), plan)
+    return Run(name, header, plan, objective, figures, quality, miscounted, found)
 
 
 def milliseconds(seconds: float) -> str:
     """Time as text: 87 ms, 1.25 s."""
     return f"{1e3 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
+
+
+def _estimate(value: float, apart: Sequence[float]) -> Estimate:
+    return Estimate(value, of_positive(value, apart), repeats=tuple(apart))
 
 
 def _figures(setting: Setting, load: Load, cells: Sequence[Cell], objective: Objective) -> Figures:
@@ -130,8 +152,7 @@ def _figures(setting: Setting, load: Load, cells: Sequence[Cell], objective: Obj
 
     def pooled(of: Callable[[Sequence[Record]], float]) -> Estimate:
         """A figure over all repeats; its interval from the single repeats."""
-        apart = [of(records) for records in counted]
-        return Estimate(of(together), half_width(apart))
+        return _estimate(of(together), [of(records) for records in counted])
 
     def rate(weight: Callable[[Record], float]) -> Estimate:
         """A rate over requests that ended in the window, warm ones included."""
@@ -144,17 +165,19 @@ def _figures(setting: Setting, load: Load, cells: Sequence[Cell], objective: Obj
             / cell.summary.seconds
             for cell in cells
         ]
-        return Estimate(float(np.mean(apart)), half_width(apart))
+        return _estimate(float(np.mean(apart)), apart)
 
     def at(percent: float) -> Estimate:
         found = pooled(lambda records: percentile(_latencies(records), percent))
         given_up = [r.latency for r in together if r.failure == GAVE_UP]
         below = bool(given_up) and found.value >= min(given_up)
-        return Estimate(found.value, found.half_width, below)
+        return replace(found, at_least=below)
 
     latencies = sorted(_latencies(together))
+    counted_tokens = any(r.tokens is not None for r in ok)
     seconds = sum(cell.summary.seconds for cell in cells)
     throughput = rate(lambda r: 1.0)
+    complete = load.loop == "closed" or throughput.value >= KEEPS_UP * len(together) / seconds
     return Figures(
         setting=setting,
         load=load,
@@ -167,25 +190,44 @@ def _figures(setting: Setting, load: Load, cells: Sequence[Cell], objective: Obj
         p95=at(95),
         p99=at(99),
         objective_at=at(objective.percent),
-        settled_p50=pooled(
-            lambda records: percentile(
-                [r.settled - r.intended for r in records if r.settled is not None], 50
-            )
-        ),
+        settled_p50=pooled(lambda records: percentile(_settled(records), 50)),
+        settled_p95=pooled(lambda records: percentile(_settled(records), 95)),
+        speed=pooled(lambda records: percentile(_speeds(records), 50)),
         throughput=throughput,
-        tokens=rate(lambda r: r.tokens or 0),
+        tokens=rate(lambda r: r.tokens or 0) if counted_tokens else Estimate(math.nan),
         goodput=rate(lambda r: float(r.latency <= objective.seconds)),
         attained=sum(r.latency <= objective.seconds for r in ok) / max(1, len(together)),
+        holds_from=_holds_from(ok, len(together), objective.percent) if complete else math.inf,
         phases=_phases(ok),
-        complete=load.loop == "closed" or throughput.value >= KEEPS_UP * len(together) / seconds,
+        complete=complete,
         strained=any(
             c.summary.lag_p99_ms > LAG_LIMIT_MS or c.summary.cpu_share > CPU_LIMIT for c in cells
         ),
     )
 
 
+def _holds_from(ok: Sequence[Record], count: int, percent: float) -> float:
+    """Least limit at which ``percent`` of ``count`` requests, ``ok`` among them, are in time."""
+    needed = max(1, math.ceil(percent * count / 100 - 1e-9))
+    latencies = sorted(r.latency for r in ok)
+    return latencies[needed - 1] if needed <= len(latencies) else math.inf
+
+
 def _latencies(records: Sequence[Record]) -> list[float]:
     return [r.latency for r in records if r.failure in (None, GAVE_UP)]
+
+
+def _settled(records: Sequence[Record]) -> list[float]:
+    return [r.settled - r.intended for r in records if r.settled is not None]
+
+
+def _speeds(records: Sequence[Record]) -> list[float]:
+    """Tokens a second of each answer after its first text, where the server counts tokens."""
+    return [
+        (r.tokens - 1) / (r.ended - r.settled)
+        for r in records
+        if not r.failure and r.tokens and r.settled is not None and r.ended > r.settled
+    ]
 
 
 def _phases(records: Sequence[Record]) -> dict[str, float]:

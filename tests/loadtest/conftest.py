@@ -37,10 +37,10 @@ class Stubbed:
 
 
 @contextmanager
-def stub_server(folder: Path, *stall: float) -> Iterator[Stubbed]:
+def stub_server(folder: Path, *options: object) -> Iterator[Stubbed]:
     port, log = folder / "port", folder / "log"
     log.touch()
-    command = [sys.executable, "-m", "tests.loadtest.stub", str(port), str(log), *map(str, stall)]
+    command = [sys.executable, "-m", "tests.loadtest.stub", str(port), str(log), *map(str, options)]
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             while not port.exists() or not port.read_text():

@@ -56,7 +56,11 @@ def plan_of(
 def write(folder: Path, plan: Plan, make: Make, quality: list[dict] | None = None) -> Folder:
     """The folder of a run whose cells are what ``make`` says."""
     found = Folder(folder)
-    environment = {"server": None, "model": {"id": "stub"}, "checkpoint_sha256": None}
+    environment = {
+        "server": None,
+        "model": {"id": "stub", "diffusion": {}},
+        "checkpoint_sha256": None,
+    }
     found.begin({"run": "made", "plan": plan.to_json(), "environment": environment})
     for planned in plan.cells():
         summary = CellSummary(plan.duration, 1.0, 0.1, {})

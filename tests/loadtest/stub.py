@@ -3,10 +3,12 @@
 It speaks the server's streams and holds nothing else. As a program it takes a port's file, a log's
 file, and the second (since its first request) at which it stands still for a while:
 
-    python -m tests.loadtest.stub PORT_FILE LOG_FILE [STALL_AT STALL_FOR]
+    python -m tests.loadtest.stub PORT_FILE LOG_FILE [STALL_AT STALL_FOR] [--models]
 
 Fields of a request's body say how it is answered: ``first_ms`` and ``rest_ms`` with ``spread_ms``
-(times the seed modulo 16), ``how`` for failures.
+(times the seed modulo 16), ``how`` for failures. ``gap_ms`` makes it a left-to-right server, which
+streams ``max_tokens`` tokens with that pause between them and knows nothing of diffusion. With
+``--models`` it lists its model.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ def chunk(text: str, finish: str | None = None, **more: object) -> dict:
 class Stub:
     """Answers, and writes down when."""
 
-    def __init__(self, log: Path, stall: tuple[float, float] | None) -> None:
+    def __init__(self, log: Path, stall: tuple[float, float] | None, listed: bool) -> None:
         self.log, self.stall = log.open("a", buffering=1), stall
+        self.listed = listed
         self.began: float | None = None
 
     def note(self, **facts: object) -> None:
@@ -51,6 +54,9 @@ class Stub:
                 )
                 body = await reader.readexactly(int(fields.get("content-length", 0)))
                 path = head.split()[1].decode()
+                if path == "/v1/models" and self.listed:
+                    await self.say(writer, 200, b'{"data": [{"id": "stub"}]}')
+                    continue
                 if path != "/v1/completions":
                     await self.say(writer, 404, b"{}")
                     continue
@@ -61,7 +67,8 @@ class Stub:
             writer.close()
 
     async def say(self, writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
-        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n" % status)
+        writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
         await writer.drain()
 
     async def complete(self, writer, body: dict, name: str, arrived: float) -> None:
@@ -91,7 +98,14 @@ class Stub:
         await asyncio.sleep((body.get("rest_ms", 0) + later) / 1e3)
         if how == "stops":
             self.write(writer, f"data: {json.dumps(chunk(' upon'))}\n\n")
-        if how == "well":
+        if (gap := body.get("gap_ms")) is not None:
+            for _ in range(body["max_tokens"] - 1):
+                await asyncio.sleep(gap / 1e3)
+                self.write(writer, f"data: {json.dumps(chunk(' upon'))}\n\n")
+            usage = {"completion_tokens": body["max_tokens"]}
+            last = {**CHUNK, "choices": [], "usage": usage}
+            self.write(writer, f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n")
+        elif how == "well":
             usage = {"completion_tokens": 2, "diffusion": {"queue_ms": 1.5, "denoise_ms": 20.0}}
             last = {**CHUNK, "choices": [], "usage": usage}
             events = [chunk(" upon"), chunk("", "length"), last]
@@ -109,12 +123,13 @@ class Stub:
         return at
 
 
-async def main(port_file: Path, log: Path, stall: tuple[float, float] | None) -> None:
-    server = await asyncio.start_server(Stub(log, stall).serve, "127.0.0.1", 0)
+async def main(port_file: Path, stub: Stub) -> None:
+    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0)
     port_file.write_text(str(server.sockets[0].getsockname()[1]))
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    times = [float(part) for part in sys.argv[3:]]
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), (times[0], times[1]) if times else None))
+    times = [float(part) for part in sys.argv[3:] if part != "--models"]
+    stall = (times[0], times[1]) if times else None
+    asyncio.run(main(Path(sys.argv[1]), Stub(Path(sys.argv[2]), stall, "--models" in sys.argv)))

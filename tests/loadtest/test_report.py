@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+import random
 
+import numpy as np
 import pytest
+from matplotlib.transforms import Bbox
 
 from loadtest.answer_reader import KINDS
+from loadtest.chart_drawing import cell_colour
+from loadtest.chart_groups import meets
 from loadtest.chart_model import Axis, Chart, Panel, Series
-from loadtest.charts import all_views, front, knee, meets
+from loadtest.charts import all_views
+from loadtest.charts_load import knee
 from loadtest.charts_png import draw, save
+from loadtest.charts_quality import front
 from loadtest.cli_types import duration, fields, loads, numbers, objective
 from loadtest.errors import Refusal
 from loadtest.plan import Load, Planned
 from loadtest.quality import entropy, repetition
-from loadtest.quality_stats import half_width, measures
+from loadtest.quality_stats import measures
 from loadtest.records import Folder, Record
-from loadtest.report import answer, load_table, warnings
+from loadtest.report import answer, warnings
+from loadtest.report_tables import load_table
 from loadtest.summary import Objective, Run, read
 from tests.loadtest.made_up import judged, plan_of, queueing, record, write
 
@@ -40,7 +48,7 @@ def test_percentiles_rates_and_shares(tmp_path):
     assert f.ok == 101 and f.failures == {}
     # 101 latencies: ten to a thousand by tens, and 300 once more
     assert f.p50.value == pytest.approx(0.5) and f.p95.value == pytest.approx(0.95)
-    assert f.p99.value == pytest.approx(0.99) and f.p50.half_width is None
+    assert f.p99.value == pytest.approx(0.99) and f.p50.interval is None
     assert f.objective_at.value == pytest.approx(0.9)
     assert f.throughput.value == pytest.approx(101 / 10)  # the warm one ended in the window
     assert f.tokens.value == pytest.approx(1010 / 10)
@@ -76,11 +84,79 @@ def test_intervals_come_from_repeats(tmp_path):
     def make(planned: Planned) -> list[Record]:
         return [record(n, n / 10, 0.1 * (planned.repeat + 1)) for n in range(50)]
 
-    (f,) = run_of(tmp_path, make, repeats=3).figures
+    run = run_of(tmp_path, make, repeats=3)
+    (f,) = run.figures
     assert f.p50.value == pytest.approx(0.2)
+    assert f.p50.repeats == pytest.approx((0.1, 0.2, 0.3))
     # of 0.1, 0.2, 0.3: deviation 0.1; Student's t for two degrees of freedom is 4.3027
-    assert f.p50.half_width == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert half_width([1.0]) is None and half_width([1.0, math.nan]) is None
+    factor = math.exp(4.3027 * 0.1 / math.sqrt(3) / 0.2)
+    assert f.p50.interval == pytest.approx((0.2 / factor, 0.2 * factor), rel=1e-4)
+    (row,) = load_table(run).rows
+    assert "200 (58–693)" in row
+
+
+def unequal(planned: Planned) -> list[Record]:
+    """Repeats that differ by a factor of ten: with two of them Student's t is 12.7."""
+    count = (80, 8, 60)[planned.repeat] * (2 if planned.load == FOUR else 1)
+    return [record(n, 9.5 * n / count, 0.05 * (planned.repeat + 1)) for n in range(count)]
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_no_axis_shows_values_below_zero(tmp_path, repeats):
+    plan = plan_of((4, 8), (ONE, FOUR, Load("open", 3)), repeats)
+    run = read(write(tmp_path, plan, unequal, judged(plan)), GOAL)
+    for f in run.figures:
+        for estimate in (f.throughput, f.goodput, f.p95, f.tokens):
+            assert (estimate.interval is None) == (repeats < 3)
+            assert len(estimate.repeats) == repeats
+    note = load_table(run).note
+    assert ("from 3 repeats" in note) == (repeats == 3)
+    for chart in all_views(run):
+        if chart.name != "heat":
+            for axes in draw(chart).axes:
+                assert axes.get_ylim()[0] >= 0 and axes.get_xlim()[0] >= (
+                    -0.5 if chart.name == "phases" else 0
+                )
+
+
+def test_chart_of_rates_shows_each_repeat(tmp_path):
+    run = read(write(tmp_path, plan_of((4,), (ONE,), 2), unequal), GOAL)
+    (chart,) = [chart for chart in all_views(run) if chart.name == "rates"]
+    dots = [line for line in draw(chart).axes[0].lines if line.get_linestyle() == "None"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in dots] == [[8.0, 0.8]]
+
+
+def test_colour_of_heat_map_turns_at_the_objective():
+    def green(value: float) -> bool:
+        red, rest, *_ = cell_colour(value, 0.5)
+        return rest > red
+
+    assert [green(value) for value in (1e-3, 0.2, 0.499, 0.5)] == [True] * 4
+    assert [green(value) for value in (0.501, 1.0, 60.0, math.inf)] == [False] * 4
+    below, above = cell_colour(0.5, 0.5), cell_colour(0.5001, 0.5)
+    assert max(abs(a - b) for a, b in zip(below, above, strict=True)) > 0.1
+
+
+@pytest.mark.parametrize("count", [3, 9, 24])
+def test_labels_of_close_points_cover_neither_each_other_nor_points(count):
+    chance = random.Random(count)
+    x = [1 + chance.random() for _ in range(count)]
+    y = [10 + 3 * chance.random() for _ in range(count)]
+    labels = [str(2**i) for i in range(count)]
+    series = Series("points", x, y, "#0f8b8d", "mark", labels)
+    panel = Panel("", Axis("x", log=True), Axis("y"), [series], ("x", 1.5, "p95 ≤ 1.5 s"))
+    (axes,) = draw(Chart("close", "Close?", "", [panel])).axes
+    texts = [text for text in axes.texts if text.get_text() in labels]
+    assert len(texts) == count
+    boxes = [text.get_window_extent() for text in axes.texts]
+    for i, box in enumerate(boxes):
+        assert not [other for other in boxes[:i] if Bbox.intersection(box, other)]
+    inside = axes.get_window_extent()
+    for text in texts:
+        box = text.get_window_extent()
+        assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0
+        points = axes.transData.transform(list(zip(x, y, strict=True)))
+        assert not any(box.contains(*point) for point in points)
 
 
 def test_run_without_requests_in_its_window_has_no_figures(tmp_path):

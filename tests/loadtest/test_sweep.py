@@ -101,9 +101,8 @@ def test_the_report_needs_nothing_else(swept, command: Command, tmp_path):
     assert "6 steps" in told and "hold p95 ≤ 20 s" in told
     page = (swept / "report.html").read_text()
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?http', page)
-    assert "p95 ≤ 20 s" in page and "Plotly.newPlot" in page
+    assert "p95 ≤ 20 s" in page and page.count("<svg ") >= 6
     for name in ("pareto", "heat", "rates", "knees", "latencies", "phases"):
-        assert f'id="{name}"' in page
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 500
 
@@ -192,7 +191,7 @@ def test_images_are_judged_by_a_classifier(server, tmp_path, command: Command):
     assert {row["seen"] for row in rows} <= set(names)
     command("report", tmp_path / "run")
     table = (tmp_path / "run" / "report.html").read_text().split("Quality by step count")[1]
-    assert len(re.findall(r"<td class=\"\">\d+\.\d ± \d+\.\d</td>", table)) == 2
+    assert len(re.findall(r"<td class=\"\">\d+\.\d \(\d+\.\d–\d+\.\d\)</td>", table)) == 2
 
 
 @pytest.mark.slow

@@ -81,10 +81,13 @@ lock:  ## regenerate constraints/*.txt from pyproject.toml
 	    -e ".[loadtest]"
 	touch $@
 
-.venv/dev: .venv/runtime constraints/loadtest.txt constraints/dev.txt
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints/loadtest.txt \
-	    -c constraints/dev.txt -e ".[dev,loadtest]"
-	touch $@
+# All that is not there yet in one call: pip takes twenty seconds for each.
+.venv/dev: pyproject.toml constraints/runtime.txt constraints/loadtest.txt constraints/dev.txt
+	@echo "Installing the locked packages into .venv (once; some minutes, mostly PyTorch) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints/runtime.txt \
+	    -c constraints/loadtest.txt -c constraints/dev.txt -e ".[dev,loadtest]"
+	touch .venv/runtime .venv/loadtest $@
 
 # Debian's Chromium, installed if missing; axe-core by the npm of pyright's Node.
 .PHONY: chromium
@@ -111,8 +114,8 @@ CLIENTS := tests/clients
 	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 	    $$(.venv-cluster/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
-	.venv-cluster/bin/pip install -q --disable-pip-version-check -c constraints/dev.txt \
-	    -c constraints/ray.txt -e ".[dev,ray]"
+	.venv-cluster/bin/pip install -q --disable-pip-version-check -c constraints/runtime.txt \
+	    -c constraints/dev.txt -c constraints/ray.txt -e ".[ray]"
 	touch $@
 
 $(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json

@@ -20,9 +20,10 @@ import torch
 
 from benchmarks.isolated import Record, cached, compare, measure_here, save
 from models.base import DenoiserModule
-from models.checkpoints.devices import cpu_has_fast_bfloat16
+from models.checkpoints.devices import arithmetic
 from models.packed import pack
 from models.registry import FAMILIES, build
+from models.widening import compute_wide
 from sampler import make_params
 from sampler.batch import CanvasBatch
 from sampler.samplers.threshold import Threshold
@@ -30,8 +31,8 @@ from sampler.step import take_step
 
 PROMPT, LENGTH = 64, 32
 SHAPE = "sdar-1.7b"
+CPU = torch.device("cpu")
 THREADS = 2
-DTYPE = torch.bfloat16 if cpu_has_fast_bfloat16() else torch.float32
 
 
 def config_of(family: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -43,11 +44,15 @@ def config_of(family: str, fields: dict[str, Any]) -> dict[str, Any]:
 def random_network(config: dict[str, Any], dtype: torch.dtype) -> DenoiserModule:
     """A network whose weights are uniform in +-0.03."""
     torch.manual_seed(0)
-    network = build(config, None).network.to_empty(device="cpu").to(dtype)
+    network = build(config, None).network.to(dtype).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in network.stored().values():
             tensor.uniform_(-0.03, 0.03)
-    network.ready(torch.device("cpu"))
+    network.ready(CPU)
+    if arithmetic(dtype, CPU) != dtype:
+        compute_wide(network)
+    else:
+        pack(network)
     return network.eval()
 
 
@@ -79,17 +84,16 @@ def canvases_of(
     return sampler, cached(network, batch, "none") if block else batch
 
 
-def ours(count: int) -> Record:
+def ours(count: int, dtype: torch.dtype) -> Record:
     """Seconds of all steps of some canvases together, after one block to warm up."""
     config = config_of("sdar", dict(FAMILIES["sdar"].shapes[SHAPE]))
-    network = random_network(config, DTYPE)
-    pack(network)
+    network = random_network(config, dtype)
     vocab, mask_id = config["vocab_size"], config["mask_token_id"]
     decode(network, *canvases_of(network, vocab, mask_id, count, config["block_size"]))
     began = time.perf_counter()
     passes = decode(network, *canvases_of(network, vocab, mask_id, count, LENGTH))
     seconds = time.perf_counter() - began
-    told = {"dtype": str(DTYPE), "passes": passes, "tokens": count * LENGTH}
+    told = {"passes": passes, "tokens": count * LENGTH}
     return {"seconds": seconds, "tokens_s": count * LENGTH / seconds, **told}
 
 
@@ -101,14 +105,14 @@ def decode(network: DenoiserModule, sampler: Threshold, batch: CanvasBatch) -> i
     return passes
 
 
-def transformers_loop(count: int) -> Record:
+def transformers_loop(count: int, dtype: torch.dtype) -> Record:
     """Seconds of SDAR's loop over Qwen3, one request after the other."""
     from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 
     raw = config_of("sdar", dict(FAMILIES["sdar"].shapes[SHAPE]))
     names = set(Qwen3Config().to_dict())
     torch.manual_seed(0)
-    torch.set_default_dtype(DTYPE)
+    torch.set_default_dtype(dtype)
     model = Qwen3ForCausalLM(Qwen3Config(**{n: v for n, v in raw.items() if n in names})).eval()
     torch.set_default_dtype(torch.float32)
     mask, block = raw["mask_token_id"], raw["block_size"]
@@ -151,7 +155,7 @@ def transformers_loop(count: int) -> Record:
     began = time.perf_counter()
     passes = sum(answer(ids, LENGTH) for ids in prompts(count, mask))
     seconds = time.perf_counter() - began
-    told = {"dtype": str(DTYPE), "passes": passes, "tokens": count * LENGTH}
+    told = {"passes": passes, "tokens": count * LENGTH}
     return {"seconds": seconds, "tokens_s": count * LENGTH / seconds, **told}
 
 
@@ -194,22 +198,26 @@ def step_of(family: str, requests: int) -> float:
 def main() -> None:
     """Compare, or be one of the sides."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", nargs=2, metavar=("SIDE", "REQUESTS"))
+    parser.add_argument("--one", nargs=2, metavar=("SIDE", "TYPE-REQUESTS"))
     parser.add_argument("--sdar", action="store_true", help="beside a loop over transformers")
     parser.add_argument("--experts", action="store_true", help="steps of mixtures of experts")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     if args.one:
-        side, requests = args.one
+        side, setting = args.one
+        dtype, requests = setting.split("-")
         work = ours if side == "ours" else transformers_loop
-        measure_here(side, requests, lambda: work(int(requests)), threads=THREADS)
+        kind = getattr(torch, dtype)
+        measure_here(side, setting, lambda: work(int(requests), kind), threads=THREADS)
         return
     records: list[Record] = []
     if args.sdar:
-        records += compare("benchmarks.families", ["1"], args.repeats, "seconds")
-        # the loop takes requests one after the other: four take four times as long
-        records += compare("benchmarks.families", ["4"], args.repeats, "seconds", ("ours",))
+        for dtype in ("bfloat16", "float32"):
+            one, four = [f"{dtype}-1"], [f"{dtype}-4"]
+            records += compare("benchmarks.families", one, args.repeats, "seconds")
+            # the loop takes requests one after the other: four take four times as long
+            records += compare("benchmarks.families", four, args.repeats, "seconds", ("ours",))
     if args.experts:
         torch.set_num_threads(1)
         for requests in (1, 8, 64):

@@ -17,7 +17,8 @@ from models.errors import UnsupportedConfig
 MIN_ROWS = 16
 """Rows that a matrix product has at least: CPU libraries round products of fewer rows in another
 way, so a canvas would get other bits alone than in company. ``sampler.logits.head`` has the same
-number for the rows that it gives to ``head``: the sampler imports nothing of ``models``.
+number for the rows that it gives to ``head``: the sampler imports nothing of ``models``. Networks
+whose products do not need it have their own ``least_rows``.
 """
 MOST_POSITIONS = 1 << 18
 """Of a canvas; the longest contexts that language models are trained with."""
@@ -88,9 +89,9 @@ class RMSNorm(nn.Module):
         return (wide * scale).to(x.dtype) * self.weight
 
 
-def pad_rows(x: Tensor) -> Tensor:
-    """[n, ...] -> [max(n, MIN_ROWS), ...], zeros after the last row."""
-    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(0, MIN_ROWS - len(x))))
+def pad_rows(x: Tensor, least: int = MIN_ROWS) -> Tensor:
+    """[n, ...] -> [max(n, least), ...], zeros after the last row."""
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, max(0, least - len(x))))
 
 
 class Piece(NamedTuple):
@@ -135,11 +136,18 @@ class DenoiserModule(CheckpointModule, ABC):
         classes: labels that it takes; 0 takes none.
         shifted: whether a position's logits come from the position before it.
         block_length: positions of a block of block-causal attention; None for bidirectional.
+        widens: whether it can compute in float32 with weights in bfloat16 (``models.widening``).
+        own_head: whether all of its products are those of linear layers: the head has a matrix of
+            its own, there are no experts.
+        least_rows: that its products have.
     """
 
     classes: int = 0
     shifted: bool = False
     block_length: int | None = None
+    widens: bool = False
+    own_head: bool = False
+    least_rows: int = MIN_ROWS
 
     @property
     def cache_shape(self) -> CacheShape | None:
@@ -263,8 +271,8 @@ class Transformer(DenoiserModule):
         Below 16 rows the matrix products of CPU libraries take other paths with other rounding, so
         very short batches are padded: a canvas gets the same bits alone and in company.
         """
-        kind = next(self.parameters()).dtype
-        padded = max(tokens.numel(), MIN_ROWS)
+        kind, least = next(self.parameters()).dtype, self.least_rows
+        padded = max(tokens.numel(), least)
         if segments is None:
             attention = attention_over(offsets, padded, kind, self.head_dim, self.block_length)
         else:
@@ -278,9 +286,9 @@ class Transformer(DenoiserModule):
             if labels is None:
                 labels = torch.full_like(offsets[1:], self.classes)
             of_each = labels.repeat_interleave(offsets.diff(), output_size=tokens.numel())
-            of_tokens = pad_rows(of_each)
+            of_tokens = pad_rows(of_each, least)
         elif labels is not None:
             raise ValueError("this network takes no labels")
-        wanted = pad_rows(self.predictors(rows, attention.positions))
-        hidden = self.hidden(pad_rows(tokens), attention, wanted, of_tokens)
+        wanted = pad_rows(self.predictors(rows, attention.positions), least)
+        hidden = self.hidden(pad_rows(tokens, least), attention, wanted, of_tokens)
         return hidden[: rows.numel()]

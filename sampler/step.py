@@ -23,6 +23,7 @@ from sampler.cache import Reading
 from sampler.constraints.joint import Constrained, Draws
 from sampler.interface import CachingDenoiser, Denoiser, Sampler
 from sampler.logits.guidance import unconditional
+from sampler.logits.head import least_rows
 from sampler.logits.row_reader import readout
 from sampler.logits.row_requests import Asks, RowQuery
 from sampler.outcome import Outcome
@@ -162,7 +163,14 @@ def take(
     readers = [reader for of_part in draws for reader in of_part.readers]
     hidden = _run(network, proposed, rooms, rows)
     stats = readout(
-        network.head, hidden, chunks, sampler.vocab_size, sampler.mask_id, sampler.ends, readers
+        network.head,
+        hidden,
+        chunks,
+        sampler.vocab_size,
+        sampler.mask_id,
+        sampler.ends,
+        readers,
+        least_rows(network),
     )
     results = []
     for n, (p, room, r, at) in enumerate(zip(proposed, rooms, rows, bases, strict=True)):

@@ -36,16 +36,24 @@ def device_named(name: str) -> torch.device:
 
 
 def dtype_named(name: DType, device: torch.device) -> torch.dtype:
-    """The type of the weights; ``auto`` is float32 on a CPU and bfloat16 on CUDA.
-
-    Raises:
-        CheckpointError: the CPU has no arithmetic for it.
-    """
+    """The type of the weights; ``auto`` is float32 on a CPU and bfloat16 on CUDA."""
     if name == "float32" or (name == "auto" and device.type == "cpu"):
         return torch.float32
-    if device.type == "cpu" and not cpu_has_fast_bfloat16():
-        raise CheckpointError("this CPU has no bfloat16 arithmetic; float32 is faster on it")
     return torch.bfloat16
+
+
+def type_name(kind: torch.dtype) -> str:
+    """As settings name it: ``float32``."""
+    return str(kind).removeprefix("torch.")
+
+
+def arithmetic(kind: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type that a device computes in with weights of a type: float32 where a CPU has no
+    instructions for bfloat16.
+    """
+    if device.type == "cpu" and not cpu_has_fast_bfloat16():
+        return torch.float32
+    return kind
 
 
 def cpu_has_fast_bfloat16() -> bool:

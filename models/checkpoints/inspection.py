@@ -6,14 +6,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from models.base import DenoiserModule
 from models.checkpoints import weights
 from models.checkpoints.adapter import read_adapter
 from models.checkpoints.describe import described
-from models.checkpoints.devices import DType, device_named, dtype_named
+from models.checkpoints.devices import DType, arithmetic, device_named, dtype_named, type_name
 from models.checkpoints.memory import Needs, needs_of
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line
 from models.interface import ModelInfo
+
+
+def check_computes(
+    network: DenoiserModule, kind: torch.dtype, device: torch.device, ranks: int = 1
+) -> None:
+    """Refuse weights of a type that a network, or a part of it in one of ``ranks`` processes,
+    cannot compute with on a device.
+
+    Raises:
+        CheckpointError: bfloat16 on a CPU without instructions for it, for a network that does not
+            widen its weights, or for a part of one.
+    """
+    if arithmetic(kind, device) != kind and (ranks > 1 or not network.widens):
+        which = "a network in several processes" if ranks > 1 else "this kind of network"
+        raise CheckpointError(
+            f"dtype is 'bfloat16': {which} needs a CPU with instructions for it; on this one it "
+            "can be 'float32'"
+        )
 
 
 class Inspected(NamedTuple):
@@ -63,9 +84,11 @@ def check_checkpoint(
     Raises:
         CheckpointError: as ``load_checkpoint``, but for the values of the weights.
     """
-    kind = dtype_named(dtype, device_named(device))
+    where = device_named(device)
+    kind = dtype_named(dtype, where)
     read = described(path)
     built = read.built
+    check_computes(built.network, kind, where, ranks)
     if adapter is not None:
         read_adapter(adapter, built.network)
     if ranks > 1:
@@ -75,5 +98,5 @@ def check_checkpoint(
             check(built.spec, built.config, ranks)
         except UnsupportedConfig as error:
             raise CheckpointError(f"{path}: {error}") from None
-    info = replace(read.info, dtype=str(kind).removeprefix("torch."))
+    info = replace(read.info, dtype=type_name(kind))
     return Inspected(info, read.defaults, needs_of(built.network, info.vocab_size))

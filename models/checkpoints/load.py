@@ -23,11 +23,12 @@ from models.base import DenoiserModule, Transformer
 from models.checkpoints import weights
 from models.checkpoints.adapter import Adapter, read_adapter
 from models.checkpoints.describe import Described, described, described_decoder
-from models.checkpoints.devices import DType, device_named, dtype_named
+from models.checkpoints.devices import DType, arithmetic, device_named, dtype_named, type_name
 from models.checkpoints.find import checkpoint_outline, find_checkpoint
 from models.checkpoints.inspection import (
     Inspected,
     check_checkpoint,
+    check_computes,
     inspect_checkpoint,
     inspect_whole,
 )
@@ -42,6 +43,7 @@ from models.interface import Denoiser, ModelInfo
 from models.packed import pack
 from models.progress import SILENT, Progress, Work
 from models.tokenization.tokenizer import TextTokenizer
+from models.widening import compute_wide
 
 __all__ = [
     "Checkpoint",
@@ -90,12 +92,17 @@ class Checkpoint:
         return tuple(end for end in (self.info.eos_id, turn) if end is not None)
 
     @property
+    def arithmetic(self) -> str:
+        """The type that it computes in, of ``info.dtype`` unless the CPU widens the weights."""
+        return type_name(arithmetic(getattr(torch, self.info.dtype), self.device))
+
+    @property
     def attention(self) -> str:
         """The kernel of attention, for messages; empty where the network is not known here."""
         network = self.model
         if not isinstance(network, Transformer):
             return ""
-        kind = getattr(torch, self.info.dtype)
+        kind = getattr(torch, self.arithmetic)
         return kernel_name(self.device, kind, network.head_dim, network.block_length)
 
     @property
@@ -148,7 +155,7 @@ def load_checkpoint(
         path: the folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
-            CUDA.
+            CUDA. A CPU without instructions for bfloat16 computes in float32 with such weights.
         adapter: folder of a LoRA adapter that is added to the weights.
         progress: observes it.
 
@@ -166,7 +173,7 @@ def load_checkpoint(
             network = _filled(path, read, where, kind, added, progress)
             pack(network)
         decoder = _decoder(path, read.info, where)
-    info = replace(read.info, dtype=str(kind).removeprefix("torch."))
+    info = replace(read.info, dtype=type_name(kind))
     name = "" if added is None else added.name
     return Checkpoint(network, read.text, info, read.defaults, where, decoder, name, needs)
 
@@ -197,11 +204,14 @@ def _filled(
 ) -> DenoiserModule:
     """The network with its weights, an adapter's added, in evaluation mode."""
     network = read.built.network
+    check_computes(network, kind, where)
     if where.type == "cpu":
         _check_memory(path, read.info.parameters * kind.itemsize)
     part = weights.whole if adapter is None else adapter.part
     weights.fill(network, read.found, where, kind, part, progress)
     network.ready(where)
+    if arithmetic(kind, where) != kind:
+        compute_wide(network)
     return network.eval()
 
 
@@ -233,7 +243,8 @@ def load_divided_checkpoint(
     with in_a_line(path):
         read = described(path)
     needs = needs_of(read.built.network, read.info.vocab_size)
-    info = replace(read.info, dtype=str(kind).removeprefix("torch."))
+    check_computes(read.built.network, kind, where, ranks)
+    info = replace(read.info, dtype=type_name(kind))
     try:
         with progress.of(Work(read.info.name, f"loading on {ranks} ranks", "loaded")):
             model = started(read.built, read.found, where, kind, ranks, lost)

@@ -20,6 +20,7 @@ from models.base import Piece, RMSNorm, Rope, Transformer, rotate
 from models.cache import CacheShape
 from models.families.decoder_config import DecoderConfig
 from models.families.experts import Experts, Router, Routing
+from models.widening import linear
 
 
 class SelfAttention(nn.Module):
@@ -156,6 +157,8 @@ class Decoder(Transformer):
         self.config = config
         self.block_length, self.shifted = config.block_length, config.shifted
         sparse = config.sparse or (False,) * config.num_hidden_layers
+        self.widens = not any(sparse)
+        self.own_head = self.widens and not config.tie_word_embeddings
         self.model = nn.ModuleDict(
             {
                 self.embedding: nn.Embedding(config.vocab_size, config.hidden_size),
@@ -207,4 +210,4 @@ class Decoder(Transformer):
         if not self.config.tie_word_embeddings:
             return self.lm_head(hidden)
         table: Any = self.model[self.embedding]
-        return F.linear(hidden, table.weight)
+        return linear(hidden, table.weight)

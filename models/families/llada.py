@@ -22,6 +22,7 @@ from models.cache import CacheShape
 from models.errors import UnsupportedConfig
 from models.families.llada_config import SHAPES, LLaDAConfig
 from models.family import FamilySpec, Fields, Shapes, ShardPlan
+from models.widening import linear
 
 
 class Block(nn.Module):
@@ -65,9 +66,12 @@ class LLaDA(Transformer):
     logits.
     """
 
+    widens = True
+
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(Rope(config.max_sequence_length, config.head_dim, config.rope_theta))
         self.config = config
+        self.own_head = not config.weight_tying
         transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.d_model),
@@ -107,7 +111,7 @@ class LLaDA(Transformer):
         parts: Any = self.model["transformer"]
         if not self.config.weight_tying:
             return parts["ff_out"](hidden)
-        return F.linear(hidden, parts["wte"].weight)
+        return linear(hidden, parts["wte"].weight)
 
 
 def _read(raw: Fields, shapes: Shapes | None) -> LLaDAConfig:

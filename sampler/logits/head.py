@@ -14,11 +14,18 @@ the rows inside a network: the sampler imports nothing of ``models``.
 """
 
 
-def logits_of(head: Callable[[Tensor], Tensor], hidden: Tensor, vocab_size: int) -> Tensor:
+def least_rows(network: object) -> int:
+    """Rows that a network's head is called with at least: its ``least_rows``, or ``MIN_ROWS``."""
+    return getattr(network, "least_rows", MIN_ROWS)
+
+
+def logits_of(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, vocab_size: int, least: int = MIN_ROWS
+) -> Tensor:
     """Hidden rows [R, D] -> logits [R, vocab_size], zero rows appended for the call if R is less
-    than ``MIN_ROWS``; no call for R = 0.
+    than ``least``; no call for R = 0.
     """
     count = hidden.shape[0]
     if not count:
         return hidden.new_zeros(0, vocab_size)
-    return head(F.pad(hidden, (0, 0, 0, max(0, MIN_ROWS - count))))[:count]
+    return head(F.pad(hidden, (0, 0, 0, max(0, least - count))))[:count]

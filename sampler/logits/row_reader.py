@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sampler.logits.categorical import block_sums, in_blocks, inverse_cdf, nucleus, peak
 from sampler.logits.guidance import guided
-from sampler.logits.head import logits_of
+from sampler.logits.head import MIN_ROWS, logits_of
 from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some
 from sampler.packing import joined
 
@@ -97,6 +97,7 @@ def readout(
     mask_id: int | None,
     ends: tuple[int, ...] = (),
     readers: Sequence[LogitReader] = (),
+    least: int = MIN_ROWS,
 ) -> RowStats:
     """Run ``head`` (hidden rows -> logits [rows, vocab_size]) in chunks, reduce each to
     ``RowStats``.
@@ -109,13 +110,14 @@ def readout(
         mask_id: m, if there is one.
         ends: ids of the end token and the end of a turn, where there are such.
         readers: of some of the rows.
+        least: rows that ``head`` is called with at least.
     """
     parts = []
     for chunk in chunks:
-        logits = logits_of(head, hidden[chunk.rows], vocab_size)
+        logits = logits_of(head, hidden[chunk.rows], vocab_size, least)
         own_type = logits.dtype
         if (pairs := chunk.asks.get("guided")) is not None:
-            bare = logits_of(head, hidden[chunk.second], vocab_size)
+            bare = logits_of(head, hidden[chunk.second], vocab_size, least)
             scale = _of(chunk.query.guidance_scale, pairs)
             logits = _put(logits.float(), pairs, guided(logits[pairs], bare, scale))
         parts.append(row_stats(logits, chunk, mask_id, ends, own_type, readers))

@@ -12,7 +12,7 @@ from models.interface import ModelInfo
 from models.sizes import bytes_text
 from server.config import Settings
 from server.engine.needs import step_bytes
-from server.engine.position_limits import cache_bytes, position_limit
+from server.engine.position_limits import cache_bytes, computed_itemsize, position_limit
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}
 PLANNED = {"float8": 1, "int8": 1}
@@ -63,7 +63,9 @@ def check_memory(models: Sequence[tuple[ModelInfo, Needs]], settings: Settings) 
         weights = -(-weights // settings.tensor_parallel)
     most = position_limit(settings, where.type).most
     step = max(
-        step_bytes(needs, min(info.max_length, most), ITEMSIZES[info.dtype], where.type)
+        step_bytes(
+            needs, min(info.max_length, most), computed_itemsize(info, where.type), where.type
+        )
         for info, needs in models
     )
     cache = 0

@@ -210,9 +210,10 @@ def _facts(loaded: Checkpoint, limit: PositionLimit) -> str:
     kernel = f", attention by {loaded.attention}" if loaded.attention else ""
     added = f" with adapter {loaded.adapter}" if loaded.adapter else ""
     reason = " (by free memory)" if limit.by_memory else ""
+    computed = f" (computed in {wide})" if (wide := loaded.arithmetic) != info.dtype else ""
     timed = "" if limit.seconds == math.inf else f" or {limit.seconds} s"
     return (
-        f"{info.name}{added}: {info.parameters / 1e6:.1f} M parameters, {info.dtype} "
+        f"{info.name}{added}: {info.parameters / 1e6:.1f} M parameters, {info.dtype}{computed} "
         f"on {loaded.device}{kernel}, steps of up to {limit.most} positions{reason}{timed}"
     )
 

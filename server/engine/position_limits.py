@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from models.checkpoints.devices import arithmetic
 from models.checkpoints.load import Checkpoint
 from models.checkpoints.memory import available_memory
 from models.interface import ModelInfo
@@ -66,7 +67,7 @@ def position_limits(models: Sequence[Checkpoint], settings: Settings) -> list[Po
 
 def within(limit: PositionLimit, loaded: Checkpoint, room: int) -> PositionLimit:
     """A limit, lowered to the positions that a step of a model can have in ``room`` bytes."""
-    needs, itemsize = loaded.needs, getattr(torch, loaded.info.dtype).itemsize
+    needs, itemsize = loaded.needs, computed_itemsize(loaded.info, loaded.device.type)
     if needs is None:
         return limit
     counts = range(1, limit.most + 1)
@@ -75,6 +76,11 @@ def within(limit: PositionLimit, loaded: Checkpoint, room: int) -> PositionLimit
     if most == limit.most:
         return limit
     return replace(limit, most=min(limit.most, max(most, LEAST_BY_MEMORY)), by_memory=True)
+
+
+def computed_itemsize(info: ModelInfo, device: str) -> int:
+    """Bytes of a number in the type that a kind of device computes in with a model's weights."""
+    return arithmetic(getattr(torch, info.dtype), torch.device(device)).itemsize
 
 
 def cache_slots(settings: Settings, info: ModelInfo, device: str) -> int:
@@ -89,5 +95,5 @@ def cache_slots(settings: Settings, info: ModelInfo, device: str) -> int:
 def cache_bytes(info: ModelInfo, settings: Settings, device: str) -> int:
     """Bytes of the keys and values that a server has room for."""
     slots = cache_slots(settings, info, device)
-    itemsize = getattr(torch, info.dtype).itemsize
+    itemsize = computed_itemsize(info, device)
     return 0 if info.cache is None else info.cache.bytes_of(slots, itemsize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_a_row_has_the_same_bits_with_any_number_of_others(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for inner, outer in ((2048, 2048), (512, 8192), (1030, 4100)):
+        for inner, outer in ((2048, 2048), (2048, 1024), (512, 8192), (1030, 4100)):
             layer = PackedLinear(nn.Linear(inner, outer, bias=False))
             x = torch.randn(300, inner)
             whole = layer(x)
@@ -51,6 +52,35 @@ def test_large_matrices_alone_are_packed():
     assert found == ["model.transformer.ff_out"]
     after = network.head(network.trunk(tokens, offsets))
     torch.testing.assert_close(after, before, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_short_canvas_in_a_packed_network_has_the_same_bits_alone_and_in_company(threads):
+    torch.manual_seed(0)
+    network = LLaDA(LLaDAConfig(1536, 2, 12, 12, 1536, 1536, 5, 0, 64)).eval().requires_grad_(False)
+    tokens, offsets = torch.arange(50), torch.tensor([0, 1, 5, 12, 50])
+    plain = network.head(network.trunk(tokens, offsets))
+    pack(network)
+    assert network.least_rows == 1
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = network.head(network.trunk(tokens, offsets))
+        torch.testing.assert_close(whole, plain, rtol=0, atol=2e-5)
+        for start, end in pairwise(offsets.tolist()):
+            alone = network.trunk(tokens[start:end], torch.tensor([0, end - start]))
+            assert torch.equal(network.head(alone), whole[start:end])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_network_with_a_matrix_that_is_not_packed_keeps_its_least_rows():
+    tied = LLaDAConfig(1536, 1, 12, 12, 1536, 1536, 5, 0, 64, weight_tying=True)
+    small = LLaDAConfig(64, 1, 4, 4, 128, packed.LEAST // 64, 5, 0, 64)
+    for config in (tied, small):
+        network = LLaDA(config).requires_grad_(False)
+        pack(network)
+        assert network.least_rows == 16
 
 
 def test_one_matrix_at_a_time_is_there_twice():

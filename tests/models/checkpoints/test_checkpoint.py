@@ -49,11 +49,9 @@ def test_facts(folder):
     assert info.parameters == sum(t.numel() for t in state.values())
 
 
-def test_bfloat16_where_it_is_fast(folder):
+def test_bfloat16_with_instructions_for_it_stays_close(folder):
     if not devices.cpu_has_fast_bfloat16():
-        with pytest.raises(CheckpointError, match="bfloat16"):
-            load_checkpoint(folder, dtype="bfloat16")
-        return
+        pytest.skip("no bfloat16 arithmetic")
     loaded = load_checkpoint(folder, dtype="bfloat16")
     hidden = loaded.model.trunk(torch.arange(30), torch.tensor([0, 30]))
     exact = load_checkpoint(folder).model.trunk(torch.arange(30), torch.tensor([0, 30]))

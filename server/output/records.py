@@ -23,6 +23,12 @@ class Change(Answer):
     conf: Annotated[
         float, Field(description="the model's probability of the new token; 0 for noise")
     ]
+    bytes: NotRequired[
+        Annotated[
+            list[int],
+            Field(default=None, description="of a token that is only part of a character"),
+        ]
+    ]
 
 
 class Snapshot(Answer):
@@ -30,6 +36,15 @@ class Snapshot(Answer):
 
     ids: list[int]
     texts: list[str]
+    bytes: NotRequired[
+        Annotated[
+            dict[str, list[int]],
+            Field(
+                default=None,
+                description="by position, of tokens that are only parts of characters",
+            ),
+        ]
+    ]
 
 
 class StepRecord(Answer):

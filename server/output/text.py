@@ -9,11 +9,13 @@ from functools import cached_property
 from models.checkpoints.load import Checkpoint
 from models.tokenization.spans import Token
 from models.tokenization.tokenizer import TextTokenizer, common_prefix
+from server.engine.events import Change as CanvasChange
 from server.engine.events import Step
-from server.output.records import FinishReason, StepRecord
+from server.output.records import Change, FinishReason, Snapshot, StepRecord
 
 SNAPSHOT_EVERY = 16
 MASK_SIGN = "\N{LIGHT SHADE}"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TrajectoryEncoder:
@@ -25,7 +27,7 @@ class TrajectoryEncoder:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Holds no canvas before the first event."""
-        self._piece = checkpoint.piece
+        self._piece, self._checkpoint = checkpoint.piece, checkpoint
         mask = checkpoint.info.mask_id
         self._mask = -1 if mask is None else mask  # -1 is no id
         self._since_snapshot = 0
@@ -43,28 +45,44 @@ class TrajectoryEncoder:
             "steps": step.steps,
             "block": step.block,
             "masked": self.canvas.count(self._mask),
-            "changes": [
-                {
-                    "pos": c.position,
-                    "op": c.op,
-                    "id": c.new,
-                    "text": self._piece(c.new),
-                    "was": None if c.old == self._mask else c.old,
-                    "conf": round(c.confidence, 4),
-                }
-                for c in step.changes
-            ],
+            "changes": [self._change(c) for c in step.changes],
         }
         if step.final:
             record["final"] = True
         self._since_snapshot += 1
         if step.canvas is not None or self._since_snapshot >= SNAPSHOT_EVERY:
             self._since_snapshot = 0
-            record["snapshot"] = {
-                "ids": list(self.canvas),
-                "texts": [self._piece(i) for i in self.canvas],
-            }
+            record["snapshot"] = self._snapshot()
         return record
+
+    def _change(self, made: CanvasChange) -> Change:
+        text = self._piece(made.new)
+        change: Change = {
+            "pos": made.position,
+            "op": made.op,
+            "id": made.new,
+            "text": text,
+            "was": None if made.old == self._mask else made.old,
+            "conf": round(made.confidence, 4),
+        }
+        if (part := self._part(made.new, text)) is not None:
+            change["bytes"] = part
+        return change
+
+    def _snapshot(self) -> Snapshot:
+        texts = [self._piece(i) for i in self.canvas]
+        snapshot: Snapshot = {"ids": list(self.canvas), "texts": texts}
+        parts = (self._part(i, text) for i, text in zip(self.canvas, texts, strict=True))
+        if found := {str(at): part for at, part in enumerate(parts) if part is not None}:
+            snapshot["bytes"] = found
+        return snapshot
+
+    def _part(self, id_: int, text: str) -> list[int] | None:
+        """The bytes of a token that is only part of a character."""
+        if REPLACEMENT not in text or self._checkpoint.text is None:
+            return None
+        data = self._checkpoint.text.data(id_)
+        return None if data == text.encode() else list(data) or None
 
 
 @dataclass(frozen=True)
@@ -215,7 +233,7 @@ class SettledText:
         self._settled = settled
         found = self._text_of(canvas[:settled])
         self.text = found
-        text = found.text.rstrip("\N{REPLACEMENT CHARACTER}")
+        text = found.text.rstrip(REPLACEMENT)
         steady = self._checkpoint.tokenizer.steady(canvas[:settled])
         if steady < settled:
             text = common_prefix(text, self._text_of(canvas[:steady]).text)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,15 @@ WORKER = "server.trajectories.picture_worker"
 ENVIRONMENT = {"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}  # no key of the server's is in it
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A picture: ``gif`` or ``png``, its bytes, and a sentence about what was left out to fit."""
+
+    form: str
+    data: bytes
+    note: str
+
+
 class Pictures:
     """Draws pictures, one after the other; some may wait for their turn.
 
@@ -41,8 +51,8 @@ class Pictures:
 
     async def draw(
         self, body: bytes, frames: int, pixels: int, decoders: Mapping[str, Checkpoint]
-    ) -> tuple[str, bytes]:
-        """The format and the bytes of the picture that a body asks for. Cancelling it ends the
+    ) -> Drawn:
+        """The picture that a body asks for. Cancelling it ends the
         process.
 
         Args:
@@ -66,7 +76,7 @@ class Pictures:
 
 async def _drawn(
     body: bytes, frames: int, pixels: int, decoders: Mapping[str, Checkpoint]
-) -> tuple[str, bytes]:
+) -> Drawn:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-m", WORKER),
         stdin=asyncio.subprocess.PIPE,
@@ -104,7 +114,7 @@ async def _drawn(
     if "error" in told:
         error = told["error"]
         raise ApiError(400, error["message"], param=error["param"], code=error["code"])
-    return told["picture"], payload
+    return Drawn(told["picture"], payload, told["note"])
 
 
 def _too_long(limit: str) -> ApiError:

@@ -22,8 +22,10 @@ import numpy as np
 from PIL import Image
 
 from server.trajectories import render
+from server.trajectories.form import Form, TooMuch
 from server.trajectories.replay import Frame, Replay
 from server.trajectories.sheet import GAP, sheet_of
+from server.trajectories.themes import THEMES, Theme
 
 CPU_SECONDS = 20
 MEMORY = 512 << 20
@@ -34,6 +36,8 @@ MAX_RUNS = 4
 SIDE = 200  # pixels of an image's longer side, about
 COLUMNS = 4
 GREY = 128  # where no image token stands
+CHOICES = {"format": ("gif", "png"), "theme": tuple(THEMES), "sync": ("progress", "time")}
+"""Fields of the body that choose a word; the first is the default."""
 
 
 class Refused(Exception):
@@ -43,12 +47,14 @@ class Refused(Exception):
 class Sheets:
     """Draws images: by their ids alone, or by pixels that the server's decoder makes of them."""
 
-    def __init__(self, decoders: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> None:
+    def __init__(
+        self, decoders: dict[str, Any], requests: IO[bytes], answers: IO[bytes], theme: Theme
+    ) -> None:
         """``decoders``: of each model that makes images, ``length``, ``levels``, ``height`` and
         ``width`` in pixels, and ``cells``, rows and columns of its tokens.
         """
         self._decoders = decoders
-        self._requests, self._answers = requests, answers
+        self._requests, self._answers, self._theme = requests, answers, theme
 
     def check(self, replay: Replay) -> None:
         """Whether the replay's canvases can be drawn.
@@ -80,14 +86,14 @@ class Sheets:
         return min(COLUMNS, len(replay.editable)), max(1, SIDE // max(self._pixels(replay)))
 
     def size(self, replay: Replay) -> tuple[int, int]:
-        """See ``render.Sheet``."""
+        """See ``form.Sheet``."""
         height, width = self._pixels(replay)
         columns, scale = self._layout(replay)
         rows = -(-len(replay.editable) // columns)
         return (columns * (width + GAP) + GAP) * scale, (rows * (height + GAP) + GAP) * scale
 
     def __call__(self, replay: Replay, frames: Sequence[Frame]) -> Image.Image:
-        """See ``render.Sheet``."""
+        """See ``form.Sheet``."""
         assert replay.grid is not None
         ids = np.array([frame.ids for frame in frames], np.int64)
         if replay.grid.tokens == "vq":
@@ -104,7 +110,7 @@ class Sheets:
             shape = (len(ids), channels, grid.height, grid.width)
             pixels = np.moveaxis(values.reshape(shape), 1, -1)
             missing = np.asarray((ids >= grid.levels).reshape(shape).any(1))
-        return sheet_of(pixels, missing, *self._layout(replay))
+        return sheet_of(pixels, missing, *self._layout(replay), self._theme.paper)
 
     def _decoded(self, replay: Replay, ids: np.ndarray) -> np.ndarray:
         told = {"decode": replay.model, "images": len(ids), "bytes": ids.nbytes}
@@ -120,30 +126,33 @@ def draw(task: dict[str, Any], body: bytes, requests: IO[bytes], answers: IO[byt
     Raises:
         Refused: it cannot be drawn.
     """
-    form, runs = read(body)
+    asked, runs = read(body)
     body = b""
-    sheets = Sheets(task["decoders"], requests, answers)
+    theme = THEMES[asked["theme"]]
+    sheets = Sheets(task["decoders"], requests, answers, theme)
     try:
         replays = []
         while runs:
             replays.append(Replay.of(runs.pop(0)))
             sheets.check(replays[-1])
-        if form == "gif":
-            made = render.moving(replays, sheets, task["frames"], task["pixels"])
+        form = Form(replays, sheets, theme, asked["sync"] == "time")
+        if asked["format"] == "gif":
+            made = render.moving(form, task["frames"], task["pixels"])
         else:
-            made = render.still(replays, sheets, task["pixels"])
-    except render.TooMuch as error:
+            made = render.still(form, task["pixels"])
+    except TooMuch as error:
         raise Refused(str(error), "runs", "limit_exceeded") from None
     except MemoryError:
         message = f"the picture takes more memory than the limit, {MEMORY >> 20} MiB"
         raise Refused(message, "runs", "limit_exceeded") from None
     except ValueError as error:
         raise Refused(f"runs: {str(error)[:400]}", "runs", "invalid_value") from None
-    tell(answers, {"picture": form, "bytes": len(made)}, made)
+    told = {"picture": asked["format"], "note": made.note, "bytes": len(made.data)}
+    tell(answers, told, made.data)
 
 
-def read(body: bytes) -> tuple[str, list[Any]]:
-    """The form that is asked for, and the events of each run.
+def read(body: bytes) -> tuple[dict[str, str], list[Any]]:
+    """The chosen words of ``CHOICES``, and the events of each run.
 
     Raises:
         Refused: the body is not JSON, or holds something else.
@@ -165,12 +174,16 @@ def read(body: bytes) -> tuple[str, list[Any]]:
     if not isinstance(parsed, dict):
         raise Refused("the body must be a JSON object", None, "invalid_value")
     for name in parsed:
-        if name not in ("format", "runs"):
+        if name != "runs" and name not in CHOICES:
             raise Refused(f"unknown field {name[:64]!r}", name[:64], "invalid_value")
-    form, runs = parsed.get("format"), parsed.get("runs")
-    form = "gif" if form is None else form
-    if form not in ("gif", "png"):
-        raise Refused("format: Input should be 'gif' or 'png'", "format", "invalid_value")
+    asked = {}
+    for name, words in CHOICES.items():
+        word = parsed.get(name)
+        asked[name] = words[0] if word is None else word
+        if asked[name] not in words:
+            listed = " or ".join(map(repr, words))
+            raise Refused(f"{name}: Input should be {listed}", name, "invalid_value")
+    runs = parsed.get("runs")
     if not isinstance(runs, list) or not 1 <= len(runs) <= MAX_RUNS:
         count = f"{len(runs)} runs" if isinstance(runs, list) else "no list"
         raise Refused(f"runs: {count}; 1 to {MAX_RUNS} can be drawn", "runs", "invalid_value")
@@ -180,7 +193,7 @@ def read(body: bytes) -> tuple[str, list[Any]]:
             raise Refused(message, "runs", "invalid_value")
         if not isinstance(run.get("id"), str | None):
             raise Refused("runs: id is no text", "runs", "invalid_value")
-    return form, [run["events"] for run in runs]
+    return asked, [run["events"] for run in runs]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

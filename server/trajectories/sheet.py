@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 MASKED = (96, 132, 200)  # what is not drawn yet
 GAP = 1  # between pictures, before they are made larger
-PAPER = 255
+PAPER = "#ffffff"
 
 
-def sheet_of(pixels: np.ndarray, missing: np.ndarray, columns: int, scale: int) -> Image.Image:
+def sheet_of(
+    pixels: np.ndarray, missing: np.ndarray, columns: int, scale: int, paper: str = PAPER
+) -> Image.Image:
     """Images row by row; what is missing is blue.
 
     Args:
@@ -18,6 +20,7 @@ def sheet_of(pixels: np.ndarray, missing: np.ndarray, columns: int, scale: int) 
         missing: [B, h, w], where a mask stands; H and W are multiples of h and w.
         columns: images in a row.
         scale: how many times larger each pixel is shown.
+        paper: colour between the images.
     """
     count, height, width, channels = pixels.shape
     if channels == 1:
@@ -26,9 +29,8 @@ def sheet_of(pixels: np.ndarray, missing: np.ndarray, columns: int, scale: int) 
         missing = missing.repeat(size // missing.shape[axis], axis)
     pixels = np.where(missing[..., None], np.array(MASKED, np.uint8), pixels)
     rows = -(-count // columns)
-    sheet = np.full(
-        (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), PAPER, np.uint8
-    )
+    shape = (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3)
+    sheet = np.full(shape, ImageColor.getrgb(paper), np.uint8)
     for i, image in enumerate(pixels):
         top, left = (
             GAP + place * (size + GAP)

@@ -16,6 +16,8 @@ from server.http.json_body import JsonRoute, check_type, whole_body
 
 router = APIRouter(prefix="/v1/diffusion/pictures", tags=["images"], route_class=JsonRoute)
 
+NOTE = "X-Picture-Note"
+"""Header with a sentence about what was left out to make a picture fit."""
 PICTURE: dict[int | str, dict[str, Any]] = {
     **says(Error, *ASKING, 429),
     200: {
@@ -42,6 +44,8 @@ class PictureBody(StrictBody):
     """
 
     format: Literal["gif", "png"] = "gif"
+    theme: Literal["light", "dark"] = "light"
+    sync: Literal["progress", "time"] = "progress"
     runs: Annotated[list[Recorded], Field(fail_fast=True)] = Field(min_length=1, max_length=4)
 
 
@@ -62,8 +66,8 @@ BODY = {
     openapi_extra=BODY,
 )
 async def draw(request: Request) -> Response:
-    """Trajectories side by side, at the same share of their steps: moving, or some states of them.
-    One picture is drawn at a time, by a process of its own.
+    """Trajectories side by side, at the same share of their steps or at the same time: moving, or
+    some states of them. One picture is drawn at a time, by a process of its own.
     """
     check_type(request)
     state, body = State.of(request), await whole_body(request)
@@ -72,5 +76,6 @@ async def draw(request: Request) -> Response:
     drawn = state.pictures.draw(
         body, settings.max_picture_frames, settings.max_picture_pixels, models
     )
-    form, made = await unless_gone(request, drawn)
-    return Response(made, media_type=f"image/{form}")
+    made = await unless_gone(request, drawn)
+    headers = {NOTE: made.note} if made.note else {}
+    return Response(made.data, headers=headers, media_type=f"image/{made.form}")

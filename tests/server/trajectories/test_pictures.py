@@ -5,17 +5,25 @@ from __future__ import annotations
 import copy
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageSequence
 
 from models.bundled import BUNDLED
 from models.checkpoints.load import load_checkpoint
+from server.trajectories.form import Form, numbers_of
+from server.trajectories.furniture import caption
+from server.trajectories.lines import page_of, words
+from server.trajectories.picture_worker import Sheets
+from server.trajectories.replay import Replay
+from server.trajectories.themes import LIGHT
 from tests.support.effort import some
 from tests.support.http import call
 from tests.support.serving import make_engine, run_server, settings_of
 
 PATH = "/v1/diffusion/pictures"
+WEB_TESTS = Path(__file__).parents[2] / "web"
 TEXT = {"prompt": "Once <b>", "max_tokens": 20, "steps": 9, "seed": 3, "mixing_ratio": 0.4}
 IMAGE = {"model": "digits", "class_label": 3, "n": 2, "steps": 4, "seed": 3}
 
@@ -143,3 +151,72 @@ def test_any_text_can_be_drawn(both, story):
             for change in event["data"].get("changes", []):
                 change["text"] = text
         assert drawn(both, [run], "png").width == 760
+
+
+def test_a_run_that_takes_too_many_pixels_is_thinned_out_and_then_drawn_smaller(tiny, story):
+    size = 760 * 300
+    for pixels, full in ((size * 11, True), (size * 4, False)):
+        for served in run_server(make_engine(tiny), settings_of(max_picture_pixels=pixels)):
+            response, text = call(served, "POST", PATH, {"runs": [story]})
+            assert response.status == 200, text
+            gif = Image.open(io.BytesIO(text))
+            frames = len(frames_of(gif))
+            assert frames * gif.width * gif.height <= pixels
+            assert (gif.width == 760) == full
+            assert ("of their size" in response.headers.get("x-picture-note", "")) != full
+
+
+def test_lines_of_a_picture_end_between_words():
+    told = json.loads((WEB_TESTS / "recorded" / "story.json").read_text())
+    replay = Replay.of(told["events"])
+    for editable in replay.editable:
+        page = page_of(replay, replay.last(0), editable, 300, 1.0)
+        shown = list(words(replay, replay.last(0), editable))
+        lines: dict[float, list[int]] = {}
+        for at, slot in enumerate(page.slots):
+            assert (slot is None) == (shown[at] is None)
+            if slot is not None:
+                assert slot.x + slot.width <= 300 - 28 + 1
+                lines.setdefault(slot.y, []).append(at)
+        assert len(lines) > 1
+        for first, *_ in list(lines.values())[1:]:
+            word = shown[first]
+            assert word is not None and (word.blank or word.breaks)  # lines end between words
+
+
+def test_replays_by_time_end_one_after_the_other(story):
+    slow = copy.deepcopy(story)
+    for event in slow["events"]:
+        if "elapsed_ms" in event["data"]:
+            event["data"]["elapsed_ms"] *= 4
+    replays = [Replay.of(story["events"]), Replay.of(slow["events"])]
+    sheets = Sheets({}, io.BytesIO(), io.BytesIO(), LIGHT)
+    form = Form(replays, sheets, LIGHT, by_time=True)
+    states = list(numbers_of(form, 40))
+    last = replays[0].length - 1
+    assert states[0] == [0, 0] and states[-1] == [last, last]
+    first_done = next(i for i, (quick, _) in enumerate(states) if quick == last)
+    assert states[first_done][1] < last and first_done < 15
+
+
+def test_a_picture_says_what_it_shows(story):
+    told = caption([Replay.of(story["events"])])
+    assert "Once <b>" in told and "9 steps" in told and "seed 3" in told and " s" in told
+
+
+def test_characters_of_several_tokens_are_drawn_as_one(both):
+    run = recorded(both, {"prompt": "你好 ï", "max_tokens": 4, "steps": 2, "seed": 1})
+    snapshot = run["events"][1]["data"]["snapshot"]
+    assert snapshot["bytes"] and all(0 < len(part) < 4 for part in snapshot["bytes"].values())
+    texts = Replay.of(run["events"]).last(0).texts
+    assert "".join(texts[1:]).strip().startswith("你好 ï")
+    assert drawn(both, [run], "png").width == 760
+    for bad in ({"x": [1]}, {"999999": [1]}, {"2": [256]}, {"2": []}, {"2": [1] * 65}, []):
+        wrong = edited(run, 1, snapshot={**snapshot, "bytes": bad})
+        assert call(both, "POST", PATH, {"runs": [wrong]})[0].status == 400
+
+
+@pytest.mark.parametrize("field", ["theme", "sync"])
+def test_a_word_that_is_no_choice_is_refused_by_name(both, story, field):
+    response, text = call(both, "POST", PATH, {"runs": [story], field: "blue"})
+    assert response.status == 400 and json.loads(text)["error"]["param"] == field

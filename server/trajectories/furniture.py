@@ -30,7 +30,7 @@ def draw_head(
     width: int,
     theme: Theme,
 ) -> None:
-    """What was asked for, how far it is, and when; a finished one has a sign."""
+    """Settings of a run, how far it is, and when; a finished one has a sign."""
     parts = [shown(replay.title), "final" if frame.final else f"step {frame.step}"]
     if frame.elapsed is not None:
         parts.append(seconds(frame.elapsed))
@@ -65,7 +65,7 @@ def draw_foot(page: Image.Image, replays: Sequence[Replay], theme: Theme) -> Non
 
 
 def caption(replays: Sequence[Replay]) -> str:
-    """What was asked of all replays, in a line."""
+    """Prompt, settings, time and seed in a line."""
     first = replays[0]
     parts = [f"\N{LEFT DOUBLE QUOTATION MARK}{shown(first.prompt)}\N{RIGHT DOUBLE QUOTATION MARK}"]
     if not first.prompt:

@@ -39,7 +39,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What stands at a position: its text, whether it is a mask or was given, and the change."""
+    """The token of a position: its text, whether it is a mask or was given, and the change."""
 
     text: str
     kind: str

@@ -27,7 +27,7 @@ from models.checkpoints.malloc import keep_freed_memory
 from models.families.llada import LLaDA, LLaDAConfig
 from models.interface import Denoiser
 from sampler.batch import CanvasBatch
-from sampler.cache import CAUSAL, MODES, NOTHING, CacheColumns
+from sampler.cache import CAUSAL, ENCODED, MODES, NOTHING, CacheColumns
 from sampler.interface import Sampler
 from sampler.params import SamplingParams
 from sampler.step import take_step
@@ -98,7 +98,7 @@ def cached(
     network.reserve(total * (1 + int(guided.any())))
     grid = network.block_length or 0
     same = {
-        "mode": CAUSAL if grid else MODES.index(mode),
+        "mode": ENCODED if network.canvas_length else CAUSAL if grid else MODES.index(mode),
         "interval": interval,
         "vicinity": 16,
         "grid": grid,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention, attention_over
-from models.cache import CacheShape, Segments, Slab, SlabAttention
+from models.cache import CacheShape, Segments, Sight, Slab, SlabAttention
 from models.errors import UnsupportedConfig
 
 MIN_ROWS = 16
@@ -118,6 +118,13 @@ class CheckpointModule(nn.Module):
         """Parameters that files store in pieces, by the names of the pieces."""
         return {}
 
+    def passed_over(self, name: str) -> bool:
+        """Whether a stored tensor is of a part that is not built, or another's under a further
+        name: it is not read.
+        """
+        del name
+        return False
+
     def stored(self) -> dict[str, Tensor]:
         """Tensors as files store them, by name: parameters and buffers, or their pieces."""
         state, pieces = self.state_dict(), self.pieces()
@@ -140,6 +147,8 @@ class DenoiserModule(CheckpointModule, ABC):
         own_head: whether all of its products are those of linear layers: the head has a matrix of
             its own, there are no experts.
         least_rows: that its products have.
+        canvas_length: positions that are denoised at a time after an encoded prompt; None for
+            networks that encode nothing.
     """
 
     classes: int = 0
@@ -148,6 +157,7 @@ class DenoiserModule(CheckpointModule, ABC):
     widens: bool = False
     own_head: bool = False
     least_rows: int = MIN_ROWS
+    canvas_length: int | None = None
 
     @property
     def cache_shape(self) -> CacheShape | None:
@@ -278,7 +288,10 @@ class Transformer(DenoiserModule):
         else:
             if self.slab is None:
                 raise ValueError("this network keeps no keys and values")
-            attention = SlabAttention(self.slab, segments, padded, self.block_length)
+            segments = Segments(*segments)
+            length = self.block_length
+            sight = None if length is None else Sight.blocks(segments.positions, length)
+            attention = SlabAttention(self.slab, segments, padded, sight)
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         of_tokens = None

@@ -24,15 +24,20 @@ another way, so a position would get other bits with few neighbours than with ma
 
 
 class CacheShape(NamedTuple):
-    """Sizes of a network's keys and values: layers, heads of keys, width of a head."""
+    """Sizes of a network's keys and values: layers, heads of keys, width of a head.
+
+    ``more`` counts the numbers that are kept of a position beside these, as of layers of other
+    sizes.
+    """
 
     layers: int
     heads: int
     width: int
+    more: int = 0
 
     def bytes_of(self, slots: int, itemsize: int) -> int:
-        """Memory of keys and values of some slots, in bytes."""
-        return 2 * self.layers * self.heads * self.width * slots * itemsize
+        """Memory of some slots, in bytes."""
+        return (2 * self.layers * self.heads * self.width + self.more) * slots * itemsize
 
 
 class Segments(NamedTuple):
@@ -43,12 +48,38 @@ class Segments(NamedTuple):
         positions: of each packed position on its canvas, [T].
         starts: first slot of each canvas, -1 for a sequence that is not cached and run whole, [B].
         used: leading slots of each canvas that hold keys and values after the pass, [B].
+        begins: of networks that encode what is final and denoise the rest: the first position that
+            is denoised, [B]; None for others.
+        phases: likewise, steps in which these positions have been denoised before, [B].
     """
 
     queries: np.ndarray
     positions: np.ndarray
     starts: np.ndarray
     used: np.ndarray
+    begins: np.ndarray | None = None
+    phases: np.ndarray | None = None
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """The sequence of each packed position, [T]."""
+        return np.repeat(np.arange(len(self.queries)), self.queries)
+
+
+class Sight(NamedTuple):
+    """The keys that each query of a pass sees: an interval of positions of its canvas; host.
+
+    Attributes:
+        low, high: the first and the last, [T]; past the canvas for no bound.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def blocks(cls, positions: np.ndarray, length: int) -> Sight:
+        """Its own block and all earlier ones."""
+        return cls(np.zeros_like(positions), (positions // length + 1) * length - 1)
 
 
 class Slab:
@@ -85,7 +116,8 @@ class _Group:
         count, queries, keys: sequences and the two lengths.
         slots: the slots that are attended over, [count * keys]; None for sequences that are not
             cached, whose keys are those of the pass.
-        mask: [count, 1, 1, keys], or [count, 1, queries, keys] with blocks.
+        mask: [count, 1, 1, keys], or [count, 1, queries, keys] where queries see different keys.
+        scale: of the products of queries and keys; None for one over the root of the width.
     """
 
     rows: Tensor
@@ -95,13 +127,19 @@ class _Group:
     keys: int
     slots: Tensor | None
     mask: Tensor
+    scale: float | None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries [count * queries, H, d], keys and values [count * keys, H_kv, d] -> like q."""
         q = q.unflatten(0, (self.count, self.queries)).transpose(1, 2)
         k, v = (x.unflatten(0, (self.count, self.keys)).transpose(1, 2) for x in (k, v))
         mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1]
+            q,
+            k,
+            v,
+            attn_mask=self.mask,
+            scale=self.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
         return mixed.transpose(1, 2).flatten(0, 1)
 
@@ -120,7 +158,12 @@ class SlabAttention:
     """
 
     def __init__(
-        self, slab: Slab, segments: Segments, rows: int, block_length: int | None = None
+        self,
+        slab: Slab,
+        segments: Segments,
+        rows: int,
+        sight: Sight | None = None,
+        scale: float | None = None,
     ) -> None:
         """Lay out a pass.
 
@@ -128,13 +171,13 @@ class SlabAttention:
             slab: keys and values.
             segments: of its sequences.
             rows: length of the packed tensors; those past the last sequence belong to nobody.
-            block_length: a position sees its own block and all earlier ones; None: all.
+            sight: the keys that each query sees; None for all of its canvas that are in use.
+            scale: see ``_Group``.
         """
         self._slab, self._layer = slab, 0
         device = slab.keys.device
-        queries, positions, starts, used = segments
-        total = len(positions)
-        sequence = np.repeat(np.arange(len(queries)), queries)
+        queries, positions, starts, used = segments[:4]
+        total, sequence = len(positions), segments.sequence
         first = queries.cumsum() - queries
         within = np.arange(total) - first[sequence]
         self.positions = torch.from_numpy(np.pad(positions, (0, rows - total))).to(device)
@@ -145,38 +188,40 @@ class SlabAttention:
         slots = starts[sequence[written]] + positions[written]
         self._slots = torch.from_numpy(slots).to(device)
         lengths = np.where(cached, used, queries)
+        low, high, origins = _bounds(sight, lengths, sequence, first)
+        lengths = lengths - origins
+        assert not origins[~cached].any()  # the keys of these are those of the pass
         keys = bucket_length(torch.from_numpy(lengths)).numpy()
         padded = np.where(cached & (queries < used), _query_length(queries), keys)
+        as_first = (low == low[first][sequence]) & (high == high[first][sequence])
+        alike = np.minimum.reduceat(as_first, first)
         kinds, kind = np.unique(
-            np.stack((padded, keys, cached), axis=1), axis=0, return_inverse=True
+            np.stack((padded, keys, cached, alike), axis=1), axis=0, return_inverse=True
         )
         self._groups: list[_Group] = []
-        for number, (wide, long, from_slab) in enumerate(kinds.tolist()):
+        for number, (wide, long, from_slab, same) in enumerate(kinds.tolist()):
             mine = kind.reshape(-1) == number
             some = mine[sequence].nonzero()[0]
             places = (mine.cumsum() - 1)[sequence[some]] * wide + within[some]
-            place = np.arange(long)
-            seen = place < lengths[mine, None]
-            mask = seen[:, None, None, :]
-            if block_length is not None:
-                # padded queries stand in block 0, which every sequence has
-                block = np.zeros(len(seen) * wide, dtype=np.int64)
-                block[places] = positions[some] // block_length
-                block = block.reshape(len(seen), 1, wide, 1)
-                mask = mask & (block >= place // block_length)
             at = None
             if from_slab:
-                at = starts[mine, None] + np.minimum(place, lengths[mine, None] - 1)
+                place = np.minimum(np.arange(long), lengths[mine, None] - 1)
+                at = (starts + origins)[mine, None] + place
                 at = torch.from_numpy(at.reshape(-1)).to(device)
+            bounds = np.stack((low[first][mine], high[first][mine]))
+            if not same:
+                bounds = np.zeros((2, mine.sum() * wide), dtype=np.int64)  # gaps see the first key
+                bounds[:, places] = low[some], high[some]
             self._groups.append(
                 _Group(
                     torch.from_numpy(some).to(device),
                     torch.from_numpy(places).to(device),
-                    len(seen),
+                    int(mine.sum()),
                     wide,
                     long,
                     at,
-                    torch.from_numpy(mask).to(device),
+                    _mask(bounds, int(mine.sum()), long, device),
+                    scale,
                 )
             )
 
@@ -203,6 +248,28 @@ class SlabAttention:
         if group.slots is None:
             return group.attend(q, group.padded(k), group.padded(v))
         return group.attend(q, keys[group.slots], values[group.slots])
+
+
+def _bounds(
+    sight: Sight | None, lengths: np.ndarray, sequence: np.ndarray, first: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first and the last key that each query sees, both [T], counted from the first that any
+    query of its sequence sees, and that one's position [B].
+    """
+    last = (lengths - 1)[sequence]
+    if sight is None:
+        return np.zeros_like(last), last, np.zeros_like(lengths)
+    low = np.maximum(sight.low, 0)
+    origins = np.minimum.reduceat(low, first)
+    shift = origins[sequence]
+    return low - shift, np.minimum(sight.high, last) - shift, origins
+
+
+def _mask(bounds: np.ndarray, count: int, long: int, device: torch.device) -> Tensor:
+    """The keys between bounds [2, count * N], true: [count, 1, N, long]."""
+    low, high = torch.from_numpy(bounds).to(device).view(2, count, 1, -1, 1)
+    place = torch.arange(long, device=device)
+    return (place >= low) & (place <= high)
 
 
 def _query_length(queries: np.ndarray) -> np.ndarray:

@@ -73,6 +73,8 @@ class FamilySpec:
         sign: names of tensors that tell it where no config does; none, where none do.
         masks_only: its checkpoints are trained with masks alone, and their ``mixing_ratio`` is 0.
         defaults: values that ``generation_config.json`` need not have.
+        read_defaults: our parameters of requests, from fields of ``generation_config.json``.
+        sizes_in: the object of ``config.json`` that has the sizes; empty where they stand alone.
         shapes: fields of ``config.json`` of random checkpoints, by the name of the shape.
         random_config: further fields of ``config.json`` of random checkpoints.
         random_sampler: sampler in ``generation_config.json`` of random checkpoints.
@@ -96,6 +98,8 @@ class FamilySpec:
     masks_only: bool = False
     described_by: tuple[str, ...] = ()
     defaults: Fields = field(default_factory=dict)
+    read_defaults: Callable[[Fields], Fields] = lambda said: said
+    sizes_in: str = ""
     shapes: Mapping[str, Fields] = field(default_factory=dict)
     random_config: Fields = field(default_factory=dict)
     random_sampler: str = "ancestral"

@@ -58,6 +58,27 @@ class Denoiser(Protocol):
         ...
 
 
+class SelfConditioned(Denoiser, Protocol):
+    """A network that reads, at each position that it denoises, the token that the step before
+    expected there, as a mean of embeddings (arXiv:2208.04202).
+    """
+
+    def expected(self, p: Tensor) -> Tensor:
+        """Probabilities [R, V] -> the mean embedding of each row, [R, D]."""
+        ...
+
+    def remember(self, slots: Tensor, phases: Tensor, expected: Tensor) -> None:
+        """Keep mean embeddings for the next pass, after ``reserve``.
+
+        Args:
+            slots: of the positions, [R].
+            phases: of each, the value of ``Segments.phases`` in the pass that shall read it, [R].
+                What passes of the phase before read stays as it is.
+            expected: [R, D].
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """Facts about a loaded checkpoint.
@@ -69,6 +90,7 @@ class ModelInfo:
         vocab_size: N, the mask included.
         mask_id: id of the mask token; None for a model of uniform noise alone (UDLM).
         eos_id: id that ends a text; None for images.
+        more_ends: further ids that do.
         max_length: positions a canvas may have, prompt included.
         dtype: of the weights in memory.
         classes: labels that it takes; 0 for text.
@@ -76,6 +98,8 @@ class ModelInfo:
         image: what its tokens make, if that is an image.
         block_length: positions of a block of block-causal attention, as the network was trained;
             None where attention is bidirectional.
+        canvas_length: positions that are denoised at a time, after a prompt that is encoded once;
+            None for networks that encode nothing.
         shifted: whether a position's logits come from the position before it.
         cache: sizes of the keys and values that the network can keep; None where it cannot.
     """
@@ -88,9 +112,11 @@ class ModelInfo:
     eos_id: int | None
     max_length: int
     dtype: str
+    more_ends: tuple[int, ...] = ()
     classes: int = 0
     class_names: tuple[str, ...] = ()
     image: ImageShape | None = None
     block_length: int | None = None
+    canvas_length: int | None = None
     shifted: bool = False
     cache: CacheShape | None = None

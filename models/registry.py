@@ -10,6 +10,7 @@ from models.base import DenoiserModule
 from models.checkpoints.meta_init import without_values
 from models.errors import UnsupportedConfig
 from models.families import (
+    diffusion_gemma,
     dit,
     dream,
     fast_dllm_v2,
@@ -32,6 +33,7 @@ FAMILIES: Mapping[str, FamilySpec] = {
     "sdar": sdar.FAMILY,
     "sdar_moe": sdar_moe.FAMILY,
     "fast_dllm_v2": fast_dllm_v2.FAMILY,
+    "diffusion_gemma": diffusion_gemma.FAMILY,
 }
 """A further family is a module in ``models/families`` and an entry here. The first that matches is
 taken.

@@ -40,6 +40,7 @@ class CanvasBatch(Generic[State]):
         mirror: the tokens on the host, where they are known there.
         cache: what is kept of the canvases' keys and values; None where nothing can be.
         held: ids whose keys and values are kept, on the host (``cache.NOTHING`` for none).
+        noise: positions that hold noise which no mask shows, on the host; None where a mask does.
         active: which canvases take part in steps that are not proposed yet; the others stay as they
             are. None for all.
         regions: constraint of each canvas' text, None where there is none; empty for none at all.
@@ -68,6 +69,7 @@ class CanvasBatch(Generic[State]):
     mirror: Int[Tensor, " T"] | None = None
     cache: CacheColumns | None = None
     held: Int[np.ndarray, " T"] | None = None
+    noise: Bool[np.ndarray, " T"] | None = None
     active: Bool[Tensor, " B"] | None = None
     regions: tuple[Region | None, ...] = ()
     asked: np.ndarray | None = None
@@ -191,7 +193,8 @@ class CanvasBatch(Generic[State]):
         layout, tokens = host.sent(self.on_host.tokens[positions], self.tokens.device)
         mirror = self.on_host.tokens[positions]
         own, regions = self.own.kept(keep), tuple(compress(self.regions, keep.tolist()))
-        return CanvasBatch(tokens, host, layout, **columns, own=own, mirror=mirror, regions=regions)
+        kept = CanvasBatch(tokens, host, layout, **columns, own=own, mirror=mirror, regions=regions)
+        return kept if self.noise is None else replace(kept, noise=self.noise[positions.numpy()])
 
     def with_tokens(self, tokens: Tensor) -> CanvasBatch[State]:
         """The same batch with other tokens [T]."""

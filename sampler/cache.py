@@ -17,10 +17,14 @@ vicinity   the active block and ``cache_vicinity``    likewise
            positions on either side
 causal     blocks from the first that has changed to  never: what is kept is exact
            the last that is asked about
+encoded    what has changed before the active block,  never: what is kept is exact
+           and this block
 =========  =========================================  ============================================
 
 ``prefix`` and ``dual`` are the two caches of Fast-dLLM (arXiv:2505.22618), ``vicinity`` that of
-dInfer (arXiv:2510.08666). ``causal`` is for networks with block-causal attention, and no choice.
+dInfer (arXiv:2510.08666). ``causal`` is for networks with block-causal attention, and no choice;
+``encoded`` for those that encode what is final and denoise the block after it: keys and values of
+that block are not kept.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 
 MODES = ("none", "prompt", "prefix", "dual", "vicinity")
 NONE, PROMPT, PREFIX, DUAL, VICINITY = range(len(MODES))
-CAUSAL = len(MODES)
+CAUSAL, ENCODED = len(MODES), len(MODES) + 1
 NOTHING = -1
 """In place of an id: no keys and values are kept. In place of a slot or a step: there is none."""
 FAR = np.iinfo(np.int64).max // 2
@@ -52,7 +56,7 @@ class CacheColumns:
     """Settings and state of the caches of B canvases; each an integer column [B] on the host.
 
     Attributes:
-        mode: index in ``MODES``, or ``CAUSAL``.
+        mode: index in ``MODES``, ``CAUSAL`` or ``ENCODED``.
         interval: steps after which all positions are run again; 0 for none.
         vicinity: positions on either side of the block.
         grid: positions of a block of block-causal attention; 0 where attention is bidirectional.
@@ -97,6 +101,8 @@ class Reading:
         used: leading slots of each canvas that hold keys and values after the step.
         held: ids whose keys and values are kept then; ``NOTHING`` elsewhere.
         cache: the columns after the step.
+        denoised: for networks that encode what is final, the first position of the active block,
+            and the steps that it has been through; else nothing.
     """
 
     run: Bool[np.ndarray, " T"]
@@ -105,6 +111,7 @@ class Reading:
     used: Int[np.ndarray, " B"]
     held: Int[np.ndarray, " T"] | None = None
     cache: CacheColumns | None = None
+    denoised: tuple[Int[np.ndarray, " B"], ...] = ()
 
     @classmethod
     def whole(cls, host: Layout, counts: Int[np.ndarray, " B"]) -> Reading:
@@ -142,8 +149,9 @@ class Reading:
         by_block = (mode == PREFIX) | (mode == DUAL) | (mode == VICINITY)
         due = (c["refreshed"] < 0) | (by_block & (c["block"] != first))
         due |= (c["interval"] > 0) & (step - c["refreshed"] >= c["interval"])
-        full = reads & ((mode == NONE) | (due & (mode != CAUSAL)))
-        window = _window(host, mode, first, end, c["vicinity"], begins)
+        full = reads & ((mode == NONE) | (due & (mode < CAUSAL)))
+        bounds = _bounds_of_block(host, first, end, begins)
+        window = _window(host, mode, *bounds, c["vicinity"])
         run = reads[canvas] & (full[canvas] | window | needed | changed)
         kept = np.where(run, tokens, held)
         used = host.lengths.numpy()
@@ -159,13 +167,26 @@ class Reading:
             kept = np.where(here, np.where(run, tokens, np.where(stale, NOTHING, held)), kept)
             reached = np.maximum.reduceat(np.where(kept != NOTHING, position + 1, 0), begins)
             used = np.where(causal, reached, used)
+        denoised: tuple[np.ndarray, ...] = ()
+        if (encoded := mode == ENCODED).any():
+            low, high = bounds
+            oldest = np.minimum.reduceat(np.where(changed, position, FAR), begins)
+            here, before = encoded[canvas], position < low[canvas]
+            stale = before & (position >= oldest[canvas])
+            inside = ~before & (position < high[canvas])
+            run = np.where(here, reads[canvas] & (stale | inside), run)
+            kept = np.where(
+                here, np.where(run & before, tokens, np.where(before, held, NOTHING)), kept
+            )
+            used = np.where(encoded, high, used)
+            denoised = low, batch.own.block_steps(batch)
         moved = replace(
             cache,
             refreshed=torch.from_numpy(np.where(full, step, c["refreshed"])),
             block=torch.from_numpy(np.where(full, first, c["block"])),
         )
         kept = np.where((mode == NONE)[canvas], NOTHING, kept)
-        return cls(run, c["start"], c["twin"], used, kept, moved)
+        return cls(run, c["start"], c["twin"], used, kept, moved, denoised)
 
 
 def _with_predictors(
@@ -179,23 +200,29 @@ def _with_predictors(
     return asked | np.append((asked & (shifted != 0) & (position > 0))[1:], False)
 
 
+def _bounds_of_block(
+    host: Layout,
+    first: Int[np.ndarray, " B"],
+    end: Int[np.ndarray, " B"],
+    begins: Int[np.ndarray, " B"],
+) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+    """The first position of each active block and the one after its last, from ranks."""
+    canvas, position, rank = (t.numpy() for t in (host.canvas, host.position, host.rank))
+    in_block = host.editable.numpy() & (rank >= first[canvas]) & (rank < end[canvas])
+    low = np.minimum.reduceat(np.where(in_block, position, FAR), begins)
+    return low, np.maximum.reduceat(np.where(in_block, position, -1), begins) + 1
+
+
 def _window(
     host: Layout,
     mode: Int[np.ndarray, " B"],
-    first: Int[np.ndarray, " B"],
-    end: Int[np.ndarray, " B"],
+    low: Int[np.ndarray, " B"],
+    high: Int[np.ndarray, " B"],
     vicinity: Int[np.ndarray, " B"],
-    begins: Int[np.ndarray, " B"],
 ) -> Bool[np.ndarray, " T"]:
-    """Positions that are run whatever is asked; ``first`` and ``end`` bound the ranks of the active
-    block.
-    """
-    canvas, position, rank = (t.numpy() for t in (host.canvas, host.position, host.rank))
-    free = host.editable.numpy()
-    in_block = free & (rank >= first[canvas]) & (rank < end[canvas])
-    low = np.minimum.reduceat(np.where(in_block, position, FAR), begins)
-    high = np.maximum.reduceat(np.where(in_block, position, -1), begins) + 1
+    """Positions that are run whatever is asked; ``low`` and ``high`` bound the active block."""
+    canvas, position, free = (t.numpy() for t in (host.canvas, host.position, host.editable))
     side = np.where(mode == VICINITY, vicinity, 0)
     high = np.where(mode == PREFIX, FAR, high + side)
     near = (position >= (low - side)[canvas]) & (position < high[canvas])
-    return np.where((mode == PROMPT)[canvas], free, near & (mode != CAUSAL)[canvas])
+    return np.where((mode == PROMPT)[canvas], free, near & (mode < CAUSAL)[canvas])

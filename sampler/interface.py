@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -49,7 +49,7 @@ class CachingDenoiser(Denoiser, Protocol):
         offsets: Tensor,
         rows: Tensor,
         labels: Tensor | None = None,
-        segments: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
+        segments: tuple[np.ndarray, ...] | None = None,
     ) -> Tensor:
         """As ``Denoiser.trunk``, for parts of canvases.
 
@@ -57,9 +57,30 @@ class CachingDenoiser(Denoiser, Protocol):
             tokens, offsets, rows, labels: of the positions that are run.
             segments: on the host: positions run of each canvas [B], where each lies on it [T], the
                 first slot of each canvas [B], -1 for those that are not cached, and its leading
-                slots that are in use after the pass [B].
+                slots that are in use after the pass [B]; where networks encode what is final, the
+                first position of each canvas that is denoised [B], and the steps that this has been
+                denoised in before [B].
         """
         ...
+
+
+class SelfConditioned(CachingDenoiser, Protocol):
+    """A network that reads, where it denoises, the mean embedding that the last step expected."""
+
+    def expected(self, p: Tensor) -> Tensor:
+        """Probabilities [R, V] -> mean embeddings [R, D]."""
+        ...
+
+    def remember(self, slots: Tensor, phases: Tensor, expected: Tensor) -> None:
+        """Keep mean embeddings [R, D] of positions by their slots [R], for the passes of these
+        phases [R]; see ``Segments`` in ``sampler.room``. A slot of -1 is nobody's.
+        """
+        ...
+
+
+def self_conditioned(network: Denoiser) -> SelfConditioned | None:
+    """The network, if it is one of these."""
+    return cast(SelfConditioned, network) if hasattr(network, "remember") else None
 
 
 @runtime_checkable

@@ -63,3 +63,26 @@ def best_of_each(
     limit = F.pad(count.clamp(min=0), (0, 1))
     place, found = places(score, group, limit.numel())
     return place < limit[group], torch.minimum(found, limit)[:-1]
+
+
+def running_sums(
+    values: Float[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    place: Int[Tensor, " R"],
+    groups: int,
+    longest: int,
+) -> Float[Tensor, " R"]:
+    """For each row, the sum of the values of its group up to its place, its own included.
+
+    Each group is summed by itself, so its sums have the same bits whoever is beside it.
+
+    Args:
+        values: of the rows.
+        group: of each row, 0 to G - 1.
+        place: in its group, from 0.
+        groups: their number G.
+        longest: rows of a group at most; rows of the last group may be more, and get any sum.
+    """
+    at = group * longest + place.clamp(max=longest - 1)
+    table = values.new_zeros(groups * longest).index_copy_(0, at, values)
+    return table.view(groups, longest).cumsum(1).view(-1)[at]

@@ -155,6 +155,9 @@ FIRST_ALONE = flag(
     "the first step of a block writes its first position alone, where keys and values are kept",
     requestable=False,
 )
+ENTROPY_BOUND = number(
+    None, "write positions while their entropies sum to this, in nats", 0, 1e6, example=0.5
+)
 LOGITS_EOS_INF = flag(False, "never write the end token", label="Never end")
 
 
@@ -165,10 +168,13 @@ class SamplerParams:
     Attributes:
         state: the sampler's own columns of a ``CanvasBatch``.
         needs_mask: whether the sampler is only for models with a mask.
+        needs_canvases: whether it is only for models that denoise canvases after an encoded prompt,
+            which have no other.
     """
 
     state: ClassVar[type[SamplerState]]
     needs_mask: ClassVar[bool] = True
+    needs_canvases: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, declared in params_in(self).items():
@@ -187,6 +193,9 @@ class SamplerParams:
     def check_cached(self) -> None:
         """Raise InvalidParam for choices that exclude a cache of keys and values."""
 
+    def check_logprobs(self) -> None:
+        """Raise InvalidParam for choices whose log-probabilities are not told."""
+
     def unread(self) -> dict[str, str]:
         """Parameters that the other values make meaningless, each with the reason."""
         return {}
@@ -197,9 +206,16 @@ class SamplerParams:
         return 0
 
     @property
+    def fixed_by(self) -> str:
+        """The choice by which the step count cannot be reduced while the request runs; empty where
+        it can.
+        """
+        return ""
+
+    @property
     def fixed_steps(self) -> bool:
         """Whether the step count cannot be reduced while the request runs."""
-        return False
+        return bool(self.fixed_by)
 
     @property
     def reads_given_masks(self) -> bool:
@@ -319,6 +335,8 @@ class SamplingParams:
             self.own.check_cached()
         if not isinstance(self.logprobs, bool):
             raise InvalidParam("logprobs", f"must be true or false, got {self.logprobs!r}")
+        if self.logprobs:
+            self.own.check_logprobs()
         for name, declared in params_in(self.own).items():
             value = getattr(self.own, name)
             if declared.kind == "schedule" and isinstance(value, tuple):

@@ -59,8 +59,8 @@ def row_settings(
         batch: the canvases.
         as_model: whether probabilities are told as the model gave them.
         temperature: in place of the requests' own.
-        flags: ``official``, ``crossing``, ``entropy``, ``no_eos``, ``eos_last`` and ``eot_last`` of
-            ``RowQuery``.
+        flags: ``official``, ``crossing``, ``entropy``, ``no_eos``, ``eos_last``, ``eot_last`` and
+            ``denoise`` of ``RowQuery``.
     """
     if temperature is None:
         temperature = batch.temperature
@@ -139,7 +139,10 @@ class Written:
         tokens: of all positions.
         columns: state of the sampler for the next step, whole numbers [B] by the name of their
             column, which is also their name in ``Now``.
+        noise: of each row of logits, whether its position holds noise that no mask shows; None
+            where a mask stands for noise.
     """
 
     tokens: Int[Tensor, " T"]
     columns: Mapping[str, Tensor]
+    noise: Bool[Tensor, " R"] | None = None

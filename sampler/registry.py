@@ -16,7 +16,7 @@ from sampler.params import (
     check_choice,
     params_in,
 )
-from sampler.samplers import ancestral, dream, gidd, remdm, threshold, topk
+from sampler.samplers import ancestral, dream, entropy_bound, gidd, remdm, threshold, topk
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ SAMPLERS: dict[str, SamplerSpec] = {
     "gidd": SamplerSpec(gidd.Gidd, gidd.GiddParams, settles_early=False),
     "remdm": SamplerSpec(remdm.Remdm, remdm.RemdmParams, settles_early=True),
     "dream": SamplerSpec(dream.Dream, dream.DreamParams, settles_early=True),
+    "entropy_bound": SamplerSpec(
+        entropy_bound.EntropyBound, entropy_bound.EntropyBoundParams, settles_early=True
+    ),
 }
 """A further sampler is a module in ``sampler/samplers`` and a line here."""
 DEFAULT_SAMPLER = "ancestral"

@@ -15,7 +15,7 @@ from sampler.layout import Layout
 from sampler.logits.row_requests import ALL, Asks, Some
 from sampler.transfer import to_device
 
-Segments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Segments = tuple[np.ndarray, ...]
 """See ``CachingDenoiser``."""
 
 
@@ -94,6 +94,7 @@ class Run:
         found = to_device(torch.from_numpy(np.concatenate(parts)), device)
         at = host.position.numpy()[positions]
         segments = (queries, at, starts[canvases], reading.used[canvases])
+        segments += tuple(column[canvases] for column in reading.denoised)
         ends, positions, canvases, shift = found.split(sizes)
         return cls(len(at), ends, positions, canvases, shift, segments)
 
@@ -181,10 +182,7 @@ def segments_of(runs: list[Run]) -> Segments | None:
     found = [run.segments for run in runs if run.segments is not None]
     if not found:
         return None
-    queries, positions, starts, used = (
-        np.concatenate(column) for column in zip(*found, strict=True)
-    )
-    return queries, positions, starts, used
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
 
 
 def offsets_of(runs: list[Run]) -> Int[Tensor, " E"]:

@@ -77,6 +77,12 @@ class SamplerState:
         """Index of the active block at a step, [B]; 0 for samplers without blocks."""
         return torch.zeros_like(step)
 
+    def block_steps(self, batch: Any) -> np.ndarray:
+        """Steps that the active block of each canvas of a ``CanvasBatch`` has been through, [B],
+        for networks that read it; 0 for samplers of others.
+        """
+        return np.zeros_like(batch.step.numpy())
+
     def active_block(self, batch: Any, mask_id: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Ranks of editable positions where the active block of the next step begins and ends, both
         [B]; the whole canvas for samplers without blocks.

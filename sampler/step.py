@@ -21,12 +21,13 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.cache import Reading
 from sampler.constraints.joint import Constrained, Draws
-from sampler.interface import CachingDenoiser, Denoiser, Sampler
+from sampler.interface import CachingDenoiser, Denoiser, Sampler, self_conditioned
 from sampler.logits.guidance import unconditional
 from sampler.logits.head import least_rows
 from sampler.logits.row_reader import readout
 from sampler.logits.row_requests import Asks, RowQuery
 from sampler.outcome import Outcome
+from sampler.packing import joined
 from sampler.plan import Rows, Written
 from sampler.proposed import Ahead, Proposed, rows_asked
 from sampler.room import Room, Run, offsets_of, segments_of
@@ -162,6 +163,7 @@ def take(
     draws = [Draws.of(*of_part) for of_part in zip(constrained or [()], rows, bases, strict=False)]
     readers = [reader for of_part in draws for reader in of_part.readers]
     hidden = _run(network, proposed, rooms, rows)
+    memory = self_conditioned(network) if rooms[0].run.segments is not None else None
     stats = readout(
         network.head,
         hidden,
@@ -171,7 +173,11 @@ def take(
         sampler.ends,
         readers,
         least_rows(network),
+        None if memory is None else memory.expected,
     )
+    if memory is not None and stats.expected is not None:
+        slots, phases = (joined(list(found)) for found in zip(*map(_remembered, rows), strict=True))
+        memory.remember(slots, phases, stats.expected)
     results = []
     for n, (p, room, r, at) in enumerate(zip(proposed, rooms, rows, bases, strict=True)):
         mine = stats if len(rooms) == 1 else stats.part(slice(at, at + room.asked))
@@ -192,10 +198,20 @@ def take(
             "confidence": torch.where(guessed, mine.p_sample, 0.0),
             **after.columns,
         }
+        if after.noise is not None:
+            told["noise"] = after.noise
         if mine.log_p is not None and mine.top_ids is not None and mine.top_log_p is not None:
             told |= {"log_p": mine.log_p, "top_ids": mine.top_ids, "top_log_p": mine.top_log_p}
         results.append((after, told))
     return results
+
+
+def _remembered(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Slots of rows, -1 for empty places, and the phase of the pass that shall read them."""
+    slots = rows.settings["slot"] + rows.position
+    if rows.valid is not None:
+        slots = torch.where(rows.valid, slots, -1)
+    return slots, rows.settings["phase"] + 1
 
 
 def _run(
@@ -264,7 +280,13 @@ def settle(
     before = batch.on_host.tokens.numpy()
     names = ("confidence", "log_p", "top_ids", "top_log_p")
     told = {n: found.pop(n)[valid] for n in names if n in found}
-    change = Transition.between(before, after, sampler.mask_id, rows, told)
+    noise = None
+    if "noise" in found:
+        known = np.ones_like(before, dtype=bool) if batch.noise is None else batch.noise
+        noise = known, known.copy()
+        noise[1][rows] = found.pop("noise")[valid]
+        moved = replace(moved, noise=noise[1])
+    change = Transition.between(before, after, sampler.mask_id, rows, told, noise)
     ran = counts > 0
     forwards = ran.astype(np.int64)
     if "guided" in asks:

@@ -45,6 +45,7 @@ class Transition:
         mask_id: int | None,
         asked: np.ndarray,
         told: Mapping[str, np.ndarray],
+        noise: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Transition:
         """The difference of two arrays of ids [T], and the facts of the positions ``asked`` [R].
 
@@ -53,6 +54,7 @@ class Transition:
             mask_id: m, if there is one.
             asked: positions, ascending.
             told: the fields from ``confidence`` on, each with R entries.
+            noise: where noise stands before and after, both [T], if no mask shows it.
         """
         rows = (before != after).nonzero()[0]
         old, new = before[rows], after[rows]
@@ -60,6 +62,9 @@ class Transition:
         if mask_id is not None:
             op[old == mask_id] = UNMASK
             op[new == mask_id] = REMASK
+        elif noise is not None:
+            op[noise[0][rows]] = UNMASK
+            op[noise[1][rows]] = REMASK
         # where each changed position stands among those asked; the last entry is of the others
         place = np.full(len(before), len(asked))
         place[asked] = np.arange(len(asked))

@@ -99,7 +99,7 @@ def _convert(
                 **{name: fields[name] for name in ("raw_codebook",) if name in fields},
             }
         defaults: dict[str, Any] = {"sampler": "ancestral"}
-        if spec.masks_only:
+        if spec.masks_only or network.canvas_length is not None:
             defaults = {name: spec.defaults[name] for name in ("sampler", "mixing_ratio")}
         defaults |= {name: value for name, value in found.defaults.items() if value is not None}
         ratio = defaults.get("mixing_ratio") if mixing_ratio is None else mixing_ratio

@@ -60,11 +60,16 @@ def described(path: Path) -> Described:
     spec, sizes, network = built
     weights.compare(path, shapes, network)
     file = read_json(path / "generation_config.json", required=False)
-    said = {name: value for name, value in file.items() if value is not None}
-    noise = UNIFORM if sizes.mask_token_id is None else {}
+    try:
+        said = spec.read_defaults({n: value for n, value in file.items() if value is not None})
+    except UnsupportedConfig as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    bare = sizes.mask_token_id is None and network.canvas_length is None
+    noise = UNIFORM if bare else {}
     recipe = recipe_of(name)
     usual = recipe.defaults if recipe is not None else {}
-    block = {} if network.block_length is None else {"block_length": network.block_length}
+    length = network.block_length or network.canvas_length
+    block = {} if length is None else {"block_length": length}
     defaults = {**spec.defaults, **noise, **usual, **said, **block}
     info = ModelInfo(
         name=name,
@@ -75,16 +80,33 @@ def described(path: Path) -> Described:
         eos_id=sizes.eos_token_id,
         max_length=network.max_length,
         dtype="",
+        more_ends=_more_ends(path, said.get("more_ends", ()), sizes.vocab_size),
         classes=network.classes,
         class_names=_class_names(config, network.classes),
         image=getattr(sizes, "image", None),
         block_length=network.block_length,
+        canvas_length=network.canvas_length,
         shifted=network.shifted,
         cache=network.cache_shape,
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size, info.mask_id) if has_text else None
     return Described(found, built, text, info, defaults)
+
+
+def _more_ends(path: Path, said: Any, vocab_size: int) -> tuple[int, ...]:
+    """Further ids that end a text, as a family reads them from ``generation_config.json``.
+
+    Raises:
+        CheckpointError: not ids of the vocabulary.
+    """
+    known = isinstance(said, list | tuple) and all(type(id_) is int for id_ in said)
+    if not known or not all(0 <= id_ < vocab_size for id_ in said):
+        raise CheckpointError(
+            f"{path}: eos_token_id in generation_config.json must be ids below {vocab_size}; "
+            f"got {str(said)[:200]}"
+        )
+    return tuple(said)
 
 
 def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:

@@ -85,11 +85,12 @@ class Checkpoint:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """Ids that end a text: the end token, and the end of a turn where there is one; none of an
-        image.
+        """Ids that end a text: the end token, the end of a turn where there is one, and further
+        ones; none of an image.
         """
         turn = None if self.text is None else self.text.end_of_turn
-        return tuple(end for end in (self.info.eos_id, turn) if end is not None)
+        ends = (self.info.eos_id, turn, *self.info.more_ends)
+        return tuple(dict.fromkeys(end for end in ends if end is not None))
 
     @property
     def arithmetic(self) -> str:

@@ -33,7 +33,11 @@ def parse_shape(text: str, family: str = "llada", tokenizer: Path | None = None)
         CheckpointError: naming what is not understood.
     """
     ids = {} if tokenizer is None else _ids(tokenizer)
-    named = {name: {**shape, **ids} for name, shape in registry.FAMILIES[family].shapes.items()}
+    spec = registry.FAMILIES[family]
+    if (inner := spec.sizes_in) and ids:
+        named = {n: {**s, inner: {**s[inner], **ids}} for n, s in spec.shapes.items()}
+        return {inner: ids, **parse_fields(text, named)}
+    named = {name: {**shape, **ids} for name, shape in spec.shapes.items()}
     return {**ids, **parse_fields(text, named)}
 
 
@@ -140,7 +144,7 @@ def write_random(
     with progress.of(Work(folder.absolute().name, "writing", "written", size)):
         weights.write(drawn(), folder, shard_bytes, progress=progress)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    ratio = 0.0 if spec.masks_only else 0.1
+    ratio = 0.0 if spec.masks_only else spec.defaults.get("mixing_ratio", 0.1)
     steps = {} if "steps" in spec.defaults else {"steps": 32}
     defaults = {**steps, "sampler": spec.random_sampler, "mixing_ratio": ratio}
     (folder / "generation_config.json").write_text(json.dumps(defaults, indent=2) + "\n")

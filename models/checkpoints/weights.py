@@ -126,7 +126,8 @@ def compare(place: Path, shapes: Mapping[str, Sequence[int]], network: Checkpoin
     optional, expected = network.derived(), network.stored()
     if missing := sorted(expected.keys() - shapes.keys()):
         raise CheckpointError(f"{place}: {len(missing)} tensors missing, first {missing[0]}")
-    if extra := sorted(shapes.keys() - expected.keys() - optional.keys()):
+    unknown = shapes.keys() - expected.keys() - optional.keys()
+    if extra := sorted(name for name in unknown if not network.passed_over(name)):
         raise CheckpointError(f"{place}: {len(extra)} unknown tensors, first {extra[0]}")
     for name, wanted in (optional | expected).items():
         if name in shapes and list(shapes[name]) != list(wanted.shape):
@@ -197,7 +198,7 @@ def read(
     for path in {header.path: None for header in found.values()}:
         with opened(path, device) as file:
             for name, header in found.items():
-                if header.path != path:
+                if header.path != path or network.passed_over(name):
                     continue
                 wide = any(w in name for w in network.wide)
                 kind = torch.float32 if wide else dtype

@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """W_down(silu(W_gate y) * W_up y)."""
+    """W_down(act(W_gate y) * W_up y)."""
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
@@ -61,9 +61,14 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(hidden, width, bias=False)
         self.down_proj = nn.Linear(width, hidden, bias=False)
 
+    @staticmethod
+    def act(x: Tensor) -> Tensor:
+        """The function of the gate, element by element: SwiGLU's silu."""
+        return F.silu(x)
+
     def forward(self, y: Tensor) -> Tensor:
         """[R, D] -> same."""
-        gate, up = F.silu(self.gate_proj(y)), self.up_proj(y)
+        gate, up = self.act(self.gate_proj(y)), self.up_proj(y)
         # in place where no gradient needs the factors: one buffer less to walk through
         return self.down_proj(gate * up if torch.is_grad_enabled() else gate.mul_(up))
 

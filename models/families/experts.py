@@ -85,7 +85,7 @@ class Router(nn.Linear):
 
 
 class Experts(nn.Module):
-    """SwiGLU networks with their matrices stacked: W_down(silu(W_gate y) * W_up y) of each.
+    """Gated networks with their matrices stacked: W_down(act(W_gate y) * W_up y) of each.
 
     Attributes:
         gate_up: [E, 2 W, D], the rows of W_gate first.
@@ -98,6 +98,11 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(count, hidden, width))
         for matrices in (self.gate_up, self.down):
             nn.init.normal_(matrices, std=0.02)
+
+    @staticmethod
+    def act(x: Tensor) -> Tensor:
+        """The function of the gate, element by element: SwiGLU's silu."""
+        return F.silu(x)
 
     def divide(self, ranks: int) -> None:
         """Keep the room of one rank's share of each expert; outputs of all ranks add up."""
@@ -127,7 +132,7 @@ class Experts(nn.Module):
         rows = x.new_zeros(size, x.shape[1])
         rows[slots] = x.repeat_interleave(indices.shape[1], 0)
         gate, up = F.grouped_mm(rows, self.gate_up.mT, offs=ends).chunk(2, -1)
-        out = F.grouped_mm(F.silu(gate) * up, self.down.mT, offs=ends)[slots]
+        out = F.grouped_mm(self.act(gate) * up, self.down.mT, offs=ends)[slots]
         mixed = out.float().unflatten(0, indices.shape) * weights[..., None]
         return mixed.sum(1).to(x.dtype)
 

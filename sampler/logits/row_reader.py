@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -58,6 +59,9 @@ class RowStats:
         certainty: of p, as asked; 0 where it was not asked for, None where no row asks.
         entropy: of the model's distribution, in nats; 0 where it was not asked for, None where no
             row asks.
+        likeliest: id of the highest probability; likewise.
+        spread: entropy of p, in nats; likewise.
+        expected: mean embedding of p, [R, D]; None too where the network has no use for it.
         log_p: of the model's distribution at the id asked for; likewise.
         top_ids, top_log_p: its likeliest ids, in order; likewise.
     """
@@ -68,6 +72,9 @@ class RowStats:
     finite: Bool[Tensor, " R"]
     certainty: Float[Tensor, " R"] | None = None
     entropy: Float[Tensor, " R"] | None = None
+    likeliest: Int[Tensor, " R"] | None = None
+    spread: Float[Tensor, " R"] | None = None
+    expected: Float[Tensor, "R D"] | None = None
     log_p: Float[Tensor, " R"] | None = None
     top_ids: Int[Tensor, "R K"] | None = None
     top_log_p: Float[Tensor, "R K"] | None = None
@@ -98,6 +105,7 @@ def readout(
     ends: tuple[int, ...] = (),
     readers: Sequence[LogitReader] = (),
     least: int = MIN_ROWS,
+    expected: Callable[[Tensor], Tensor] | None = None,
 ) -> RowStats:
     """Run ``head`` (hidden rows -> logits [rows, vocab_size]) in chunks, reduce each to
     ``RowStats``.
@@ -111,6 +119,7 @@ def readout(
         ends: ids of the end token and the end of a turn, where there are such.
         readers: of some of the rows.
         least: rows that ``head`` is called with at least.
+        expected: of the network, probabilities -> mean embeddings; None where none are wanted.
     """
     parts = []
     for chunk in chunks:
@@ -120,7 +129,7 @@ def readout(
             bare = logits_of(head, hidden[chunk.second], vocab_size, least)
             scale = _of(chunk.query.guidance_scale, pairs)
             logits = _put(logits.float(), pairs, guided(logits[pairs], bare, scale))
-        parts.append(row_stats(logits, chunk, mask_id, ends, own_type, readers))
+        parts.append(row_stats(logits, chunk, mask_id, ends, own_type, readers, expected))
     return RowStats.joined(parts)
 
 
@@ -131,6 +140,7 @@ def row_stats(
     ends: tuple[int, ...] = (),
     network_dtype: torch.dtype = torch.float32,
     readers: Sequence[LogitReader] = (),
+    expected: Callable[[Tensor], Tensor] | None = None,
 ) -> RowStats:
     """Sample and scalars of each row of logits; fp32 inside blocks of ids, float64 across them.
 
@@ -139,6 +149,7 @@ def row_stats(
         chunk: what is asked of them.
         mask_id, ends, readers: see ``readout``.
         network_dtype: which the network gave its logits in.
+        expected: see ``readout``.
     """
     vocab, query, asks = logits.shape[-1], chunk.query, chunk.asks
     logits = in_blocks(logits)
@@ -168,6 +179,7 @@ def row_stats(
     draw = Draw.of(logits.exp_(), mode, chunk)
     own_total = model.total(draw.total)
     log_p, top_ids, top_log_p = model.told(draw.sample, vocab)
+    spread, mean = draw.denoised(chunk, vocab, expected)
     return RowStats(
         sample=draw.sample,
         p_sample=model.p(draw.sample, draw, own_total, draw.p_sample),
@@ -175,6 +187,9 @@ def row_stats(
         finite=draw.total.isfinite(),
         certainty=draw.certainty,
         entropy=model.entropy,
+        likeliest=None if query.denoise is None else mode,
+        spread=spread,
+        expected=mean,
         log_p=log_p,
         top_ids=top_ids,
         top_log_p=top_log_p,
@@ -192,6 +207,7 @@ class Draw:
         p_sample, p_current: probability of it, and of the id that stands there, as drawn from; None
             where all rows ask for the model's.
         certainty: see ``RowStats``.
+        kept: the weights after top-p.
     """
 
     weights: Float[Tensor, "R W"]
@@ -200,6 +216,7 @@ class Draw:
     p_sample: Float[Tensor, " R"] | None
     p_current: Float[Tensor, " R"] | None
     certainty: Float[Tensor, " R"] | None
+    kept: Float[Tensor, "R W"]
 
     @classmethod
     def of(cls, weights: Tensor, mode: Tensor, chunk: Chunk) -> Draw:
@@ -210,7 +227,7 @@ class Draw:
         if "drawn" not in asks:
             total = block_sums(weights).cumsum(-1)[:, -1]
             certain = (torch.ones_like(total), (here == mode).double()) if told else (None, None)
-            return cls(weights, total, mode, *certain, _certainty(weights, mode, chunk))
+            return cls(weights, total, mode, *certain, _certainty(weights, mode, chunk), weights)
         sample, at_sample, total = inverse_cdf(weights, query.u)
         mass, at_here = total, weights.gather(1, here[:, None])[:, 0].double() if told else total
         drawn_from = weights
@@ -221,7 +238,7 @@ class Draw:
             pick, at_pick, left = inverse_cdf(cut, query.u[narrow])
             where = top_p < 1.0
             sample = _put(sample, narrow, pick, where)
-            if query.certainty is not None:
+            if query.certainty is not None or query.denoise is not None:
                 drawn_from = _put(weights, narrow, cut, where[:, None])
             if told:
                 in_cut = cut.gather(1, here[narrow][:, None])[:, 0].double()
@@ -231,10 +248,28 @@ class Draw:
         sample = torch.where(greedy, mode, sample)
         certainty = _certainty(drawn_from, sample, chunk)
         if not told:
-            return cls(weights, total, sample, None, None, certainty)
+            return cls(weights, total, sample, None, None, certainty, drawn_from)
         p_sample = torch.where(greedy, 1.0, at_sample / mass)
         p_here = torch.where(greedy, (here == mode).double(), at_here / mass)
-        return cls(weights, total, sample, p_sample, p_here, certainty)
+        return cls(weights, total, sample, p_sample, p_here, certainty, drawn_from)
+
+    def denoised(
+        self, chunk: Chunk, vocab: int, expected: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``spread`` and ``expected`` of ``RowStats``; see ``readout``."""
+        if chunk.query.denoise is None:
+            return None, None
+        spread = torch.zeros_like(chunk.query.u)
+        rows = chunk.asks.get("denoise", spread.new_zeros(0, dtype=torch.int64))
+        kept = self.kept[rows]
+        total = block_sums(kept).sum(-1)
+        surprise = block_sums(torch.special.entr(kept)).sum(-1)
+        spread = _put(spread, rows, surprise / total + total.log())
+        if expected is None:
+            return spread, None
+        p = kept[:, :vocab] / total[:, None].float()
+        mean = expected(F.pad(p, (0, 0, 0, max(0, MIN_ROWS - len(p)))))[: len(p)]
+        return spread, _put(mean.new_zeros(len(spread), mean.shape[1]), rows, mean)
 
 
 def _certainty(

@@ -29,6 +29,7 @@ UNASKED: dict[str, Any] = {
     "no_eos": False,
     "eos_last": False,
     "eot_last": False,
+    "denoise": False,
     "guidance_scale": 1.0,
     "tell": False,
     "written": -1,
@@ -55,7 +56,7 @@ class Asks(dict[str, Flags]):
     - model: probabilities are told as the model gave them; reheated: and temperature changes them;
     - guided: there is a second row of hidden states;
     - sample, margin, spread: this ``CERTAINTY``;
-    - entropy, tell, endless, official, no_eos: see there.
+    - entropy, tell, endless, official, no_eos, denoise: see there.
     """
 
     @classmethod
@@ -106,6 +107,8 @@ class RowQuery:
         no_eos: the end token is never drawn.
         eos_last, eot_last: in what is told, the end token, or the end of a turn, has probability 0
             and the others share what it had.
+        denoise: of the distribution that tokens are drawn from, the likeliest id, the entropy and
+            the mean embedding are wanted.
         guidance_scale: w; rows with another value than 1 have a second row of hidden states.
         tell: the model's log-probabilities are wanted.
         written: id whose log-probability that is; -1 for the sample.
@@ -124,6 +127,7 @@ class RowQuery:
     no_eos: Bool[Tensor, " R"] | None = None
     eos_last: Bool[Tensor, " R"] | None = None
     eot_last: Bool[Tensor, " R"] | None = None
+    denoise: Bool[Tensor, " R"] | None = None
     guidance_scale: Float[Tensor, " R"] | None = None
     tell: Bool[Tensor, " R"] | None = None
     written: Int[Tensor, " R"] | None = None
@@ -163,7 +167,7 @@ class RowQuery:
         """Every row asks for every field that is there."""
         fields = {"narrow": "top_p", "model": "as_model", "guided": "guidance_scale"}
         fields |= dict.fromkeys(CERTAINTY[1:], "certainty")
-        fields |= {n: n for n in ("entropy", "tell", "official", "no_eos")}
+        fields |= {n: n for n in ("entropy", "tell", "official", "no_eos", "denoise")}
         names = {n for n, f in fields.items() if getattr(self, f) is not None}
         names |= {"drawn", "tempered"} | ({"reheated"} if "model" in names else set())
         if self.eos_last is not None or self.eot_last is not None:

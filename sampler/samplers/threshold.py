@@ -33,8 +33,9 @@ from sampler.layout import Layout
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import CERTAINTY, RowQuery
 from sampler.now import Now
-from sampler.packing import places
+from sampler.packing import places, running_sums
 from sampler.params import (
+    ENTROPY_BOUND,
     FIRST_ALONE,
     MAX_INTEGER,
     MAX_STEPS,
@@ -170,9 +171,7 @@ class ThresholdParams(BlockParams):
     confidence_threshold: float = param(
         number(0.9, "fill masks whose token is at least this likely", 0, 1, label="Threshold")
     )
-    entropy_bound: float | None = param(
-        number(None, "fill masks while their entropies sum to this, in nats", 0, 1e6, example=0.5)
-    )
+    entropy_bound: float | None = param(ENTROPY_BOUND)
     confidence_factor: float | None = param(
         number(None, "f of Fast-dLLM's rule", 0, 1e6, example=1.0)
     )
@@ -427,26 +426,3 @@ class Threshold:
         target = torch.where(chosen, rows.packed, layout.positions)
         after = F.pad(tokens, (0, 1)).scatter_(0, target, stats.sample)[:-1]
         return Written(after, columns)
-
-
-def running_sums(
-    values: Float[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    place: Int[Tensor, " R"],
-    groups: int,
-    longest: int,
-) -> Float[Tensor, " R"]:
-    """For each row, the sum of the values of its group up to its place, its own included.
-
-    Each group is summed by itself, so its sums have the same bits whoever is beside it.
-
-    Args:
-        values: of the rows.
-        group: of each row, 0 to G - 1.
-        place: in its group, from 0.
-        groups: their number G.
-        longest: rows of a group at most; rows of the last group may be more, and get any sum.
-    """
-    at = group * longest + place.clamp(max=longest - 1)
-    table = values.new_zeros(groups * longest).index_copy_(0, at, values)
-    return table.view(groups, longest).cumsum(1).view(-1)[at]

@@ -275,9 +275,9 @@ class TopKParams(BlockParams):
             )
 
     @property
-    def fixed_steps(self) -> bool:
+    def fixed_by(self) -> str:
         """The published loop takes all its steps."""
-        return self.compat == "official"
+        return "compat: official" if self.compat == "official" else ""
 
     @property
     def reads_given_masks(self) -> bool:

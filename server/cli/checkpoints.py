@@ -16,7 +16,7 @@ from models.files import read_json
 from models.hub.names import hub_name
 from models.hub.recipes import recipe_of
 from models.printable import printable
-from models.registry import FAMILIES
+from models.registry import FAMILIES, family_of
 from server.cli.common import (
     NAMED,
     AdapterOption,
@@ -45,16 +45,16 @@ def info(
     """Describe a checkpoint. Of one on the hub, no weights are downloaded for that."""
     from dataclasses import asdict
 
-    from server.engine.request_params import samplers_for
+    from server.engine.request_params import ModelKind
 
     facts_of, defaults, needs = inspected(checkpoint)
-    has_mask = facts_of.mask_id is not None
-    check_generation_config(checkpoint, defaults, has_mask)
+    kind = ModelKind.of(facts_of)
+    check_generation_config(checkpoint, defaults, kind)
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
     facts = {
         **asdict(facts_of),
         **noise,
-        "samplers": samplers_for(has_mask, facts_of.block_length is not None),
+        "samplers": kind.samplers,
         "defaults": defaults,
         "memory": memory_of(facts_of, needs),
     }
@@ -128,6 +128,7 @@ def convert(
     """Make a folder to serve from a published checkpoint. Pickles are read as data, never run."""
     from models.checkpoints.convert import convert as write
     from models.checkpoints.random_init import parse_fields
+    from server.engine.request_params import ModelKind
 
     try:
         fields = parse_fields(config, {}, "--config") if config else {}
@@ -136,8 +137,11 @@ def convert(
         if source.is_dir():
             said = read_json(source / "generation_config.json", required=False)
             shape = read_json(source / "config.json", required=False)
+            if (spec := family_of(shape)) is not None:
+                said = {**spec.read_defaults(said)}
             has_mask = shape.get("mask_token_id", 0) is not None
-            check_generation_config(str(source), said, has_mask)
+            kind = ModelKind(has_mask, on_canvases="canvas_length" in shape)
+            check_generation_config(str(source), said, kind)
         written = write(
             source,
             folder,

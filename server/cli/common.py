@@ -23,7 +23,7 @@ from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
 from server.cli.progress import ShownProgress
 from server.cli.sampling_flags import parsed
-from server.engine.request_params import check_defaults, sampling_params
+from server.engine.request_params import ModelKind, check_defaults, sampling_params
 
 HUB_NAME = r"ORG/NAME\[@REVISION]"  # rich reads other brackets as markup
 NAMED = f"a bundled name, a folder, or {HUB_NAME} on the hub"
@@ -93,19 +93,19 @@ def load(
         stop(str(error))
 
 
-def check_generation_config(name: str, defaults: Mapping[str, Any], has_mask: bool) -> None:
+def check_generation_config(name: str, defaults: Mapping[str, Any], kind: ModelKind) -> None:
     """End the command if ``generation_config.json`` has values that no request could set."""
     try:
-        check_defaults(defaults, has_mask)
+        check_defaults(defaults, kind)
     except InvalidParam as error:
         stop(f"{name}: generation_config.json: {error}", 2)
 
 
 def params_of(loaded: Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
     """Sampling parameters: the checkpoint's defaults, overridden by chosen flags."""
-    has_mask = loaded.info.mask_id is not None
-    check_generation_config(loaded.info.name, loaded.defaults, has_mask)
+    kind = ModelKind.of(loaded.info)
+    check_generation_config(loaded.info.name, loaded.defaults, kind)
     try:
-        return sampling_params(loaded.defaults, parsed(chosen), has_mask)
+        return sampling_params(loaded.defaults, parsed(chosen), kind)
     except InvalidParam as error:
         stop(str(error), 2)

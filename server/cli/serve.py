@@ -26,6 +26,7 @@ from server.cli.progress import ShownProgress
 from server.config import ConfigError, Settings, keep_keys_from_children
 from server.engine.factory import check_servable, engine_of, warm_up
 from server.engine.position_limits import position_limits
+from server.engine.request_params import ModelKind
 from server.engine.step_timer import PositionLimit
 from server.http.addresses import is_loopback, listening, url_host
 from server.http.api_keys import readable_by_others
@@ -158,7 +159,7 @@ def _check_checkpoints(settings: Settings) -> None:
                 info, defaults, needs = check_checkpoint(folder, *how)
         except CheckpointError as error:
             stop(str(error))
-        check_generation_config(name, defaults, info.mask_id is not None)
+        check_generation_config(name, defaults, ModelKind.of(info))
         names.append(info.name)
         sizes.append((info, needs))
     if len(set(names)) < len(names):

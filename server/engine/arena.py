@@ -16,6 +16,7 @@ class Arena:
         tokens: ids, as the last successful step left them.
         editable: where a sampler may write.
         held: ids whose keys and values are kept; ``NOTHING`` elsewhere.
+        noise: positions that hold noise which no mask shows.
     """
 
     def __init__(self, size: int = 1024) -> None:
@@ -23,6 +24,7 @@ class Arena:
         self.tokens: Int[np.ndarray, " N"] = np.zeros(size, dtype=np.int64)
         self.editable: Bool[np.ndarray, " N"] = np.zeros(size, dtype=bool)
         self.held: Int[np.ndarray, " N"] = np.full(size, NOTHING)
+        self.noise: Bool[np.ndarray, " N"] = np.zeros(size, dtype=bool)
         self._extents = Extents(size)
 
     def admit(
@@ -30,13 +32,14 @@ class Arena:
         lengths: Int[np.ndarray, " B"],
         tokens: Int[np.ndarray, " T"],
         editable: Bool[np.ndarray, " T"],
+        noise: Bool[np.ndarray, " T"] | None = None,
     ) -> Int[np.ndarray, " B"]:
         """Give each canvas the first free extent that is long enough; where there is none, the line
         doubles. All are admitted, or none.
 
         Args:
             lengths: positions of each.
-            tokens, editable: of all their positions, one canvas after the other.
+            tokens, editable, noise: of all their positions, one canvas after the other.
 
         Returns:
             where each begins.
@@ -48,13 +51,16 @@ class Arena:
             starts.append(start)
         found = np.array(starts, dtype=np.int64)
         places, more = places_of(found, lengths), extents.size - len(self.tokens)
-        ids, may, held = self.tokens, self.editable, self.held
+        ids, may, held, noisy = self.tokens, self.editable, self.held, self.noise
         if more:
             ids = np.concatenate((ids, np.zeros(more, np.int64)))
             may = np.concatenate((may, np.zeros(more, bool)))
             held = np.concatenate((held, np.full(more, NOTHING)))
+            noisy = np.concatenate((noisy, np.zeros(more, bool)))
         ids[places], may[places], held[places] = tokens, editable, NOTHING
+        noisy[places] = False if noise is None else noise
         self.tokens, self.editable, self.held, self._extents = ids, may, held, extents
+        self.noise = noisy
         return found
 
     def release(self, starts: Int[np.ndarray, " B"], lengths: Int[np.ndarray, " B"]) -> None:

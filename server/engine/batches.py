@@ -21,7 +21,6 @@ from server.engine.events import Event, Failed, Step
 from server.engine.isolation import each_alone, failure_of, step_parts
 from server.engine.part import Part
 from server.engine.prompts import SharedPrompts
-from server.engine.request_params import samplers_for
 from server.engine.slots import Slots
 from server.engine.stream import GroupStep, Subscription
 
@@ -90,7 +89,7 @@ class Batches:
                 self._caching,
             )
             for name, spec in SAMPLERS.items()
-            if name in samplers_for(info.mask_id is not None)
+            if info.mask_id is not None or not spec.params.needs_mask
         }
 
     def __bool__(self) -> bool:

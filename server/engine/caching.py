@@ -10,13 +10,15 @@ from jaxtyping import Int
 
 from models.interface import ModelInfo
 from sampler.batch import given_before
-from sampler.cache import CAUSAL, DUAL, MODES, NONE, NOTHING, PREFIX, PROMPT, CacheColumns
+from sampler.cache import CAUSAL, DUAL, ENCODED, MODES, NONE, NOTHING, PREFIX, PROMPT, CacheColumns
 from sampler.params import InvalidParam
 from server.engine.events import GenerationRequest
 from server.engine.scheduler import Work
 
 COLUMNS = tuple(f"cache.{name}" for name in CacheColumns.names())
 """Names of the columns in the table of canvases."""
+ENCODED_TOGETHER = 16
+"""``Caching.prefix_length`` of networks that encode their prompt position by position."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,15 @@ class Caching:
         Raises:
             InvalidParam: naming ``cache``.
         """
+        if self.info.canvas_length is not None and (size := _size(request)) > self.slots:
+            reason = f"and the prompt take {size} positions; cache_positions is {self.slots}"
+            raise InvalidParam("max_tokens", reason)
         if request.params.cache == MODES[NONE]:
             return
         if self.info.cache is None:
             raise InvalidParam("cache", "must be none: this model keeps no keys and values")
+        if self.info.canvas_length is not None:
+            raise InvalidParam("cache", "must be none: what this model encodes is always cached")
         if self.info.block_length is not None:
             length = self.info.block_length
             reason = f"must be none: blocks of {length} of this model are always cached, exactly"
@@ -55,6 +62,8 @@ class Caching:
         """The mode of a request, as in ``CacheColumns``."""
         if not self.slots or self.info.cache is None or _size(request) > self.slots:
             return NONE
+        if self.info.canvas_length is not None:
+            return ENCODED
         if self.info.block_length is not None:
             return CAUSAL
         return MODES.index(request.params.cache)
@@ -69,7 +78,7 @@ class Caching:
         block = min(free, params.own.block_positions(free))
         blocks = max(1, -(-free // max(1, block)))
         steps = whole.steps
-        if mode == CAUSAL:
+        if mode in (CAUSAL, ENCODED):
             rows = length + steps * min(length, block)
         else:
             refreshes = 1 if mode == PROMPT else blocks
@@ -82,6 +91,15 @@ class Caching:
         passes = whole.positions // length
         positions = min(whole.positions, max(1, -(-passes * rows // steps)))
         return Work(positions, steps, _size(request))
+
+    @property
+    def prefix_length(self) -> int | None:
+        """Positions by which prompts that begin alike are compared; None where their keys and
+        values depend on what comes after them.
+        """
+        if not self.slots or self.info.canvas_length is None:
+            return self.info.block_length if self.slots else None
+        return ENCODED_TOGETHER
 
     def columns(
         self, requests: Sequence[GenerationRequest], starts: Sequence[int]

@@ -85,7 +85,7 @@ class Canvases:
             columns |= self._caching.columns(requests, [o.cache_start for o in owners])
         columns |= dict.fromkeys(("forwards", *OPS), np.zeros(len(owners), dtype=np.int64))
         lists = _lists_of(batch.own, len(owners))
-        starts = self._arena.admit(lengths, tokens, batch.editable.numpy())
+        starts = self._arena.admit(lengths, tokens, batch.editable.numpy(), batch.noise)
         try:
             slots = self._table.put({**columns, "start": starts})
         except BaseException:
@@ -188,6 +188,7 @@ class Canvases:
             cache=self._cache(columns),
             held=self._arena.held[places] if self._caching.slots else None,
             regions=regions_of([o.request.region for o in owners]),
+            noise=self._arena.noise[places],
             asked=None if (asked == UNKNOWN).any() else asked,
         )
         return Part(self, slots, places, list(owners), batch)
@@ -211,6 +212,8 @@ class Canvases:
         self._arena.tokens[part.places[written]] = after[written]
         if (held := result.batch.held) is not None and held is not part.batch.held:
             self._arena.held[part.places[written]] = held[written]
+        if (noise := result.batch.noise) is not None and noise is not part.batch.noise:
+            self._arena.noise[part.places[written]] = noise[written]
         for name, count in zip(OPS, counts[part.present].T, strict=True):
             table[name][slots] += count
         table["forwards"][slots] += result.forwards.numpy()[part.present]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import structlog
 
@@ -18,7 +19,7 @@ from server.engine.caching import Caching
 from server.engine.engine import Deadlines, Engine
 from server.engine.metrics import Metrics
 from server.engine.position_limits import cache_slots, position_limit
-from server.engine.request_params import check_defaults, sampling_params
+from server.engine.request_params import ModelKind, check_defaults, sampling_params
 from server.engine.scheduler import Scheduler
 from server.engine.scoring import LikelihoodScorer
 from server.engine.step_timer import PositionLimit
@@ -91,7 +92,7 @@ def check_servable(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.check_pixels()
     elif checkpoint.text is None:
         raise CheckpointError(f"{checkpoint.info.name}: tokenizer.json is missing")
-    check_defaults(checkpoint.defaults, checkpoint.info.mask_id is not None)
+    check_defaults(checkpoint.defaults, ModelKind.of(checkpoint.info))
     return checkpoint
 
 
@@ -106,8 +107,10 @@ def warm_up(checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
             name = checkpoint.info.name
             log.warning("the chat template drops or refuses system messages", model=name)
     info = checkpoint.info
-    first = {"sampler": DEFAULT_SAMPLER, "steps": 1, "top_p": 0.9}
-    params = sampling_params(checkpoint.defaults, first)
+    kind = replace(ModelKind.of(info), in_blocks=False)
+    name = DEFAULT_SAMPLER if DEFAULT_SAMPLER in kind.samplers else kind.samplers[0]
+    first = {"sampler": name, "steps": 1, "top_p": 0.9}
+    params = sampling_params(checkpoint.defaults, first, kind)
     sampler = SAMPLERS[params.sampler].make(info.vocab_size, info.mask_id, checkpoint.ends)
     length = min(64, info.max_length) if info.image is None else info.image.length
     canvas = ([0] * length, [True] * length, params)

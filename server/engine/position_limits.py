@@ -89,7 +89,8 @@ def cache_slots(settings: Settings, info: ModelInfo, device: str) -> int:
         return 0
     if settings.cache_positions:
         return settings.cache_positions
-    return CACHE_POSITIONS if device == "cpu" or info.block_length is not None else 0
+    always = info.block_length is not None or info.canvas_length is not None
+    return CACHE_POSITIONS if device == "cpu" or always else 0
 
 
 def cache_bytes(info: ModelInfo, settings: Settings, device: str) -> int:

@@ -9,7 +9,7 @@ from sampler.batch import given_before
 from sampler.params import BlockParams, InvalidParam
 from server.engine.caching import Caching
 from server.engine.events import GenerationRequest
-from server.engine.request_params import samplers_for
+from server.engine.request_params import ModelKind
 
 
 def prepared(request: GenerationRequest, caching: Caching) -> GenerationRequest:
@@ -25,6 +25,10 @@ def prepared(request: GenerationRequest, caching: Caching) -> GenerationRequest:
         _check_blocks(request, info, info.block_length)
         room = info.max_length - len(request.tokens)
         request = replace(request, spare=min(-len(request.tokens) % info.block_length, room))
+    elif (length := info.canvas_length) is not None:
+        _check_canvases(request, info, length)
+        new, room = sum(request.editable), info.max_length - len(request.tokens)
+        request = replace(request, spare=min(-new % length, room))
     free = sum(request.editable) + request.spare + own.first_rank(given_before(request.editable))
     own.check_canvas(request.params.steps, free)
     if (most := own.most_steps(free)) < request.params.steps:
@@ -35,10 +39,26 @@ def prepared(request: GenerationRequest, caching: Caching) -> GenerationRequest:
 
 def _check_blocks(request: GenerationRequest, info: ModelInfo, length: int) -> None:
     """Refuse what a network with block-causal attention cannot do."""
-    own = request.params.own
-    if not isinstance(own, BlockParams):
-        usable = " or ".join(samplers_for(True, in_blocks=True))
+    if not isinstance(own := request.params.own, BlockParams):
+        usable = " or ".join(ModelKind.of(info).samplers)
         raise InvalidParam("sampler", f"must be {usable}: {info.name} generates in blocks")
+    _check_length(own, info, length)
+
+
+def _check_canvases(request: GenerationRequest, info: ModelInfo, length: int) -> None:
+    """Refuse what a network that encodes its prompt cannot do."""
+    own = request.params.own
+    assert isinstance(own, BlockParams)  # other samplers are refused before
+    _check_length(own, info, length)
+    if request.region is not None:
+        raise InvalidParam("sampler", f"of {info.name} writes no constrained text")
+    if not all(request.editable[given_before(request.editable) :]):
+        reason = f"must be empty: {info.name} encodes what comes before its text, and nothing after"
+        raise InvalidParam("suffix", reason)
+
+
+def _check_length(own: BlockParams, info: ModelInfo, length: int) -> None:
+    """Refuse blocks of another length than the network's."""
     if own.block_length != length:
         reason = f"must be {length}, with which {info.name} was trained; got {own.block_length}"
         raise InvalidParam("block_length", reason)

@@ -39,7 +39,7 @@ class SharedPrompts:
 
     def __init__(self, network: Denoiser, caching: Caching, slots: Slots) -> None:
         """No prompts yet; nothing is shared where keys and values are not exact."""
-        length = caching.info.block_length if caching.slots else None
+        length = caching.prefix_length
         self._network = network
         self._prefixes = None if length is None else Prefixes(length, slots)
         self._computing: dict[Subscription, _Begun] = {}

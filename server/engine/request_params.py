@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from models.interface import ModelInfo
@@ -21,8 +22,44 @@ from sampler.params import (
 from sampler.registry import DEFAULT_SAMPLER
 
 
+@dataclass(frozen=True)
+class ModelKind:
+    """The facts of a model that decide which samplers it can use.
+
+    Attributes:
+        has_mask: its vocabulary has a mask token.
+        in_blocks: its attention is block-causal.
+        on_canvases: it denoises canvases after a prompt that it encodes.
+    """
+
+    has_mask: bool = True
+    in_blocks: bool = False
+    on_canvases: bool = False
+
+    @classmethod
+    def of(cls, info: ModelInfo) -> ModelKind:
+        """The kind of a loaded checkpoint."""
+        blocks, canvases = info.block_length is not None, info.canvas_length is not None
+        return cls(info.mask_id is not None, blocks, canvases)
+
+    @property
+    def samplers(self) -> list[str]:
+        """Names of the samplers that a model of this kind can use."""
+        return [
+            name
+            for name, spec in SAMPLERS.items()
+            if (self.has_mask or not spec.params.needs_mask)
+            and (not self.in_blocks or issubclass(spec.params, BlockParams))
+            and spec.params.needs_canvases is self.on_canvases
+        ]
+
+
+ANY_KIND = ModelKind()
+"""A model with a mask, whose attention is bidirectional."""
+
+
 def sampling_params(
-    defaults: Mapping[str, Any], chosen: Mapping[str, Any], has_mask: bool = True
+    defaults: Mapping[str, Any], chosen: Mapping[str, Any], kind: ModelKind = ANY_KIND
 ) -> SamplingParams:
     """Params from ``generation_config.json`` and what was chosen; None means not chosen.
 
@@ -31,16 +68,18 @@ def sampling_params(
     Args:
         defaults: fields of ``generation_config.json``.
         chosen: values by name.
-        has_mask: whether the model has a mask token.
+        kind: of the model.
 
     Raises:
         InvalidParam: naming the field.
     """
     sampler = chosen.get("sampler") or defaults.get("sampler", DEFAULT_SAMPLER)
     check_choice("sampler", sampler, tuple(SAMPLERS))
-    if sampler not in (usable := samplers_for(has_mask)):
-        known = ", ".join(usable)
-        reason = f"{sampler} needs a model with a mask; this model supports {known}"
+    if sampler not in (usable := replace(kind, in_blocks=False).samplers):
+        needs = "with a mask"
+        if kind.on_canvases or SAMPLERS[sampler].params.needs_canvases:
+            needs = "that encodes nothing" if kind.on_canvases else "that encodes its prompt"
+        reason = f"{sampler} needs a model {needs}; this model supports {', '.join(usable)}"
         raise InvalidParam("sampler", reason)
     read = {*COMMON_PARAMS, *params_in(SAMPLERS[sampler].params)}
     given = {n: chosen[n] for n in (*PARAMS, "logprobs") if chosen.get(n) is not None}
@@ -51,7 +90,7 @@ def sampling_params(
     for name, reason in params.unread().items():
         if name in given and not PARAMS[name].is_neutral(given[name]):
             raise InvalidParam(name, reason)
-    if not has_mask:
+    if not kind.has_mask:
         params.own.check_without_mask()
         if params.guidance_scale != 1.0 and params.class_label is None:
             reason = "other than 1 needs a mask or a class label; this model has no mask"
@@ -59,29 +98,17 @@ def sampling_params(
     return params
 
 
-def samplers_for(has_mask: bool, in_blocks: bool = False) -> list[str]:
-    """Names of the samplers that a model can use, with a mask or without, and if it generates in
-    blocks only.
-    """
-    return [
-        name
-        for name, spec in SAMPLERS.items()
-        if (has_mask or not spec.params.needs_mask)
-        and (not in_blocks or issubclass(spec.params, BlockParams))
-    ]
-
-
-def check_defaults(defaults: Mapping[str, Any], has_mask: bool) -> None:
+def check_defaults(defaults: Mapping[str, Any], kind: ModelKind) -> None:
     """Check a checkpoint's ``generation_config.json`` against what requests may ask for.
 
     Args:
         defaults: its fields.
-        has_mask: whether the model has a mask token.
+        kind: of the model.
 
     Raises:
         InvalidParam: naming the field.
     """
-    sampling_params(defaults, {}, has_mask)
+    sampling_params(defaults, {}, kind)
     for name in READERS:
         if name in defaults:
             value = defaults[name]

@@ -82,7 +82,7 @@ def check_scorable(info: ModelInfo) -> None:
     Raises:
         InvalidParam: naming ``model``.
     """
-    if info.block_length is not None:
+    if info.block_length is not None or info.canvas_length is not None:
         raise InvalidParam("model", f"{info.name} generates in blocks: its texts cannot be scored")
 
 

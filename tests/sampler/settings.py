@@ -44,12 +44,15 @@ KINDS: dict[str, dict] = {
         **{"sampler": "dream", "alg": "maskgit_plus", "top_p": 0.7, "top_p_rule": "crossing"},
         **{"first_alone": True, "block_aligned": True, "guidance_scale": 1.5},
     },
+    "canvases": {"sampler": "entropy_bound", "entropy_bound": 2.0, "max_denoising_steps": 4},
+    "canvases nucleus": {"sampler": "entropy_bound", "top_p": 0.9, "stop_entropy": 3.0},
 }
 
 _QUICK = [
     *("ancestral greedy at the end", "ancestral guided", "gidd", "remdm loop", "topk official"),
     *("topk guided and told", "topk nucleus and bias", "topk ends", "threshold editing"),
     *("threshold entropy", "threshold in parts", "dream by margin", "dream by probability"),
+    "canvases",
 ]
 SOME_KINDS = list(KINDS) if THOROUGH else _QUICK
 """In ``make test`` every sampler, guidance, bias, nucleus and rule, in half as many kinds."""

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from models.families.decoder import Decoder
+from models.families.diffusion_gemma import DiffusionGemma
 from models.families.llada import LLaDA
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
-from sampler.cache import CAUSAL, MODES, NOTHING, CacheColumns
+from sampler.cache import CAUSAL, ENCODED, MODES, NOTHING, CacheColumns
 from sampler.interface import Sampler
 from sampler.params import SamplingParams
 from sampler.step import StepResult, take_step
@@ -21,7 +22,10 @@ Canvas = tuple[Sequence[int], Sequence[bool], SamplingParams]
 
 
 def begun(
-    network: LLaDA | Decoder, mask_id: int, canvases: Sequence[Canvas], first: int = 0
+    network: LLaDA | Decoder | DiffusionGemma,
+    mask_id: int | None,
+    canvases: Sequence[Canvas],
+    first: int = 0,
 ) -> tuple[Sampler, CanvasBatch[Any]]:
     """A sampler and its batch, with extents one after the other from slot ``first`` on."""
     sampler = SAMPLERS[canvases[0][2].sampler].make(network.config.vocab_size, mask_id, ())
@@ -30,6 +34,7 @@ def begun(
     columns: dict[str, list[int]] = {name: [] for name in CacheColumns.names()[:-2]}
     for p, length in zip(params, batch.lengths.tolist(), strict=True):
         mode = CAUSAL if network.block_length else MODES.index(p.cache)
+        mode = ENCODED if network.canvas_length else mode
         twin = first + length if p.guidance_scale != 1.0 else NOTHING
         values = (
             mode,
@@ -48,7 +53,7 @@ def begun(
 
 
 def stepped(
-    network: LLaDA | Decoder, sampler: Sampler, batch: CanvasBatch[Any]
+    network: LLaDA | Decoder | DiffusionGemma, sampler: Sampler, batch: CanvasBatch[Any]
 ) -> list[StepResult]:
     """All steps of a batch."""
     found: list[StepResult] = []

@@ -95,7 +95,7 @@ class Job(ABC, Generic[ReaderT]):
         if budget is not None and params.own.fixed_steps:
             raise ApiError(
                 400,
-                "latency_budget_ms is not supported with compat: official",
+                f"latency_budget_ms is not supported with {params.own.fixed_by}",
                 param="latency_budget_ms",
             )
         self.state, self.params, self.budget = state, params, budget

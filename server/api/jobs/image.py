@@ -22,7 +22,7 @@ from server.api.schemas.responses.images import Images, ImageStreamEvent, ImageU
 from server.api.schemas.responses.trajectories import FinishedImage
 from server.engine.events import Done, Failed, GenerationRequest, Step, Tally
 from server.engine.preparation import prepared
-from server.engine.request_params import class_named
+from server.engine.request_params import ModelKind, class_named
 from server.engine.stream import Subscription, merged
 from server.http.errors import ApiError, error_body
 from server.output.png import Format, encoded
@@ -102,8 +102,8 @@ class ImageJob(Job[ImageReader]):
         Raises:
             ApiError: naming the field.
         """
-        has_mask = state.checkpoint.info.mask_id is not None
-        params = replace(body.sampling_params(state.defaults, has_mask), class_label=label)
+        kind = ModelKind.of(state.checkpoint.info)
+        params = replace(body.sampling_params(state.defaults, kind), class_label=label)
         super().__init__(state, prefix, params, budget)
         self.form: Format = form
         self.partial = partial

@@ -21,7 +21,7 @@ from server.api.schemas.requests import StreamOptions, TextFields, refused
 from server.api.schemas.responses.common import Usage, UsageSoFar
 from server.engine.events import Done, Failed, GenerationRequest, Step
 from server.engine.preparation import prepared
-from server.engine.request_params import default_length, default_of
+from server.engine.request_params import ModelKind, default_length, default_of
 from server.engine.score_request import check_scorable
 from server.engine.stream import Subscription
 from server.http.errors import ApiError
@@ -43,11 +43,13 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
             ApiError: naming the field.
         """
         self.form, self.view = form, body.view()
-        params = replace(
-            body.sampling_params(state.defaults, state.checkpoint.info.mask_id is not None),
-            logprobs=self.view.alternatives is not None,
-            logit_bias=body.biases(state.checkpoint.info.vocab_size),
-        )
+        params = body.sampling_params(state.defaults, ModelKind.of(state.checkpoint.info))
+        biases = body.biases(state.checkpoint.info.vocab_size)
+        try:
+            tells = self.view.alternatives is not None
+            params = replace(params, logprobs=tells, logit_bias=biases)
+        except InvalidParam as error:
+            raise refused(error) from None
         if len(prompts) > 1 and body.seed is None and "seed" not in state.defaults:
             params = replace(params, seed=-max(1, params.seed))  # all choices get different noise
         super().__init__(state, form.prefix, params, body.latency_budget_ms)

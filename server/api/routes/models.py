@@ -15,7 +15,7 @@ from server.api.schemas.responses.models import Model, Models
 from server.api.schemas.responses.openapi import says
 from server.api.schemas.sampling import REQUESTABLE, described
 from server.engine.engine import Engine
-from server.engine.request_params import default_length, default_of, samplers_for
+from server.engine.request_params import ModelKind, default_length, default_of
 from server.http.errors import ApiError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -90,7 +90,7 @@ def describe(state: State) -> Model:
             "parameters": info.parameters,
             "dtype": info.dtype,
             "adapter": state.checkpoint.adapter or None,
-            "samplers": samplers_for(info.mask_id is not None, info.block_length is not None),
+            "samplers": ModelKind.of(info).samplers,
             "sampler": defaults.get("sampler", DEFAULT_SAMPLER),
             "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE},
             "request_parameters": [described(name, p) for name, p in REQUESTABLE.items()],

@@ -13,6 +13,7 @@ from server.api.schemas.neutral import TEXT, Neutral
 from server.api.schemas.sampling import REQUESTABLE, SamplingFields
 from server.api.schemas.strict import Number, StrictPart
 from server.engine import request_params
+from server.engine.request_params import ModelKind
 from server.http.errors import ApiError
 
 
@@ -23,7 +24,7 @@ class DiffusionFields(SamplingFields):
     trajectory: Literal["none", "delta"] | None = None
     stream: StrictBool | None = None
 
-    def sampling_params(self, defaults: Mapping[str, Any], has_mask: bool) -> SamplingParams:
+    def sampling_params(self, defaults: Mapping[str, Any], kind: ModelKind) -> SamplingParams:
         """The request's choices over the checkpoint's defaults; without a seed, a random
         one is chosen.
 
@@ -32,7 +33,7 @@ class DiffusionFields(SamplingFields):
         """
         try:
             chosen = self.model_dump(include={"sampler", *REQUESTABLE})
-            return request_params.sampling_params(defaults, chosen, has_mask)
+            return request_params.sampling_params(defaults, chosen, kind)
         except InvalidParam as error:
             raise refused(error) from None
 

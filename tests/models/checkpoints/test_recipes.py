@@ -13,7 +13,7 @@ from models.hub.recipes import recipes
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.step import take_step
-from server.engine.request_params import check_defaults, sampling_params
+from server.engine.request_params import ModelKind, check_defaults, sampling_params
 from tests.support.serving import write_tiny
 
 
@@ -32,7 +32,8 @@ def snapshot(tmp_path):
 
 def test_every_recipe_is_valid_and_has_a_source():
     for name, recipe in recipes().items():
-        check_defaults(recipe.defaults, has_mask=True)
+        canvases = recipe.defaults.get("sampler") == "entropy_bound"
+        check_defaults(recipe.defaults, ModelKind(not canvases, on_canvases=canvases))
         assert name.count("/") == 1 and len(recipe.source) > 10 and recipe.defaults
 
 
@@ -54,7 +55,7 @@ def test_a_folder_of_another_name_has_no_recipe(snapshot):
 
 def test_a_recipe_takes_canvases_of_any_length(snapshot):
     loaded = load_checkpoint(snapshot("GSAI-ML/LLaDA-8B-Instruct"))
-    params = sampling_params(loaded.defaults, {}, True)
+    params = sampling_params(loaded.defaults, {})
     sampler = SAMPLERS["topk"].make(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     canvases = [([0] * n, [True] * n, params) for n in (1, 20, 32, 50)]
     batch = sampler.begin(CanvasBatch.of(canvases, torch.device("cpu")))

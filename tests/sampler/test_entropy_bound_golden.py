@@ -1,0 +1,126 @@
+"""Official runs of DiffusionGemma, step by step, from their stored random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.checkpoints.load import load_network
+from models.families.diffusion_gemma import DiffusionGemma
+from sampler import make_params
+from sampler.logits.row_requests import RowQuery
+from sampler.samplers.entropy_bound import EntropyBound
+from sampler.step import take_step
+from tests.conftest import load_golden
+from tests.support.caching import begun
+from tests.support.canvases import Canvas, denoised, remembered
+from tests.support.published import write_folder
+
+GEN = load_golden("families/diffusiongemma_gen")
+C, V = 12, 64
+ROWS = [
+    pytest.param(case, row, id=f"{case} {row}")
+    for case, meta in GEN.meta["cases"].items()
+    for row in range(meta["batch"])
+]
+
+
+@dataclass(frozen=True)
+class Replayed(EntropyBound):
+    """Takes the tokens and the noise of an official run: each uniform lies in the middle of the
+    token's share of the distribution that the official code drew from.
+    """
+
+    run: dict[str, Tensor] = field(default_factory=dict)
+    row: int = 0
+    step: list[int] = field(default_factory=list)
+
+    def query(self, layout, tokens, proposal, rows) -> RowQuery:
+        asked = super().query(layout, tokens, proposal, rows)
+        logits = self.run["raw_logits"][self.step[0], self.row].double()
+        p = (logits / asked.temperature[:, None]).softmax(-1)
+        token = self.run["denoiser_canvas"][self.step[0], self.row][:, None]
+        upto, own = p.cumsum(-1).gather(1, token)[:, 0], p.gather(1, token)[:, 0]
+        return replace(asked, u=upto - own / 2)
+
+    def noise(self, rows) -> Tensor:
+        return self.run["renoise_canvas"][self.step[0], self.row]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> DiffusionGemma:
+    weights = load_golden("families/diffusiongemma_tiny")
+    loaded = load_network(write_folder(tmp_path_factory.mktemp("gen") / "tiny", weights))
+    assert isinstance(loaded, DiffusionGemma)
+    return loaded
+
+
+def run_of(case: str) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{case}."): t for n, t in GEN.tensors.items() if n.startswith(case)}
+
+
+def prompt_of(run: dict[str, Tensor], meta: dict, row: int) -> Tensor:
+    return run["input_ids"][row, (meta.get("pads") or [0] * meta["batch"])[row] :]
+
+
+@pytest.mark.parametrize(("case", "row"), ROWS)
+def test_official_runs_step_by_step(network, case, row):
+    meta, run = GEN.meta["cases"][case], run_of(case)
+    prompt, canvases = prompt_of(run, meta, row).tolist(), len(run["init_canvas"])
+    params = make_params(
+        "entropy_bound",
+        block_length=C,
+        steps=4096,
+        stop_entropy=meta["confidence_threshold"],
+        **{n: meta[n] for n in ("max_denoising_steps", "t_min", "t_max")},
+        **{n: meta[n] for n in ("entropy_bound", "stability_threshold")},
+    )
+    size = len(prompt)
+    canvas = [*prompt, *[0] * C * canvases], [False] * size + [True] * C * canvases, params
+    network.reserve(64)
+    _, batch = begun(network, None, [canvas])
+    tokens = torch.cat((torch.tensor(prompt), run["init_canvas"][:, row].flatten()))
+    batch, step = replace(batch.with_tokens(tokens), noise=batch.noise), [0]
+    sampler = Replayed(V, None, run=run, row=row, step=step)
+    taken, settled = 0, 0
+    for index in range(canvases):
+        own = slice(size + C * index, size + C * (index + 1))
+        mine = (run["step_canvas"] == index).nonzero()[:, 0].tolist()
+        for i in mine:
+            if run["finished_before"][i, row]:
+                continue
+            step[0], before = i, batch
+            assert torch.equal(batch.tokens[own], run["current_canvas"][i, row])
+            result = take_step(sampler, network, batch)
+            batch, taken, settled = result.batch, taken + 1, int(result.settled)
+            assert int(batch.own.canvas) == index + int(
+                run["finished_after"][i, row] or i == mine[-1]
+            )
+            # the prompt, or the canvas before, is encoded once
+            assert result.run == C + int(before.own.phase == 0) * (C if index else size)
+        assert torch.equal(batch.tokens[own], run["argmax_canvas"][mine[-1], row])
+        assert settled == own.stop
+        if set(batch.tokens[own].tolist()) & set(meta["eos_token_id"] or ()):
+            break
+    assert taken >= canvases * (meta["stability_threshold"] > 0) or meta["eos_token_id"]
+
+
+@pytest.mark.parametrize("case", ["c00", "c02", "c03"])
+def test_logits_of_official_runs_are_told_from_those_of_the_step_before(network, case):
+    """Self-conditioning makes small errors larger, so each step begins with the official logits."""
+    meta, run = GEN.meta["cases"][case], run_of(case)
+    prompt = prompt_of(run, meta, 0)
+    first = (run["step_canvas"] == 0).nonzero()[:, 0].tolist()[:8]
+    steps = meta["max_denoising_steps"]
+    for i in first:
+        network.reserve(64)
+        if i:
+            left = float(run["cur_step"][i - 1])
+            heat = meta["t_min"] + (meta["t_max"] - meta["t_min"]) * left / steps
+            p = (run["raw_logits"][i - 1, 0] / heat).softmax(-1)
+            remembered(network, p, range(len(prompt), len(prompt) + C), i)
+        _, (logits,) = denoised(network, Canvas(prompt, run["current_canvas"][i, 0], 0, phase=i))
+        assert (logits - run["raw_logits"][i, 0]).abs().max() < 1e-4

@@ -1,0 +1,152 @@
+"""DiffusionGemma over HTTP, beside another checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import requests
+import torch
+
+from models.bundled import BUNDLED
+from models.checkpoints.load import load_checkpoint
+from models.checkpoints.random_init import parse_shape, write_random
+from tests.support.http import events
+from tests.support.serving import make_engine, run_server, settings_of, write_tiny
+
+STORIES = BUNDLED / "stories"
+BODY = {
+    "model": "gemma",
+    "prompt": "Once upon",
+    "max_tokens": 40,
+    "seed": 5,
+    "max_denoising_steps": 3,
+    "entropy_bound": 40,
+}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    place = tmp_path_factory.mktemp("served")
+    folder = place / "gemma"
+    shape = parse_shape("tiny", "diffusion_gemma", STORIES)
+    write_random(folder, shape, family="diffusion_gemma", dtype=torch.float32, tokenizer=STORIES)
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    shutil.copy(STORIES / "tokenizer_config.json", folder)
+    engine = make_engine(load_checkpoint(folder))
+    other = make_engine(load_checkpoint(write_tiny(place / "tiny")))
+    yield from run_server(engine, settings_of(checkpoints=["gemma", "tiny"]), other)
+
+
+def post(served, route: str = "completions", **more) -> requests.Response:
+    body = {name: value for name, value in (BODY | more).items() if value is not None}
+    return requests.post(f"{served.url}/v1/{route}", json=body)
+
+
+def text_of(served, **more) -> str:
+    answer = post(served, **more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["text"]
+
+
+def test_the_model_is_described(served):
+    models = requests.get(f"{served.url}/v1/models").json()["data"]
+    facts = next(m["diffusion"] for m in models if m["id"] == "gemma")
+    assert (facts["family"], facts["samplers"]) == ("diffusion_gemma", ["entropy_bound"])
+    assert (facts["block_length"], facts["mask_token"]) == (16, None)
+    assert {"t_min", "t_max", "stop_entropy"} <= set(facts["fields"])
+
+
+def test_texts_are_the_same_alone_in_company_and_beside_another_checkpoint(served):
+    whole = text_of(served)
+    assert whole and text_of(served) == whole != text_of(served, seed=6)
+    answer = post(served, n=4).json()
+    assert answer["choices"][0]["text"] == whole
+    assert len({choice["text"] for choice in answer["choices"]}) == 4
+    usage = answer["usage"]["diffusion"]
+    assert usage["steps"] <= 9 and usage["unmasked"] > 0
+    other = requests.post(
+        f"{served.url}/v1/completions",
+        json={"model": "tiny", "prompt": "Once", "max_tokens": 9, "steps": 4, "seed": 1},
+    )
+    assert other.status_code == 200 and text_of(served) == whole
+
+
+def test_text_is_streamed_canvas_by_canvas(served):
+    whole = text_of(served)
+    chunks = [json.loads(c) for c in events(post(served, stream=True).text)[:-1]]
+    pieces = [choice["text"] for chunk in chunks for choice in chunk["choices"] if choice["text"]]
+    assert "".join(pieces) == whole and 2 <= len(pieces) <= 4
+    answer = post(served, stream=True, trajectory="delta")
+    records = [json.loads(c).get("diffusion") for c in events(answer.text)[:-1]]
+    ops = {c["op"] for record in records if record for c in record["changes"]}
+    assert {"unmask", "remask"} <= ops and {r["block"] for r in records if r} == {0, 1, 2}
+
+
+def test_stop_strings_end_the_text_before_later_canvases(served):
+    whole = text_of(served)
+    stop = whole[8:11]
+    answer = post(served, stop=[stop]).json()
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "stop" and choice["text"] == whole[: whole.index(stop)]
+    assert answer["usage"]["diffusion"]["steps"] < 9
+
+
+def test_settings_of_a_request_are_read(served):
+    whole = text_of(served)
+    for field, value in {
+        "temperature": 0.3,
+        "t_max": 0.5,
+        "t_min": 0.1,
+        "entropy_bound": 2,
+        "max_denoising_steps": 4,
+        "top_p": 0.05,
+    }.items():
+        assert text_of(served, **{field: value}) != whole, field
+    greedy = text_of(served, temperature=0)
+    assert greedy == text_of(served, temperature=0)
+    banned = post(served, logit_bias={"300": 100}, max_tokens=8, temperature=0)
+    piece = served.engine.checkpoint.piece(300)
+    assert banned.json()["choices"][0]["text"].count(piece.strip()) == 8
+
+
+def test_chats_and_trajectories_are_served(served):
+    messages = [{"role": "user", "content": "Once upon a time"}]
+    answer = post(served, "chat/completions", messages=messages, prompt=None)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"]
+    recorded = post(served, "diffusion/trajectories")
+    assert recorded.status_code in (200, 201, 202), recorded.text
+
+
+@pytest.mark.parametrize(
+    ("field", "more"),
+    [
+        ("logprobs", {"logprobs": 2}),
+        ("latency_budget_ms", {"latency_budget_ms": 500}),
+        ("sampler", {"sampler": "ancestral"}),
+        ("block_length", {"block_length": 8}),
+        ("suffix", {"suffix": " the end"}),
+        ("infill", {"infill": True}),
+        ("steps", {"steps": 2}),
+        ("t_min", {"t_min": 0}),
+        ("guidance_scale", {"guidance_scale": 2}),
+        ("cache", {"cache": "prompt"}),
+        ("confidence_threshold", {"confidence_threshold": 0.5}),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(served, field, more):
+    answer = post(served, **more)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == field
+
+
+def test_images_and_scores_are_refused(served):
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}, picture]}]
+    answer = post(served, "chat/completions", messages=messages, prompt=None)
+    assert answer.status_code == 400 and "image_url" in answer.text
+    score = requests.post(f"{served.url}/v1/score", json={"model": "gemma", "text": "Once"})
+    assert score.status_code == 400 and score.json()["error"]["param"] == "model"

@@ -1,13 +1,14 @@
 """Pictures of the page for docs/, taken by Chromium from a server of its own.
 
-``python -m benchmarks.screenshots`` (or ``make screenshots``) writes docs/page-text.png,
-page-compare.png and page-images.png.
+``python -m benchmarks.screenshots`` (or ``make screenshots``) writes docs/page-*.png; with names
+after it, those alone.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -53,16 +54,14 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        for name, height, dark, take in (
-            ("text", 860, False, text),
-            ("compare", 900, False, compare),
-            ("images", 900, True, images),
-        ):
+        for name, (width, height, dark, take) in PAGES.items():
+            if len(sys.argv) > 1 and name not in sys.argv[1:]:
+                continue
             page = browser.new_page(
-                viewport={"width": 1400, "height": height},
+                viewport={"width": width, "height": height},
                 device_scale_factor=1.4,
                 color_scheme="dark" if dark else "light",
-                reduced_motion="reduce",
+                reduced_motion="no-preference" if name in ("first", "phone") else "reduce",
             )
             page.set_default_timeout(WAIT)
             page.goto(url)
@@ -77,6 +76,40 @@ def main() -> None:
         browser.close()
 
 
+def first(page: Page) -> None:
+    """The first screen, while its recorded run condenses."""
+    while page.locator("#hero .tok.mask").count() >= 12:
+        page.wait_for_timeout(50)
+    page.get_by_role("button", name="Pause").click()
+    page.evaluate("document.activeElement.blur()")
+
+
+def race(page: Page) -> None:
+    """Left to right against diffusion, when the latter is nearly done."""
+    page.get_by_role("button", name="Race").click()
+    expect(page.locator(".facts [data-name=latency]")).to_have_count(2, timeout=WAIT)
+    expect(page.locator("html:not([data-busy])")).to_be_attached(timeout=WAIT)
+    places = int(page.locator(".scrub").get_attribute("max") or 0)
+    page.locator(".scrub").fill(str(places * 2 // 5))
+    page.evaluate("document.activeElement.blur()")
+
+
+def share(page: Page) -> None:
+    """The dialog of exports, with code."""
+    generate(page, 1, max_tokens="64", seed="6", steps="32")
+    page.get_by_role("button", name="Share", exact=True).click()
+
+
+def inspector(page: Page) -> None:
+    """A token, with those that were likely in its place."""
+    generate(page, 1, max_tokens="64", seed="6", steps="32", mixing_ratio="0.3")
+    go(page, 33)
+    changed = page.locator(".tok.set").nth(16)
+    changed.click()
+    page.get_by_role("button", name="What else was likely").click()
+    expect(page.locator(".likeliest li")).to_have_count(5, timeout=WAIT)
+
+
 def text(page: Page) -> None:
     """A story, halfway."""
     generate(page, 1, max_tokens="96", seed="21", steps="32", mixing_ratio="0.2")
@@ -85,10 +118,11 @@ def text(page: Page) -> None:
 
 def compare(page: Page) -> None:
     """Two step counts."""
+    page.get_by_role("button", name="Settings", exact=True).click()
     page.locator("[name=steps]").fill("32")
     page.get_by_role("button", name="Compare with another setting").click()
     generate(page, 2, max_tokens="64", seed="11", steps="8")
-    expect(page.locator("[data-name=NELBO]")).to_have_count(2, timeout=WAIT)
+    expect(page.locator("[data-name=likelihood]")).to_have_count(2, timeout=WAIT)
     go(page, 19)
 
 
@@ -100,13 +134,16 @@ def images(page: Page) -> None:
 
 def generate(page: Page, panes: int, **fields: str) -> None:
     """Fill the form, start, and wait for the end."""
+    button = page.get_by_role("button", name="Settings", exact=True)
+    if fields and button.get_attribute("aria-expanded") == "false":
+        button.click()
     for name, value in fields.items():
-        field = page.locator(f"#ask [name={name}]")
+        field = page.locator(f"#ask [name={name}], [form=ask][name={name}]")
         if name in ("model", "class_label"):
             field.select_option(value)
         else:
             field.fill(value)
-    page.get_by_role("button", name="Denoise").click()
+    page.get_by_role("button", name="Generate").click()
     expect(page.locator(".facts [data-name=latency]")).to_have_count(panes, timeout=WAIT)
     expect(page.locator("html:not([data-busy])")).to_be_attached(timeout=WAIT)
 
@@ -126,6 +163,19 @@ def shrink(path: Path) -> None:
     if path.stat().st_size >= MOST:
         picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     assert path.stat().st_size < MOST, f"{path} is too large"
+
+
+PAGES = {
+    "first": (1400, 860, False, first),
+    "text": (1400, 860, False, text),
+    "compare": (1400, 900, False, compare),
+    "race": (1400, 900, False, race),
+    "share": (1400, 900, True, share),
+    "inspector": (1400, 900, False, inspector),
+    "images": (1400, 900, True, images),
+    "phone": (390, 800, True, first),
+}
+"""Width and height of the window, whether it is dark, and the function that prepares it."""
 
 
 if __name__ == "__main__":

@@ -1,16 +1,25 @@
 // Requests to the server: authentication, error messages, streams that are resumed.
 
+import { parsed, written } from "./exact.js";
 import { EventReader } from "./sse.js";
 
 const RUNS = "/v1/diffusion/trajectories";
 const KEPT = "xdlm-key";
 const TRIES = 6; // attempts to resume a broken stream
+const LOST = "the server was restarted, and this run is lost; generate it again";
 
 /** An error response; `wait` is Retry-After in seconds, if the server sent it. */
 export class Problem extends Error {
   constructor(status, error, wait) {
     super(error?.message ?? `the server answered ${status}`);
     Object.assign(this, { status, param: error?.param, code: error?.code, wait });
+  }
+}
+
+/** The server does not answer at all. */
+export class Unreachable extends Error {
+  constructor() {
+    super("the server does not answer");
   }
 }
 
@@ -33,7 +42,7 @@ export class Api {
     const sent = { ...headers };
     if (key) sent.Authorization = `Bearer ${key}`;
     if (body !== undefined) sent["Content-Type"] = "application/json";
-    const response = await fetch(path, { method, body, headers: sent, signal, cache: "no-store" });
+    const response = await answered(path, { method, body, headers: sent, signal, cache: "no-store" });
     if (response.ok) return response;
     if (response.status === 401 && (await this.newKey(key))) {
       return this.fetch(path, { method, body, headers, signal });
@@ -65,8 +74,17 @@ export class Api {
   }
 
   async json(path, body) {
-    const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
-    return (await this.fetch(path, options)).json();
+    const options = body === undefined ? {} : { method: "POST", body: written(body) };
+    return parsed(await (await this.fetch(path, options)).text());
+  }
+
+  /** Resolves once the server accepts requests. */
+  async back(signal) {
+    for (;;) {
+      await pause(1000, signal);
+      const response = await fetch("/ready", { cache: "no-store", signal }).catch(() => null);
+      if (response?.ok) return;
+    }
   }
 
   cancel(id) {
@@ -81,6 +99,7 @@ export class Api {
     let response = await this.begin(body, signal, tell);
     let tries = 0;
     let last = null;
+    let away = false;
     for (;;) {
       try {
         response ??= await this.fetch(`${RUNS}/${run.created.id}`, {
@@ -88,7 +107,7 @@ export class Api {
           signal,
         });
         for await (const { event, id, data } of eventsOf(response)) {
-          run.append({ event, id, data: JSON.parse(data) });
+          run.append({ event, id, data: parsed(data) });
           last = id;
           tries = 0;
           tell("");
@@ -96,13 +115,16 @@ export class Api {
         }
         if (run.ended) return;
       } catch (error) {
+        if (error.status === 404 && run.created !== null) throw new Error(LOST);
         const final = error instanceof Problem && error.status < 500;
         if (signal.aborted || final || run.created === null || !isNetwork(error)) throw error;
+        away = error instanceof Unreachable;
       }
       response = null;
       tries += 1;
-      if (run.created === null || tries > TRIES) throw new Error("the connection broke and could not be resumed");
-      tell(`The connection broke; resuming (${tries} of ${TRIES}) …`);
+      if (run.created === null || (tries > TRIES && !away)) throw new Error("the connection broke and could not be resumed");
+      if (tries > TRIES) throw new Unreachable();
+      tell(`${away ? "The server does not answer; trying again" : "The connection broke; resuming"} (${tries} of ${TRIES}) …`);
       await pause(Math.min(4000, 150 * 2 ** tries), signal);
     }
   }
@@ -111,7 +133,7 @@ export class Api {
     for (;;) {
       try {
         const headers = { Accept: "text/event-stream" };
-        const sent = { method: "POST", body: JSON.stringify(body), headers, signal };
+        const sent = { method: "POST", body: written(body), headers, signal };
         const response = await this.fetch(RUNS, sent);
         tell("");
         return response;
@@ -137,8 +159,17 @@ async function* eventsOf(response) {
   }
 }
 
-/** The error that fetch throws when the connection fails; any other error is a bug. */
-const isNetwork = (error) => error instanceof TypeError || error instanceof Problem;
+/** fetch throws a TypeError when the connection fails. */
+async function answered(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    throw error instanceof TypeError ? new Unreachable() : error;
+  }
+}
+
+/** The errors of a connection that fails, also in the middle of an answer; any other is a bug. */
+const isNetwork = (error) => [TypeError, Problem, Unreachable].some((one) => error instanceof one);
 
 export function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

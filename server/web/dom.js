@@ -57,3 +57,6 @@ export function duration(ms) {
 }
 
 export const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+/** Put a text on the clipboard; false where the browser does not allow that. */
+export const copyText = (text) => navigator.clipboard?.writeText(text).then(() => true, () => false) ?? Promise.resolve(false);

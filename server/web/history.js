@@ -26,8 +26,8 @@ export class HistoryCard {
     return !this.node.hidden && this.at?.track === track && this.at.position === position;
   }
 
-  /** Show the history of a position beside an anchor; the entry of `frame` is highlighted. */
-  show(track, position, anchor, frame, image) {
+  /** Show the history of a position beside an anchor; the entry of `frame` is highlighted, and `more` follows. */
+  show(track, position, anchor, frame, image, more = null) {
     const given = !track.editable[position];
     const head = h("p", { class: "history-head" }, `position ${position}`);
     if (given) head.append(h("span", { class: "tag" }, "given"));
@@ -44,7 +44,9 @@ export class HistoryCard {
     if (cut > 0) rows.splice(1, cut, h("li", { class: "more" }, `… ${cut} more`));
     const close = h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => this.hide() }, "×");
     head.append(close);
-    this.node.replaceChildren(head, h("ol", {}, ...(given ? rows.slice(0, 1) : rows)));
+    this.node.replaceChildren(head, h("ol", {}, ...(given ? rows.slice(0, 1) : rows)), ...(more ? [more] : []));
+    this.node.setAttribute("role", more ? "dialog" : "tooltip");
+    this.node.setAttribute("aria-label", `position ${position}`);
     this.node.classList.toggle("pinned", this.pinned);
     this.at = { track, position };
     this.node.hidden = false;

@@ -1,238 +1,217 @@
 // The page: the form, its runs, and the actions on them.
 
-import { Api, keyProblem, Problem, sentence } from "./api.js";
-import { reducedMotion } from "./dom.js";
-import { Pane } from "./pane.js";
+import { Api, sentence, Unreachable } from "./api.js";
+import { Chat } from "./chat.js";
+import { Dial } from "./dial.js";
+import { askKey } from "./dialogs.js";
+import { h } from "./dom.js";
+import { digits } from "./exact.js";
+import { Exports } from "./exports.js";
+import { Hero } from "./hero.js";
 import { Player } from "./player.js";
+import { inspect, Inspector } from "./inspector.js";
+import { modelFor, PRESETS } from "./presets.js";
 import { Run } from "./reducer.js";
+import { Runs, Told } from "./runs.js";
 import { Settings } from "./settings.js";
-import { asJson, decoded, encoded, fromJson, save, standalone } from "./share.js";
+import { decoded, fromJson } from "./share.js";
+import { Sharing } from "./sharing.js";
 
 const $ = (selector) => document.querySelector(selector);
 const form = $("#ask");
 const api = new Api(askKey);
 const player = new Player();
-let settings = null;
-let shown = []; // {run, pane, title, score}
-let link = null; // settings of the shown runs, if this page started them
-let abort = null;
+const runs = new Runs(api, player);
+const inspector = new Inspector(api, (body, title) => execute(() => runs.start([{ body, title }], null)));
+runs.inspect = (...where) => inspect(inspector, ...where);
+const exporting = new Exports(api, runs, player, say);
+const sharing = new Sharing($("#sharing"), exporting, runs);
+const chat = new Chat();
+const scoring = h("button", { type: "button", class: "quiet", hidden: true, title: "An upper bound of the text's negative log-likelihood", onclick: () => act("score") }, "Likelihood");
 const narrow = matchMedia("(max-width: 60rem)");
+let settings = null;
+let dial = null;
+let hero = null;
 
-$("#stage").append(player.node);
+$("#stage").append(chat.node, player.node);
+player.options.append(scoring);
 
-async function start() {
+/** Read the served models, unless that has been done; false if the server gave none. */
+async function ready() {
+  if (settings) return true;
   try {
     settings = new Settings((await api.json("/v1/models")).data, form);
   } catch (error) {
-    say(`${sentence(error.message)} Reload the page to try again.`, true);
-    return;
+    tell(error);
+    return false;
   }
-  form.querySelector("fieldset").disabled = false;
-  form.querySelector("details").open = !narrow.matches;
+  say("");
+  dial = new Dial($("#dial"), $("#estimate"), settings);
+  settings.addEventListener("changed", () => document.documentElement.toggleAttribute("data-chat", settings.chat));
+  settings.addEventListener("blamed", ({ detail }) => {
+    if (detail.closest("#drawer")) drawer(true);
+  });
+  form.inert = false;
+  form.elements.model.disabled = false;
+  for (const button of document.querySelectorAll("[data-preset]")) {
+    button.hidden = modelFor(PRESETS[button.dataset.preset], settings.models) === undefined;
+  }
   document.documentElement.dataset.ready = "";
+  return true;
+}
+
+/** Open or close the settings. */
+function drawer(open) {
+  $("#drawer").hidden = !open;
+  $("#settings").setAttribute("aria-expanded", String(open));
+  document.documentElement.toggleAttribute("data-drawer", open);
+}
+
+async function start() {
+  play();
   const asked = new URLSearchParams(location.hash.slice(1));
   const state = decoded(asked.get("run") ?? "");
-  if (state) {
-    settings.state = state;
-    await generate(Number(asked.get("step") ?? Number.NaN));
-  }
+  if (!(await ready()) || !state) return;
+  await generate({ state, preset: PRESETS[state.preset], step: Number(asked.get("step") ?? Number.NaN) });
 }
 
-async function generate(step = Number.NaN) {
-  const seed = form.elements.seed.value === "" ? drawn() : Number(form.elements.seed.value);
-  link = { ...settings.state, seed };
-  abort?.abort();
-  abort = new AbortController();
-  const { signal } = abort;
-  say("");
-  if (narrow.matches) $("#stage").scrollIntoView();
-  document.documentElement.dataset.busy = "";
+/** The first screen plays recorded runs. */
+async function play() {
   try {
-    const asked = settings.bodies(seed);
-    if (settings.chat) await asChat(asked);
-    shown = asked.map(({ title }) => ({ run: new Run(), title, score: null }));
-    for (const one of shown) one.pane = new Pane(one.run, one.title, { onseek });
-    show();
-    if (Number.isNaN(step)) player.live();
-    await Promise.all(asked.map(({ body }, i) => follow(body, shown[i], signal)));
-    if (Number.isNaN(step) ? reducedMotion() : true) player.seek(Number.isNaN(step) ? Infinity : step);
-  } catch (error) {
-    if (!signal.aborted) tell(error);
-  } finally {
-    if (abort.signal === signal) delete document.documentElement.dataset.busy;
+    hero = new Hero(await (await fetch("/page/recorded.json")).json());
+  } catch {
+    return; // the page works without it
   }
-  if (!signal.aborted && shown.length > 1) for (const one of shown) await score(one);
+  $("#hero").append(hero.node);
+  if (runs.shown.length === 0) hero.start();
 }
 
-/** The prompt of a conversation, rendered by the checkpoint's chat template. */
-async function asChat(asked) {
-  const { model, prompt } = asked[0].body;
-  const messages = [{ role: "user", content: prompt }];
+/** Run a preset with the first model that it is for. */
+async function show(name) {
+  if (!(await ready())) return;
+  const preset = PRESETS[name];
+  const { id } = modelFor(preset, settings.models);
+  await generate({ state: { ...preset.state, model: id, preset: name }, preset });
+}
+
+/** Start a run by the form, or by a `state` that fills it. */
+async function generate({ state = null, preset, step } = {}) {
+  if (!(await ready())) return;
+  if (state) settings.state = state;
+  const seed = digits(form.elements.seed.value) || String(drawn());
+  settings.clear();
+  say("");
+  if (narrow.matches) {
+    drawer(false);
+    $("#stage").scrollIntoView();
+  }
+  await execute(async () => {
+    const asked = settings.bodies(seed);
+    preset?.titles?.forEach((title, i) => { asked[i].title = title; });
+    const link = { ...settings.state, seed, ...(preset ? { preset: state.preset } : {}) };
+    const ended = settings.chat ? await converse(asked, link) : await runs.start(asked, link, { ...preset, step });
+    if (preset?.note) say(preset.note);
+    if (ended && runs.shown.length > 1) for (const one of runs.shown) await runs.score(one);
+    buttons();
+  });
+}
+
+/** Ask the prompt as the next turn of the conversation; its answer denoises below the others. */
+async function converse(asked, link) {
+  const { prompt, model } = asked[0].body;
+  const messages = chat.messages(prompt, settings.system);
   const { tokens } = await api.json("/tokenize", { model, messages });
   for (const { body } of asked) body.prompt = tokens;
-}
-
-async function follow(body, { run, pane }, signal) {
-  let drawing = false;
-  const onrecord = () => {
-    if (drawing) return;
-    drawing = true; // at most once per animation frame
-    requestAnimationFrame(() => {
-      drawing = false;
-      if (!signal.aborted) player.refresh();
-    });
-  };
+  chat.ask(prompt);
+  form.elements.prompt.value = "";
+  let text = null;
   try {
-    await api.follow(body, run, { signal, onrecord, tell: (text) => pane.say(text) });
-  } catch (error) {
-    run.cut = true;
-    if (!signal.aborted) pane.say(sentence(error.message), true);
-    throw error;
+    const ended = await runs.start(asked, messages.length > 1 ? null : link);
+    text = ended ? (runs.shown[0].run.completed?.choices[0].text ?? null) : null;
+    return ended;
   } finally {
-    if (!signal.aborted) {
-      player.refresh();
-      buttons();
-    }
+    chat.answer(text);
+    if (text === null) form.elements.prompt.value ||= prompt;
   }
 }
 
-/** Upper bound of the negative log-likelihood of the generated text. */
-async function score(one) {
-  const { run, pane } = one;
-  const track = run.tracks[0];
-  if (!run.completed || run.image || one.score) return;
-  const { ids } = run.completed.choices[0];
-  const from = track.editable.indexOf(1);
-  const behind = track.editable.lastIndexOf(1) + 1;
-  const end = ids.findIndex((id, at) => at >= from && run.ends.includes(id));
-  const whole = behind < ids.length; // text follows the answer: all of it is scored
-  const text = whole ? ids : ids.slice(from, end < 0 ? behind : end);
-  if (text.length === 0) return;
+/** Do something that runs on the server, and show its error. */
+async function execute(act) {
+  document.documentElement.dataset.busy = "";
   try {
-    const body = { model: run.created.model, text, seed: 0 };
-    if (!whole && from > 0) body.prompt = ids.slice(0, from);
-    const found = await api.json("/v1/score", body);
-    const error = (found.standard_error ?? 0) / text.length;
-    one.score = `${found.nats_per_token.toFixed(2)} ± ${error.toFixed(2)} nats/token`;
-    const title = `an upper bound by ${found.samples} samples${whole ? ", of the whole canvas" : ""}`;
-    pane.fact("NELBO", one.score, title);
+    await act();
   } catch (error) {
-    pane.fact("NELBO", "–", error.message);
+    if (error.message !== "cancelled") tell(error);
+  } finally {
+    if (!runs.busy) delete document.documentElement.dataset.busy;
   }
-}
-
-function onseek(pane, frame) {
-  player.seekFrame(pane, frame);
-}
-
-function show() {
-  player.load(shown.map(({ pane }) => pane));
-  $("#welcome").hidden = true;
-  buttons();
 }
 
 function buttons() {
+  const { shown, link } = runs;
   const done = shown.length > 0 && shown.every(({ run }) => run.ended && run.length > 0);
-  for (const button of document.querySelectorAll("#share button")) {
-    if (button.dataset.act !== "import") button.disabled = !done;
-  }
-  $("[data-act=link]").disabled = !done || link === null;
-  const text = done && shown.some(({ run }) => run.completed && !run.image);
-  $("[data-act=score]").disabled = !text;
-  player.options.append($("#share"));
+  $("#open-share").disabled = !done;
+  $("[data-act=link]").disabled = link === null;
+  scoring.hidden = !(done && shown.some(({ run, score }) => run.completed && !run.image && !score));
 }
 
-/** Show an error at the field that caused it, or at the top of the page. */
+runs.addEventListener("shown", () => {
+  hero?.close();
+  $("#welcome").hidden = true;
+  say("");
+  buttons();
+});
+runs.addEventListener("ended", () => {
+  buttons();
+  for (const { run } of runs.shown) dial?.learn(run);
+});
+runs.addEventListener("waits", (event) => say(event.detail));
+
+/** Show an error where it belongs: at its field, in its pane, or at the top of the page. */
 function tell(error) {
-  const blamed = error instanceof Problem && settings.blame(error.param);
-  say(sentence(error.message), true);
+  if (error instanceof Told) return;
+  if (error instanceof Unreachable) {
+    away();
+    return;
+  }
+  const told = sentence(error.message);
+  const blamed = settings?.blame(error.param, told);
+  say(blamed ? "" : told, true);
   if (!blamed) $("#said").scrollIntoView({ block: "nearest" });
 }
 
+let waiting = null; // for a server that does not answer
+
+function away() {
+  say("The server does not answer. This page waits for it and goes on by itself.", true);
+  waiting ??= api.back().then(async () => {
+    waiting = null;
+    if (settings ? true : await ready()) say("The server is back.");
+  });
+}
+
 function say(text, bad = false) {
+  if ($("#sharing").open) {
+    sharing.say(text, bad);
+    return;
+  }
   $("#said").textContent = text;
   $("#said").classList.toggle("bad", bad);
 }
 
 const drawn = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
 
-function stop() {
-  for (const { run } of shown) {
-    if (run.created && !run.ended) api.cancel(run.created.id).catch((error) => say(sentence(error.message), true));
-    if (!run.created) abort?.abort(new Error("cancelled"));
-  }
-  if (abort?.signal.aborted) delete document.documentElement.dataset.busy;
-}
-
-function askKey(wrong) {
-  const dialog = $("#key");
-  const field = dialog.querySelector("input");
-  const said = dialog.querySelector("p");
-  const asked = wrong
-    ? "The server does not know that key. Another one?"
-    : "This server asks for an API key. It stays in this tab, and is forgotten with it.";
-  const check = () => {
-    const problem = keyProblem(field.value.trim());
-    field.setCustomValidity(problem);
-    said.textContent = problem || asked;
-  };
-  field.value = "";
-  field.oninput = check;
-  check();
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? field.value.trim() : null), { once: true });
-  });
-}
-
-const nameOf = (kind) => `${shown[0].run.created.model.replace(/[^\w.-]+/g, "-")}-${shown[0].run.created.seed}.${kind}`;
-
-const acts = {
-  json() {
-    save(new Blob([asJson(shown.map(({ run }) => run))], { type: "application/json" }), nameOf("json"));
-  },
-  async html() {
-    const template = await (await api.fetch("/page/player.html")).text();
-    const runs = shown.map(({ run, title, score: found }) => ({ title, events: run.records, score: found }));
-    const kept = { prompt: promptOf(shown[0].run), runs };
-    save(new Blob([standalone(template, kept)], { type: "text/html" }), nameOf("html"));
-  },
-  gif: () => picture("gif"),
-  png: () => picture("png"),
-  async link() {
-    location.hash = hash();
-    const done = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-    say(done ? "The link is on the clipboard: it holds the prompt, all settings and the seed." : "The link is in the address bar.");
-  },
-  score: () => Promise.all(shown.map(score)),
-  import() {
-    $("#file").click();
-  },
-};
-
-async function picture(format) {
-  const body = JSON.stringify({ format, runs: shown.map(({ run }) => ({ events: run.records })) });
-  const response = await api.fetch("/v1/diffusion/pictures", { method: "POST", body });
-  save(await response.blob(), nameOf(format));
-}
-
-function promptOf(run) {
-  const { prompt } = run.created.request;
-  return typeof prompt === "string" ? prompt : "";
-}
-
 async function load(file) {
   try {
-    const runs = fromJson(await file.text()).map((records) => Run.from(records));
-    abort?.abort();
+    const found = fromJson(await file.text()).map((records) => Run.from(records));
+    runs.leave();
     delete document.documentElement.dataset.busy;
-    link = null;
-    shown = runs.map((run, i) => {
+    const shown = found.map((run, i) => {
       const { steps = "?", sampler = "" } = run.created.request ?? {};
-      const title = `${runs.length > 1 ? `${"ABCD"[i]}: ` : ""}${steps} steps · ${sampler}`;
-      return { run, title, score: null, pane: new Pane(run, title, { onseek }) };
+      const title = `${found.length > 1 ? `${"ABCD"[i]}: ` : ""}${steps} steps · ${sampler}`;
+      return { run, title, score: null, pane: runs.pane(run, title) };
     });
-    show();
+    runs.show(shown, null);
     say(`Loaded ${file.name}.`);
     player.live();
   } catch (error) {
@@ -240,37 +219,46 @@ async function load(file) {
   }
 }
 
-function hash() {
-  const kept = new URLSearchParams();
-  if (link) kept.set("run", encoded(link));
-  kept.set("step", player.at);
-  return kept.toString();
+const acts = {
+  square: () => sharing.film("square"),
+  tall: () => sharing.film("tall"),
+  score: async () => {
+    await Promise.all(runs.shown.map((one) => runs.score(one)));
+    buttons();
+  },
+  import: () => $("#file").click(),
+};
+
+async function act(name) {
+  try {
+    say("");
+    $("#said").textContent = "";
+    await (acts[name] ?? (() => exporting[name]()))();
+  } catch (error) {
+    tell(error);
+  }
 }
 
 let later = null;
 player.addEventListener("moved", () => {
   clearTimeout(later); // browsers limit the rate of address changes
   later = setTimeout(() => {
-    if (!player.playing && shown.length) history.replaceState(null, "", `#${hash()}`);
+    if (!player.playing && runs.shown.length) history.replaceState(null, "", `#${exporting.hash()}`);
   }, 200);
 });
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (event.submitter?.name === "stop") stop();
-  else generate();
+  if (event.submitter?.name !== "stop") generate();
+  else runs.stop().catch(tell);
 });
 form.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit($("[name=go]"));
 });
-$("#share").addEventListener("click", async (event) => {
-  const act = event.target.closest("button")?.dataset.act;
-  if (!act) return;
-  try {
-    await acts[act]();
-  } catch (error) {
-    say(sentence(error.message), true);
-  }
+$("#open-share").addEventListener("click", () => sharing.open());
+$("#sharing").addEventListener("click", (event) => {
+  const name = event.target.closest("button")?.dataset.act;
+  if (name) act(name);
 });
 $("#file").addEventListener("change", (event) => {
   const [file] = event.target.files;
@@ -283,13 +271,17 @@ document.addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
   if (file) load(file);
 });
-$("[data-open]").addEventListener("click", acts.import);
-for (const button of document.querySelectorAll("[data-example]")) {
-  button.addEventListener("click", () => {
-    settings.state = JSON.parse(button.dataset.example);
-    generate();
-  });
-}
+$(".examples").append(
+  ...Object.entries(PRESETS).map(([name, preset]) =>
+    h("button", { type: "button", "data-preset": name, hidden: Boolean(preset.image || preset.needs), onclick: () => show(name) }, preset.name),
+  ),
+  h("button", { type: "button", class: "quiet", onclick: () => act("import") }, "Open a file"),
+);
+$("#settings").addEventListener("click", () => drawer($("#drawer").hidden));
+$("#help").addEventListener("click", () => $("#keys").showModal());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "?" && !event.target.closest?.("input, textarea, select, dialog")) $("#keys").showModal();
+});
 document.addEventListener("keydown", (event) => player.key(event));
 $("#theme").addEventListener("click", () => {
   const now = document.documentElement.dataset.theme ?? (player.dark.matches ? "dark" : "light");

@@ -12,7 +12,7 @@ offline.load(
   kept.runs.map(({ title, events, score }) => {
     const onseek = (pane, frame) => offline.seekFrame(pane, frame);
     const pane = new Pane(Run.from(events), title, { onseek });
-    if (score) pane.fact("NELBO", score);
+    if (score) pane.fact("likelihood", score);
     return pane;
   }),
 );
@@ -22,4 +22,5 @@ document.getElementById("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = dark === "dark" ? "light" : "dark";
   offline.restyle();
 });
+if (location.hash === "#embed") document.documentElement.dataset.embed = "";
 offline.play();

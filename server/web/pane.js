@@ -1,6 +1,7 @@
 // One run on the page: its settings, canvases, strip and counters.
 
-import { duration, h, short } from "./dom.js";
+import { Charts } from "./charts.js";
+import { copyText, duration, h, short } from "./dom.js";
 import { HistoryCard } from "./history.js";
 import { ImageView, paint } from "./imageview.js";
 import { Strip } from "./strip.js";
@@ -8,9 +9,10 @@ import { TextView } from "./textview.js";
 
 const THUMBNAILS = 9; // states in the row of thumbnails
 
-/** `extras` are nodes that the caller adds: buttons, a score. */
+/** `inspect(run, track, position, frame)` makes the lower part of a pinned token's card. */
 export class Pane {
-  constructor(run, title, { onseek, extras = [] }) {
+  constructor(run, title, { onseek, inspect = null }) {
+    this.inspect = inspect;
     this.run = run;
     this.views = [];
     this.strips = [];
@@ -20,13 +22,15 @@ export class Pane {
     this.canvases = h("div", { class: "canvases" });
     this.maps = h("div", { class: "maps" });
     this.counters = new Counters();
+    this.copy = h("button", { type: "button", class: "copy", hidden: run.image !== null, onclick: () => this.copyText() }, "Copy");
+    this.time = h("p", { class: "clock", hidden: true });
     this.note = h("p", { class: "note", role: "status" });
     this.film = h("div", { class: "film", hidden: true });
     this.facts = h("dl", { class: "facts" });
     this.node = h(
       "article",
       { class: "pane" },
-      h("header", { class: "pane-head" }, h("h2", {}, title), ...extras, this.note),
+      h("header", { class: "pane-head" }, h("h2", {}, title), this.time, this.copy, this.note),
       this.canvases,
       this.counters.node,
       h("div", { class: "ways" }, this.maps, this.film),
@@ -46,9 +50,13 @@ export class Pane {
       this.views.push(view);
       this.strips.push(strip);
       this.canvases.append(view.node);
-      if (this.views.length === 1) this.maps.append(strip.node);
+      if (this.views.length > 1) continue;
+      this.charts = new Charts(track);
+      this.maps.append(strip.node, this.charts.node);
     }
     this.canvases.classList.toggle("images", run.image !== null);
+    this.canvases.classList.toggle("several", run.tracks.length > 1);
+    this.copy.hidden = run.image !== null;
   }
 
   point(track, strip, position, anchor, pinned = false) {
@@ -64,7 +72,9 @@ export class Pane {
       return;
     }
     this.card.pinned = pinned;
-    this.card.show(track, position, anchor, this.frame, this.run.image !== null);
+    const open = pinned && this.inspect && this.run.ended && !this.run.image && track.editable[position];
+    const more = open ? this.inspect(this.run, track, position, this.frame) : null;
+    this.card.show(track, position, anchor, this.frame, this.run.image !== null, more);
     strip.point(position);
   }
 
@@ -72,13 +82,24 @@ export class Pane {
     this.grow();
     this.frame = frame;
     this.views.forEach((view, i) => {
-      if (this.run.tracks[i].length) view.show(frame, colours, this.views.length);
+      view.show(frame, colours, this.views.length);
     });
     if (this.run.tracks[0]?.length) {
       this.strips[0].show(frame);
+      this.charts.show(Math.min(frame, this.run.tracks[0].length - 1));
       this.counters.show(this.run, frame);
     }
     this.showFacts();
+  }
+
+  /** Show the common time of a comparison in milliseconds, or the own time once this run is done. */
+  clock(now) {
+    const frames = this.run.tracks[0]?.frames ?? [];
+    const done = this.run.ended && this.frame >= frames.length - 1 && frames.length > 0;
+    this.time.hidden = now === undefined;
+    if (now === undefined) return;
+    this.time.textContent = done ? `⚑ ${duration(frames.at(-1).elapsed)}` : duration(now);
+    this.time.classList.toggle("done", done);
   }
 
   /** Discard measured heights after a change of layout. */
@@ -94,7 +115,9 @@ export class Pane {
     const { completed, failed } = this.run;
     if (failed && !this.told) {
       this.told = true;
-      this.say(`It failed after ${duration(failed.elapsed_ms)}: ${failed.error?.message ?? "no reason given"}`, true);
+      const { step, steps } = this.run.tracks[0]?.frames.at(-1) ?? {};
+      if (failed.error?.code === "cancelled") this.say(steps ? `Stopped at step ${step} of ${steps}.` : "Stopped.");
+      else this.say(`It failed after ${duration(failed.elapsed_ms)}: ${failed.error?.message ?? "no reason given"}`, true);
     }
     if (!completed || this.told) return;
     this.told = true;
@@ -125,6 +148,12 @@ export class Pane {
       this.film.append(button);
       paint(canvas, track, frame, this.run.image, "plain", 96);
     }
+  }
+
+  async copyText() {
+    const text = this.views.map((view) => view.text()).join("\n\n");
+    this.copy.textContent = (await copyText(text)) ? "Copied" : "Not allowed";
+    setTimeout(() => { this.copy.textContent = "Copy"; }, 1500);
   }
 
   say(text, bad = false) {

@@ -38,8 +38,7 @@ export class Player extends EventTarget {
     );
     this.throttle = h("p", { class: "throttle", role: "status" });
     this.syncBox = choice("Side by side at the same", { progress: "By progress", time: "By time" }, "progress", (value) => {
-      this.sync = value;
-      this.refresh();
+      this.set(value);
       this.seek(this.line.frames.length - 1);
     });
     this.syncBox.hidden = true;
@@ -51,6 +50,7 @@ export class Player extends EventTarget {
     this.layoutBox = choice("Layout", { text: "Text", tiles: "Tiles" }, "text", (value) => {
       this.stage.classList.toggle("tiles", value === "tiles");
       for (const pane of this.panes) pane.relax();
+      this.draw();
     });
     this.legend = legend();
     this.options = h("div", { class: "options" }, this.coloursBox, this.layoutBox, this.syncBox);
@@ -78,12 +78,20 @@ export class Player extends EventTarget {
     this.panes = panes;
     this.at = 0;
     this.place = 0;
-    this.waiting = false;
     this.stage.replaceChildren(...panes.map((pane) => pane.node));
     this.stage.dataset.count = panes.length;
     this.syncBox.hidden = panes.length < 2;
     this.refresh();
     this.draw();
+  }
+
+  /** Show runs at the same share of their steps or at the same time, and at a speed. */
+  set(sync = "progress", speed = this.speed) {
+    this.sync = sync;
+    this.syncBox.querySelector(`[value=${sync}]`).checked = true;
+    this.speed = speed;
+    this.speedSelect.value = speed;
+    this.refresh();
   }
 
   get runs() {
@@ -98,7 +106,7 @@ export class Player extends EventTarget {
     const image = runs.some((run) => run.image);
     this.layoutBox.hidden = image || runs.length === 0;
     this.node.hidden = runs.length === 0;
-    if (!this.playing && !this.waiting) this.draw();
+    if (!this.playing || this.at === 0) this.draw();
   }
 
   /** The last place that can be shown so far. */
@@ -132,7 +140,10 @@ export class Player extends EventTarget {
     this.told.textContent = `${this.at} / ${last}`;
     this.slider.setAttribute("aria-valuetext", `step ${this.at} of ${last}`);
     this.slider.style.setProperty("--done", `${last ? (this.at / last) * 100 : 0}%`);
-    this.panes.forEach((pane, i) => pane.show(frames?.[i] ?? 0, this.colours));
+    this.panes.forEach((pane, i) => {
+      pane.show(frames?.[i] ?? 0, this.colours);
+      pane.clock(this.line.times[this.at]);
+    });
   }
 
   restyle() {

@@ -51,6 +51,8 @@ export class Track {
       }
       state.ids.set(snapshot.ids);
       state.texts = snapshot.texts.map(String);
+      state.parts.fill(null);
+      for (const [at, bytes] of Object.entries(snapshot.bytes ?? {})) state.parts[at] = bytes;
     }
     this.frames.push({
       step: record.step,
@@ -68,19 +70,23 @@ export class Track {
     this.last = state;
   }
 
-  check({ pos, op, id, conf }) {
+  check({ pos, op, id, conf, bytes }) {
     if (!Number.isInteger(pos) || pos < 0 || pos >= this.positions) {
       throw new Error(`a change names position ${pos} of ${this.positions}`);
     }
     if (!OPS.includes(op) || !op) throw new Error(`a change is called ${op}`);
     if (!Number.isInteger(id) || typeof conf !== "number") throw new Error("a change has no token");
+    if (bytes !== undefined && !Array.isArray(bytes)) throw new Error("the bytes of a change are no list");
   }
 
   /**
-   * The canvas of a frame: ids, texts, and for the last change of each position its confidence, its
-   * op (index in OPS) and its frame, 0 if there was none. The caller may keep the object.
+   * The canvas of a frame: ids, texts, bytes of tokens that are parts of a character (else null), and
+   * for the last change of each position its confidence, its op (index in OPS) and its frame, 0 if
+   * there was none. Before the first record all that may be written is masked. The caller may keep
+   * the object.
    */
   state(k) {
+    if (this.frames.length === 0) return { ...blank(this.positions), ids: new Int32Array(this.positions).fill(this.mask ?? -1) };
     const frame = Math.max(0, Math.min(k, this.frames.length - 1));
     const start = Math.floor(frame / KEEP_EVERY);
     const state = copied(this.kept[start]);
@@ -95,6 +101,7 @@ function blank(positions) {
   return {
     ids: new Int32Array(positions),
     texts: new Array(positions).fill(""),
+    parts: new Array(positions).fill(null),
     confs: new Float32Array(positions),
     wrote: new Int32Array(positions),
     ops: new Uint8Array(positions),
@@ -105,6 +112,7 @@ function copied(state) {
   return {
     ids: state.ids.slice(),
     texts: state.texts.slice(),
+    parts: state.parts.slice(),
     confs: state.confs.slice(),
     wrote: state.wrote.slice(),
     ops: state.ops.slice(),
@@ -114,6 +122,7 @@ function copied(state) {
 function write(state, change, frame) {
   state.ids[change.pos] = change.id;
   state.texts[change.pos] = String(change.text);
+  state.parts[change.pos] = change.bytes ?? null;
   state.confs[change.pos] = change.conf;
   state.wrote[change.pos] = frame;
   state.ops[change.pos] = OPS.indexOf(change.op);
@@ -186,10 +195,15 @@ export class Run {
     return Math.max(0, ...this.tracks.map((track) => track.length));
   }
 
+  /** Frames that every choice has so far; of a run that has ended, those of the longest. */
+  get ready() {
+    return this.ended ? this.length : Math.min(...this.tracks.map((track) => track.length), this.length);
+  }
+
   /** Expected number of frames. */
   get expected() {
     if (this.ended) return Math.max(1, this.length);
-    const steps = this.tracks[0]?.frames[0]?.steps ?? this.created?.request?.steps ?? 1;
+    const steps = this.tracks.find((track) => track.length)?.frames[0].steps ?? this.created?.request?.steps ?? 1;
     return Math.max(this.length, steps + 1);
   }
 

@@ -1,19 +1,19 @@
 // The form: request parameters of the served models, for one variant or for several.
 
-import { Bars } from "./bars.js";
-import { SHAPES } from "./budgets.js";
 import { h, icon, ICONS } from "./dom.js";
+import { known, SCHEDULES, Schedules } from "./schedules.js";
 
 const MOST_SETTINGS = 4;
 const NAMES = "ABCD";
 
 const SAMPLER = { name: "sampler", label: "Sampler", kind: "choice" };
 const ELSEWHERE = ["seed"]; // has an input of its own, shared by all variants
-const SCHEDULES = ["topk_absorb", "topk_uniform"];
 
-export class Settings {
+/** Fires "changed" when another model, setting or value is shown. */
+export class Settings extends EventTarget {
   /** `models` as listed by GET /v1/models. */
   constructor(models, form) {
+    super();
     this.models = models;
     this.form = form;
     this.variants = [{}];
@@ -21,11 +21,10 @@ export class Settings {
     this.inputs = form.elements;
     this.tabs = form.querySelector(".tabs");
     this.grid = form.querySelector(".fields");
-    this.schedules = form.querySelector(".schedules");
-    this.absorb = new Bars("Masks filled", (values) => this.put("topk_absorb", values));
-    this.uniform = new Bars("Tokens refined", (values) => this.put("topk_uniform", values));
+    this.bars = new Schedules(form.querySelector(".schedules"), (name, values) => this.put(name, values));
     this.inputs.model.replaceChildren(...models.map(({ id }) => h("option", {}, id)));
     this.inputs.model.addEventListener("change", () => this.chosen());
+    for (const kind of form.querySelectorAll("[name=kind]")) kind.addEventListener("change", () => this.turnKind());
     this.inputs.max_tokens.addEventListener("change", () => this.drawSchedules());
     this.chosen();
   }
@@ -68,6 +67,7 @@ export class Settings {
     for (const name of ["prompt", "suffix", "max_tokens"]) show(name, !this.image);
     for (const name of ["class_label", "n"]) show(name, this.image);
     show("kind", facts.chat);
+    this.turnKind();
     inputs.max_tokens.max = facts.max_canvas;
     inputs.max_tokens.placeholder = facts.max_tokens ?? "";
     inputs.n.max = Math.min(16, facts.limits.choices);
@@ -81,10 +81,36 @@ export class Settings {
     this.draw();
   }
 
+  /** Show the fields of a conversation, or those of a text. */
+  turnKind() {
+    const system = this.chat && this.facts.chat_system !== false;
+    this.form.querySelector("[data-field=system]").hidden = !system;
+    this.form.querySelector("[data-field=suffix]").hidden = this.image || this.chat;
+    this.inputs.suffix.disabled = this.image || this.chat;
+    this.dispatchEvent(new Event("changed"));
+  }
+
+  /** The system prompt; empty where there is none. */
+  get system() {
+    return this.chat && this.facts.chat_system !== false ? this.inputs.system.value : "";
+  }
+
   draw() {
     this.drawTabs();
     this.grid.replaceChildren(...this.fields.filter(({ name }) => this.read(name)).map((field) => this.field(field)));
     this.drawSchedules();
+    this.dispatchEvent(new Event("changed"));
+  }
+
+  /** Steps of the shown setting. */
+  get steps() {
+    return this.variant.steps ?? this.facts.steps;
+  }
+
+  setSteps(steps) {
+    this.put("steps", Math.min(steps, this.facts.limits.steps));
+    for (const other of SCHEDULES) this.put(other);
+    this.draw();
   }
 
   /** Whether the sampler of the shown variant uses a parameter. */
@@ -154,6 +180,7 @@ export class Settings {
       if (name === "steps") {
         for (const other of SCHEDULES) this.put(other);
         this.drawSchedules();
+        this.dispatchEvent(new Event("changed"));
       }
     };
     let input;
@@ -176,48 +203,14 @@ export class Settings {
         placeholder: own ?? "auto", value: value ?? "", onchange: changed,
       });
     }
-    return h("label", { "data-field": name, title: description }, h("span", {}, label), input);
+    const help = h("p", { class: "help", id: `help-${name}` }, description);
+    input.setAttribute("aria-describedby", help.id);
+    return h("div", { "data-field": name }, h("label", {}, h("span", {}, label), input), help);
   }
 
   drawSchedules() {
-    const on = this.read("topk_absorb") && !this.image;
-    this.schedules.hidden = !on;
-    if (!on) return;
-    const steps = this.variant.steps ?? this.facts.steps;
     const total = Number(this.inputs.max_tokens.value) || this.facts.max_tokens;
-    const absorb = this.variant.topk_absorb;
-    const fits = Array.isArray(absorb) && absorb.reduce((a, b) => a + b, 0) === total;
-    if (absorb && !fits) this.put("topk_absorb");
-    this.absorb.load(fits ? absorb : SHAPES.even(total, steps), total);
-    this.uniform.load(this.variant.topk_uniform ?? new Array(steps).fill(0), null);
-    const shapes = Object.entries(SHAPES).map(([name, shape]) =>
-      h("button", { type: "button", onclick: () => this.shape(name === "even" ? undefined : shape(total, steps)) }, name),
-    );
-    const automatic = this.variant.topk_uniform ? "" : " (automatic, until you draw)";
-    this.schedules.replaceChildren(
-      h("h3", {}, `Masks filled at each step, ${total} in all`),
-      this.absorb.node,
-      h("div", { class: "shapes" }, ...shapes),
-      h("h3", {}, `Tokens refined at each step${automatic}`),
-      this.uniform.node,
-      h(
-        "div",
-        { class: "shapes" },
-        h("button", { type: "button", onclick: () => this.refine() }, "auto"),
-        h("button", { type: "button", onclick: () => this.refine(new Array(steps).fill(0)) }, "none"),
-        h("button", { type: "button", onclick: () => this.refine(new Array(steps).fill(2)) }, "two"),
-      ),
-    );
-  }
-
-  shape(values) {
-    this.put("topk_absorb", values);
-    this.drawSchedules();
-  }
-
-  refine(values) {
-    this.put("topk_uniform", values);
-    this.drawSchedules();
+    this.bars.show(this.read("topk_absorb") && !this.image, this.variant, this.steps, total);
   }
 
   get chat() {
@@ -243,6 +236,7 @@ export class Settings {
       if (["string", "number"].includes(typeof kept[name])) inputs[name].value = kept[name];
     }
     inputs.kind.value = kept.kind === "chat" ? "chat" : "completion";
+    this.turnKind();
     const given = Array.isArray(kept.variants) ? kept.variants.slice(0, MOST_SETTINGS) : [];
     const names = [...this.fields.map(({ name }) => name), ...SCHEDULES];
     this.variants = given.map((variant) => known(variant, names));
@@ -260,7 +254,7 @@ export class Settings {
       if (inputs.n.value) shared.n = Number(inputs.n.value);
     } else {
       shared.prompt = inputs.prompt.value;
-      if (inputs.suffix.value) shared.suffix = inputs.suffix.value;
+      if (inputs.suffix.value && !this.chat) shared.suffix = inputs.suffix.value;
       if (inputs.max_tokens.value) shared.max_tokens = Number(inputs.max_tokens.value);
     }
     return this.variants.map((variant, i) => ({ body: { ...shared, ...variant }, title: this.title(variant, i) }));
@@ -276,24 +270,28 @@ export class Settings {
     return (this.variants.length > 1 ? `${NAMES[i]}: ` : "") + parts.join(" · ");
   }
 
-  /** Mark the field that an error names; false if it is not visible. */
-  blame(param) {
+  /** Show an error at the field that it names; false if there is none. */
+  blame(param, message) {
+    this.clear();
     const input = this.form.querySelector(`[name="${CSS.escape(param ?? "")}"]:not(:disabled)`);
-    if (!input || input.offsetParent === null) return false;
+    if (!input) return false;
+    this.dispatchEvent(new CustomEvent("blamed", { detail: input }));
+    if (input.offsetParent === null) return false;
     input.setAttribute("aria-invalid", "true");
-    input.addEventListener("input", () => input.removeAttribute("aria-invalid"), { once: true });
+    input.setAttribute("aria-describedby", "why");
+    (input.closest("[data-field]") ?? input).after(h("p", { class: "why bad", id: "why", role: "alert" }, message));
+    input.addEventListener("input", () => this.clear(), { once: true });
     input.focus();
     return true;
   }
-}
 
-/** The known fields of a variant that a link contains. */
-function known(given, names) {
-  const found = {};
-  for (const name of names) {
-    const value = given?.[name];
-    const list = SCHEDULES.includes(name) && Array.isArray(value) && value.every(Number.isInteger);
-    if (list || ["number", "string", "boolean"].includes(typeof value)) found[name] = value;
+  /** Remove the error of a field. */
+  clear() {
+    this.form.querySelector("#why")?.remove();
+    for (const input of this.form.querySelectorAll("[aria-invalid]")) {
+      input.removeAttribute("aria-invalid");
+      if (this.form.querySelector(`#help-${input.name}`)) input.setAttribute("aria-describedby", `help-${input.name}`);
+      else input.removeAttribute("aria-describedby");
+    }
   }
-  return found;
 }

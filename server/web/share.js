@@ -1,5 +1,7 @@
 // Exports: files, and links that repeat a run.
 
+import { parsed, written } from "./exact.js";
+
 /** JSON that is safe inside a script element. */
 export function inScript(value) {
   const escapes = { "<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029" };
@@ -18,18 +20,18 @@ export function standalone(template, kept) {
 /** JSON as the trajectory route returns it, `{id, events}`; for several runs a list. */
 export function asJson(runs) {
   const all = runs.map((run) => ({ id: run.created.id, events: run.records }));
-  return JSON.stringify(all.length === 1 ? all[0] : all);
+  return written(all.length === 1 ? all[0] : all);
 }
 
 /** Lists of records from such a file. */
 export function fromJson(text) {
-  let parsed;
+  let found;
   try {
-    parsed = JSON.parse(text);
+    found = parsed(text);
   } catch {
     throw new Error("the file is not JSON");
   }
-  const all = Array.isArray(parsed) ? parsed : [parsed];
+  const all = Array.isArray(found) ? found : [found];
   if (all.length === 0 || all.length > 4) throw new Error("a file has one to four trajectories");
   return all.map((one) => {
     if (!Array.isArray(one?.events)) throw new Error("the file has no events");

@@ -45,9 +45,9 @@ export function countUpTo(values, limit) {
   return low;
 }
 
-/** The last place that at least one run has reached. */
+/** The last place that at least one run has reached with all of its choices. */
 export function newest(runs, sync, places) {
   if (sync === "time" || runs.every((run) => run.ended)) return Math.max(0, places - 1);
-  const shares = runs.map((run) => (run.length - 1) / Math.max(1, run.expected - 1));
+  const shares = runs.map((run) => (run.ready - 1) / Math.max(1, run.expected - 1));
   return Math.max(0, Math.floor(Math.max(...shares) * (places - 1)));
 }

@@ -86,10 +86,12 @@ class Watched:
         if parts.scheme not in ("blob", "data", "file") and url.removeprefix(self.origin) == url:
             self._note(f"left the origin: {url}")
 
-    def open(self, fragment: str = "") -> Page:
-        """The page, ready for use."""
+    def open(self, fragment: str = "", settings: bool = True) -> Page:
+        """The page, ready for use, with its settings open."""
         self.page.goto(f"{self.origin}/{fragment}")
         expect(self.page.locator("html[data-ready]")).to_be_attached()
+        if settings:
+            open_settings(self.page)
         return self.page
 
     def forgive(self, *words: str) -> None:
@@ -118,6 +120,25 @@ def watch(chromium) -> Iterator[Watching]:
     assert not wrong
 
 
+def open_settings(page: Page) -> None:
+    button = page.get_by_role("button", name="Settings", exact=True)
+    if button.get_attribute("aria-expanded") == "false":
+        button.click()
+
+
+def download(page: Page, name: str) -> bytes:
+    """A file that the dialog of exports gives."""
+    if not page.locator("#sharing").is_visible():
+        page.get_by_role("button", name="Share", exact=True).click()
+    with page.expect_download() as found:
+        page.get_by_role("button", name=name, exact=True).click()
+    return Path(found.value.path()).read_bytes()
+
+
+def close_sharing(page: Page) -> None:
+    page.locator("#sharing").get_by_role("button", name="Close").click()
+
+
 def settled(page: Page, panes: int = 1) -> None:
     """All runs have ended well."""
     expect(page.locator(".facts [data-name=latency]")).to_have_count(panes)
@@ -126,14 +147,16 @@ def settled(page: Page, panes: int = 1) -> None:
 
 def generate(page: Page, panes: int = 1, **fields: Any) -> None:
     """Fill fields of the form, start, and wait for the end."""
+    if fields:
+        open_settings(page)
     for name, value in fields.items():
-        field = page.locator(f"#ask [name={name}]")
+        field = page.locator(f"#ask [name={name}], [form=ask][name={name}]")
         if field.evaluate("node => node.tagName") == "SELECT":
             field.select_option(str(value))
         else:
             field.fill(str(value))
             field.dispatch_event("change")
-    page.get_by_role("button", name="Denoise").click()
+    page.get_by_role("button", name="Generate").click()
     settled(page, panes)
 
 

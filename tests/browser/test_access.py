@@ -107,7 +107,6 @@ def test_dark_follows_the_system_and_the_button(served, watch):
 
 def test_page_fits_a_screen_of_375_pixels(served, watch):
     page = watch(served, **PHONE).open()
-    page.locator("summary").tap()
     generate(page, **SMALL)
     width = "document.documentElement.scrollWidth"
     assert page.evaluate(width) == 375

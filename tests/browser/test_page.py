@@ -5,13 +5,20 @@ from __future__ import annotations
 import io
 import json
 import re
-from pathlib import Path
 
 import pytest
 from PIL import Image, ImageSequence
 from playwright.sync_api import expect
 
-from tests.browser.conftest import call_json, canvas_text, generate, place, settled, slider
+from tests.browser.conftest import (
+    call_json,
+    canvas_text,
+    download,
+    generate,
+    place,
+    settled,
+    slider,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -102,7 +109,7 @@ def test_history_closes_in_every_way(served, watch):
     card, cell = page.locator(".history"), page.locator(".tok.set").nth(2)
     for close in (
         lambda: page.keyboard.press("Escape"),
-        lambda: page.locator(".counters").click(),
+        lambda: page.locator(".pane h2").click(),
         lambda: cell.click(),
         lambda: card.get_by_role("button", name="Close").click(),
     ):
@@ -120,7 +127,6 @@ def test_history_closes_in_every_way(served, watch):
 
 def test_history_on_a_phone_is_a_sheet_with_a_button(served, watch):
     page = watch(served, viewport={"width": 390, "height": 800}).open()
-    page.locator("summary").click()
     generate(page, **SMALL)
     page.locator(".tok.set").nth(2).click()
     card = page.locator(".history")
@@ -152,7 +158,7 @@ def test_two_step_counts_are_compared(served, watch):
     page.get_by_role("button", name="Compare with another setting").click()
     page.locator("[name=steps]").fill("3")
     generate(page, 2, max_tokens=16, seed=7)
-    nelbo = page.locator(".facts [data-name=NELBO] dd")
+    nelbo = page.locator(".facts [data-name=likelihood] dd")
     expect(nelbo).to_have_count(2)
     for i in (0, 1):
         expect(nelbo.nth(i)).to_have_text(re.compile(r"^\d+\.\d\d ± \d+\.\d\d nats/token$"))
@@ -258,12 +264,6 @@ def test_page_draws_images(served, watch):
     expect(page.locator(".history").first).to_contain_text("position")
 
 
-def download(page, name: str) -> bytes:
-    with page.expect_download() as found:
-        page.get_by_role("button", name=name, exact=True).click()
-    return Path(found.value.path()).read_bytes()
-
-
 def test_what_it_exports_it_loads_again(served, watch, tmp_path):
     page = watch(served).open()
     generate(page, **SMALL)
@@ -311,7 +311,7 @@ def test_a_page_that_plays_offline(served, watch, tmp_path):
     generate(page, 2, max_tokens=16, seed=7)
     page.keyboard.press("End")
     texts = [canvas_text(page, i) for i in (0, 1)]
-    expect(page.locator(".facts [data-name=NELBO]")).to_have_count(2)
+    expect(page.locator(".facts [data-name=likelihood]")).to_have_count(2)
     (tmp_path / "run.html").write_bytes(download(page, "HTML"))
     watched = watch(served, offline=True)
     alone = watched.page
@@ -322,7 +322,7 @@ def test_a_page_that_plays_offline(served, watch, tmp_path):
     assert [canvas_text(alone, i) for i in (0, 1)] == texts
     alone.keyboard.press("Home")
     assert place(alone) == 0 and alone.locator(".tok.mask").count() > 15
-    expect(alone.locator(".facts [data-name=NELBO]")).to_have_count(2)
+    expect(alone.locator(".facts [data-name=likelihood]")).to_have_count(2)
 
 
 def test_a_link_makes_the_same_run(served, watch):
@@ -334,8 +334,9 @@ def test_a_link_makes_the_same_run(served, watch):
         page.keyboard.press("ArrowRight")
     text = canvas_text(page)
     expect(page).to_have_url(re.compile(r"step=5$"))
+    page.get_by_role("button", name="Share", exact=True).click()
     page.get_by_role("button", name="Link").click()
-    expect(page.locator("#said")).to_contain_text("link")
+    expect(page.locator("#sharing .said")).to_contain_text("link")
     other = watch(served)
     copy = other.open("#" + page.url.split("#")[1])
     settled(copy)

@@ -19,6 +19,7 @@ KINDS = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".json": "application/json",
 }
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -56,7 +57,7 @@ def assets(folder: Path = WEB) -> dict[str, Asset]:
     found = {
         PREFIX + path.name: Asset(path.read_bytes(), KINDS[path.suffix])
         for path in sorted(folder.iterdir())
-        if path.suffix in KINDS
+        if path.suffix in KINDS and path.name != "package.json"  # of node, for the tests
     }
     found["/"] = found.pop(PREFIX + "index.html")
     template = player(folder).encode()

@@ -26,7 +26,7 @@ def test_the_first_screen_plays_without_work_for_the_server(served, watch):
     before = page.locator("#hero").inner_html()
     page.wait_for_timeout(400)
     assert page.locator("#hero").inner_html() == before
-    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Play", exact=True).click()
     expect(masks).to_have_count(0)
 
 

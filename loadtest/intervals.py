@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
@@ -64,8 +65,8 @@ def of_share(value: float, apart: Sequence[float]) -> Interval | None:
     if found is None or not 0 < found[0] < 1 or not 0 < value < 1:
         return None
     mean, width = found
-    centre, width = math.log(value / (1 - value)), width / (mean * (1 - mean))
-    return 1 / (1 + math.exp(width - centre)), 1 / (1 + math.exp(-width - centre))
+    centre, width = float(logit(value)), width / (mean * (1 - mean))
+    return float(expit(centre - width)), float(expit(centre + width))
 
 
 def of_proportion(count: int, of: int) -> Interval | None:
@@ -73,7 +74,7 @@ def of_proportion(count: int, of: int) -> Interval | None:
     if of < LEAST_VALUES:
         return None
     found = binomtest(count, of).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    return max(0.0, float(found.low)), min(1.0, float(found.high))  # rounding can leave them
 
 
 def _mean_and_width(apart: Sequence[float]) -> tuple[float, float] | None:

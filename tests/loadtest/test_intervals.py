@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadtest.intervals import Estimate, of_positive, of_proportion, of_share
@@ -61,6 +61,7 @@ def test_positive_interval_is_above_zero_and_around_its_value(values):
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=12))
+@example([0.0, 0.0, 1e-308])
 def test_share_interval_is_within_zero_and_one(values):
     value = float(np.mean(values))
     found = of_share(value, values)
@@ -73,7 +74,15 @@ def test_share_interval_is_within_zero_and_one(values):
 @given(st.integers(3, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_proportion_interval_is_within_zero_and_one_and_never_empty(pair):
     found = of_proportion(*pair)
-    assert found is not None and -1e-12 <= found[0] < found[1] <= 1 + 1e-12
+    assert found is not None and 0 <= found[0] < found[1] <= 1
+
+
+@pytest.mark.parametrize("of", range(3, 60))
+def test_proportion_interval_of_none_or_all_prints_without_a_sign(of):
+    for count in (0, of):
+        found = of_proportion(count, of)
+        assert found is not None and found[1] <= 1
+        assert "-" not in f"{100 * found[0]:.1f} {100 * found[1]:.1f}"
 
 
 @pytest.mark.parametrize("of", [of_positive, of_share])

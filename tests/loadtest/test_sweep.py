@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from loadtest.answer_reader import Kind
 from loadtest.cli_types import loads
+from loadtest.intervals import LEAST_VALUES
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.records import GAVE_UP, Folder
@@ -191,7 +193,10 @@ def test_images_are_judged_by_a_classifier(server, tmp_path, command: Command):
     assert {row["seen"] for row in rows} <= set(names)
     command("report", tmp_path / "run")
     table = (tmp_path / "run" / "report.html").read_text().split("Quality by step count")[1]
-    assert len(re.findall(r"<td class=\"\">\d+\.\d \(\d+\.\d–\d+\.\d\)</td>", table)) == 2
+    judged = Counter(row["setting"] for row in rows)  # on a busy machine fewer than four each
+    enough = sum(count >= LEAST_VALUES for count in judged.values())
+    assert len(re.findall(r"<td class=\"\">\d+\.\d \(\d+\.\d–\d+\.\d\)</td>", table)) == enough
+    assert len(re.findall(r"<td class=\"\">\d+\.\d</td>", table)) == len(judged) - enough
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from jinja2.exceptions import TemplateError
 
@@ -19,6 +20,7 @@ from models.files import read_json
 from models.tokenization import template_worker
 from models.tokenization.template_process import Stopped, TemplateProcess
 from models.tokenization.template_tokens import Pieces
+from models.tokenization.template_tools import ToolSupport, texts_in
 
 TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 LONGEST = 1 << 17  # characters of a template; those that are published have some thousand
@@ -50,6 +52,7 @@ class ChatTemplate:
 
     Attributes:
         source: the template's text.
+        supports: the parts of a conversation with tools that it shows.
         shows_system: whether a system message reaches its output, once ``probe_system`` has run;
             None where that is unknown.
     """
@@ -70,12 +73,13 @@ class ChatTemplate:
         if len(source) > LONGEST:
             raise ValueError(f"chat template: longer than {LONGEST} characters")
         try:
-            template_worker.environment().parse(source)  # no more than its grammar: nothing runs
+            tree = template_worker.environment().parse(source)  # no more than its grammar
         except TemplateError as error:
             raise ValueError(f"chat template: {error}") from None
         except RecursionError:
             raise ValueError("chat template: nested too deeply") from None
         self.source = source
+        self.supports = ToolSupport.of(source, tree)
         self.shows_system: bool | None = None
         self._variables = dict(variables)
         self._wait_seconds = wait_seconds
@@ -121,15 +125,20 @@ class ChatTemplate:
                 texts[name] = text
         return cls(source, texts)
 
-    def render(self, messages: Sequence[Mapping[str, str]], special: Sequence[str]) -> Pieces:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        special: Sequence[str],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Pieces:
         """The conversation as the template writes it; of ``special``, only those are special tokens
-        that it writes itself.
+        that it writes itself. It gets ``tools`` as None where there are none.
 
         Raises:
             ChatError: the template refuses the messages, fails, or does not come to an end.
             ChatBusy: there is no place for it, see ``MOST_WAITING``.
         """
-        return self.submit(messages, special).result()
+        return self.submit(messages, special, tools).result()
 
     def probe_system(self, seconds: float = 5.0) -> None:
         """Find out whether a system message reaches the template's output: render one, in at most
@@ -148,7 +157,10 @@ class ChatTemplate:
             self.shows_system = probe in "".join(text for text, _ in pieces)
 
     def submit(
-        self, messages: Sequence[Mapping[str, str]], special: Sequence[str]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        special: Sequence[str],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> Future[Pieces]:
         """``render`` without waiting: after earlier conversations, on a thread of its own. A future
         that is cancelled takes no more time, also where its conversation is being rendered.
@@ -157,7 +169,8 @@ class ChatTemplate:
             ChatBusy: there is no place for it.
         """
         asked = {"messages": messages, "special": special, "variables": self._variables}
-        size = sum(len(text) for message in messages for text in message.values())
+        asked["tools"] = list(tools) or None
+        size = sum(len(text) for text in texts_in([*messages, *tools]))
         future: Future[Pieces] = Future()
         self._queue.enter(size)
         future.add_done_callback(lambda _: self._queue.leave(size))

@@ -160,11 +160,11 @@ class Marking:
         return tree
 
 
-def messages_of(messages: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+def messages_of(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages for a template: their roles, where these are known ones, count as its own text."""
 
-    def value(name: str, text: str) -> str:
-        return Own.of(text) if name == "role" and text in ROLES else text
+    def value(name: str, given: Any) -> Any:
+        return Own.of(given) if name == "role" and given in ROLES else given
 
     return [{name: value(name, text) for name, text in one.items()} for one in messages]
 

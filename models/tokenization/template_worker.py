@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.child_processes import end_with
 from models.tokenization.template_tokens import Marking, Marks, Pieces, messages_of
+from models.tokenization.template_tools import texts_in
 
 PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -49,10 +50,16 @@ def _refuse(message: object) -> None:
     raise Refused(str(message))
 
 
+def _as_json(value: Any, indent: int | None = None) -> str:
+    """JSON as prompts have it: unlike Jinja's own, without escapes for HTML, names unsorted."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
 def environment() -> ImmutableSandboxedEnvironment:
     """Where chat templates are read and run."""
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     made.globals["raise_exception"] = _refuse
+    made.filters["tojson"] = _as_json
     return made
 
 
@@ -62,9 +69,10 @@ def render(template: Template, marks: Marks, asked: dict[str, Any]) -> Pieces:
     Raises:
         ValueError: too much, or parts of its special tokens.
     """
-    given = sum(len(text) for message in asked["messages"] for text in message.values())
+    given = sum(len(text) for text in texts_in([asked["messages"], asked["tools"]]))
     variables = {name: marks.marked(text) for name, text in asked["variables"].items()}
     variables |= {"messages": messages_of(asked["messages"]), "add_generation_prompt": True}
+    variables["tools"] = asked["tools"]
     pieces, size, most = [], 0, MOST_TEXT + 4 * given
     for piece in template.generate(**variables):
         size += len(piece)
@@ -81,7 +89,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     marking = Marking(made)
     for line in requests:
         asked = json.loads(line)
-        texts = [source, *(t for message in asked["messages"] for t in message.values())]
+        texts = [source, *texts_in([asked["messages"], asked["tools"]])]
         marks = marking.marks = Marks(asked["special"], texts)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)

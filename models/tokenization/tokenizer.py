@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
@@ -173,7 +174,7 @@ class TextTokenizer:
             return ids[len(anchor) :]
         return self.encode(text, start=False)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation by the checkpoint's template, up to where the answer begins.
 
         Raises:
@@ -182,7 +183,9 @@ class TextTokenizer:
         """
         return self.encode_pieces(self.submit_chat(messages).result())
 
-    def submit_chat(self, messages: Sequence[Mapping[str, str]]) -> Future[Pieces]:
+    def submit_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Future[Pieces]:
         """A conversation to the checkpoint's template, on its thread; for ``encode_pieces``.
 
         Raises:
@@ -191,7 +194,7 @@ class TextTokenizer:
         """
         if self.chat is None:
             raise ChatError("this checkpoint has no chat template")
-        return self.chat.submit(messages, list(self._special.values()))
+        return self.chat.submit(messages, list(self._special.values()), tools)
 
     def encode_pieces(self, pieces: Pieces) -> list[int]:
         """Ids of what a chat template wrote.
@@ -213,6 +216,10 @@ class TextTokenizer:
         """Id of the token that ends a turn of a conversation, if there is one."""
         ids = {text: id_ for id_, text in self._special.items()}
         return next((ids[text] for text in END_OF_TURN if text in ids), None)
+
+    def is_special(self, text: str) -> bool:
+        """Whether a text is the name of a special token, which leaves no trace in texts."""
+        return text in self._special.values()
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens leave no trace.

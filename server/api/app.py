@@ -16,6 +16,7 @@ from server.api.openapi import document
 from server.api.routes import (
     chat_completions,
     completions,
+    decisions,
     docs,
     health,
     image_generations,
@@ -43,6 +44,7 @@ ROUTES = (
     chat_completions,
     responses,
     messages,
+    decisions,
     image_generations,
     trajectories,
     trajectory_pictures,

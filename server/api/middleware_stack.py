@@ -17,7 +17,13 @@ from server.http.rate_limit import Rates
 ROUTES = (
     *("GET /v1/models", "POST /v1/completions", "POST /v1/chat/completions"),
     *("POST /v1/responses", "POST /v1/messages", "POST /v1/images/generations"),
-    *("POST /v1/score", "POST /v1/diffusion/trajectories", "POST /tokenize", "POST /detokenize"),
+    *(
+        "POST /v1/score",
+        "POST /v1/decisions",
+        "POST /v1/diffusion/trajectories",
+        "POST /tokenize",
+        "POST /detokenize",
+    ),
 )
 """Routes that the answer to an unknown path lists."""
 

@@ -13,7 +13,7 @@ from server.cli.terminal import Viewer
 from server.engine.engine import Engine
 from server.engine.events import Done, Failed, GenerationRequest, Step
 from server.engine.score_request import ScoreRequest
-from server.engine.scoring import ScoreFailed
+from server.engine.turns import TaskFailed
 from server.output.score import score_record
 from server.output.text import TrajectoryEncoder, text_of
 
@@ -98,7 +98,7 @@ async def show_score(engine: Engine, request: ScoreRequest, as_json: bool) -> No
     engine.start()
     try:
         score = await engine.score(request)
-    except ScoreFailed as error:
+    except TaskFailed as error:
         raise GenerationFailed(str(error)) from None
     finally:
         engine.stop()

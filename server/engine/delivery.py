@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from server.engine.batches import Notification
 from server.engine.metrics import Metrics
-from server.engine.score_request import Score
-from server.engine.scoring import ScoreFailed, ScoreOutcome, ScoreTask
+from server.engine.turns import Task, TaskFailed
 
 
 class Delivery:
@@ -25,8 +25,8 @@ class Delivery:
         """Deliver to the running event loop."""
         self._loop = asyncio.get_running_loop()
 
-    def promise(self) -> asyncio.Future[Score]:
-        """A future of that loop, for a score."""
+    def promise(self) -> asyncio.Future[Any]:
+        """A future of that loop, for the result of a task."""
         assert self._loop is not None
         return self._loop.create_future()
 
@@ -49,9 +49,10 @@ class Delivery:
         if events:
             self.call(deliver)
 
-    def scored(self, task: ScoreTask, outcome: ScoreOutcome) -> None:
-        """Deliver the outcome of a score, and count it."""
-        self._metrics.scored(outcome.failed.code if isinstance(outcome, ScoreFailed) else None)
+    def finished(self, task: Task[Any], outcome: Any) -> None:
+        """Deliver the outcome of a task, and count it."""
+        failed = outcome.failed.code if isinstance(outcome, TaskFailed) else None
+        self._metrics.finished(task.counter, failed)
         self.call(lambda: task.settle(outcome))
 
     def call(self, deliver: Callable[[], None]) -> None:

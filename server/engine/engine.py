@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -21,15 +22,19 @@ from server.engine.batches import Batches, Notification
 from server.engine.caching import Caching
 from server.engine.delivery import Delivery
 from server.engine.events import Failed, GenerationRequest, Tally
+from server.engine.marginals import MarginalRequest, Marginals, MarginalTask
 from server.engine.metrics import Metrics
 from server.engine.scheduler import Change, QueueFull, Scheduler
 from server.engine.score_request import Score, ScoreRequest
-from server.engine.scoring import LikelihoodScorer, ScoreFailed, ScoreTask
+from server.engine.scoring import ScoreTask
 from server.engine.step_timer import PositionLimit, StepTimer
 from server.engine.stream import Subscription
+from server.engine.turns import Task, TaskFailed, Turns
 from server.engine.watchdog import Watchdog
 
 log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 STOP_SECONDS = 5.0  # wait for a step in progress when the engine stops
 
@@ -64,7 +69,7 @@ class Engine:
         self,
         checkpoint: Checkpoint,
         scheduler: Scheduler[Subscription],
-        scorer: LikelihoodScorer,
+        scorer: Turns,
         metrics: Metrics,
         watchdog: Watchdog,
         deadlines: Deadlines,
@@ -181,15 +186,21 @@ class Engine:
         return subscriptions
 
     def score(self, request: ScoreRequest) -> asyncio.Future[Score]:
-        """Queue a text to be scored. Cancelling the future stops the work; it fails with
-        ``ScoreFailed``.
+        """Queue a text to be scored; see ``_take_turns``."""
+        return self._take_turns(ScoreTask(request, self._delivery.promise()))
+
+    def read(self, request: MarginalRequest) -> asyncio.Future[Marginals]:
+        """Queue canvases whose marginals are read; see ``_take_turns``."""
+        return self._take_turns(MarginalTask(request, self._delivery.promise()))
+
+    def _take_turns(self, task: Task[Result]) -> asyncio.Future[Result]:
+        """Queue a task. Cancelling the future stops the work; it fails with ``TaskFailed``.
 
         Raises:
             QueueFull: there is no room; nothing was queued.
         """
-        task = ScoreTask(request, self._delivery.promise())
         with self._wake:
-            if not self.ready or not self.scorer.has_room(request):
+            if not self.ready or not self.scorer.has_room(task.left):
                 raise QueueFull
             self.scorer.add(task)
             self._wake.notify()
@@ -254,7 +265,7 @@ class Engine:
         if self._batches:
             self._step(positions)
         if over := self.scorer.advance():
-            self._delivery.scored(*over)
+            self._delivery.finished(*over)
         self.watchdog.ended()
 
     def _begin(self, change: Change[Subscription], now: float) -> None:
@@ -296,7 +307,7 @@ class Engine:
             self._cancelled.update(left)
         self._delivery.end([(s, failed) for s in left])
         for task in unscored:
-            self._delivery.scored(task, ScoreFailed(failed))
+            self._delivery.finished(task, TaskFailed(failed))
 
     def _end(self, ended: Sequence[Notification]) -> None:
         """Deliver the last events of requests that have not ended yet."""

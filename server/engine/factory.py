@@ -21,8 +21,8 @@ from server.engine.metrics import Metrics
 from server.engine.position_limits import cache_slots, position_limit
 from server.engine.request_params import ModelKind, check_defaults, sampling_params
 from server.engine.scheduler import Scheduler
-from server.engine.scoring import LikelihoodScorer
 from server.engine.step_timer import PositionLimit
+from server.engine.turns import Turns
 from server.engine.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ def engine_of(
         max_work_ratio=MAX_WORK_RATIO[device],
         slots=slots,
     )
-    scorer = LikelihoodScorer(
+    scorer = Turns(
         checkpoint,
         settings.max_waiting,
         settings.score_positions or min(positions, 1024),

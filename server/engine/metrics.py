@@ -100,7 +100,10 @@ class Metrics:
             "Prompt positions whose keys and values were computed for an earlier request",
         )
         self._head_rows = counter("head_rows", "Rows of logits computed")
-        self._scores = counter("scores", "Texts scored")
+        self._tasks = {
+            "scores": counter("scores", "Texts scored"),
+            "decisions": counter("decisions", "Steps of decisions read"),
+        }
         Info("xdlm_build", "Version of the server", registry=self.registry).info(
             {"version": version("xdlm-serve")}
         )
@@ -177,10 +180,10 @@ class Metrics:
                 self._transitions.labels(op).inc(count)
 
     @_guarded
-    def scored(self, failure: str | None) -> None:
-        """Count a scored text, or a failure by its code."""
+    def finished(self, kind: str, failure: str | None) -> None:
+        """Count a task of a kind, or a failure by its code."""
         if failure is None:
-            self._scores.inc()
+            self._tasks[kind].inc()
         else:
             self._failure.labels(failure).inc()
 

@@ -14,6 +14,7 @@ import pytest
 
 from models.bundled import BUNDLED
 from models.checkpoints.load import load_checkpoint
+from tests.support.caller import write_caller
 from tests.support.serving import Served, make_engine, run_server, settings_of, write_tiny
 
 HERE = Path(__file__).parent
@@ -34,6 +35,13 @@ def stories() -> Iterator[Served]:
     """The checkpoint that ships."""
     checkpoint = load_checkpoint(BUNDLED / "stories")
     yield from run_server(make_engine(checkpoint), settings_of(checkpoints=["stories"]))
+
+
+@pytest.fixture(scope="session")
+def caller(tmp_path_factory) -> Iterator[Served]:
+    """A tiny checkpoint whose vocabulary has calls of a tool."""
+    loaded = write_caller(tmp_path_factory.mktemp("calls") / "caller")
+    yield from run_server(make_engine(loaded), settings_of())
 
 
 Program = Callable[..., subprocess.CompletedProcess[str]]

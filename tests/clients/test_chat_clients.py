@@ -10,6 +10,7 @@ import json
 import pytest
 
 from tests.clients.conftest import HERE, PYTHON
+from tests.support.caller import ANSWER, ARGUMENTS, TOKENS, saying
 from tests.support.http import post
 from tests.support.serving import Served
 
@@ -91,6 +92,25 @@ def test_litellm(stories, told, report):
     assert seen["acompletion"] == seen["text"] == seen["text_stream"] == told
     assert seen["texts"] == [told, other] and seen["logprobs"] == 40
     assert seen["errors"] == [["BadRequestError", 400], ["NotFoundError", 404]]
+
+
+def test_anthropic(stories, caller, told, report):
+    said = {"call": saying(TOKENS[1]), "answer": saying(ANSWER)}
+    program = PROGRAMS / "with_anthropic.py"
+    seen = report(PYTHON / "python", program, stories.url, caller.url, json.dumps(said))
+    assert seen["text"] == told and seen["stop"] == ["max_tokens", None]
+    assert seen["usage"] == [5, 40] and seen["second_turn"] == text(stories, OTHER)
+    blocks = text(stories, BLOCKS)
+    assert "".join(seen["parts"]) == blocks and len(seen["parts"]) > 3
+    assert seen["final"][0] == blocks and seen["final"][2] == 40
+    assert seen["stopped"] == [told[:10], "stop_sequence", True]
+    assert seen["errors"] == [
+        ["BadRequestError", 400, "invalid_request_error"],
+        ["NotFoundError", 404, "not_found_error"],
+        ["BadRequestError", 400, "invalid_request_error"],
+    ]
+    assert seen["use"] == ["tool_use", "add", json.loads(ARGUMENTS)]
+    assert seen["answer"] == ANSWER
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ def test_what_is_not_there_is_a_404_and_what_is_not_done_a_400(client):
         name: str
 
     with pytest.raises(openai.NotFoundError):
-        client.responses.create(model="tiny", input="Hi")
+        client.embeddings.create(model="tiny", input="Hi")
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.parse(model="tiny", messages=TALK, response_format=Pet)
     assert caught.value.param == "response_format"

@@ -32,6 +32,10 @@ ROUTES = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
     "/v1/responses": {"input": "x"},
     "/v1/messages": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/decisions": {
+        "input": "x",
+        "questions": [{"type": "predicate", "instructions": "x"}],
+    },
     "/v1/images/generations": PLAIN,
     "/v1/diffusion/trajectories": BODY,
     "/v1/score": {"text": "Tom"},

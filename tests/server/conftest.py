@@ -12,6 +12,7 @@ import structlog
 
 from models.bundled import BUNDLED
 from models.checkpoints.load import Checkpoint, load_checkpoint
+from tests.support.caller import write_caller
 from tests.support.serving import Served, make_engine, run_server, settings_of, write_tiny
 
 
@@ -51,3 +52,10 @@ def tiny_chatty(tmp_path_factory) -> Checkpoint:
 def chatty(tiny_chatty) -> Iterator[Served]:
     """A server whose checkpoint has a chat template."""
     yield from run_server(make_engine(tiny_chatty), settings_of())
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory) -> Iterator[Served]:
+    """A server whose checkpoint has a chat template with tools."""
+    loaded = write_caller(tmp_path_factory.mktemp("calls") / "caller")
+    yield from run_server(make_engine(loaded), settings_of())

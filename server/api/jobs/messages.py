@@ -8,9 +8,11 @@ from typing import ClassVar
 from server.api.context import State
 from server.api.jobs.named import Event, NamedJob, Reader, SaidFormat
 from server.api.jobs.prompts import Prompt
+from server.api.jobs.tools import ToolPlan
 from server.api.schemas.requests import TextFields
 from server.api.schemas.responses.anthropic_messages import (
     AnthropicMessage,
+    Block,
     BlockDeltaEvent,
     BlockStartEvent,
     BlockStopEvent,
@@ -21,9 +23,11 @@ from server.api.schemas.responses.anthropic_messages import (
     MessageStartEvent,
     MessageStopEvent,
     TextBlock,
+    ToolUseBlock,
 )
 from server.engine.events import Failed
 from server.http.anthropic import AnthropicError, anthropic_error
+from server.output.calls import CallPiece, Heard, object_of
 from server.output.text import stop_of
 
 
@@ -37,23 +41,29 @@ class MessageJob(NamedJob):
     """Builds Anthropic's message and the events of its stream."""
 
     def __init__(
-        self, state: State, body: TextFields, prompts: Sequence[Prompt], request_id: str
+        self,
+        state: State,
+        body: TextFields,
+        prompts: Sequence[Prompt],
+        plan: ToolPlan,
+        request_id: str,
     ) -> None:
         """Check a body. Errors of the stream have ``request_id``.
 
         Raises:
             ApiError: naming the field.
         """
-        super().__init__(state, body, MessageFormat(), prompts)
+        super().__init__(state, body, MessageFormat(), prompts, plan)
         self._request_id = request_id
-        self._begun = False
+        self._blocks = 0  # begun in the stream
+        self._in_text = False  # the last of them is a text
 
-    def answer(self, reader: Reader) -> AnthropicMessage:
+    def answer(self, reader: Reader, heard: Heard) -> AnthropicMessage:
         """See ``NamedJob``."""
         return {
             **self._head(),
-            "content": [_block(reader.text.text)],
-            **self._end(reader),
+            "content": [_block(part) for part in heard.parts or ("",)],
+            **self._end(reader, heard),
             "usage": self._usage(reader),
         }
 
@@ -76,23 +86,34 @@ class MessageJob(NamedJob):
         }
         yield start
 
-    def more(self, text: str) -> Iterator[Event]:
+    def more(self, part: str | CallPiece) -> Iterator[Event]:
         """See ``NamedJob``."""
-        yield from self._opened()
-        delta: BlockDeltaEvent = {
-            "type": "content_block_delta",
-            "index": 0,
-            "delta": {"type": "text_delta", "text": text},
-        }
+        if isinstance(part, str):
+            if not self._in_text:
+                yield from self._begun("")
+            delta: BlockDeltaEvent = {
+                "type": "content_block_delta",
+                "index": self._blocks - 1,
+                "delta": {"type": "text_delta", "text": part},
+            }
+        else:
+            if part.id:
+                yield from self._begun(CallPiece(part.index, "{}", part.id, part.name))
+            delta = {
+                "type": "content_block_delta",
+                "index": self._blocks - 1,
+                "delta": {"type": "input_json_delta", "partial_json": part.arguments},
+            }
         yield delta
 
-    def end(self, reader: Reader) -> Iterator[Event]:
+    def end(self, reader: Reader, heard: Heard) -> Iterator[Event]:
         """See ``NamedJob``."""
-        yield from self._opened()
-        closed: BlockStopEvent = {"type": "content_block_stop", "index": 0}
+        if not self._blocks:
+            yield from self._begun("")
+        closed: BlockStopEvent = {"type": "content_block_stop", "index": self._blocks - 1}
         last: MessageDeltaEvent = {
             "type": "message_delta",
-            "delta": self._end(reader),
+            "delta": self._end(reader, heard),
             "usage": self._usage(reader),
         }
         stopped: MessageStopEvent = {"type": "message_stop"}
@@ -102,16 +123,19 @@ class MessageJob(NamedJob):
         """See ``NamedJob``."""
         return anthropic_error(500, failed.message, None, failed.code, self._request_id)
 
-    def _opened(self) -> Iterator[Event]:
-        """The event that opens the text, once."""
-        if not self._begun:
-            self._begun = True
-            start: BlockStartEvent = {
-                "type": "content_block_start",
-                "index": 0,
-                "content_block": _block(""),
-            }
-            yield start
+    def _begun(self, part: str | CallPiece) -> Iterator[Event]:
+        """Events that end the last block and begin another."""
+        if self._blocks:
+            closed: BlockStopEvent = {"type": "content_block_stop", "index": self._blocks - 1}
+            yield closed
+        start: BlockStartEvent = {
+            "type": "content_block_start",
+            "index": self._blocks,
+            "content_block": _block(part),
+        }
+        self._blocks += 1
+        self._in_text = isinstance(part, str)
+        yield start
 
     def _head(self) -> MessageHead:
         return {
@@ -122,7 +146,9 @@ class MessageJob(NamedJob):
             "seed": self.head.seed,
         }
 
-    def _end(self, reader: Reader) -> MessageEnd:
+    def _end(self, reader: Reader, heard: Heard) -> MessageEnd:
+        if heard.calls:
+            return {"stop_reason": "tool_use", "stop_sequence": None}
         stop = stop_of(reader.text, self.view.stops)
         if stop is not None:
             return {"stop_reason": "stop_sequence", "stop_sequence": stop}
@@ -140,5 +166,14 @@ class MessageJob(NamedJob):
         }
 
 
-def _block(text: str) -> TextBlock:
-    return {"type": "text", "text": text, "citations": None}
+def _block(part: str | CallPiece) -> Block:
+    if isinstance(part, str):
+        text: TextBlock = {"type": "text", "text": part, "citations": None}
+        return text
+    call: ToolUseBlock = {
+        "type": "tool_use",
+        "id": part.id,
+        "name": part.name,
+        "input": object_of(part.arguments) or {},
+    }
+    return call

@@ -10,11 +10,16 @@ from typing import ClassVar
 import orjson
 from typing_extensions import TypedDict
 
+from server.api.context import State
 from server.api.jobs.choices import TextReader
 from server.api.jobs.formats import ChoiceFormat
+from server.api.jobs.prompts import Prompt
 from server.api.jobs.text import TextJob, taken
+from server.api.jobs.tools import ToolPlan
+from server.api.schemas.requests import TextFields
 from server.engine.events import Failed
 from server.engine.stream import Subscription, merged
+from server.output.calls import CallPiece, Heard, read_whole
 from server.output.logprobs import TokenLogProb
 from server.output.records import FinishReason
 
@@ -61,23 +66,43 @@ Event = Mapping[str, object]
 
 
 class NamedJob(TextJob[Said, Said]):
-    """A text job whose answer and events a subclass builds."""
+    """A text job whose answer and events a subclass builds.
+
+    Attributes:
+        plan: the calls that the text may have.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        body: TextFields,
+        form: SaidFormat,
+        prompts: Sequence[Prompt],
+        plan: ToolPlan,
+    ) -> None:
+        """Check a body.
+
+        Raises:
+            ApiError: naming the field.
+        """
+        super().__init__(state, body, form, prompts)
+        self.plan = plan
 
     @abstractmethod
-    def answer(self, reader: Reader) -> Mapping[str, object]:
-        """The complete answer, after the end."""
+    def answer(self, reader: Reader, heard: Heard) -> Mapping[str, object]:
+        """The complete answer, after the end, with all texts and calls."""
 
     @abstractmethod
     def begin(self) -> Iterator[Event]:
         """The first events, before there is any text."""
 
     @abstractmethod
-    def more(self, text: str) -> Iterator[Event]:
-        """Events of more text, which is not empty."""
+    def more(self, part: str | CallPiece) -> Iterator[Event]:
+        """Events of more text, which is not empty, or of a call."""
 
     @abstractmethod
-    def end(self, reader: Reader) -> Iterator[Event]:
-        """The last events."""
+    def end(self, reader: Reader, heard: Heard) -> Iterator[Event]:
+        """The last events, after all texts and calls."""
 
     @abstractmethod
     def failure(self, failed: Failed) -> Event:
@@ -86,13 +111,14 @@ class NamedJob(TextJob[Said, Said]):
     async def whole(self, readers: Sequence[Reader]) -> Mapping[str, object]:
         """See ``Job``."""
         (reader,) = readers
-        return self.answer(reader)
+        return self.answer(reader, read_whole(self.plan.reader(), reader.text.text))
 
     async def stream(
         self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
     ) -> AsyncGenerator[dict[str, str]]:
         """See ``Job``."""
         (reader,) = readers
+        calls, heard = self.plan.reader(), Heard()
         for event in self.begin():
             yield _written(event)
         async with aclosing(merged(subscriptions)) as events:
@@ -102,10 +128,14 @@ class NamedJob(TextJob[Said, Said]):
                     self.failed = found
                     yield _written(self.failure(found))
                     return
-                for text in (piece.choice["text"] for piece in found):
-                    for event in self.more(text) if text else ():
+                for piece in found:
+                    more = calls.feed(piece.choice["text"])
+                    if piece.choice["reason"] is not None:
+                        more = more.joined(calls.end())
+                    heard = heard.joined(more)
+                    for event in (event for part in more.parts for event in self.more(part)):
                         yield _written(event)
-        for event in self.end(reader):
+        for event in self.end(reader, heard.whole()):
             yield _written(event)
 
 

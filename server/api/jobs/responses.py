@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from server.api.context import State
 from server.api.jobs.named import Event, NamedJob, Reader, SaidFormat
 from server.api.jobs.prompts import Prompt
+from server.api.jobs.tools import ToolPlan
 from server.api.schemas.requests import TextFields
 from server.api.schemas.responses.openai_responses import (
+    ArgumentsDeltaEvent,
+    ArgumentsDoneEvent,
     ContentPartEvent,
     ItemStatus,
+    OutputCall,
+    OutputItem,
     OutputItemEvent,
     OutputMessage,
     OutputText,
@@ -24,12 +30,24 @@ from server.api.schemas.responses.openai_responses import (
     TextDoneEvent,
 )
 from server.engine.events import Failed
+from server.output.calls import CallPiece, Heard
 
 
 class ResponseFormat(SaidFormat):
     """See ``SaidFormat``."""
 
     prefix: ClassVar = "resp_"
+
+
+@dataclass(frozen=True)
+class Echoed:
+    """Fields of the body that the answer repeats."""
+
+    instructions: str | None
+    metadata: Mapping[str, str]
+    tools: Sequence[Mapping[str, Any]]
+    tool_choice: Any
+    parallel_tool_calls: bool
 
 
 class ResponseJob(NamedJob):
@@ -40,26 +58,26 @@ class ResponseJob(NamedJob):
         state: State,
         body: TextFields,
         prompts: Sequence[Prompt],
-        *,
-        instructions: str | None,
-        metadata: Mapping[str, str] | None,
+        plan: ToolPlan,
+        echoed: Echoed,
     ) -> None:
-        """Check a body. ``instructions`` and ``metadata`` are repeated in the answer.
+        """Check a body.
 
         Raises:
             ApiError: naming the field.
         """
-        super().__init__(state, body, ResponseFormat(), prompts)
-        self._asked, self._user = body.max_tokens, body.user
-        self._instructions, self._metadata = instructions, dict(metadata or {})
-        self._item = self.head.id.replace(ResponseFormat.prefix, "msg_", 1)
+        super().__init__(state, body, ResponseFormat(), prompts, plan)
+        self._asked, self._user, self._echoed = body.max_tokens, body.user, echoed
         self._number = count()
-        self._begun = False
+        self._items = 0  # begun in the stream
+        self._open: str | CallPiece | None = None  # the last of them, as far as it has come
 
-    def answer(self, reader: Reader) -> ResponseObject:
+    def answer(self, reader: Reader, heard: Heard) -> ResponseObject:
         """See ``NamedJob``."""
-        complete = reader.text.reason == "stop"
-        answer = self._object([self._message(reader.text.text, _status(reader))])
+        complete = reader.text.reason == "stop" or bool(heard.calls)
+        parts = heard.parts or ("",)
+        status = _status(complete)
+        answer = self._object([self._item(i, part, status) for i, part in enumerate(parts)])
         answer["status"] = "completed" if complete else "incomplete"
         answer["completed_at"] = int(time.time()) if complete else None
         answer["incomplete_details"] = None if complete else {"reason": "max_output_tokens"}
@@ -76,55 +94,40 @@ class ResponseJob(NamedJob):
             }
             yield begun
 
-    def more(self, text: str) -> Iterator[Event]:
+    def more(self, part: str | CallPiece) -> Iterator[Event]:
         """See ``NamedJob``."""
-        yield from self._opened()
-        delta: TextDeltaEvent = {
-            "type": "response.output_text.delta",
+        if isinstance(part, str):
+            if not isinstance(self._open, str):
+                yield from self._begun("")
+            assert isinstance(self._open, str)
+            self._open += part
+            yield self._text_delta(part)
+            return
+        if part.id:
+            yield from self._begun(CallPiece(part.index, "", part.id, part.name))
+        assert isinstance(self._open, CallPiece)
+        self._open = Heard((self._open, part)).whole().calls[0]
+        delta: ArgumentsDeltaEvent = {
+            "type": "response.function_call_arguments.delta",
             "sequence_number": next(self._number),
-            "item_id": self._item,
-            "output_index": 0,
-            "content_index": 0,
-            "delta": text,
-            "logprobs": [],
+            "item_id": self._id(self._items - 1, part),
+            "output_index": self._items - 1,
+            "delta": part.arguments,
         }
         yield delta
 
-    def end(self, reader: Reader) -> Iterator[Event]:
+    def end(self, reader: Reader, heard: Heard) -> Iterator[Event]:
         """See ``NamedJob``."""
-        yield from self._opened()
-        text = reader.text.text
-        done: TextDoneEvent = {
-            "type": "response.output_text.done",
-            "sequence_number": next(self._number),
-            "item_id": self._item,
-            "output_index": 0,
-            "content_index": 0,
-            "text": text,
-            "logprobs": [],
-        }
-        part: ContentPartEvent = {
-            "type": "response.content_part.done",
-            "sequence_number": next(self._number),
-            "item_id": self._item,
-            "output_index": 0,
-            "content_index": 0,
-            "part": _part(text),
-        }
-        item: OutputItemEvent = {
-            "type": "response.output_item.done",
-            "sequence_number": next(self._number),
-            "output_index": 0,
-            "item": self._message(text, _status(reader)),
-        }
-        answer = self.answer(reader)
-        complete = answer["status"] == "completed"
+        if not self._items:
+            yield from self._begun("")
+        complete = reader.text.reason == "stop" or bool(heard.calls)
+        yield from self._closed(_status(complete))
         ended: ResponseEvent = {
             "type": "response.completed" if complete else "response.incomplete",
             "sequence_number": next(self._number),
-            "response": answer,
+            "response": self.answer(reader, heard),
         }
-        yield from (done, part, item, ended)
+        yield ended
 
     def failure(self, failed: Failed) -> ResponseEvent:
         """See ``NamedJob``."""
@@ -141,37 +144,104 @@ class ResponseJob(NamedJob):
             "response": answer,
         }
 
-    def _opened(self) -> Iterator[Event]:
-        """Events that open the message, once."""
-        if self._begun:
-            return
-        self._begun = True
-        begun = self._message("", "in_progress")
-        begun["content"] = []
-        item: OutputItemEvent = {
+    def _begun(self, part: str | CallPiece) -> Iterator[Event]:
+        """Events that end the last item and begin another."""
+        if self._open is not None:
+            yield from self._closed("completed")
+        self._open, index = part, self._items
+        self._items += 1
+        item = self._item(index, part, "in_progress")
+        if item["type"] == "message":
+            item["content"] = []
+        added: OutputItemEvent = {
             "type": "response.output_item.added",
             "sequence_number": next(self._number),
-            "output_index": 0,
-            "item": begun,
+            "output_index": index,
+            "item": item,
         }
-        part: ContentPartEvent = {
-            "type": "response.content_part.added",
-            "sequence_number": next(self._number),
-            "item_id": self._item,
-            "output_index": 0,
-            "content_index": 0,
-            "part": _part(""),
-        }
-        yield from (item, part)
+        yield added
+        if isinstance(part, str):
+            yield self._part("response.content_part.added", "")
 
-    def _message(self, text: str, status: ItemStatus) -> OutputMessage:
-        return {
-            "id": self._item,
-            "type": "message",
-            "role": "assistant",
-            "status": status,
-            "content": [_part(text)],
+    def _closed(self, status: ItemStatus) -> Iterator[Event]:
+        """Events that end the last item."""
+        part, index = self._open, self._items - 1
+        assert part is not None
+        if isinstance(part, str):
+            done: TextDoneEvent = {
+                "type": "response.output_text.done",
+                "sequence_number": next(self._number),
+                "item_id": self._id(index, part),
+                "output_index": index,
+                "content_index": 0,
+                "text": part,
+                "logprobs": [],
+            }
+            yield done
+            yield self._part("response.content_part.done", part)
+        else:
+            made: ArgumentsDoneEvent = {
+                "type": "response.function_call_arguments.done",
+                "sequence_number": next(self._number),
+                "item_id": self._id(index, part),
+                "output_index": index,
+                "name": part.name,
+                "arguments": part.arguments,
+            }
+            yield made
+        item: OutputItemEvent = {
+            "type": "response.output_item.done",
+            "sequence_number": next(self._number),
+            "output_index": index,
+            "item": self._item(index, part, status),
         }
+        yield item
+
+    def _text_delta(self, text: str) -> TextDeltaEvent:
+        return {
+            "type": "response.output_text.delta",
+            "sequence_number": next(self._number),
+            "item_id": self._id(self._items - 1, text),
+            "output_index": self._items - 1,
+            "content_index": 0,
+            "delta": text,
+            "logprobs": [],
+        }
+
+    def _part(self, name: Any, text: str) -> ContentPartEvent:
+        return {
+            "type": name,
+            "sequence_number": next(self._number),
+            "item_id": self._id(self._items - 1, text),
+            "output_index": self._items - 1,
+            "content_index": 0,
+            "part": _text(text),
+        }
+
+    def _id(self, index: int, part: str | CallPiece) -> str:
+        """The id of an item of the output."""
+        kind = "msg_" if isinstance(part, str) else "fc_"
+        return f"{self.head.id.replace(ResponseFormat.prefix, kind, 1)}{index:02x}"
+
+    def _item(self, index: int, part: str | CallPiece, status: ItemStatus) -> OutputItem:
+        if isinstance(part, str):
+            message: OutputMessage = {
+                "id": self._id(index, part),
+                "type": "message",
+                "role": "assistant",
+                "status": status,
+                "content": [_text(part)],
+            }
+            return message
+        call: OutputCall = {
+            "id": self._id(index, part),
+            "type": "function_call",
+            "call_id": part.id,
+            "name": part.name,
+            "arguments": part.arguments,
+            "status": status,
+        }
+        return call
 
     def _usage(self, reader: Reader) -> ResponseUsage:
         usage = self.usage([reader])
@@ -184,7 +254,7 @@ class ResponseJob(NamedJob):
             "diffusion": usage["diffusion"],
         }
 
-    def _object(self, output: list[OutputMessage]) -> ResponseObject:
+    def _object(self, output: list[OutputItem]) -> ResponseObject:
         """The response before its end."""
         return {
             "id": self.head.id,
@@ -195,13 +265,13 @@ class ResponseJob(NamedJob):
             "error": None,
             "incomplete_details": None,
             "background": False,
-            "instructions": self._instructions,
+            "instructions": self._echoed.instructions,
             "max_output_tokens": self._asked,
             "max_tool_calls": None,
-            "metadata": self._metadata,
+            "metadata": {**self._echoed.metadata},
             "model": self.head.model,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": self._echoed.parallel_tool_calls,
             "previous_response_id": None,
             "reasoning": None,
             "safety_identifier": None,
@@ -210,8 +280,8 @@ class ResponseJob(NamedJob):
             "store": False,
             "temperature": self.params.temperature,
             "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": self._echoed.tool_choice,
+            "tools": [{**tool} for tool in self._echoed.tools],
             "top_logprobs": 0,
             "top_p": self.params.top_p,
             "truncation": "disabled",
@@ -220,9 +290,9 @@ class ResponseJob(NamedJob):
         }
 
 
-def _part(text: str) -> OutputText:
+def _text(text: str) -> OutputText:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _status(reader: Reader) -> ItemStatus:
-    return "completed" if reader.text.reason == "stop" else "incomplete"
+def _status(complete: bool) -> ItemStatus:
+    return "completed" if complete else "incomplete"

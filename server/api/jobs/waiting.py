@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
 
 from server.engine.engine import Engine
 from server.engine.events import Failed
+from server.engine.marginals import MarginalRequest, Marginals
 from server.engine.scheduler import QueueFull
 from server.engine.score_request import Score, ScoreRequest
-from server.engine.scoring import ScoreFailed
+from server.engine.turns import TaskFailed
 from server.http.errors import ApiError
 
 Answer = TypeVar("Answer")
@@ -40,16 +41,26 @@ def failure(engine: Engine, failed: Failed) -> ApiError:
 
 
 async def scored(engine: Engine, request: ScoreRequest) -> Score:
-    """Wait for a score.
+    """Wait for a score; see ``_in_turn``."""
+    return await _in_turn(engine, lambda: engine.score(request))
+
+
+async def marginals_of(engine: Engine, request: MarginalRequest) -> Marginals:
+    """Wait for the marginals of canvases; see ``_in_turn``."""
+    return await _in_turn(engine, lambda: engine.read(request))
+
+
+async def _in_turn(engine: Engine, queue: Callable[[], asyncio.Future[Answer]]) -> Answer:
+    """Wait for a task that ``queue`` queues.
 
     Raises:
-        ApiError: 429 if the queue is full; 500 or 503 if scoring failed.
+        ApiError: 429 if the queue is full; 500 or 503 if the task failed.
     """
     try:
-        return await engine.score(request)
+        return await queue()
     except QueueFull:
         raise no_place(engine) from None
-    except ScoreFailed as error:
+    except TaskFailed as error:
         raise failure(engine, error.failed) from None
 
 

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any, ClassVar, Self
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictBool, StrictInt
 
-from models.tokenization.chat_template import ChatBusy, ChatError
 from models.tokenization.spans import Token
-from models.tokenization.template_tokens import Pieces
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
-from server.api.jobs import limits
 from server.api.jobs.chunks import ChunkJob
+from server.api.jobs.conversations import ids_of_chat
 from server.api.jobs.formats import AnswerFormat, Head
-from server.api.jobs.prompts import Prompt, check_bytes
-from server.api.jobs.waiting import RETRY_READY, unless_gone
+from server.api.jobs.prompts import Prompt
+from server.api.jobs.tools import ToolPlan, plan_of
 from server.api.routes.models import text_model
-from server.api.schemas.messages import Message, Messages
+from server.api.schemas.messages import Messages
 from server.api.schemas.neutral import CHAT
 from server.api.schemas.requests import FieldNames, TextFields
 from server.api.schemas.responses.common import Usage
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.text import (
+    AnsweredMessage,
+    CallDelta,
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatLogProbs,
     ChatPiece,
+    Delta,
     TopLogProb,
 )
 from server.api.schemas.responses.text import TokenLogProb as TokenEntry
 from server.api.schemas.strict import StrictBody
+from server.api.schemas.tools import ToolChoice, Tools
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
-from server.http.offload import offload
+from server.output.calls import CallPiece, CallReader, read_whole
 from server.output.logprobs import TokenLogProb, finite
 from server.output.records import FinishReason
 
@@ -53,6 +54,9 @@ class ChatBody(TextFields):
     names: ClassVar = FieldNames(prompt="messages")
 
     messages: Messages
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: StrictBool | None = None
     max_completion_tokens: StrictInt | None = None
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = Field(default=None, ge=0, le=MOST_LIKELY)
@@ -77,6 +81,11 @@ class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
     prefix: ClassVar = "chatcmpl-"
     tells_end: ClassVar = False
 
+    def __init__(self, plan: ToolPlan) -> None:
+        """``plan``: the calls that texts may have."""
+        self._plan = plan
+        self._readers: defaultdict[int, CallReader] = defaultdict(plan.reader)  # of streams
+
     def choice(
         self,
         index: int,
@@ -87,11 +96,23 @@ class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
         canvas: Sequence[int],
     ) -> ChatChoice:
         """See ``AnswerFormat``."""
+        heard = read_whole(self._plan.reader(), text)
+        content = None if heard.calls and not heard.text else heard.text
+        message: AnsweredMessage = {"role": "assistant", "content": content, "refusal": None}
+        if heard.calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in heard.calls
+            ]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": message,
             "logprobs": _logprobs(tokens),
-            "finish_reason": reason,
+            "finish_reason": "tool_calls" if heard.calls else reason,
         }
 
     def piece(
@@ -103,11 +124,18 @@ class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
         samples: int,
     ) -> ChatPiece:
         """See ``AnswerFormat``."""
+        reader = self._readers[index]
+        heard = reader.feed(text)
+        if reason is not None:
+            heard = heard.joined(reader.end())
+        delta: Delta = {"content": heard.text} if heard.text else {}
+        if heard.calls:
+            delta["tool_calls"] = [_call(piece) for piece in heard.calls]
         return {
             "index": index,
-            "delta": {"content": text} if text else {},
+            "delta": delta,
             "logprobs": _logprobs(tokens),
-            "finish_reason": reason,
+            "finish_reason": "tool_calls" if reason and reader.calls else reason,
         }
 
     def opening(self, index: int) -> ChatPiece:
@@ -143,6 +171,18 @@ class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
         }
 
 
+def _call(piece: CallPiece) -> CallDelta:
+    """OpenAI's object for more of a call."""
+    if not piece.id:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    return {
+        "index": piece.index,
+        "id": piece.id,
+        "type": "function",
+        "function": {"name": piece.name, "arguments": piece.arguments},
+    }
+
+
 def _logprobs(tokens: Sequence[TokenLogProb]) -> ChatLogProbs | None:
     """OpenAI's object for log-probabilities; None where there are none."""
     if not tokens:
@@ -165,50 +205,6 @@ def _entry(token: Token, log_p: float) -> TopLogProb:
     }
 
 
-async def ids_of_chat(
-    request: Request,
-    state: State,
-    messages: Sequence[Message],
-    to_fill: bool = False,
-    field: str = "messages",
-) -> list[int]:
-    """Ids of a conversation by the checkpoint's template. Others are answered meanwhile, and no
-    work is done for a client that hangs up.
-
-    Args:
-        request: of the client.
-        state: the application's state.
-        messages: the conversation.
-        to_fill: the ids must leave room on the canvas.
-        field: the body's field that errors name.
-
-    Raises:
-        ApiError: 400; 499 for a client that has disconnected; 503 when too many conversations wait.
-    """
-    tokenizer, canvas = state.checkpoint.tokenizer, state.checkpoint.info.max_length
-    plain = [m.plain() for m in messages]
-    limits.check_texts(field, [text for m in plain for text in m.values()], canvas)
-    try:
-        submitted = tokenizer.submit_chat(plain)
-        pieces = await unless_gone(request, _waited(submitted))
-    except ChatError as error:
-        raise ApiError(400, str(error), param=field, code="chat_template") from None
-    except ChatBusy as error:
-        raise ApiError(
-            503, str(error), code="chat_template_busy", retry_after=RETRY_READY
-        ) from None
-    texts = [text for text, _ in pieces]
-    if to_fill:
-        check_bytes(state, texts, field)
-    limits.check_texts(field, texts, canvas)
-    size = sum(len(text.encode()) for text in texts)
-    return await offload(size, tokenizer.encode_pieces, pieces)
-
-
-async def _waited(submitted: Future[Pieces]) -> Pieces:
-    return await asyncio.wrap_future(submitted)
-
-
 @router.post(
     "",
     summary="Create a chat completion",
@@ -223,6 +219,27 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    ids = await ids_of_chat(request, state, body.messages, to_fill=True)
-    job = ChunkJob(state, body, ChatFormat(), [Prompt(ids)])
+    plan, ids = await read_chat(request, state, body)
+    job = ChunkJob(state, body, ChatFormat(plan), [Prompt(ids)])
     return await job.respond(request, bool(body.stream))
+
+
+async def read_chat(request: Request, state: State, body: ChatBody) -> tuple[ToolPlan, list[int]]:
+    """The tools of a body, and the ids of its conversation; see ``ids_of_chat``.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    single = body.parallel_tool_calls is False
+    plan = plan_of(state.checkpoint.tokenizer, body.tools, body.tool_choice, single)
+    if plan.calls and body.diffusing:
+        raise ApiError(400, "diffusing is not supported with tools", param="diffusing")
+    ids = await ids_of_chat(
+        request,
+        state,
+        body.messages,
+        to_fill=True,
+        field=body.names.prompt,
+        tools=plan.shown,
+    )
+    return plan, ids

@@ -10,14 +10,14 @@ from pydantic import Field, StrictInt
 from server.api.context import State
 from server.api.jobs.messages import MessageJob
 from server.api.jobs.prompts import Prompt
-from server.api.routes.chat_completions import ChatBody, ids_of_chat
+from server.api.routes.chat_completions import ChatBody, read_chat
 from server.api.routes.models import text_model
-from server.api.schemas.conversation import Blocks, Turns
 from server.api.schemas.messages import Message
 from server.api.schemas.neutral import MESSAGES
 from server.api.schemas.requests import DialogueFields, FieldNames, StopString
 from server.api.schemas.responses.anthropic_messages import MESSAGE_EVENTS, AnthropicMessage
 from server.api.schemas.responses.openapi import GENERATING, says
+from server.api.schemas.turns import Blocks, Choosing, CustomTools, Turns
 from server.http.anthropic import ROUTE, AnthropicError
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
@@ -41,6 +41,9 @@ class MessagesBody(DialogueFields):
     max_tokens: StrictInt | None = None
     stop_sequences: Annotated[list[StopString], Field(fail_fast=True)] | None = None
 
+    tools: CustomTools | None = None
+    tool_choice: Choosing | None = None
+
     def chat(self) -> AsChat:
         """The same as the body of a chat; the system text is its first message.
 
@@ -55,11 +58,21 @@ class MessagesBody(DialogueFields):
                 param="messages",
                 code="invalid_value",
             )
-        messages = [turn.message() for turn in self.messages]
+        messages: list[Message] = []
         if self.system:
-            first = Message.model_construct(role="system", content=self.system)
-            messages = [first, *messages]
-        return AsChat.like(self, messages=messages, stop=self.stop_sequences)
+            messages.append(Message.model_construct(role="system", content=self.system))
+        for turn in self.messages:
+            turn.add_to(messages)
+        choosing = self.tool_choice
+        single = choosing is not None and choosing.disable_parallel_tool_use
+        return AsChat.like(
+            self,
+            messages=messages,
+            stop=self.stop_sequences,
+            tools=[tool.tool() for tool in self.tools or []],
+            tool_choice=None if choosing is None else choosing.choice(),
+            parallel_tool_calls=not single,
+        )
 
 
 @router.post(
@@ -71,6 +84,6 @@ async def message(body: MessagesBody, request: Request) -> Response:
     """Generates the next message of a conversation, by the checkpoint's chat template."""
     state = text_model(State.of(request), body.model)
     chat = body.chat()
-    ids = await ids_of_chat(request, state, chat.messages, to_fill=True)
-    job = MessageJob(state, chat, [Prompt(ids)], request.scope["request_id"])
+    plan, ids = await read_chat(request, state, chat)
+    job = MessageJob(state, chat, [Prompt(ids)], plan, request.scope["request_id"])
     return await job.respond(request, bool(body.stream))

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from server.api.context import State
 from server.api.jobs.prompts import Prompt
-from server.api.jobs.responses import ResponseJob
-from server.api.routes.chat_completions import ChatBody, ids_of_chat
+from server.api.jobs.responses import Echoed, ResponseJob
+from server.api.routes.chat_completions import ChatBody, read_chat
 from server.api.routes.models import text_model
-from server.api.schemas.conversation import Input
+from server.api.schemas.conversation import FlatChoice, FlatTools, Input, choice_of, messages_of
 from server.api.schemas.messages import Message
 from server.api.schemas.neutral import NO_GRAMMAR, RESPONSES, Neutral
 from server.api.schemas.requests import DialogueFields, FieldNames
 from server.api.schemas.responses.openai_responses import RESPONSE_EVENTS, ResponseObject
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.strict import StrictPart
+from server.api.schemas.tools import Mode
 from server.http.json_body import JsonRoute
 
 router = APIRouter(prefix="/v1/responses", tags=["text"], route_class=JsonRoute)
@@ -65,14 +66,34 @@ class ResponsesBody(DialogueFields):
     text: TextSettings | None = None
     stream_options: StreamSettings | None = None
     user: str | None = None
+    tools: FlatTools | None = None
+    tool_choice: Mode | FlatChoice | None = None
+    parallel_tool_calls: StrictBool | None = None
 
     def chat(self) -> AsChat:
         """The same as the body of a chat; the instructions are its first message."""
-        messages = [item.message() for item in self.input]
+        messages = messages_of(self.input)
         if self.instructions:
             first = Message.model_construct(role="system", content=self.instructions)
             messages = [first, *messages]
-        return AsChat.like(self, messages=messages, max_tokens=self.max_output_tokens)
+        return AsChat.like(
+            self,
+            messages=messages,
+            max_tokens=self.max_output_tokens,
+            tools=[tool.tool() for tool in self.tools or []],
+            tool_choice=choice_of(self.tool_choice),
+        )
+
+    def echoed(self) -> Echoed:
+        """Fields that the answer repeats."""
+        choice = self.tool_choice
+        return Echoed(
+            instructions=self.instructions,
+            metadata=self.metadata or {},
+            tools=[tool.model_dump(exclude_none=True) for tool in self.tools or []],
+            tool_choice=choice.model_dump() if isinstance(choice, FlatChoice) else choice or "auto",
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+        )
 
 
 @router.post(
@@ -84,8 +105,6 @@ async def respond(body: ResponsesBody, request: Request) -> Response:
     """Generates the answer to a text or a conversation, by the checkpoint's chat template."""
     state = text_model(State.of(request), body.model)
     chat = body.chat()
-    ids = await ids_of_chat(request, state, chat.messages, to_fill=True, field=chat.names.prompt)
-    job = ResponseJob(
-        state, chat, [Prompt(ids)], instructions=body.instructions, metadata=body.metadata
-    )
+    plan, ids = await read_chat(request, state, chat)
+    job = ResponseJob(state, chat, [Prompt(ids)], plan, body.echoed())
     return await job.respond(request, bool(body.stream))

@@ -9,9 +9,9 @@ from pydantic import StrictBool, StrictStr
 
 from server.api.context import State
 from server.api.jobs import limits
+from server.api.jobs.conversations import ids_of_chat
 from server.api.jobs.limits import MOST_NAMED, MOST_WRITTEN
 from server.api.jobs.prompts import checked_ids
-from server.api.routes.chat_completions import ids_of_chat
 from server.api.routes.models import text_model
 from server.api.schemas.messages import Messages
 from server.api.schemas.responses.models import Detokenized, TokenizerInfo, Tokens

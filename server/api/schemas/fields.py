@@ -21,6 +21,24 @@ def _said(description: str, example: Any, **bounds: Any) -> Schema:
     return {"description": description, "examples": [example], **bounds}
 
 
+def _question(kind: str) -> dict[str, Schema]:
+    """Fields of all kinds of questions."""
+    return {
+        "type": _said(f"must be {kind}", kind),
+        "instructions": _said("the question", "Is there an animal?"),
+        "name": _said("returned with the answer", "animal"),
+    }
+
+
+EXAMPLE_TOOL: Schema = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "weather of a place",
+        "parameters": {"type": "object", "properties": {"place": {"type": "string"}}},
+    },
+}
+
 FIELDS: dict[str, Schema] = {
     **sampling.FIELDS,
     "model": _said("name of a served model; optional", "stories"),
@@ -33,6 +51,9 @@ FIELDS: dict[str, Schema] = {
         "the conversation, for the checkpoint's chat template",
         [{"role": "user", "content": "Once upon a time"}],
     ),
+    "tools": _said("functions that the model may call", [EXAMPLE_TOOL]),
+    "tool_choice": _said("whether a function is called", "auto"),
+    "parallel_tool_calls": _said("false: one call at most", False),
     "suffix": _said("fixed text after the generated text", " The end."),
     "infill": _said("also fill masks in a prompt of token ids", False),
     "echo": _said("repeat the prompt before the generated text", False),
@@ -73,13 +94,100 @@ FIELDS: dict[str, Schema] = {
     "instructions": _said("a system message before the input", "You tell stories."),
     "max_output_tokens": _said(f"positions to generate{THE_CHECKPOINTS}", 120),
     "metadata": _said("up to 16 texts by name, returned with the answer", {"run": "7"}),
+    "questions": _said(
+        "closed questions about the input",
+        [{"type": "predicate", "instructions": "Is there an animal?"}],
+    ),
     "system": _said("a system message: text, or text parts", "You tell stories."),
     "stop_sequences": _said("the text ends before the first of these", ["\n"]),
 }
 """Fields of bodies, by name."""
 
 PARTS: dict[str, dict[str, Schema]] = {
-    "ResponsesBody": {"text": _said("format of the text", {"format": {"type": "text"}})},
+    "DecisionsBody": {
+        "input": _said("a text, or messages of a user", "Tom had a dog."),
+        "steps": _said("network evaluations of each answer", 1),
+        "seed": _said("accepted, not used: nothing is drawn", 7),
+    },
+    "DecisionMessage": {
+        "role": _said("must be user", "user"),
+        "content": _said("text, or text parts that are joined by line breaks", "Tom had a dog."),
+    },
+    "DecisionPart": {
+        "type": _said("must be input_text", "input_text"),
+        "text": _said("text of the part", "Tom"),
+    },
+    "Predicate": _question("predicate"),
+    "ChoiceQuestion": {
+        **_question("choice"),
+        "choices": _said("answers to choose from", [{"value": "dog"}, {"value": "cat"}]),
+    },
+    "ScoreQuestion": {
+        **_question("score"),
+        "levels": _said("from the lowest to the highest", [{"label": "bad"}, {"label": "good"}]),
+    },
+    "Choice": {
+        "value": _said("the answer; true and false are written so", "dog"),
+        "description": _said("for the model", "an animal that barks"),
+    },
+    "Level": {
+        "label": _said("the level as it is written", "good"),
+        "description": _said("for the model", "better than bad"),
+    },
+    "ResponsesBody": {
+        "text": _said("format of the text", {"format": {"type": "text"}}),
+        "tools": _said("functions that the model may call", [{"type": "function", "name": "f"}]),
+    },
+    "MessagesBody": {
+        "tools": _said("tools that the model may call", [{"name": "f", "input_schema": {}}]),
+        "tool_choice": _said("whether a tool is called", {"type": "auto"}),
+    },
+    "InputCall": {
+        "type": _said("kind of item", "function_call"),
+        "call_id": _said("id of the call", "call_1"),
+        "name": _said("name of the function", "weather"),
+        "arguments": _said("JSON text of an object", "{}"),
+    },
+    "InputResult": {
+        "type": _said("kind of item", "function_call_output"),
+        "call_id": _said("call whose result this is", "call_1"),
+        "output": _said("text, or text parts that are joined by line breaks", "sunny"),
+    },
+    "FlatTool": {
+        "type": _said("must be function", "function"),
+        "name": _said("name of the function", "weather"),
+        "description": _said("for the model", "weather of a place"),
+        "parameters": _said("JSON Schema of the arguments", {"type": "object"}),
+        "strict": _said("arguments must be of the schema", False),
+    },
+    "FlatChoice": {
+        "type": _said("must be function", "function"),
+        "name": _said("the function that is called", "weather"),
+    },
+    "UsePart": {
+        "type": _said("kind of part", "tool_use"),
+        "id": _said("id of the call", "toolu_1"),
+        "name": _said("name of the tool", "weather"),
+        "input": _said("arguments of the call", {}),
+    },
+    "ResultPart": {
+        "type": _said("kind of part", "tool_result"),
+        "tool_use_id": _said("call whose result this is", "toolu_1"),
+        "content": _said("text, or text parts that are joined by line breaks", "sunny"),
+        "is_error": _said("accepted, not used", False),
+    },
+    "CustomTool": {
+        "type": _said("must be custom", "custom"),
+        "name": _said("name of the tool", "weather"),
+        "description": _said("for the model", "weather of a place"),
+        "input_schema": _said("JSON Schema of the arguments", {"type": "object"}),
+        "strict": _said("arguments must be of the schema", False),
+    },
+    "Choosing": {
+        "type": _said("whether a tool is called", "auto"),
+        "name": _said("the tool that is called; type tool", "weather"),
+        "disable_parallel_tool_use": _said("one call at most", False),
+    },
     "TextSettings": {
         "format": _said("only plain text", {"type": "text"}),
         "verbosity": _said("accepted at medium", "medium"),
@@ -102,7 +210,33 @@ PARTS: dict[str, dict[str, Schema]] = {
     "Message": {
         "role": _said("author of the message; developer is read as system", "user"),
         "content": _said("text, or text parts that are joined by line breaks", "Once upon a time"),
-        "name": _said("accepted, not used", "someone"),
+        "name": _said("given to the chat template for messages of the role tool", "someone"),
+        "tool_calls": _said("calls of tools by the assistant", []),
+        "tool_call_id": _said("call whose result this is; role tool", "call_1"),
+    },
+    "Tool": {
+        "type": _said("must be function", "function"),
+        "function": _said("the function", EXAMPLE_TOOL["function"]),
+    },
+    "Function": {
+        "name": _said("name of the function", "weather"),
+        "description": _said("for the model", "weather of a place"),
+        "parameters": _said("JSON Schema of the arguments", {"type": "object"}),
+        "strict": _said("arguments must be of the schema", False),
+    },
+    "NamedChoice": {
+        "type": _said("must be function", "function"),
+        "function": _said("the function that is called", {"name": "weather"}),
+    },
+    "NamedFunction": {"name": _said("name of the function", "weather")},
+    "ToolCall": {
+        "id": _said("id of the call", "call_1"),
+        "type": _said("must be function", "function"),
+        "function": _said("the function and its arguments", {"name": "f", "arguments": "{}"}),
+    },
+    "CalledFunction": {
+        "name": _said("name of the function", "weather"),
+        "arguments": _said("JSON text of an object", "{}"),
     },
     "Recorded": {
         "id": _said("id of the trajectory; not used", "traj-0123456789abcdef01234567"),

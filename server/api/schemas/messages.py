@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.api.schemas.neutral import NO_SOUND, NO_THOUGHTS, NO_TOOLS, Neutral, says_nothing
-from server.api.schemas.strict import StrictPart
+from server.api.schemas.neutral import NO_SOUND, NO_THOUGHTS, Neutral, says_nothing
+from server.api.schemas.strict import StrictPart, refuse
+from server.api.schemas.tools import ToolCalls
 
 OF_ANSWERS = {
     "refusal": Neutral((), "a message says its text"),
     "annotations": Neutral((), "a message says its text"),
     "audio": Neutral((), NO_SOUND),
-    "function_call": Neutral((), NO_TOOLS),
-    "tool_calls": Neutral((), NO_TOOLS),
-    "tool_call_id": Neutral((), NO_TOOLS),
+    "function_call": Neutral((), "use tool_calls"),
     "reasoning": Neutral((), NO_THOUGHTS),
     "reasoning_content": Neutral((), NO_THOUGHTS),
     "provider_specific_fields": Neutral(({},), "nothing in it is used"),
@@ -53,22 +52,23 @@ def joining(*kinds: str, labels: Collection[str] = ()) -> Callable[[Any], Any]:
         for i, part in enumerate(given):
             kind = part.get("type") if isinstance(part, dict) else None
             if not isinstance(part, dict) or not isinstance(kind, str):
-                raise _part(i, "is not an object with a type")
+                raise part_fault(i, "is not an object with a type")
             if kind not in kinds:
-                raise _part(i, f"is of type {kind[:64]!r}; {only}")
+                raise part_fault(i, f"is of type {kind[:64]!r}; {only}")
             if not isinstance(part.get("text"), str):
-                raise _part(i, "has no text")
+                raise part_fault(i, "has no text")
             for name, value in part.items():
                 known = name in TextPart.model_fields or name in labels
                 if not known and not says_nothing(value):
-                    raise _part(i, f"has an unknown field {name[:64]!r}")
+                    raise part_fault(i, f"has an unknown field {name[:64]!r}")
             texts.append(part["text"])
         return "\n".join(texts)
 
     return joined
 
 
-def _part(number: int, fault: str) -> PydanticCustomError:
+def part_fault(number: int, fault: str) -> PydanticCustomError:
+    """The error of one part of a content."""
     return PydanticCustomError("part", "{message}", {"message": f"part {number} {fault}"})
 
 
@@ -83,9 +83,11 @@ class Message(StrictPart):
 
     neutral: ClassVar = OF_ANSWERS
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
     name: StrictStr | None = None
+    tool_calls: ToolCalls | None = None
+    tool_call_id: StrictStr | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -94,17 +96,32 @@ class Message(StrictPart):
             return {**data, "content": "" if data.get("content") is None else data["content"]}
         return data
 
+    @model_validator(mode="after")
+    def _of_its_role(self) -> Self:
+        if self.tool_calls is not None and self.role != "assistant":
+            raise refuse("tool_calls", "tool_calls are the assistant's")
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            needed = "is needed by" if self.role == "tool" else "is for"
+            raise refuse("tool_call_id", f"tool_call_id {needed} messages of the role tool")
+        return self
+
     @classmethod
     def passes_over(cls, value: Any, data: Mapping[str, Any]) -> bool:
         """See ``StrictPart``."""
         return value is None or (data.get("role") == "assistant" and says_nothing(value))
 
-    def plain(self) -> dict[str, str]:
-        """The role and the text that chat templates read."""
-        return {
+    def plain(self) -> dict[str, Any]:
+        """The form that chat templates read."""
+        told: dict[str, Any] = {
             "role": "system" if self.role == "developer" else self.role,
             "content": self.content,
         }
+        if self.tool_calls:
+            told["tool_calls"] = [call.shown() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            told |= {"tool_call_id": self.tool_call_id}
+            told |= {} if self.name is None else {"name": self.name}
+        return told
 
 
 Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST)]

@@ -74,7 +74,6 @@ def says_nothing(value: Any) -> bool:
 
 
 LABEL = Neutral(labels=(str,))
-NO_TOOLS = "these models call no tools"
 NO_SOUND = "these models read and write text only"
 NO_GRAMMAR = "a canvas is not written in order, so that no grammar can bind it"
 NO_PENALTY = "counts of earlier tokens mean nothing where all positions are written at once"
@@ -146,11 +145,8 @@ COMPLETION: dict[str, Neutral] = {
 
 CHAT: dict[str, Neutral] = {
     **TEXT,
-    "tools": Neutral(([],), NO_TOOLS, off=("tool_choice", "none")),
-    "tool_choice": Neutral(("none", "auto"), NO_TOOLS),
-    "parallel_tool_calls": Neutral((True, False), NO_TOOLS),
-    "functions": Neutral(([],), NO_TOOLS, off=("function_call", "none")),
-    "function_call": Neutral(("none", "auto"), NO_TOOLS),
+    "functions": Neutral(([],), "use tools", off=("function_call", "none")),
+    "function_call": Neutral(("none", "auto"), "use tool_choice"),
     "modalities": Neutral((["text"],), NO_SOUND),
     "audio": Neutral((), NO_SOUND),
     "moderation": Neutral((), "there is no moderation"),
@@ -184,18 +180,15 @@ RESPONSES: dict[str, Neutral] = {
     "include": Neutral(([],), "the answer is its text; /v1/chat/completions has logprobs"),
     "diffusing": Neutral((False,), "/v1/chat/completions has it"),
     "max_tokens": Neutral((), "use max_output_tokens"),
-    "max_tool_calls": Neutral((), NO_TOOLS),
+    "max_tool_calls": Neutral((), "parallel_tool_calls: false allows one call"),
     "messages": Neutral((), "use input"),
     "moderation": Neutral((), "there is no moderation"),
     "n": Neutral((1,), ONE_ANSWER),
     "stop": Neutral((), "/v1/chat/completions has it"),
     "trajectory": Neutral(("none",), "/v1/chat/completions has it"),
-    "parallel_tool_calls": Neutral((True, False), NO_TOOLS),
     "previous_response_id": Neutral((), f"{NOTHING_KEPT}; send all messages as input"),
     "prompt": Neutral((), "templates of prompts are not kept"),
     "reasoning": Neutral(({},), NO_THOUGHTS),
-    "tool_choice": Neutral(("none", "auto"), NO_TOOLS),
-    "tools": Neutral(([],), NO_TOOLS, off=("tool_choice", "none")),
     "top_logprobs": Neutral((0,), "/v1/chat/completions has logprobs"),
     "truncation": Neutral(("disabled",), "a prompt is never cut"),
 }
@@ -206,7 +199,7 @@ MESSAGES: dict[str, Neutral] = {
     "diagnostics": Neutral((), "there are no diagnostics"),
     "diffusing": Neutral((False,), "/v1/chat/completions has it"),
     "inference_geo": LABEL,
-    "mcp_servers": Neutral(([],), NO_TOOLS),
+    "mcp_servers": Neutral(([],), "tools are called by the client"),
     "metadata": Neutral(labels=(dict,)),
     "n": Neutral((1,), ONE_ANSWER),
     "output_config": Neutral(({},), NO_GRAMMAR),
@@ -215,8 +208,6 @@ MESSAGES: dict[str, Neutral] = {
     "stop": Neutral((), "use stop_sequences"),
     "trajectory": Neutral(("none",), "/v1/chat/completions has it"),
     "thinking": Neutral(({"type": "disabled"},), NO_THOUGHTS),
-    "tool_choice": Neutral(({"type": "none"}, {"type": "auto"}), NO_TOOLS),
-    "tools": Neutral(([],), NO_TOOLS, off=("tool_choice", {"type": "none"})),
     "top_k": Neutral((0, -1), NO_TRUNCATION),
     "user_profile_id": LABEL,
     "workspace_id": LABEL,

@@ -21,6 +21,7 @@ from server.api.routes.completions import CompletionBody
 from server.api.routes.messages import MessagesBody
 from server.api.routes.responses import ResponsesBody
 from server.api.routes.tokenize import DetokenizeBody, TokenizeBody
+from server.api.schemas.decisions import DecisionsBody
 from server.http.anthropic import AnthropicError
 from server.http.errors import Error
 from tests.server.api.test_fuzz import small  # noqa: F401 (a fixture)
@@ -36,6 +37,10 @@ BODIES = {
     "/v1/messages": (
         MessagesBody,
         {"messages": [{"role": "user", "content": "Tom"}], "max_tokens": 4, "steps": 2},
+    ),
+    "/v1/decisions": (
+        DecisionsBody,
+        {"input": "Tom", "questions": [{"type": "predicate", "instructions": "A dog?"}]},
     ),
     "/tokenize": (TokenizeBody, {"prompt": "Tom"}),
     "/detokenize": (DetokenizeBody, {"tokens": [5, 6]}),

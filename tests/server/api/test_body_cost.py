@@ -55,6 +55,8 @@ INSIDE = {
     "input": '[{{"role":"user","content":{}}}]',
     "metadata": '{{"run":{}}}',
     "stop_sequences": "[{}]",
+    "questions": '[{{"type":"choice","instructions":"a","choices":{}}}]',
+    "tools": '[{{"type":"function","function":{{"name":"f","parameters":{}}}}}]',
     "runs": '[{{"events":{}}}]',
     "stop": "[{}]",
     "prompt": "[{}]",
@@ -91,6 +93,7 @@ def fields(tiny) -> list[tuple[str, str, list[str]]]:
 
 
 NEEDED = {"prompt": '"a"', "messages": '[{"role":"user","content":"a"}]', "text": '"a"'}
+NEEDED |= {"questions": '[{"type":"predicate","instructions":"a"}]'}
 NEEDED |= {"input": '"a"', "tokens": "[5]", "runs": '[{"events":[{}]}]'}
 
 

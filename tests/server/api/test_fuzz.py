@@ -84,7 +84,7 @@ def test_generated_requests(small):
     counts = fuzz(small, count(12, 180), derandomize=True)
     assert sum(counts.values()) >= count(90, 2_000)
     # a fuzzer whose every case is refused at the door sees nothing of the house
-    for route in ("completions", "chat/completions", "responses", "messages"):
+    for route in ("completions", "chat/completions", "responses", "messages", "decisions"):
         assert counts[f"POST /v1/{route}", 200] >= count(1, 20)
     assert small.engine.scheduler.running + small.engine.scheduler.waiting == 0
 

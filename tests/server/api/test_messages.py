@@ -111,7 +111,7 @@ def test_system_and_parts_are_read(chatty):
         ({"stop": "x"}, "stop", "use stop_sequences"),
         ({"top_k": 40}, "top_k", "use temperature and top_p"),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking", "reasoning"),
-        ({"tools": [{"name": "f"}]}, "tools", "tools is not supported"),
+        ({"tools": [{"name": "f"}]}, "tools", "tools[0].input_schema"),
         ({"temperature": -1}, "temperature", "temperature"),
         ({"stpes": 4}, "stpes", "did you mean steps?"),
     ],
@@ -125,7 +125,8 @@ def test_a_refused_field_is_named(chatty, change, param, words):
 def test_values_that_change_nothing_are_accepted(chatty):
     neutral = {"metadata": {"user_id": "me"}, "service_tier": "auto", "top_k": 0}
     neutral |= {"thinking": {"type": "disabled"}, "tool_choice": {"type": "none"}}
-    assert post(chatty, **neutral, tools=[{"name": "f"}])[0] == 200  # no call is asked for
+    tool = {"name": "f", "input_schema": {"type": "object"}}
+    assert post(chatty, **neutral, tools=[tool])[0] == 200  # no call is asked for
     assert post(chatty, tools=[], tool_choice={"type": "auto"})[0] == 200
 
 

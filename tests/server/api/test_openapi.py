@@ -104,6 +104,10 @@ def test_every_field_has_words_and_an_example(spec):
     assert len(bodies(spec)) >= 4
     names = ["Message", "TextPart", "StreamOptions", "TextSettings", "StreamSettings"]
     names += ["InputMessage", "InputTextPart", "Turn", "BlockPart"]
+    names += ["Tool", "Function", "NamedChoice", "NamedFunction", "ToolCall", "CalledFunction"]
+    names += ["DecisionMessage", "DecisionPart", "Predicate", "ChoiceQuestion", "ScoreQuestion"]
+    names += ["Choice", "Level", "InputCall", "InputResult", "FlatTool", "FlatChoice"]
+    names += ["UsePart", "ResultPart", "CustomTool", "Choosing"]
     parts = {n: spec["components"]["schemas"][n] for n in names}
     for body, schema in {**bodies(spec), **parts}.items():
         assert schema["additionalProperties"] is False
@@ -150,7 +154,7 @@ def test_the_examples_are_accepted(chatty, spec):
     window = ("remdm_t_on", "remdm_t_off", "remdm_alpha_on")
     needs: dict[str, dict] = {name: {"remdm_schedule": "loop"} for name in window}
     needs |= {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
-    needs |= {"max_completion_tokens": {"max_tokens": None}}
+    needs |= {"max_completion_tokens": {"max_tokens": None}, "tools": {"tool_choice": "none"}}
     needs |= {"cache_interval": {"cache": "dual"}, "cache_vicinity": {"cache": "vicinity"}}
     needs |= {"samples": {"echo": True, "logprobs": 1}}
     needs |= {"sub_block_length": {"block_length": 32, "steps": 8}}

@@ -19,7 +19,7 @@ from sampler.noise_kernel import NoiseKernel
 from server.engine.events import Done, GenerationRequest
 from server.engine.scheduler import QueueFull
 from server.engine.score_request import Score, ScoreRequest
-from server.engine.scoring import ScoreFailed
+from server.engine.turns import TaskFailed
 from tests.support.effort import count
 from tests.support.http import call, events, post
 from tests.support.serving import make_engine, run_server, settings_of
@@ -261,7 +261,7 @@ async def test_stopping_fails_what_is_left(tiny):
     future = engine.score(wanted(tiny, samples=60_000))
     await asyncio.sleep(0.05)
     engine.stop()
-    with pytest.raises(ScoreFailed) as error:
+    with pytest.raises(TaskFailed) as error:
         await future
     assert error.value.failed.code == "shutting_down"
 
@@ -275,7 +275,7 @@ async def test_numbers_that_are_not_fail_the_score_alone(tiny_folder):
     engine.start()
     try:
         sick = ScoreRequest([0, 305, 9], [2], ScoreParams(samples=4))
-        with pytest.raises(ScoreFailed) as error:
+        with pytest.raises(TaskFailed) as error:
             await engine.score(sick)
         assert error.value.failed.code == "not_finite"
         well = ScoreRequest([0, 304, 9], [2], ScoreParams("llada", samples=4))

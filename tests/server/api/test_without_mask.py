@@ -94,3 +94,10 @@ def test_scores_that_need_a_mask_are_refused_by_name_without_one(served):
     ):
         status, text = ask(served, "/v1/score", {"text": "Once upon", "samples": 4} | chosen)
         assert status == 400 and json.loads(text)["error"]["param"] == field, text
+
+
+def test_a_model_without_mask_makes_no_decisions(served):
+    question = {"type": "predicate", "instructions": "Is there a dog?"}
+    status, text = ask(served, "/v1/decisions", {"input": "Tom", "questions": [question]})
+    assert status == 400 and json.loads(text)["error"]["param"] == "model"
+    assert "has no mask" in text

@@ -66,7 +66,7 @@ async def test_reading_the_scorer_while_texts_take_turns_raises_nothing(tiny):
         until = time.monotonic() + 3
         while time.monotonic() < until:
             assert scorer.backlog > 0
-            scorer.has_room(request)
+            scorer.has_room(request.work)
     finally:
         sys.setswitchinterval(interval)
         over.set()

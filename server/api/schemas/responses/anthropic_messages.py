@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from server.api.schemas.responses.common import DiffusionUsage
 from server.http.json_response import Answer
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class TextBlock(Answer):
@@ -18,6 +18,18 @@ class TextBlock(Answer):
     type: Literal["text"]
     text: str
     citations: None
+
+
+class ToolUseBlock(Answer):
+    """A call of a tool."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+Block = TextBlock | ToolUseBlock
 
 
 class MessageUsage(Answer):
@@ -48,7 +60,7 @@ class MessageHead(Answer):
 class AnthropicMessage(MessageHead):
     """The next message of a conversation."""
 
-    content: list[TextBlock]
+    content: list[Block]
     stop_reason: StopReason
     stop_sequence: Annotated[
         str | None, Field(description="the one of stop_sequences that ended the text")
@@ -77,7 +89,7 @@ class BlockStartEvent(Answer):
 
     type: Literal["content_block_start"]
     index: int
-    content_block: TextBlock
+    content_block: Block
 
 
 class TextDelta(Answer):
@@ -87,12 +99,19 @@ class TextDelta(Answer):
     text: str
 
 
+class InputDelta(Answer):
+    """More of the input of a call."""
+
+    type: Literal["input_json_delta"]
+    partial_json: str
+
+
 class BlockDeltaEvent(Answer):
     """More of a block."""
 
     type: Literal["content_block_delta"]
     index: int
-    delta: TextDelta
+    delta: TextDelta | InputDelta
 
 
 class BlockStopEvent(Answer):

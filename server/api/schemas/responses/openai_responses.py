@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,20 @@ class OutputMessage(Answer):
     role: Literal["assistant"]
     status: ItemStatus
     content: list[OutputText]
+
+
+class OutputCall(Answer):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: Annotated[str, Field(description="JSON of an object")]
+    status: ItemStatus
+
+
+OutputItem = OutputMessage | OutputCall
 
 
 class InputTokensDetails(Answer):
@@ -97,7 +111,7 @@ class ResponseObject(Answer):
     max_tool_calls: None
     metadata: dict[str, str]
     model: str
-    output: list[OutputMessage]
+    output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: None
     reasoning: None
@@ -107,8 +121,8 @@ class ResponseObject(Answer):
     store: Annotated[Literal[False], Field(description="nothing is stored")]
     temperature: float
     text: AnsweredText
-    tool_choice: Literal["none", "auto"]
-    tools: Annotated[list[str], Field(description="always empty")]
+    tool_choice: Annotated[Any, Field(description="the body's")]
+    tools: Annotated[list[dict[str, Any]], Field(description="the body's")]
     top_logprobs: Literal[0]
     top_p: float
     truncation: Literal["disabled"]
@@ -140,7 +154,7 @@ class OutputItemEvent(NumberedEvent):
 
     type: Literal["response.output_item.added", "response.output_item.done"]
     output_index: int
-    item: OutputMessage
+    item: OutputItem
 
 
 class ContentPartEvent(NumberedEvent):
@@ -175,10 +189,31 @@ class TextDoneEvent(NumberedEvent):
     logprobs: list[str]
 
 
+class ArgumentsDeltaEvent(NumberedEvent):
+    """More of the arguments of a call."""
+
+    type: Literal["response.function_call_arguments.delta"]
+    item_id: str
+    output_index: int
+    delta: str
+
+
+class ArgumentsDoneEvent(NumberedEvent):
+    """All arguments of a call."""
+
+    type: Literal["response.function_call_arguments.done"]
+    item_id: str
+    output_index: int
+    name: str
+    arguments: str
+
+
 RESPONSE_EVENTS = (
     ResponseEvent,
     OutputItemEvent,
     ContentPartEvent,
     TextDeltaEvent,
     TextDoneEvent,
+    ArgumentsDeltaEvent,
+    ArgumentsDoneEvent,
 )

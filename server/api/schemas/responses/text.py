@@ -91,12 +91,31 @@ class TextPiece(NumberedText):
     finish_reason: FinishReason | None
 
 
+ChatReason = FinishReason | Literal["tool_calls"]
+
+
+class CallText(Answer):
+    """The function of a call, and its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class AnsweredCall(Answer):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CallText
+
+
 class AnsweredMessage(Answer):
     """The assistant's message."""
 
     role: Literal["assistant"]
-    content: str
+    content: Annotated[str | None, Field(description="null if there are calls alone")]
     refusal: None
+    tool_calls: NotRequired[list[AnsweredCall]]
 
 
 class ChatChoice(Answer):
@@ -105,7 +124,23 @@ class ChatChoice(Answer):
     index: int
     message: AnsweredMessage
     logprobs: ChatLogProbs | None
-    finish_reason: FinishReason
+    finish_reason: ChatReason
+
+
+class CallTextDelta(Answer):
+    """More of a call."""
+
+    name: NotRequired[Annotated[str, Field(default="", description="with the first piece")]]
+    arguments: str
+
+
+class CallDelta(Answer):
+    """A call of a tool, or more of it."""
+
+    index: int
+    id: NotRequired[Annotated[str, Field(default="", description="with the first piece")]]
+    type: NotRequired[Annotated[Literal["function"], Field(default="function")]]
+    function: CallTextDelta
 
 
 class Delta(Answer):
@@ -117,6 +152,7 @@ class Delta(Answer):
         ]
     ]
     content: NotRequired[Annotated[str, Field(default="")]]
+    tool_calls: NotRequired[Annotated[list[CallDelta], Field(default=[])]]
 
 
 class ChatPiece(Answer):
@@ -125,7 +161,7 @@ class ChatPiece(Answer):
     index: int
     delta: Delta
     logprobs: ChatLogProbs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatReason | None
 
 
 class Completion(Generated):

@@ -1,0 +1,120 @@
+"""The tools of a request: shown to the template, and read from the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.tokenization.template_tools import ToolSupport
+from models.tokenization.tokenizer import TextTokenizer
+from server.api.schemas.messages import Message
+from server.api.schemas.tools import NamedChoice, Tool, ToolChoice
+from server.http.errors import ApiError
+from server.output.calls import CallReader, TaggedCalls, TextOnly
+
+
+@dataclass(frozen=True)
+class ToolPlan:
+    """How tools take part in an answer.
+
+    Attributes:
+        shown: as the chat template gets them.
+        names: of functions that may be called.
+        tags: around calls in the text; None where there are none.
+        single: the answer has one call at most.
+    """
+
+    shown: Sequence[Mapping[str, Any]] = ()
+    names: frozenset[str] = frozenset()
+    tags: tuple[str, str] | None = None
+    single: bool = False
+
+    @property
+    def calls(self) -> bool:
+        """Whether the answer may have calls."""
+        return self.tags is not None
+
+    def reader(self) -> CallReader:
+        """Reads the text of one choice."""
+        return TextOnly() if self.tags is None else TaggedCalls(self.tags, self.names, self.single)
+
+
+def plan_of(
+    tokenizer: TextTokenizer,
+    tools: Sequence[Tool] | None,
+    choice: ToolChoice | None,
+    single: bool,
+) -> ToolPlan:
+    """How the tools of a request take part in its answer.
+
+    Args:
+        tokenizer: of the checkpoint, with its chat template.
+        tools: offered ones.
+        choice: whether one is called; by default ``auto`` where there are some.
+        single: no more than one call is made.
+
+    Raises:
+        ApiError: 400 for a choice that the tools or the checkpoint do not allow.
+    """
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise _refused("needs tools")
+        return ToolPlan()
+    names = [tool.function.name for tool in tools]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ApiError(400, f"tools: {twice!r} is there twice", param="tools")
+    if isinstance(choice, NamedChoice) and choice.function.name not in names:
+        raise _refused(f"names {choice.function.name!r}, which is none of the tools")
+    if choice == "none":
+        return ToolPlan()
+    if choice not in (None, "auto"):
+        raise _refused("must be auto or none")
+    tags = _tags(tokenizer)
+    if tags is None:
+        raise _refused(
+            "auto needs a chat template that shows tools and says how the model writes a call; "
+            "this checkpoint's does not"
+        )
+    for i, tool in enumerate(tools):
+        if tool.function.strict:
+            raise ApiError(
+                400,
+                f"tools[{i}].function.strict: with tool_choice auto the model writes the "
+                "arguments freely; they cannot be bound to the schema",
+                param="tools",
+            )
+    return ToolPlan([tool.shown() for tool in tools], frozenset(names), tags, single)
+
+
+def _tags(tokenizer: TextTokenizer) -> tuple[str, str] | None:
+    """The tags around calls, where the template asks for them and texts can contain them."""
+    tags = None if tokenizer.chat is None else tokenizer.chat.supports.tags
+    return None if tags is None or any(map(tokenizer.is_special, tags)) else tags
+
+
+def _refused(why: str) -> ApiError:
+    return ApiError(400, f"tool_choice {why}", param="tool_choice", code="invalid_value")
+
+
+def check_messages(tokenizer: TextTokenizer, messages: Sequence[Message], field: str) -> None:
+    """Refuse messages with calls, or of the role ``tool``, that the chat template would not show.
+
+    Raises:
+        ApiError: 400 naming the message.
+    """
+    supports = ToolSupport() if tokenizer.chat is None else tokenizer.chat.supports
+    for i, message in enumerate(messages):
+        for given, shown, what in (
+            (message.role == "tool", supports.results, "role: no messages of the role tool"),
+            (bool(message.tool_calls), supports.calls, "tool_calls: no calls"),
+        ):
+            if given and not shown:
+                name, _, words = what.partition(": ")
+                raise ApiError(
+                    400,
+                    f"{field}[{i}].{name}: this checkpoint's chat template shows {words}",
+                    param=field,
+                    code="chat_template",
+                )

@@ -8,6 +8,8 @@ Whether that is exact is the caller's matter (``sampler.cache``).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,8 +92,7 @@ class Slab:
     ) -> None:
         """Room for ``slots`` positions; on a CPU memory is taken when they are first written."""
         size = (shape.layers, slots, shape.heads, shape.width)
-        self.keys = torch.zeros(size, dtype=dtype, device=device)
-        self.values = torch.zeros(size, dtype=dtype, device=device)
+        self.keys, self.values = (_zeros(size, dtype, device) for _ in range(2))
 
     def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
         """Copy keys and values between slots, both [N]."""
@@ -104,6 +105,16 @@ class Slab:
     def slots(self) -> int:
         """How many there are."""
         return self.keys.shape[1]
+
+
+def _zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU in pages that the system gives when they are written, which ``torch.zeros``
+    does at once.
+    """
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    pages = np.zeros(math.prod(size) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(pages).view(dtype).view(*size)
 
 
 @dataclass(frozen=True)

@@ -46,16 +46,30 @@ def pack(network: nn.Module) -> None:
     """Replace the large linear layers of a network in fp32 on a CPU by packed ones, one at a time:
     no more than one matrix is there twice.
     """
-    if not (torch.backends.mkldnn.is_available() and hasattr(_OPS, "_reorder_linear_weight")):
+    if not _is_possible():
         return
-    for parent in [m for m in network.modules() if not isinstance(m, nn.Linear)]:
-        names = [name for name, m in parent.named_children() if type(m) is nn.Linear]
-        for name in names:
-            if _suits(getattr(parent, name).weight):
-                setattr(parent, name, PackedLinear(getattr(parent, name)))
+    for name in [name for name, m in network.named_modules() if type(m) is nn.Linear]:
+        pack_layer(network, name)
     left = any(isinstance(m, nn.Linear) for m in network.modules())
     if isinstance(network, DenoiserModule) and network.own_head and not left:
         network.least_rows = 1
+
+
+def pack_layer(network: nn.Module, name: str) -> None:
+    """Replace a module of a network by a packed one, if it is a large linear layer in fp32 on a CPU
+    whose weights are all there. Its matrix is there twice for that moment.
+    """
+    layer = network.get_submodule(name)
+    if type(layer) is not nn.Linear or not _suits(layer.weight) or not _is_possible():
+        return
+    if layer.bias is not None and layer.bias.is_meta:
+        return
+    owner, _, last = name.rpartition(".")
+    setattr(network.get_submodule(owner), last, PackedLinear(layer))
+
+
+def _is_possible() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(_OPS, "_reorder_linear_weight")
 
 
 def _suits(weight: Tensor) -> bool:

@@ -63,7 +63,7 @@ class Adapter:
 
     def part(self, file: Any, header: Header) -> Tensor:
         """A stored weight with its product added in fp32; other tensors as they are stored. For
-        ``weights.read``.
+        ``filling.weights_of``.
         """
         return self.added(plain_name(header.key), whole(file, header))
 

@@ -119,7 +119,7 @@ def _convert(
                         yield name, tensor
 
         with _whole(folder, source) as part:
-            total = len(found.tensors)
+            total = sum(not network.passed_over(name) for name in found.tensors)
             with progress.of(Work(name_of(source), "converting", "converted", total, "tensors")):
                 weights.write(read(), part)
             _write_json(part / "config.json", fields)

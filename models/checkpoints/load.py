@@ -24,6 +24,7 @@ from models.checkpoints import weights
 from models.checkpoints.adapter import Adapter, read_adapter
 from models.checkpoints.describe import Described, described, described_decoder
 from models.checkpoints.devices import DType, arithmetic, device_named, dtype_named, type_name
+from models.checkpoints.filling import fill
 from models.checkpoints.find import checkpoint_outline, find_checkpoint
 from models.checkpoints.inspection import (
     Inspected,
@@ -32,6 +33,7 @@ from models.checkpoints.inspection import (
     inspect_checkpoint,
     inspect_whole,
 )
+from models.checkpoints.malloc import giving_back
 from models.checkpoints.memory import Needs, needs_of
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line, member, read_json
@@ -169,10 +171,11 @@ def load_checkpoint(
         read = described(path)
         needs = needs_of(read.built.network, read.info.vocab_size)
         added = None if adapter is None else read_adapter(adapter, read.built.network)
-        total = sum(header.size for header in read.found.values())
-        with progress.of(Work(read.info.name, "loading", "loaded", total)):
-            network = _filled(path, read, where, kind, added, progress)
-            pack(network)
+        skipped = read.built.network.passed_over
+        total = sum(header.size for name, header in read.found.items() if not skipped(name))
+        with progress.of(Work(read.info.name, "loading", "loaded", total)), giving_back():
+            network = _filled(path, read, where, kind, added, progress, packed=True)
+            pack(network)  # tells it that no layer is left as it was
         decoder = _decoder(path, read.info, where)
     info = replace(read.info, dtype=type_name(kind))
     name = "" if added is None else added.name
@@ -202,6 +205,7 @@ def _filled(
     kind: torch.dtype,
     adapter: Adapter | None = None,
     progress: Progress = SILENT,
+    packed: bool = False,
 ) -> DenoiserModule:
     """The network with its weights, an adapter's added, in evaluation mode."""
     network = read.built.network
@@ -209,7 +213,7 @@ def _filled(
     if where.type == "cpu":
         _check_memory(path, read.info.parameters * kind.itemsize)
     part = weights.whole if adapter is None else adapter.part
-    weights.fill(network, read.found, where, kind, part, progress)
+    fill(network, read.found, where, kind, part, progress, packed)
     network.ready(where)
     if arithmetic(kind, where) != kind:
         compute_wide(network)
@@ -269,6 +273,6 @@ def _decoder(path: Path, info: ModelInfo, device: torch.device) -> VQDecoder | N
         return None
     decoder, found = described_decoder(place, shape)
     decoder.raw_codebook = bool(read_json(path / "config.json").get("raw_codebook"))
-    weights.fill(decoder, found, device, torch.float32)
+    fill(decoder, found, device, torch.float32)
     decoder.ready(device)
     return decoder.eval()

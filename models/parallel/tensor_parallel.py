@@ -27,6 +27,7 @@ from torch.distributed.tensor.parallel import (
 
 from models.base import DenoiserModule
 from models.checkpoints import weights
+from models.checkpoints.filling import put, weights_of
 from models.checkpoints.meta_init import without_values
 from models.checkpoints.weights import Header
 from models.errors import UnsupportedConfig
@@ -106,11 +107,11 @@ def sharded(
         return (stored[mine] if along == 0 else stored[:, mine]).contiguous()
 
     here = {name: header for name, header in found.items() if name in wanted}
-    state = weights.read(network, here, device, dtype, part)
+    state = dict(weights_of(network, here, device, dtype, part))
     for name, like in network.state_dict().items():
         if isinstance(like, DTensor):
             state[name] = DTensor.from_local(state[name], mesh, like.placements, run_check=False)
-    weights.put(network, state)
+    put(network, state)
     network.ready(device)
     return network.eval()
 

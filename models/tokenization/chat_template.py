@@ -84,6 +84,8 @@ class ChatTemplate:
         self._variables = dict(variables)
         self._wait_seconds = wait_seconds
         self._queue = _Queue()
+        self._probe = f"system probe {secrets.token_hex(8)}"
+        self._probed: Future[Pieces] | None = None
         self._process: TemplateProcess | None = None
         self._end: Callable[[], object] = lambda: None
         self._thread = ThreadPoolExecutor(1, "xdlm-template")
@@ -140,13 +142,19 @@ class ChatTemplate:
         """
         return self.submit(messages, special, tools).result()
 
+    def begin_probe(self) -> None:
+        """Have the template render a system message, which starts its process."""
+        talk = [{"role": "system", "content": self._probe}, {"role": "user", "content": "x"}]
+        self._probed = self.submit(talk, [])
+
     def probe_system(self, seconds: float = 5.0) -> None:
-        """Find out whether a system message reaches the template's output: render one, in at most
-        so many seconds, and set ``shows_system``.
+        """Find out whether a system message reaches the template's output: wait for the probe that
+        was begun, or begin one, for at most so many seconds, and set ``shows_system``.
         """
-        probe = f"system probe {secrets.token_hex(8)}"
-        talk = [{"role": "system", "content": probe}, {"role": "user", "content": "x"}]
-        asked = self.submit(talk, [])
+        if self._probed is None:
+            self.begin_probe()
+        asked, self._probed = self._probed, None
+        assert asked is not None
         try:
             pieces = asked.result(seconds)
         except ChatError:
@@ -154,7 +162,7 @@ class ChatTemplate:
         except (ChatBusy, TimeoutError):
             asked.cancel()
         else:
-            self.shows_system = probe in "".join(text for text, _ in pieces)
+            self.shows_system = self._probe in "".join(text for text, _ in pieces)
 
     def submit(
         self,

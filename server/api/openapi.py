@@ -14,6 +14,7 @@ from server.api.context import State
 from server.api.routes.trajectory_pictures import PictureBody
 from server.api.schemas import fields
 from server.api.schemas.responses.openapi import STREAMED
+from server.http.described_route import DescribedRoute
 from server.http.middleware import NEEDS_NO_KEY
 
 ABOUT = (
@@ -35,7 +36,7 @@ def document(app: FastAPI, state: State) -> dict[str, Any]:
         title="xdlm-serve",
         version=version("xdlm-serve"),
         description=ABOUT,
-        routes=app.routes,
+        routes=[r.described() if isinstance(r, DescribedRoute) else r for r in app.routes],
         tags=TAGS,
         separate_input_output_schemas=False,
     )

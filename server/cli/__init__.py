@@ -8,6 +8,7 @@ import server.cli.openmp  # noqa: F401
 import sys
 
 from models.checkpoints.malloc import keep_freed_memory
+from server.cli.collections import without_collections
 from server.cli.version import version_line
 
 __all__ = ["main"]
@@ -18,11 +19,11 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(version_line())
         return
-    # these import PyTorch, which takes seconds
-    import typer
+    with without_collections():  # these import PyTorch, which takes seconds
+        import typer
 
-    from server.cli.app import app
-    from server.cli.common import say
+        from server.cli.app import app
+        from server.cli.common import say
 
     keep_freed_memory()
     try:

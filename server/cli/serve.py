@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 import typer
@@ -19,17 +19,21 @@ from models.checkpoints.openmp import end_idle_threads
 from models.errors import CheckpointError
 from models.printable import printable
 from sampler.params import InvalidParam
+from server.cli.collections import without_collections
 from server.cli.common import HUB_NAME, check_generation_config, errors, load, place_of, stop
 from server.cli.defaults import showing_defaults
 from server.cli.memory import check_memory
 from server.cli.progress import ShownProgress
 from server.config import ConfigError, Settings, keep_keys_from_children
-from server.engine.factory import check_servable, engine_of, warm_up
+from server.engine.factory import begin_probe, check_servable, engine_of, warm_up
 from server.engine.position_limits import position_limits
 from server.engine.request_params import ModelKind
 from server.engine.step_timer import PositionLimit
 from server.http.addresses import is_loopback, listening, url_host
 from server.http.api_keys import readable_by_others
+
+if TYPE_CHECKING:
+    from server.api.lifecycle import Server
 
 
 @showing_defaults(Settings)
@@ -95,9 +99,7 @@ def serve(
 
 def _serve(settings: Settings) -> None:
     from server import logs
-    from server.api.app import create_app
-    from server.api.lifecycle import Server, ignore_stray_signals
-    from server.engine.metrics import Metrics
+    from server.api.lifecycle import ignore_stray_signals
 
     _check_checkpoints(settings)
     logs.take_over_output()
@@ -119,8 +121,25 @@ def _serve(settings: Settings) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     keep_keys_from_children()
+    with without_collections():
+        server = _built(settings, f"http://{place}:{listener.getsockname()[1]}", lost)
+    server.run([listener])
+    if gone:
+        raise typer.Exit(1)
+
+
+def _built(settings: Settings, url: str, lost: Callable[[int], None]) -> Server:
+    """The server of all models, loaded and warmed up, once it has said so."""
+    from server.api.lifecycle import Server
+    from server.engine.metrics import Metrics
+
     models = [_loaded_for_serving(name, settings, lost) for name in settings.checkpoints]
-    url = f"http://{place}:{listener.getsockname()[1]}"
+    # takes a third of a second, in which the processes of chat templates start
+    from server.api.app import create_app
+
+    for loaded in models:
+        warm_up(loaded, ShownProgress(errors))
+    end_idle_threads()  # from now on the engines' threads compute
     out = Console(highlight=False)
     limits = position_limits(models, settings)
     for loaded, limit in zip(models, limits, strict=True):
@@ -137,16 +156,13 @@ def _serve(settings: Settings) -> None:
         engine_of(loaded, settings, metrics, limit=limit)
         for loaded, limit in zip(models, limits, strict=True)
     ]
-    app = create_app(engines, settings)
-    Server(
-        app,
+    return Server(
+        create_app(engines, settings),
         engines,
         settings.shutdown_seconds,
         keep_alive=settings.keep_alive_seconds,
         connections=settings.max_connections,
-    ).run([listener])
-    if gone:
-        raise typer.Exit(1)
+    )
 
 
 def _check_checkpoints(settings: Settings) -> None:
@@ -191,7 +207,7 @@ def _warn(settings: Settings) -> None:
 
 
 def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], None]) -> Checkpoint:
-    """A loaded and warmed-up checkpoint; invalid defaults end the command."""
+    """A loaded checkpoint that can be served; invalid defaults end the command."""
     how = (settings.device, settings.dtype, settings.threads, settings.tensor_parallel)
     loaded = load(name, *how, lost, settings.adapter_folder)
     try:
@@ -200,8 +216,7 @@ def _loaded_for_serving(name: str, settings: Settings, lost: Callable[[int], Non
         stop(str(error))
     except InvalidParam as error:
         stop(f"{name}: generation_config.json: {error}", 2)
-    warm_up(loaded, ShownProgress(errors))
-    end_idle_threads()  # from now on the engine's thread computes
+    begin_probe(loaded)
     return loaded
 
 

@@ -96,16 +96,27 @@ def check_servable(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
+def begin_probe(checkpoint: Checkpoint) -> None:
+    """Have the chat template's process start and render the probe that ``warm_up`` waits for."""
+    if checkpoint.text is not None and checkpoint.text.chat is not None:
+        checkpoint.text.chat.begin_probe()
+
+
 def warm_up(checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
     """Run the model once, so that the first request does not pay for first-use set-up, and probe
     whether the chat template shows system messages. ``progress`` observes the steps.
     """
+    _run_once(checkpoint, progress)
     chat = None if checkpoint.text is None else checkpoint.text.chat
     if chat is not None:
         chat.probe_system()
         if chat.shows_system is False:
             name = checkpoint.info.name
             log.warning("the chat template drops or refuses system messages", model=name)
+
+
+def _run_once(checkpoint: Checkpoint, progress: Progress) -> None:
+    """Take the steps of ``warm_up``."""
     info = checkpoint.info
     kind = replace(ModelKind.of(info), in_blocks=False)
     name = DEFAULT_SAMPLER if DEFAULT_SAMPLER in kind.samplers else kind.samplers[0]

@@ -10,10 +10,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from server.http.described_route import DescribedRoute
 from server.http.errors import ApiError, invalid
 from server.http.json_shape import Shape
 from server.http.offload import offload
@@ -43,7 +43,7 @@ class JsonRequest(Request):
         return self._json
 
 
-class JsonRoute(APIRoute):
+class JsonRoute(DescribedRoute):
     """A route whose body, where it takes one, is strict JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -19,17 +19,21 @@ from server.engine.factory import engine_of
 
 settings = Settings()
 loaded = [load_checkpoint(find_checkpoint(name)) for name in ("stories", "digits")]
-create_app([engine_of(checkpoint, settings) for checkpoint in loaded], settings)
-print(json.dumps([list(sys.modules), dict(os.environ)]))
+app = create_app([engine_of(checkpoint, settings) for checkpoint in loaded], settings)
+described = sum(len(getattr(route, "response_fields", ())) for route in app.routes)
+print(json.dumps([list(sys.modules), dict(os.environ), described]))
 """
 
 
 @dataclass(frozen=True)
 class ReadyServer:
-    """Modules that such a process has imported, and its environment variables."""
+    """Modules that such a process has imported, its environment variables, and the number of
+    responses that its routes have schemas of.
+    """
 
     modules: frozenset[str]
     variables: dict[str, str]
+    described_responses: int
 
 
 @cache
@@ -39,5 +43,5 @@ def ready_server() -> ReadyServer:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=given, stdout=subprocess.PIPE, check=True
     )
-    modules, variables = json.loads(run.stdout)
-    return ReadyServer(frozenset(modules), variables)
+    modules, variables, described = json.loads(run.stdout)
+    return ReadyServer(frozenset(modules), variables, described)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from server.api.context import State
 from server.api.schemas.responses.health import Health, Ready, Version
 from server.api.schemas.responses.openapi import says
+from server.http.described_route import DescribedRoute
 from server.http.errors import ApiError
 
 METRICS: dict[int | str, dict[str, Any]] = {
@@ -20,7 +21,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
     **{status: said for status, said in says(Version, 401, 500).items() if status != 200},
 }
 
-router = APIRouter(tags=["status"])
+router = APIRouter(tags=["status"], route_class=DescribedRoute)
 
 
 @router.get("/health", summary="Liveness probe", response_model=None, responses=says(Health))

@@ -16,9 +16,10 @@ from server.api.schemas.responses.openapi import says
 from server.api.schemas.sampling import REQUESTABLE, described
 from server.engine.engine import Engine
 from server.engine.request_params import ModelKind, default_length, default_of
+from server.http.described_route import DescribedRoute
 from server.http.errors import ApiError
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=DescribedRoute)
 
 
 TEXT_ROUTES = "/v1/completions"

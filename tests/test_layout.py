@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -242,17 +241,3 @@ def test_console_scripts_run_from_any_folder(tmp_path, script):
     path = Path(sys.executable).parent / script
     run = subprocess.run([path, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0 and "Usage" in run.stdout
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_the_checkpoint_and_not_its_recipe(tmp_path):
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "models/bundled/stories/model.safetensors" in names
-    assert {f"server/web/{path.name}" for path in (ROOT / "server" / "web").iterdir()} <= set(names)
-    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
-    assert "loadtest/templates/report.html.j2" in names
-    assert not [n for n in names if n.startswith(("recipes", "tests", "benchmarks"))]
-    assert {n.split("/")[0] for n in names if ".dist-info" not in n} == PACKAGES

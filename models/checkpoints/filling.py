@@ -38,7 +38,8 @@ def fill(
     for name, tensor in weights_of(network, found, device, dtype, part, progress):
         owner, _, last = name.rpartition(".")
         module = network.get_submodule(owner)
-        if packed and type(module) is not nn.Linear and tensor.numel() >= LEAST:
+        large = device.type == "cpu" and tensor.numel() >= LEAST
+        if packed and large and type(module) is not nn.Linear:
             tensor = tensor.clone()
         is_parameter = last in module._parameters
         setattr(module, last, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)

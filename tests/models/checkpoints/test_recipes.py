@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -14,6 +15,7 @@ from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.step import take_step
 from server.engine.request_params import ModelKind, check_defaults, sampling_params
+from tests.support.paths import ROOT
 from tests.support.serving import write_tiny
 
 
@@ -35,6 +37,15 @@ def test_every_recipe_is_valid_and_has_a_source():
         canvases = recipe.defaults.get("sampler") == "entropy_bound"
         check_defaults(recipe.defaults, ModelKind(not canvases, on_canvases=canvases))
         assert name.count("/") == 1 and len(recipe.source) > 10 and recipe.defaults
+
+
+def test_the_table_of_the_quickstart_has_every_recipe_with_its_sampler():
+    page = (ROOT / "docs" / "quickstart-gpu.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    told = {name: sampler for names, sampler in rows for name in re.findall(r"`(\S+/\S+)`", names)}
+    assert told.keys() == recipes().keys()
+    for name, recipe in recipes().items():
+        assert f"`{recipe.defaults['sampler']}`" in told[name], name
 
 
 def test_a_recipe_is_above_the_family_and_below_the_folder(snapshot):

@@ -64,7 +64,7 @@ class SelfConditioned(Denoiser, Protocol):
     """
 
     def expected(self, p: Tensor) -> Tensor:
-        """Probabilities [R, V] -> the mean embedding of each row, [R, D]."""
+        """Weights [R, V] of ids -> weighted sums of their embeddings, [R, D]."""
         ...
 
     def remember(self, slots: Tensor, phases: Tensor, expected: Tensor) -> None:

@@ -68,7 +68,7 @@ class SelfConditioned(CachingDenoiser, Protocol):
     """A network that reads, where it denoises, the mean embedding that the last step expected."""
 
     def expected(self, p: Tensor) -> Tensor:
-        """Probabilities [R, V] -> mean embeddings [R, D]."""
+        """Weights [R, V] of ids -> weighted sums of their embeddings [R, D]."""
         ...
 
     def remember(self, slots: Tensor, phases: Tensor, expected: Tensor) -> None:

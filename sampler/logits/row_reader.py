@@ -25,6 +25,7 @@ from sampler.logits.head import MIN_ROWS, logits_of
 from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some
 from sampler.packing import joined
 
+TINY = torch.finfo(torch.float32).tiny
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
 
 
@@ -119,7 +120,7 @@ def readout(
         ends: ids of the end token and the end of a turn, where there are such.
         readers: of some of the rows.
         least: rows that ``head`` is called with at least.
-        expected: of the network, probabilities -> mean embeddings; None where none are wanted.
+        expected: of the network, weights of ids -> sums of embeddings; None where none are wanted.
     """
     parts = []
     for chunk in chunks:
@@ -263,12 +264,14 @@ class Draw:
         rows = chunk.asks.get("denoise", spread.new_zeros(0, dtype=torch.int64))
         kept = self.kept[rows]
         total = block_sums(kept).sum(-1)
-        surprise = block_sums(torch.special.entr(kept)).sum(-1)
+        # three vectorised passes; ``torch.special.entr`` takes three times as long on a CPU
+        surprise = -block_sums(kept.clamp_min(TINY).log_().mul_(kept)).sum(-1)
         spread = _put(spread, rows, surprise / total + total.log())
         if expected is None:
             return spread, None
-        p = kept[:, :vocab] / total[:, None].float()
+        p = kept[:, :vocab]
         mean = expected(F.pad(p, (0, 0, 0, max(0, MIN_ROWS - len(p)))))[: len(p)]
+        mean = (mean.float() / total[:, None].float()).to(mean.dtype)
         return spread, _put(mean.new_zeros(len(spread), mean.shape[1]), rows, mean)
 
 

@@ -156,7 +156,7 @@ class EntropyBoundParams(BlockParams):
         raise InvalidParam("logprobs", "is not supported by sampler entropy_bound")
 
     def most_steps(self, free: int) -> int:
-        """Those of all canvases."""
+        """N for each canvas."""
         length = max(1, self.block_positions(free))
         return max(1, -(-free // length)) * self.max_denoising_steps
 

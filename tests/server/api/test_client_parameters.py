@@ -78,6 +78,19 @@ def test_values_that_change_nothing_are_accepted(body, good):
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "user": "u"},
+        {"stream_options": {"include_usage": True}, "steps": 32},
+        {"max_tokens": 64, "temperature": 0.5, "stop": ["</s>"], "steps": 32},
+    ],
+    ids=["LibreChat", "Open WebUI", "Continue"],
+)
+def test_fields_that_chat_programs_document_are_accepted(fields):
+    ChatBody.model_validate({"model": "stories", "messages": TALK, "stream": True, **fields})
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},

@@ -33,8 +33,8 @@ RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "5"}
 
 @pytest.fixture
 def client(caller):
-    with openai.OpenAI(base_url=f"{caller.url}/v1", api_key="none", max_retries=0) as sdk:
-        yield sdk
+    with openai.OpenAI(base_url=f"{caller.url}/v1", api_key="none", max_retries=2) as sdk:
+        yield sdk  # a busy machine lets connections grow old between two calls
 
 
 def post(served: Served, **more) -> tuple[int, dict]:

@@ -46,6 +46,29 @@ def test_axe_finds_nothing_serious(served, watch, scheme):
     assert serious(page) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_the_inspector_and_the_dialogs(served, watch, scheme):
+    page = watch(served, color_scheme=scheme, reduced_motion="reduce").open(settings=False)
+    generate(page, **SMALL)
+    page.locator("body").press("End")
+    page.locator(".tok[data-at='7']").click()
+    page.get_by_role("button", name="What else was likely").click()
+    expect(page.locator(".likeliest li")).to_have_count(5)
+    assert serious(page) == []
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Share", exact=True).click()
+    page.locator("#sharing summary").click()
+    assert serious(page) == []
+    page.keyboard.press("Escape")
+    page.locator("body").press("?")
+    assert serious(page) == []
+    page.keyboard.press("Escape")
+    page.get_by_role("radio", name="Chat").check()
+    page.locator("[name=prompt]").fill("Tom had a dog.")
+    generate(page, **SMALL)
+    assert serious(page) == []
+
+
 def test_the_keyboard_is_enough(served, watch):
     page = watch(served).open()
 

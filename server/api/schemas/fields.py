@@ -84,6 +84,7 @@ FIELDS: dict[str, Schema] = {
     "format": _said("gif is animated; png shows some steps", "gif"),
     "runs": _said("trajectories to show side by side", [{"events": []}], minItems=1, maxItems=4),
     "theme": _said("colours of the picture", "dark"),
+    "sync": _said("runs side by side at the same share of their steps or time", "time"),
     "text": _said("text or token ids to score", " named Lily.", minItems=1),
     "end": _said("also score the end token after the text", False),
     "estimator": _said("nelbo: eq. 15 of the paper; llada: masks only", "nelbo"),

@@ -21,6 +21,7 @@ import torch
 from benchmarks.isolated import Record, cached, compare, measure_here, save
 from models.base import DenoiserModule
 from models.checkpoints.devices import arithmetic
+from models.int8 import quantise_layer
 from models.packed import pack
 from models.registry import FAMILIES, build
 from models.widening import compute_wide
@@ -44,11 +45,15 @@ def config_of(family: str, fields: dict[str, Any]) -> dict[str, Any]:
 def random_network(config: dict[str, Any], dtype: torch.dtype) -> DenoiserModule:
     """A network whose weights are uniform in +-0.03."""
     torch.manual_seed(0)
-    network = build(config, None).network.to(dtype).to_empty(device="cpu")
+    stored = torch.bfloat16 if dtype == torch.int8 else dtype
+    network = build(config, None).network.to(stored).to_empty(device="cpu").requires_grad_(False)
     with torch.no_grad():
         for tensor in network.stored().values():
             tensor.uniform_(-0.03, 0.03)
     network.ready(CPU)
+    if dtype == torch.int8:
+        for name in [name for name, _ in network.named_modules()]:
+            quantise_layer(network, name)
     if arithmetic(dtype, CPU) != dtype:
         compute_wide(network)
     else:
@@ -218,6 +223,8 @@ def main() -> None:
             records += compare("benchmarks.families", one, args.repeats, "seconds")
             # the loop takes requests one after the other: four take four times as long
             records += compare("benchmarks.families", four, args.repeats, "seconds", ("ours",))
+        for setting in ("int8-1", "int8-4"):
+            records += compare("benchmarks.families", [setting], args.repeats, "seconds", ("ours",))
     if args.experts:
         torch.set_num_threads(1)
         for requests in (1, 8, 64):

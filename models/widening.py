@@ -54,13 +54,16 @@ class WideningEmbedding(nn.Module):
         return F.embedding(ids, self.weight).float()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``, for x in float32 also with weights in bfloat16.
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None
+) -> Tensor:
+    """``F.linear``, for x in float32 also with weights in a narrower type.
 
     Args:
         x: [..., K].
         weight: [N, K].
         bias: [N], of the type of ``x``.
+        scale: [N], of the type of ``x``: rows of a narrower weight are multiplied by it.
     """
     if weight.dtype == x.dtype:
         return F.linear(x, weight, bias)
@@ -74,6 +77,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         wide = _buffers.piece[: piece.numel()].view(piece.shape)
         torch.mm(wide.copy_(piece), columns, out=out[start : start + count])
     y = out.T.contiguous()  # few columns: with them on the right the product is twice as fast
+    y = y if scale is None else y.mul_(scale)
     return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], len(weight))
 
 

@@ -59,8 +59,10 @@ class Settings(BaseSettings):
         "auto",
         description="auto, cpu, cuda or cuda:N; auto is CUDA where there is a device, or cpu",
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA; int8 is for CPUs, "
+        "and an approximation",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 uses all cores")
     force_memory: bool = Field(

@@ -11,7 +11,8 @@ from models.errors import CheckpointError
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 DEVICE_WORDS = "auto, cpu, cuda or cuda:N"
-DType = Literal["auto", "float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16", "int8"]
+DTYPE_WORDS = "auto, float32, bfloat16 or, on a CPU, int8"
 
 
 def device_named(name: str) -> torch.device:
@@ -36,7 +37,15 @@ def device_named(name: str) -> torch.device:
 
 
 def dtype_named(name: DType, device: torch.device) -> torch.dtype:
-    """The type of the weights; ``auto`` is float32 on a CPU and bfloat16 on CUDA."""
+    """The type of the weights; ``auto`` is float32 on a CPU and bfloat16 on CUDA.
+
+    Raises:
+        CheckpointError: int8 on CUDA.
+    """
+    if name == "int8":
+        if device.type != "cpu":
+            raise CheckpointError(f"dtype is 'int8': it is for CPUs, device is {str(device)!r}")
+        return torch.int8
     if name == "float32" or (name == "auto" and device.type == "cpu"):
         return torch.float32
     return torch.bfloat16
@@ -48,10 +57,10 @@ def type_name(kind: torch.dtype) -> str:
 
 
 def arithmetic(kind: torch.dtype, device: torch.device) -> torch.dtype:
-    """The type that a device computes in with weights of a type: float32 where a CPU has no
-    instructions for bfloat16.
+    """The type that a device computes in with weights of a type: float32 for int8, and where a CPU
+    has no instructions for bfloat16.
     """
-    if device.type == "cpu" and not cpu_has_fast_bfloat16():
+    if kind == torch.int8 or (device.type == "cpu" and not cpu_has_fast_bfloat16()):
         return torch.float32
     return kind
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.base import CheckpointModule
 from models.checkpoints.weights import Header, checked, opened, whole
-from models.packed import LEAST, pack_layer
+from models.packed import LEAST
 from models.progress import SILENT, Progress
 
 
@@ -22,15 +22,15 @@ def fill(
     dtype: torch.dtype,
     part: Callable[[Any, Header], Tensor] = whole,
     progress: Progress = SILENT,
-    packed: bool = False,
+    settle: Callable[[nn.Module, str], None] | None = None,
 ) -> None:
     """Put stored weights, already compared, into a network; see ``weights_of``.
 
     Args:
         network, found, device, dtype, part, progress: see ``weights_of``.
-        packed: large linear layers are packed as soon as they are there (``models.packed``), which
-            spares a second copy of all of them, and no other large weight stays in the pages of its
-            file.
+        settle: called with the network and the name of a module after each of its weights:
+            ``pack_layer`` or ``quantise_layer``, which spares a second copy of all of them. No
+            other large weight stays in the pages of its file then.
 
     Raises:
         CheckpointError: damaged, or see ``checked``.
@@ -39,13 +39,13 @@ def fill(
         owner, _, last = name.rpartition(".")
         module = network.get_submodule(owner)
         large = device.type == "cpu" and tensor.numel() >= LEAST
-        if packed and large and type(module) is not nn.Linear:
+        if settle and large and type(module) is not nn.Linear:
             tensor = tensor.clone()
         is_parameter = last in module._parameters
         setattr(module, last, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
         del tensor
-        if packed:
-            pack_layer(network, owner)
+        if settle:
+            settle(network, owner)
     network.requires_grad_(False)
 
 

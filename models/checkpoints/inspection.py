@@ -26,14 +26,14 @@ def check_computes(
     cannot compute with on a device.
 
     Raises:
-        CheckpointError: bfloat16 on a CPU without instructions for it, for a network that does not
-            widen its weights, or for a part of one.
+        CheckpointError: int8, or bfloat16 on a CPU without instructions for it, for a network that
+            does not widen its weights, or for a part of one.
     """
     if arithmetic(kind, device) != kind and (ranks > 1 or not network.widens):
         which = "a network in several processes" if ranks > 1 else "this kind of network"
+        where = "" if kind == torch.int8 else " on a CPU without instructions for it"
         raise CheckpointError(
-            f"dtype is 'bfloat16': {which} needs a CPU with instructions for it; on this one it "
-            "can be 'float32'"
+            f"dtype is {type_name(kind)!r}: not for {which}{where}; it can be 'float32'"
         )
 
 

@@ -41,8 +41,9 @@ from models.images import vq_decoder
 from models.images.layout import ImageShape
 from models.images.pixels import pixels
 from models.images.vq_decoder import VQDecoder
+from models.int8 import quantise_layer
 from models.interface import Denoiser, ModelInfo
-from models.packed import pack
+from models.packed import pack, pack_layer
 from models.progress import SILENT, Progress, Work
 from models.tokenization.tokenizer import TextTokenizer
 from models.widening import compute_wide
@@ -159,6 +160,7 @@ def load_checkpoint(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
             CUDA. A CPU without instructions for bfloat16 computes in float32 with such weights.
+            int8 is for CPUs, and an approximation.
         adapter: folder of a LoRA adapter that is added to the weights.
         progress: observes it.
 
@@ -213,10 +215,13 @@ def _filled(
     if where.type == "cpu":
         _check_memory(path, read.info.parameters * kind.itemsize)
     part = weights.whole if adapter is None else adapter.part
-    fill(network, read.found, where, kind, part, progress, packed)
-    network.ready(where)
+    stored, settle = kind, pack_layer if packed else None
+    if kind == torch.int8:
+        stored, settle = torch.bfloat16, quantise_layer
+    fill(network, read.found, where, stored, part, progress, settle)
     if arithmetic(kind, where) != kind:
         compute_wide(network)
+    network.ready(where)
     return network.eval()
 
 

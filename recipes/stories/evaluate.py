@@ -3,6 +3,7 @@ samples, perplexity under the teacher, share of words the corpus knows, share of
 
     python -m recipes.stories.evaluate                      # the shipped checkpoint
     python -m recipes.stories.evaluate --checkpoint controls/k0 --mixing-ratio 0
+    python -m recipes.stories.evaluate --dtype int8 --steps  # the NELBO alone
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.progress import track
 from tokenizers import Tokenizer
 
 from models.bundled import BUNDLED
+from models.checkpoints.devices import DType
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
 from models.families.llada import LLaDA
 from recipes.stories import teacher as teacher_file
@@ -104,7 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="stories")
     parser.add_argument("--mixing-ratio", type=float)
-    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32, 64])
+    parser.add_argument("--dtype", choices=get_args(DType), default="auto")
+    parser.add_argument("--steps", type=int, nargs="*", default=[4, 8, 16, 32, 64])
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=250)
     parser.add_argument("--prompt", default="Once upon a time")
@@ -114,7 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write figures and samples here, as JSON")
     args = parser.parse_args()
 
-    loaded = load_checkpoint(find_checkpoint(args.checkpoint))
+    loaded = load_checkpoint(find_checkpoint(args.checkpoint), dtype=args.dtype)
     defaults = loaded.defaults
     k = defaults.get("mixing_ratio", 0.1) if args.mixing_ratio is None else args.mixing_ratio
     params = make_params(
@@ -133,6 +137,8 @@ def main() -> None:
         kernel = NoiseKernel(k, loaded.info.vocab_size, loaded.info.mask_id)
         result["nelbo"] = nelbo(loaded.model, encode(held, tokenizer), kernel, args.rounds)
         print(f"NELBO {result['nelbo']}")
+    if not args.steps:
+        return
     judge = Judge()
     corpus = [(s.text, s.ended) for s in held[: args.samples]]
     result["held_out_stories"] = report(judge, known, corpus)

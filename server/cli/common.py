@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast, get_args
 
 import typer
 from rich.console import Console
 
+from models.checkpoints.devices import DTYPE_WORDS, DType
 from models.checkpoints.load import (
     Checkpoint,
     Inspected,
@@ -34,7 +35,7 @@ AdapterOption = Annotated[
     Path | None, typer.Option(help="folder of a LoRA adapter, added to the weights")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
-DTypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
+DTypeOption = Annotated[str, typer.Option(help=DTYPE_WORDS)]
 
 
 def say(message: str) -> None:
@@ -80,15 +81,16 @@ def load(
     """
     import torch
 
-    if dtype not in ("auto", "float32", "bfloat16"):
-        stop(f"--dtype must be auto, float32 or bfloat16, not {dtype!r}", 2)
+    if dtype not in get_args(DType):
+        stop(f"--dtype must be {DTYPE_WORDS}, not {dtype!r}", 2)
+    kind = cast(DType, dtype)
     if threads:
         torch.set_num_threads(threads)
     place, progress = place_of(name), ShownProgress(errors)
     try:
         if ranks > 1:
-            return load_divided_checkpoint(place, ranks, lost, device, dtype, progress)
-        return load_checkpoint(place, device, dtype, adapter, progress)
+            return load_divided_checkpoint(place, ranks, lost, device, kind, progress)
+        return load_checkpoint(place, device, kind, adapter, progress)
     except CheckpointError as error:
         stop(str(error))
 

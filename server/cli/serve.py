@@ -14,6 +14,7 @@ import structlog
 import typer
 from rich.console import Console
 
+from models.checkpoints.devices import DTYPE_WORDS
 from models.checkpoints.load import Checkpoint, check_checkpoint, checkpoint_outline
 from models.checkpoints.openmp import end_idle_threads
 from models.errors import CheckpointError
@@ -50,7 +51,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 picks a free one")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE_WORDS)] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0 uses all cores")] = None,
     force_memory: Annotated[
         bool | None,

@@ -62,7 +62,7 @@ OUT_OF_RANGE = {
     "port": [65536],
     "host": ["", "a b", " "],
     "device": ["", "tpu", "cuda:", "cuda:x", "cpu:1", "mps", "xpu", "meta", "CPU"],
-    "dtype": ["", "float16", "int8"],
+    "dtype": ["", "float16", "int4"],
     "trace_endpoint": ["nowhere", "ftp://x/", "http://", "http://x:port/", "http://[::1/"],
     "threads": [100_000],
     "tensor_parallel": [100_000],

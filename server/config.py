@@ -126,6 +126,16 @@ class Settings(BaseSettings):
     max_work: int = Field(2**24, ge=1, description="steps times positions of one request")
     max_stops: int = Field(16, ge=0, description="stop strings of one request")
     max_stop_length: int = Field(256, ge=1, description="characters of a stop string")
+    constraint_states: int = Field(
+        8192, ge=16, description="states of a constraint's automaton over bytes"
+    )
+    constraint_transitions: int = Field(
+        2**18, ge=16, description="transitions of a constraint's automaton over tokens"
+    )
+    constraint_seconds: float = Field(
+        5, gt=0, le=60, description="seconds in which a constraint is compiled"
+    )
+    max_constraints: int = Field(256, ge=1, description="compiled constraints that are kept")
     max_picture_frames: int = Field(
         160, ge=2, description="frames of a GIF; of longer runs some are left out"
     )

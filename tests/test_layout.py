@@ -42,6 +42,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("server.api.context",),
     ("server.api.schemas.*",),
     ("server.output.*",),
+    ("server.constraints.compiler",),
     ("server.engine.*",),
     ("server.trajectories.*",),
     ("server.config", "server.config_file", "server.config_values"),

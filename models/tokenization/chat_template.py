@@ -207,7 +207,7 @@ class ChatTemplate:
             ChatError: see ``render``.
         """
         for _ in range(2):
-            told = self._started().ask(question, gone)
+            told = self._started().put(question, gone)
             if not isinstance(told, Stopped):
                 break
         else:

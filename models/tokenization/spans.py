@@ -91,6 +91,9 @@ class Piece(NamedTuple):
 class ByteTable:
     """The bytes of each id, for decoders that join them: byte-level ones, and those that write
     pieces out with single bytes for all else. Of any other decoder it keeps each id's text.
+
+    Attributes:
+        exact: the decoder joins bytes.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class ByteTable:
         kinds = [step["type"] for step in steps]
         self._by_byte = {*kinds} - {"Fuse"} == {"ByteLevel"}
         self._falls_back = "ByteFallback" in kinds
-        self._exact = self._by_byte or (bool(steps) and _joins(steps))
+        self.exact = self._by_byte or (bool(steps) and _joins(steps))
         self._letters = _letters() if self._by_byte else {}
 
     def of(self, id_: int) -> Piece:
@@ -151,7 +154,7 @@ class ByteTable:
         Where the decoder joins bytes the tokens' own make up the text; elsewhere each token takes
         the characters of the text that look like it.
         """
-        if not self._exact:
+        if not self.exact:
             yield from self.alike(ids, text)
             return
         pieces = [self.of(id_) for id_ in (*before, *ids)]

@@ -273,6 +273,15 @@ class TextTokenizer:
         """The bytes that one id adds to a text: none if it is special."""
         return self._table.of(id_).data
 
+    def texts(self, vocab_size: int) -> dict[int, bytes] | None:
+        """The bytes that each of the first ids adds to a text, of those that add some; None where
+        texts are not made of the tokens' bytes.
+        """
+        if not self._table.exact:
+            return None
+        data = {id_: self._table.of(id_).data for id_ in range(min(vocab_size, self.vocab_size))}
+        return {id_: text for id_, text in data.items() if text and id_ != self.mask_id}
+
     def piece(self, id_: int) -> str:
         """Text of one id as it stands inside a text (" king", not "king"); a special one's name."""
         return self._special.get(id_) or self.data(id_).decode(errors="replace")

@@ -60,7 +60,7 @@ class ClassReader:
     top_p: float | None = None
     crossing: bool = False
     _parts: list[ClassSums] = field(default_factory=list)
-    _raw: tuple[Tensor, Tensor, Tensor] | None = None
+    _raw: tuple[Tensor, _ClassMasses] | None = None
 
     def within(self, chunk: slice) -> slice | None:
         """Its rows in a chunk of the query, counted from the chunk's first; None for none."""
@@ -71,29 +71,28 @@ class ClassReader:
         """The model's logits of its rows in a chunk."""
         columns = Columns.of(self.automaton, logits.device)
         ordered = _ordered(logits, columns)
-        self._raw = ordered, *_masses(ordered, columns)
+        self._raw = ordered, _ClassMasses.of(ordered, columns)
 
     def see_drawn(self, logits: Float[Tensor, "R W"], may_ask: bool) -> None:
         """The same rows at the temperature of the draw."""
         assert self._raw is not None
-        raw, model, top = self._raw
+        raw, model = self._raw
         self._raw = None
         columns = Columns.of(self.automaton, raw.device)
-        ordered, mass = raw, model
+        ordered, drawn = raw, model
         if self.tempered:
             ordered = _ordered(logits, columns)
         if self.top_p is not None:
             kept = self._nucleus(ordered, columns, may_ask)
             ordered = torch.where(kept, ordered, ordered - OUTSIDE)
         if ordered is not raw:
-            mass, top = _masses(ordered, columns)
-        if self.greedy:
-            mass = top.double()
+            drawn = _ClassMasses.of(ordered, columns)
         done = sum(len(part.mass) for part in self._parts)
         u = self.u[done : done + len(raw)]
-        token, log_p = self._within_classes(ordered, raw, top, u, columns)
-        whole = model.logsumexp(1)
-        self._parts.append(ClassSums(mass, model, token, log_p - whole[:, None]))
+        place = drawn.places(None if self.greedy else u, ordered, columns)
+        mass = drawn.top.double() if self.greedy else drawn.mass
+        log_p = raw.gather(1, place).double() - model.mass.logsumexp(1, keepdim=True)
+        self._parts.append(ClassSums(mass, model.mass, columns.order[place], log_p))
 
     def _nucleus(self, ordered: Tensor, columns: Columns, may_ask: bool) -> Tensor:
         """Which tokens are in the nucleus; ties fall to the lower id."""
@@ -102,20 +101,6 @@ class ClassReader:
         top_p = torch.full_like(self.u[: len(ordered)], self.top_p or 1.0)
         crossing = torch.full_like(top_p, self.crossing, dtype=torch.bool)
         return (nucleus(weights, top_p, may_ask, crossing) > 0).index_select(1, columns.order)
-
-    def _within_classes(
-        self, ordered: Tensor, raw: Tensor, top: Tensor, u: Tensor, columns: Columns
-    ) -> tuple[Tensor, Tensor]:
-        """One token of each class in each row, and its raw logit."""
-        share = ordered - top.index_select(1, columns.labels)
-        weights = (share == 0).float() if self.greedy else share.exp_()
-        edges = weights.cumsum(1, dtype=torch.float64)
-        upto = edges.index_select(1, columns.lasts)
-        before = F.pad(upto[:, :-1], (1, 0))
-        target = before if self.greedy else before + u[:, None] * (upto - before)
-        place = torch.searchsorted(edges, target, right=True)
-        place = torch.minimum(torch.maximum(place, columns.firsts), columns.lasts)
-        return columns.order[place], raw.gather(1, place).double()
 
     def read(self) -> ClassSums:
         """All its rows."""
@@ -159,12 +144,49 @@ def _ordered(logits: Tensor, columns: Columns) -> Tensor:
     return logits.index_select(1, columns.order).clamp_(min=LEAST)
 
 
-def _masses(ordered: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
-    """Of each class in each row, the logarithm of its mass, in float64, and its greatest logit."""
-    shape = len(ordered), len(columns.lasts)
-    labels = columns.labels.expand(len(ordered), -1)
-    top = ordered.new_full(shape, -torch.inf).scatter_reduce_(1, labels, ordered, "amax")
-    share = (ordered - top.index_select(1, columns.labels)).exp_()
-    sums = torch.zeros(shape, dtype=torch.float64, device=ordered.device)
-    sums.index_add_(1, columns.labels, share.double())
-    return sums.log_().add_(top), top
+@dataclass(frozen=True)
+class _ClassMasses:
+    """The classes of some rows.
+
+    Attributes:
+        top: the greatest logit of each.
+        edges: running sums over ids by class, each id's weight divided by the greatest of its
+            class.
+        before, upto: of these, where each class begins and ends.
+    """
+
+    top: Float[Tensor, "R C"]
+    edges: Float[Tensor, "R V"]
+    before: Float[Tensor, "R C"]
+    upto: Float[Tensor, "R C"]
+
+    @classmethod
+    def of(cls, ordered: Tensor, columns: Columns) -> _ClassMasses:
+        """Of logits [R, V], ids by class."""
+        shape = len(ordered), len(columns.lasts)
+        labels = columns.labels.expand(len(ordered), -1)
+        top = ordered.new_full(shape, -torch.inf).scatter_reduce_(1, labels, ordered, "amax")
+        share = (ordered - top.index_select(1, columns.labels)).exp_()
+        return cls(top, *_edges(share, columns))
+
+    @property
+    def mass(self) -> Float[Tensor, "R C"]:
+        """Logarithm of the mass of each class; every class has at least one id of weight 1."""
+        return (self.upto - self.before).log_().add_(self.top)
+
+    def places(self, u: Tensor | None, ordered: Tensor, columns: Columns) -> Int[Tensor, "R C"]:
+        """One id of each class, by its place: drawn by a uniform a row, or the likeliest."""
+        edges, before, upto = self.edges, self.before, self.upto
+        if u is None:
+            likeliest = ordered == self.top.index_select(1, columns.labels)
+            edges, before, upto = _edges(likeliest.float(), columns)
+        target = before if u is None else before + u[:, None] * (upto - before)
+        place = torch.searchsorted(edges, target, right=True)
+        return torch.minimum(torch.maximum(place, columns.firsts), columns.lasts)
+
+
+def _edges(weights: Tensor, columns: Columns) -> tuple[Tensor, Tensor, Tensor]:
+    """The last three of ``_ClassMasses``."""
+    edges = weights.cumsum(1, dtype=torch.float64)
+    upto = edges.index_select(1, columns.lasts)
+    return edges, F.pad(upto[:, :-1], (1, 0)), upto

@@ -11,6 +11,7 @@ from fastapi import Request
 
 from models.checkpoints.load import Checkpoint
 from server.config import Settings
+from server.constraints.compiler import Constraints, Limits
 from server.engine.engine import Engine
 from server.engine.request_params import default_of
 from server.trajectories.picture_process import Pictures
@@ -29,6 +30,7 @@ class State:
         id_prefix: first digits of the ids of this server's trajectories.
         created: seconds since 1970.
         pictures: draws them, one at a time.
+        constraints: compiled ones, of all models.
     """
 
     engine: Engine
@@ -38,6 +40,7 @@ class State:
     id_prefix: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     pictures: Pictures = field(default_factory=Pictures)
+    constraints: Constraints = field(default_factory=Constraints)
 
     @classmethod
     def around(
@@ -49,7 +52,14 @@ class State:
     ) -> State:
         """The state of an application with one engine or more."""
         by_name = {engine.checkpoint.info.name: engine for engine in engines}
-        return cls(engines[0], settings, trajectories, by_name, id_prefix)
+        limits = Limits(
+            settings.constraint_states,
+            settings.constraint_transitions,
+            settings.constraint_seconds,
+            settings.max_constraints,
+        )
+        constraints = Constraints(limits)
+        return cls(engines[0], settings, trajectories, by_name, id_prefix, constraints=constraints)
 
     def of_model(self, name: str) -> State:
         """The same, seen from another model.

@@ -24,6 +24,7 @@ from models.printable import printable
 from sampler.params import InvalidParam, SamplingParams
 from server.cli.progress import ShownProgress
 from server.cli.sampling_flags import parsed
+from server.engine.constrained_params import constrained_params
 from server.engine.request_params import ModelKind, check_defaults, sampling_params
 
 HUB_NAME = r"ORG/NAME\[@REVISION]"  # rich reads other brackets as markup
@@ -103,11 +104,17 @@ def check_generation_config(name: str, defaults: Mapping[str, Any], kind: ModelK
         stop(f"{name}: generation_config.json: {error}", 2)
 
 
-def params_of(loaded: Checkpoint, chosen: dict[str, Any]) -> SamplingParams:
-    """Sampling parameters: the checkpoint's defaults, overridden by chosen flags."""
+def params_of(
+    loaded: Checkpoint, chosen: dict[str, Any], constraint: str | None = None
+) -> SamplingParams:
+    """Sampling parameters: the checkpoint's defaults, overridden by chosen flags; ``constraint``
+    names the flag that constrains the text, if one does.
+    """
     kind = ModelKind.of(loaded.info)
     check_generation_config(loaded.info.name, loaded.defaults, kind)
     try:
+        if constraint is not None:
+            return constrained_params(loaded.defaults, parsed(chosen), kind, constraint)
         return sampling_params(loaded.defaults, parsed(chosen), kind)
     except InvalidParam as error:
         stop(str(error), 2)

@@ -20,6 +20,7 @@ from server.cli.common import (
     params_of,
     stop,
 )
+from server.cli.constraints import constrained, constraint_of
 from server.config import Settings
 from server.engine.events import GenerationRequest
 from server.engine.request_params import default_length
@@ -45,6 +46,12 @@ def generate(
         bool, typer.Option("--json", help="JSON on stdout; with --watch a line a step")
     ] = False,
     svg: Annotated[Path | None, typer.Option(help="with --watch: save a picture here")] = None,
+    json_schema: Annotated[
+        str | None, typer.Option(help="JSON schema of the text, or the path of a file with one")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="regular expression that the whole text matches")
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
     *,
@@ -57,7 +64,8 @@ def generate(
     from server.engine.preparation import prepared
 
     loaded = load(checkpoint, device, dtype, adapter=adapter)
-    params = params_of(loaded, chosen)
+    constraint = constraint_of(json_schema, regex)
+    params = params_of(loaded, chosen, None if constraint is None else constraint[0])
     ids = _prompt(loaded, prompt, prompt_ids)
     room, hole = loaded.info.max_length - len(ids), loaded.info.mask_id if infill else None
     if infill and hole is None:
@@ -70,6 +78,8 @@ def generate(
         stop(f"--max-tokens must lie between {least} and {room} with this prompt", 2)
     try:
         request = GenerationRequest.continuing(ids, length, params, watch, hole)
+        if constraint is not None:
+            request = constrained(loaded, request, *constraint)
         engine = engine_of(loaded, Settings.model_validate({}))
         request = prepared(request, engine.caching)
     except InvalidParam as error:

@@ -72,6 +72,8 @@ async def show_text(
                     print(json_line(trajectory.record(event)))
                 continue
             done = text_of(loaded, event.tokens, request.editable)
+            if request.region is not None:
+                done = replace(done, reason="stop")
             if as_json:
                 record = {"text": done.text, "tokens": done.tokens, "finish_reason": done.reason}
                 record |= {"params": asdict(request.params), "usage": asdict(event.tally)}

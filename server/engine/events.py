@@ -39,6 +39,10 @@ class GenerationRequest:
     spare: int = 0
     region: Region | None = None
 
+    def constrained(self, region: Region) -> GenerationRequest:
+        """The same, for texts of a language."""
+        return replace(self, region=region)
+
     @property
     def length(self) -> int:
         """Positions, the spare ones included."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Generic, NamedTuple
 
@@ -111,6 +111,8 @@ class TextReader(Generic[ChoiceT, PieceT]):
         self.text = text_of(
             self._checkpoint, done.tokens, self._editable, self._view.stops, self._through_ends
         )
+        if self._subscription.request.region is not None:  # a whole text, also on a full canvas
+            self.text = replace(self.text, reason="stop")
         self.tokens = self.text.tokens
         self._metrics.succeeded(self.text.reason, self.text.tokens)
         self._note_settled()

@@ -9,6 +9,7 @@ import orjson
 
 from server.api.context import State
 from server.api.jobs.choices import Piece, TextReader
+from server.api.jobs.constraints import Constraint
 from server.api.jobs.formats import AnswerFormat, ChoiceT, PieceT
 from server.api.jobs.prompts import Prompt
 from server.api.jobs.text import TextJob, taken
@@ -27,13 +28,14 @@ class ChunkJob(TextJob[ChoiceT, PieceT]):
         body: TextFields,
         form: AnswerFormat[ChoiceT, PieceT],
         prompts: Sequence[Prompt],
+        constraint: Constraint | None = None,
     ) -> None:
-        """Check a body.
+        """Check a body. ``constraint``: of its texts.
 
         Raises:
             ApiError: naming the field.
         """
-        super().__init__(state, body, form, prompts)
+        super().__init__(state, body, form, prompts, constraint)
         self._answers = form
 
     async def whole(self, readers: Sequence[TextReader[ChoiceT, PieceT]]) -> Mapping[str, object]:

@@ -14,6 +14,7 @@ from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.base import Job, seeds_of
 from server.api.jobs.choices import Piece, TextReader
+from server.api.jobs.constraints import Constraint, check_with
 from server.api.jobs.formats import ChoiceFormat, ChoiceT, PieceT
 from server.api.jobs.prompts import Prompt, echo_of, granted_samples
 from server.api.jobs.waiting import together
@@ -36,14 +37,19 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         body: TextFields,
         form: ChoiceFormat[ChoiceT, PieceT],
         prompts: Sequence[Prompt],
+        constraint: Constraint | None = None,
     ) -> None:
-        """Check a body.
+        """Check a body. ``constraint``: of its texts.
 
         Raises:
             ApiError: naming the field.
         """
         self.form, self.view = form, body.view()
-        params = body.sampling_params(state.defaults, ModelKind.of(state.checkpoint.info))
+        kind = ModelKind.of(state.checkpoint.info)
+        if constraint is not None:
+            check_with(constraint.field, body)
+        bound = None if constraint is None else constraint.field
+        params = body.sampling_params(state.defaults, kind, bound)
         biases = body.biases(state.checkpoint.info.vocab_size)
         try:
             tells = self.view.alternatives is not None
@@ -53,7 +59,7 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         if len(prompts) > 1 and body.seed is None and "seed" not in state.defaults:
             params = replace(params, seed=-max(1, params.seed))  # all choices get different noise
         super().__init__(state, form.prefix, params, body.latency_budget_ms)
-        self.names = body.names
+        self.names, self._constraint = body.names, constraint
         self.stream_options = body.stream_options or StreamOptions()
         self.samples = granted_samples(state, self.view.samples)
         self.count = count = body.n or 1
@@ -89,6 +95,8 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
                 self.budget_seconds,
                 body.ignore_eos,
             )
+            if self._constraint is not None:
+                request = self._constraint.applied_to(request, self.names.length)
             return prepared(request, self.state.engine.caching)
         except InvalidParam as error:
             raise refused(error) from None

@@ -14,6 +14,7 @@ from models.tokenization.spans import Token
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs.chunks import ChunkJob
+from server.api.jobs.constraints import constraint_of
 from server.api.jobs.conversations import ids_of_chat
 from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt
@@ -220,7 +221,10 @@ async def chat(body: ChatBody, request: Request) -> Response:
             )
         body.max_tokens = body.max_completion_tokens
     plan, ids = await read_chat(request, state, body)
-    job = ChunkJob(state, body, ChatFormat(plan), [Prompt(ids)])
+    constraint = await constraint_of(request, state, body)
+    if constraint is not None and plan.calls:
+        raise ApiError(400, f"tools are not supported with {constraint.field}", param="tools")
+    job = ChunkJob(state, body, ChatFormat(plan), [Prompt(ids)], constraint)
     return await job.respond(request, bool(body.stream))
 
 

@@ -13,6 +13,7 @@ from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs import limits
 from server.api.jobs.chunks import ChunkJob
+from server.api.jobs.constraints import Constraint, constraint_of
 from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt, check_bytes, ids_of
 from server.api.routes.models import text_model
@@ -180,17 +181,20 @@ def logprobs_of(tokens: Sequence[TokenLogProb], samples: int) -> TextLogProbs | 
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Generates text after a prompt, in its holes, or between a prompt and a suffix."""
     state = text_model(State.of(request), body.model)
-    job = await offload(len(await request.body()), job_of, state, body)
+    constraint = await constraint_of(request, state, body)
+    job = await offload(len(await request.body()), job_of, state, body, constraint)
     return await job.respond(request, bool(body.stream))
 
 
-def job_of(state: State, body: CompletionBody) -> ChunkJob[TextChoice, TextPiece]:
-    """The job of a body.
+def job_of(
+    state: State, body: CompletionBody, constraint: Constraint | None
+) -> ChunkJob[TextChoice, TextPiece]:
+    """The job of a body with its constraint.
 
     Raises:
         ApiError: 400 naming the field.
     """
-    return ChunkJob(state, body, CompletionFormat(), prompts_of(state, body))
+    return ChunkJob(state, body, CompletionFormat(), prompts_of(state, body), constraint)
 
 
 def prompts_of(state: State, body: CompletionBody) -> list[Prompt]:

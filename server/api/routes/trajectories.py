@@ -13,6 +13,7 @@ from pydantic import StrictInt
 from sampler.params import params_in
 from server.api.context import State
 from server.api.jobs.chunks import ChunkJob
+from server.api.jobs.constraints import Constraint, constraint_of
 from server.api.jobs.following import SSE, Followed, wanted_form
 from server.api.jobs.image import ImageJob, label_of
 from server.api.jobs.recorder import KIND, Recorder
@@ -24,6 +25,7 @@ from server.api.routes.completions import (
     text_choice,
 )
 from server.api.routes.models import any_model, grid_of, makes_images, mask_of
+from server.api.schemas.constraints import ConstraintFields
 from server.api.schemas.requests import View
 from server.api.schemas.responses.openapi import GENERATING, says
 from server.api.schemas.responses.text import TextPiece
@@ -50,7 +52,7 @@ EVENT_ID = re.compile(r"(traj-[0-9a-f]{24,36}):([0-9]{1,9})")
 
 TEXT_ONLY = (
     *("suffix", "infill", "max_tokens", "stop", "ignore_eos", "echo", "logprobs"),
-    *("samples", "logit_bias", "diffusing"),
+    *("samples", "logit_bias", "diffusing", *ConstraintFields.model_fields),
 )
 
 
@@ -75,8 +77,8 @@ class TrajectoryBody(CompletionBody):
             trajectory=True,
         )
 
-    def job(self, state: State) -> RecordedText | ImageJob:
-        """The job to record, of text or of images by the model's kind.
+    def job(self, state: State, constraint: Constraint | None = None) -> RecordedText | ImageJob:
+        """The job to record, of text or of images by the model's kind; ``constraint``: of texts.
 
         Raises:
             ApiError: 400 naming the field, also for fields of the other kind.
@@ -100,7 +102,8 @@ class TrajectoryBody(CompletionBody):
             raise ApiError(400, "class_label is only supported for images", param="class_label")
         if self.prompt is None:
             raise ApiError(400, "prompt: Field required", param="prompt", code="invalid_value")
-        return ChunkJob(state, self, TrajectoryFormat(), prompts_of(state, self))
+        prompts = prompts_of(state, self)
+        return ChunkJob(state, self, TrajectoryFormat(), prompts, constraint)
 
     def resolved(self, job: RecordedText | ImageJob) -> dict[str, Any]:
         """The body with all defaults filled in; sent again, it gives the same tokens."""
@@ -158,7 +161,10 @@ async def record(body: TrajectoryBody, request: Request) -> Response:
     if given := _last_event_id(request):
         return _continued(request, form, *given)
     state = any_model(state, body.model)
-    job = await offload(len(await request.body()), body.job, state)
+    constraint = None
+    if not makes_images(state.engine):
+        constraint = await constraint_of(request, state, body)
+    job = await offload(len(await request.body()), body.job, state, constraint)
     info, owner = state.checkpoint.info, owner_of(request.scope)
     origin: Origin = {
         "request_id": request.scope["request_id"],

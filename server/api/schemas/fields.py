@@ -78,7 +78,16 @@ FIELDS: dict[str, Schema] = {
     "diffusing": _said("return the whole canvas as text at each step; needs stream", False),
     "class_label": _said("class of the image, by number", 7, minimum=0),
     "size": _said("width x height; only the model's size", "auto"),
-    "response_format": _said("images are returned in base64", "b64_json"),
+    "response_format": _said(
+        "constrains the text: json_schema, json_object, regex; or text", {"type": "json_object"}
+    ),
+    "structured_outputs": _said(
+        "constrains the text, as vLLM has it: json, regex, choice or json_object",
+        {"choice": ["cats", "dogs"]},
+    ),
+    "guided_json": _said("JSON schema of the text, as an object or its text", {"type": "boolean"}),
+    "guided_regex": _said("regular expression that the whole text matches", "[a-z]{1,12}"),
+    "guided_choice": _said("texts, one of which is the answer", ["cats", "dogs"]),
     "output_format": _said("png by default; both are lossless", "png"),
     "partial_images": _said("number of intermediate images of each; needs stream", 2),
     "format": _said("gif is animated; png shows some steps", "gif"),
@@ -208,7 +217,10 @@ PARTS: dict[str, dict[str, Schema]] = {
         "content": _said("text, or text parts that are joined by line breaks", "Once upon a time"),
     },
     "BlockPart": {"type": _said("kind of part", "text"), "text": _said("text of the part", "Once")},
-    "ImageBody": {"prompt": _said("class of the image, by name or number", "7")},
+    "ImageBody": {
+        "prompt": _said("class of the image, by name or number", "7"),
+        "response_format": _said("images are returned in base64", "b64_json"),
+    },
     "Message": {
         "role": _said("author of the message; developer is read as system", "user"),
         "content": _said("text, or text parts that are joined by line breaks", "Once upon a time"),
@@ -245,6 +257,14 @@ PARTS: dict[str, dict[str, Schema]] = {
         "events": _said("all records, each with event and data", [], minItems=1),
     },
     "TextPart": {"type": _said("must be text", "text"), "text": _said("text of the part", "Once")},
+    "ResponseFormat": {
+        "type": _said("kind of the constraint; text is none", "json_object"),
+        "json_schema": _said(
+            "with type json_schema: its schema; name, description and strict are accepted",
+            {"schema": {"type": "boolean"}},
+        ),
+        "regex": _said("with type regex: the whole text matches it", "[a-z]{1,12}"),
+    },
     "StreamOptions": {
         "include_usage": _said("send the usage in a last chunk", True),
         "continuous_usage_stats": _said("send the usage so far in every chunk", False),

@@ -75,7 +75,8 @@ def says_nothing(value: Any) -> bool:
 
 LABEL = Neutral(labels=(str,))
 NO_SOUND = "these models read and write text only"
-NO_GRAMMAR = "a canvas is not written in order, so that no grammar can bind it"
+NO_GRAMMAR = "/v1/chat/completions constrains texts, by response_format"
+NOT_REGULAR = "grammars are not regular; use a JSON schema or a regular expression"
 NO_PENALTY = "counts of earlier tokens mean nothing where all positions are written at once"
 NO_TRUNCATION = "use temperature and top_p"
 NO_TEMPLATE = "conversations use the checkpoint's chat template"
@@ -121,13 +122,9 @@ SAMPLING: dict[str, Neutral] = {
     "return_tokens_as_token_ids": Neutral((False,), "POST /tokenize returns ids"),
     "return_token_ids": Neutral((False,), "POST /tokenize returns ids"),
     "truncate_prompt_tokens": Neutral((), "a prompt is never cut"),
-    "response_format": Neutral(({"type": "text"},), NO_GRAMMAR),
-    "structured_outputs": Neutral((), NO_GRAMMAR),
-    "guided_json": Neutral((), NO_GRAMMAR),
-    "guided_regex": Neutral((), NO_GRAMMAR),
-    "guided_choice": Neutral((), NO_GRAMMAR),
-    "guided_grammar": Neutral((), NO_GRAMMAR),
-    "guided_decoding_backend": Neutral((), NO_GRAMMAR),
+    "guided_grammar": Neutral((), NOT_REGULAR),
+    "guided_decoding_backend": Neutral(labels=(str,)),
+    "guided_whitespace_pattern": Neutral((), "there are as few blanks as there can be"),
     "logits_processors": Neutral(([],), "programs in requests are not run"),
     "kv_transfer_params": Neutral((), "there is no KV cache to transfer"),
     "vllm_xargs": Neutral(({},), "no further arguments are supported"),
@@ -166,11 +163,21 @@ CHAT: dict[str, Neutral] = {
     "suffix": Neutral((), "/v1/completions has it"),
 }
 
+CONSTRAINTS: dict[str, Neutral] = {
+    "response_format": Neutral(({"type": "text"},), NO_GRAMMAR),
+    **{
+        name: Neutral((), NO_GRAMMAR)
+        for name in ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+    },
+}
+"""Fields that constrain texts, for routes without them."""
+
 ONE_ANSWER = "one answer is made; /v1/chat/completions makes several"
 NOTHING_KEPT = "nothing is stored"
 RESPONSES: dict[str, Neutral] = {
     **{name: of for name, of in LABELS.items() if name != "metadata"},
     **SAMPLING,
+    **CONSTRAINTS,
     "access_programs": Neutral(({},), "there is one program"),
     "background": Neutral((False,), NOTHING_KEPT),
     "background_options": Neutral(({},), NOTHING_KEPT),
@@ -194,6 +201,7 @@ RESPONSES: dict[str, Neutral] = {
 }
 MESSAGES: dict[str, Neutral] = {
     **{name: of for name, of in SAMPLING.items() if name != "top_k"},
+    **CONSTRAINTS,
     "cache_control": Neutral(labels=(dict,)),
     "container": Neutral((), "programs are not run"),
     "diagnostics": Neutral((), "there are no diagnostics"),

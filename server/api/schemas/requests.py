@@ -9,10 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from sampler.params import InvalidParam, SamplingParams
+from server.api.schemas.constraints import ConstraintFields
 from server.api.schemas.neutral import TEXT, Neutral
 from server.api.schemas.sampling import REQUESTABLE, SamplingFields
 from server.api.schemas.strict import Number, StrictPart
 from server.engine import request_params
+from server.engine.constrained_params import constrained_params
 from server.engine.request_params import ModelKind
 from server.http.errors import ApiError
 
@@ -24,15 +26,19 @@ class DiffusionFields(SamplingFields):
     trajectory: Literal["none", "delta"] | None = None
     stream: StrictBool | None = None
 
-    def sampling_params(self, defaults: Mapping[str, Any], kind: ModelKind) -> SamplingParams:
+    def sampling_params(
+        self, defaults: Mapping[str, Any], kind: ModelKind, constraint: str | None = None
+    ) -> SamplingParams:
         """The request's choices over the checkpoint's defaults; without a seed, a random
-        one is chosen.
+        one is chosen. ``constraint``: the field that constrains the text.
 
         Raises:
             ApiError: 400 naming the field.
         """
         try:
             chosen = self.model_dump(include={"sampler", *REQUESTABLE})
+            if constraint is not None:
+                return constrained_params(defaults, chosen, kind, constraint)
             return request_params.sampling_params(defaults, chosen, kind)
         except InvalidParam as error:
             raise refused(error) from None
@@ -120,7 +126,7 @@ class FieldNames:
     stop: str = "stop"
 
 
-class TextFields(DiffusionFields):
+class TextFields(DiffusionFields, ConstraintFields):
     """Fields of every route that answers with text."""
 
     neutral: ClassVar = TEXT

@@ -127,7 +127,7 @@ class Columns:
 
     @classmethod
     def of(cls, automaton: TokenAutomaton, device: torch.device) -> Columns:
-        """Those of an automaton. Its last class is missing where no id belongs to it."""
+        """The columns of an automaton. Its last class is missing where no id belongs to it."""
         found = automaton.on_devices.get(str(device))
         if found is None:
             order = automaton.class_of.argsort(kind="stable")

@@ -60,7 +60,7 @@ class Constrained:
 
     @classmethod
     def of(cls, batch: CanvasBatch, asks: Asks, counts: np.ndarray) -> list[Constrained]:
-        """Those of a batch that have rows.
+        """The constrained canvases of a batch that have rows.
 
         Args:
             batch: the canvases.
@@ -94,7 +94,7 @@ class Constrained:
         return found
 
     def reader(self, rows: Rows, base: int) -> tuple[ClassReader, Tensor]:
-        """What reads its rows of logits, and uniforms for the classes of their tokens.
+        """The reader of its rows of logits, and uniforms for the classes of their tokens.
 
         Args:
             rows: of its batch.

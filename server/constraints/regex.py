@@ -141,7 +141,7 @@ class _Reader:
         return self._one_of(((ord(char), ord(char)),))
 
     def _opened(self) -> None:
-        """What follows the bracket of a group."""
+        """Read on after the bracket of a group."""
         if not self._takes("?"):
             return
         if self._takes(":"):
@@ -184,7 +184,7 @@ class _Reader:
         return ((ord(char), ord(char)),)
 
     def _escape(self) -> Ranges:
-        """What a backslash begins."""
+        """The characters that a backslash begins."""
         char = self._next()
         self._at += 1
         if char in KINDS:

@@ -209,7 +209,7 @@ def test_trajectory_of_a_constrained_text_is_recorded_and_made_again(served):
         "POST",
         "/v1/diffusion/trajectories",
         {**TEXT, "guided_json": PERSON},
-        {"Accept": "application/json"},
+        {"Accept": "application/json", "Content-Type": "application/json"},
     )
     events = json.loads(text)["events"]
     assert response.status == 200

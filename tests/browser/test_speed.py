@@ -47,7 +47,7 @@ def recording(positions: int, steps: int) -> dict[str, Any]:
 
 
 def test_64_tokens_in_64_steps_play_at_full_speed_or_with_a_reason(served, watch, tmp_path):
-    page = watch(served).open()
+    page = watch(served).open(settings=False)
     (tmp_path / "run.json").write_text(json.dumps(recording(64, 64)))
     page.locator("#file").set_input_files(tmp_path / "run.json")
     expect(page.locator(".tok")).to_have_count(64)
@@ -75,7 +75,7 @@ def test_64_tokens_in_64_steps_play_at_full_speed_or_with_a_reason(served, watch
 
 
 def test_a_thousand_positions_stay_usable(served, watch, tmp_path: Path):
-    page = watch(served).open()
+    page = watch(served).open(settings=False)
     (tmp_path / "big.json").write_text(json.dumps(recording(1024, 256)))
     page.locator("#file").set_input_files(tmp_path / "big.json")
     expect(page.locator(".tok")).to_have_count(1024)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,6 +158,37 @@ class TaggedCalls(CallReader):
         begun = next((n for n in sizes if text.endswith(self._open[:n])), 0)
         before = text[: len(text) - begun]
         return begun + len(before) - len(before.rstrip())
+
+
+class ForcedCall(CallReader):
+    """A text that is one call and nothing else. Its arguments are told as they come."""
+
+    def __init__(self, beginnings: Mapping[str, str], ending: str) -> None:
+        """Names of functions by the text before their arguments, and the text after them."""
+        self._beginnings, self._ending = beginnings, ending
+        self._held = ""
+
+    def feed(self, text: str) -> Heard:
+        """See ``CallReader``."""
+        self._held += text
+        parts: list[str | CallPiece] = []
+        if not self.calls:
+            found = next((b for b in self._beginnings if self._held.startswith(b)), None)
+            if found is None:
+                return Heard()
+            parts.append(self._call(self._beginnings[found], ""))
+            self._held = self._held[len(found) :]
+        if (size := len(self._held) - len(self._ending)) > 0:
+            parts.append(CallPiece(self.calls - 1, self._held[:size]))
+            self._held = self._held[size:]
+        return Heard(tuple(parts))
+
+    def end(self) -> Heard:
+        """See ``CallReader``."""
+        rest, self._held = self._held, ""
+        if not self.calls:
+            return Heard((rest,) if rest else ())
+        return Heard(() if rest == self._ending else (CallPiece(self.calls - 1, rest),))
 
 
 def read_whole(reader: CallReader, text: str) -> Heard:

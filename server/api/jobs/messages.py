@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from server.api.context import State
+from server.api.jobs.constraints import Constraint
 from server.api.jobs.named import Event, NamedJob, Reader, SaidFormat
 from server.api.jobs.prompts import Prompt
 from server.api.jobs.tools import ToolPlan
@@ -46,14 +47,15 @@ class MessageJob(NamedJob):
         body: TextFields,
         prompts: Sequence[Prompt],
         plan: ToolPlan,
+        constraint: Constraint | None,
         request_id: str,
     ) -> None:
-        """Check a body. Errors of the stream have ``request_id``.
+        """Check a body. ``constraint``: of its text. Errors of the stream have ``request_id``.
 
         Raises:
             ApiError: naming the field.
         """
-        super().__init__(state, body, MessageFormat(), prompts, plan)
+        super().__init__(state, body, MessageFormat(), prompts, plan, constraint)
         self._request_id = request_id
         self._blocks = 0  # begun in the stream
         self._in_text = False  # the last of them is a text

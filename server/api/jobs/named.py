@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from server.api.context import State
 from server.api.jobs.choices import TextReader
+from server.api.jobs.constraints import Constraint
 from server.api.jobs.formats import ChoiceFormat
 from server.api.jobs.prompts import Prompt
 from server.api.jobs.text import TextJob, taken
@@ -79,13 +80,14 @@ class NamedJob(TextJob[Said, Said]):
         form: SaidFormat,
         prompts: Sequence[Prompt],
         plan: ToolPlan,
+        constraint: Constraint | None,
     ) -> None:
-        """Check a body.
+        """Check a body. ``constraint``: of its text.
 
         Raises:
             ApiError: naming the field.
         """
-        super().__init__(state, body, form, prompts)
+        super().__init__(state, body, form, prompts, constraint)
         self.plan = plan
 
     @abstractmethod

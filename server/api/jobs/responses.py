@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, ClassVar
 
 from server.api.context import State
+from server.api.jobs.constraints import Constraint
 from server.api.jobs.named import Event, NamedJob, Reader, SaidFormat
 from server.api.jobs.prompts import Prompt
 from server.api.jobs.tools import ToolPlan
@@ -59,14 +60,15 @@ class ResponseJob(NamedJob):
         body: TextFields,
         prompts: Sequence[Prompt],
         plan: ToolPlan,
+        constraint: Constraint | None,
         echoed: Echoed,
     ) -> None:
-        """Check a body.
+        """Check a body. ``constraint``: of its text.
 
         Raises:
             ApiError: naming the field.
         """
-        super().__init__(state, body, ResponseFormat(), prompts, plan)
+        super().__init__(state, body, ResponseFormat(), prompts, plan, constraint)
         self._asked, self._user, self._echoed = body.max_tokens, body.user, echoed
         self._number = count()
         self._items = 0  # begun in the stream

@@ -9,9 +9,10 @@ from typing import Any
 from models.tokenization.template_tools import ToolSupport
 from models.tokenization.tokenizer import TextTokenizer
 from server.api.schemas.messages import Message
-from server.api.schemas.tools import NamedChoice, Tool, ToolChoice
+from server.api.schemas.tools import Function, NamedChoice, Tool, ToolChoice
+from server.constraints.spec import Spec, any_of, json_object, json_schema, sequence, text
 from server.http.errors import ApiError
-from server.output.calls import CallReader, TaggedCalls, TextOnly
+from server.output.calls import CallReader, ForcedCall, TaggedCalls, TextOnly
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,54 @@ class ToolPlan:
         names: of functions that may be called.
         tags: around calls in the text; None where there are none.
         single: the answer has one call at most.
+        forced: functions of which one is called, and nothing else is written.
     """
 
     shown: Sequence[Mapping[str, Any]] = ()
     names: frozenset[str] = frozenset()
     tags: tuple[str, str] | None = None
     single: bool = False
+    forced: Sequence[Function] = ()
 
     @property
     def calls(self) -> bool:
         """Whether the answer may have calls."""
-        return self.tags is not None
+        return self.tags is not None or bool(self.forced)
+
+    def spec(self) -> Spec | None:
+        """The constraint of the text: one call, with arguments of the function's schema."""
+        if not self.forced:
+            return None
+        return any_of(
+            [
+                sequence(
+                    [
+                        text(self._beginning(function.name)),
+                        json_object()
+                        if function.parameters is None
+                        else json_schema(function.parameters),
+                        text(self._ending),
+                    ]
+                )
+                for function in self.forced
+            ]
+        )
+
+    def _beginning(self, name: str) -> str:
+        """The text before the arguments of a call."""
+        before = "" if self.tags is None else f"{self.tags[0]}\n"
+        return f'{before}{{"name": "{name}", "arguments": '
+
+    @property
+    def _ending(self) -> str:
+        """The text after the arguments of a call."""
+        return "}" if self.tags is None else f"}}\n{self.tags[1]}"
 
     def reader(self) -> CallReader:
         """Reads the text of one choice."""
+        if self.forced:
+            names = [function.name for function in self.forced]
+            return ForcedCall({self._beginning(name): name for name in names}, self._ending)
         return TextOnly() if self.tags is None else TaggedCalls(self.tags, self.names, self.single)
 
 
@@ -69,9 +104,16 @@ def plan_of(
         raise _refused(f"names {choice.function.name!r}, which is none of the tools")
     if choice == "none":
         return ToolPlan()
-    if choice not in (None, "auto"):
-        raise _refused("must be auto or none")
     tags = _tags(tokenizer)
+    supports = ToolSupport() if tokenizer.chat is None else tokenizer.chat.supports
+    if choice not in (None, "auto"):
+        named = choice.function.name if isinstance(choice, NamedChoice) else None
+        return ToolPlan(
+            shown=[tool.shown() for tool in tools] if supports.tools else [],
+            names=frozenset(names),
+            tags=tags,
+            forced=[t.function for t in tools if named in (None, t.function.name)],
+        )
     if tags is None:
         raise _refused(
             "auto needs a chat template that shows tools and says how the model writes a call; "

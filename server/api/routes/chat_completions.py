@@ -14,7 +14,7 @@ from models.tokenization.spans import Token
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs.chunks import ChunkJob
-from server.api.jobs.constraints import constraint_of
+from server.api.jobs.constraints import Constraint, compiled, constraint_of
 from server.api.jobs.conversations import ids_of_chat
 from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt
@@ -220,16 +220,16 @@ async def chat(body: ChatBody, request: Request) -> Response:
                 400, "max_completion_tokens and max_tokens differ", param="max_completion_tokens"
             )
         body.max_tokens = body.max_completion_tokens
-    plan, ids = await read_chat(request, state, body)
-    constraint = await constraint_of(request, state, body)
-    if constraint is not None and plan.calls:
-        raise ApiError(400, f"tools are not supported with {constraint.field}", param="tools")
+    plan, ids, constraint = await read_chat(request, state, body)
     job = ChunkJob(state, body, ChatFormat(plan), [Prompt(ids)], constraint)
     return await job.respond(request, bool(body.stream))
 
 
-async def read_chat(request: Request, state: State, body: ChatBody) -> tuple[ToolPlan, list[int]]:
-    """The tools of a body, and the ids of its conversation; see ``ids_of_chat``.
+async def read_chat(
+    request: Request, state: State, body: ChatBody
+) -> tuple[ToolPlan, list[int], Constraint | None]:
+    """The tools of a body, the ids of its conversation (see ``ids_of_chat``), and the constraint of
+    its texts: its own, or that of a call.
 
     Raises:
         ApiError: 400 naming the field.
@@ -246,4 +246,9 @@ async def read_chat(request: Request, state: State, body: ChatBody) -> tuple[Too
         field=body.names.prompt,
         tools=plan.shown,
     )
-    return plan, ids
+    constraint = await constraint_of(request, state, body)
+    if constraint is not None and plan.calls:
+        raise ApiError(400, f"tools are not supported with {constraint.field}", param="tools")
+    if (spec := plan.spec()) is not None:
+        constraint = await compiled(request, state, "tools", spec)
+    return plan, ids, constraint

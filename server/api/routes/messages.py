@@ -84,6 +84,6 @@ async def message(body: MessagesBody, request: Request) -> Response:
     """Generates the next message of a conversation, by the checkpoint's chat template."""
     state = text_model(State.of(request), body.model)
     chat = body.chat()
-    plan, ids = await read_chat(request, state, chat)
-    job = MessageJob(state, chat, [Prompt(ids)], plan, request.scope["request_id"])
+    plan, ids, constraint = await read_chat(request, state, chat)
+    job = MessageJob(state, chat, [Prompt(ids)], plan, constraint, request.scope["request_id"])
     return await job.respond(request, bool(body.stream))

@@ -105,6 +105,6 @@ async def respond(body: ResponsesBody, request: Request) -> Response:
     """Generates the answer to a text or a conversation, by the checkpoint's chat template."""
     state = text_model(State.of(request), body.model)
     chat = body.chat()
-    plan, ids = await read_chat(request, state, chat)
-    job = ResponseJob(state, chat, [Prompt(ids)], plan, body.echoed())
+    plan, ids, constraint = await read_chat(request, state, chat)
+    job = ResponseJob(state, chat, [Prompt(ids)], plan, constraint, body.echoed())
     return await job.respond(request, bool(body.stream))

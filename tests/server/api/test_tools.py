@@ -314,3 +314,83 @@ def test_a_refused_tool_of_messages_is_named(caller, change, param, words):
     response, text = call(caller, "POST", "/v1/messages", {**MESSAGE, **change})
     error = json.loads(text)["error"]
     assert response.status == 400 and error["param"] == param and words in error["message"], text
+
+
+OTHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "pick",
+        "parameters": {
+            "type": "object",
+            "properties": {"colour": {"enum": ["red", "blue"]}},
+            "required": ["colour"],
+            "additionalProperties": False,
+        },
+    },
+}
+FORCED = {"tools": [OTHER], "max_tokens": 60, "steps": 6, "temperature": 1}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "pick"}}])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_forced_call_has_arguments_of_the_schema(caller, chatty, choice, seed):
+    """A random model, with a template that shows tools and with one that does not."""
+    for served in (caller, chatty):
+        status, answer = post(served, **FORCED, tool_choice=choice, seed=seed)
+        assert status == 200, answer
+        found = answer["choices"][0]
+        assert found["finish_reason"] == "tool_calls" and found["message"]["content"] is None
+        (made,) = found["message"]["tool_calls"]
+        assert made["function"]["name"] == "pick"
+        assert json.loads(made["function"]["arguments"])["colour"] in ("red", "blue")
+
+
+def test_forced_calls_of_several_tools_are_streamed_as_they_settle(caller):
+    body = {**FORCED, "tools": [OTHER, TOOL], "tool_choice": "required", "max_tokens": 90}
+    names = set()
+    for seed in range(4):
+        _, whole = post(caller, **body, seed=seed)
+        (made,) = whole["choices"][0]["message"]["tool_calls"]
+        names.add(made["function"]["name"])
+        raw = call(caller, "POST", PATH, {**BODY, **body, "seed": seed, "stream": True})[1]
+        chunks = [json.loads(data) for data in events(raw.decode())[:-1]]
+        deltas = [chunk["choices"][0]["delta"].get("tool_calls") or [] for chunk in chunks]
+        pieces = [piece for delta in deltas for piece in delta]
+        assert [p["function"].get("name") for p in pieces if "id" in p] == [
+            made["function"]["name"]
+        ]
+        told = "".join(piece["function"]["arguments"] for piece in pieces)
+        assert told == made["function"]["arguments"] and isinstance(json.loads(told), dict)
+        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert names <= {"add", "pick"}
+
+
+def test_forced_calls_on_responses_and_messages(caller):
+    flat = {"type": "function", **OTHER["function"]}
+    body = {"input": "Pick.", "tools": [flat], "tool_choice": "required", "steps": 6}
+    for stream in (False, True):
+        asked = {**body, "max_output_tokens": 60, "stream": stream}
+        raw = call(caller, "POST", "/v1/responses", asked)[1].decode()
+        answer = json.loads(events(raw)[-1])["response"] if stream else json.loads(raw)
+        (made,) = answer["output"]
+        assert made["type"] == "function_call" and answer["status"] == "completed"
+        assert json.loads(made["arguments"])["colour"] in ("red", "blue")
+    custom = {"name": "pick", "input_schema": OTHER["function"]["parameters"]}
+    body = {**MESSAGE, "tools": [custom], "max_tokens": 60, "tool_choice": {"type": "any"}}
+    answer = json.loads(call(caller, "POST", "/v1/messages", body)[1])
+    (use,) = answer["content"]
+    assert use["type"] == "tool_use" and use["input"]["colour"] in ("red", "blue")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"stop": "x"}, "stop"),
+        ({"response_format": {"type": "json_object"}}, "tools"),
+        ({"diffusing": True, "stream": True}, "diffusing"),
+    ],
+)
+def test_a_forced_call_refuses_by_name(caller, change, param):
+    status, answer = post(caller, **{**FORCED, "tool_choice": "required", **change})
+    assert status == 400 and answer["error"]["param"] == param, answer

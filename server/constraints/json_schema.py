@@ -76,6 +76,9 @@ class _Compiler:
         if chosen:
             return self._chosen(chosen[0], given, at, depth)
         types = given.pop("type", None)
+        for key in given:
+            if not any(key in own for own in OF_TYPE.values()):
+                raise BadSchema(f"{at}: {_shown(key)} is not supported")
         if types is None:
             fits = [t for t in ("object", "array", "string") if OF_TYPE[t] & given.keys()]
             if "minimum" in given or "maximum" in given or not fits:

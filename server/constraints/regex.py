@@ -70,8 +70,6 @@ class _Reader:
             found.append(self._e.sequence([before, middle, after]))
             if not self._takes("|"):
                 break
-        if self._next():
-            raise self._bad("has a ) without a (")
         return self._e.any_of(found)
 
     def _group(self, depth: int) -> int:
@@ -134,6 +132,8 @@ class _Reader:
             return self._one_of(self._class())
         if char == "\\":
             return self._one_of(self._escape())
+        if char == ")":
+            raise self._bad("has a ) without a (")
         if char in "^$":
             raise self._bad(f"has {char} inside; anchors stand at the ends")
         if char in "*+?{":

@@ -213,7 +213,7 @@ def test_trajectory_of_a_constrained_text_is_recorded_and_made_again(served):
     )
     events = json.loads(text)["events"]
     assert response.status == 200
-    (done,) = [e["data"] for e in events if e["event"] == "done"]
+    (done,) = [e["data"] for e in events if e["event"] == "diffusion.completed"]
     jsonschema.validate(json.loads(done["choices"][0]["text"]), PERSON)
 
 

@@ -156,7 +156,7 @@ def parts(*given: Any) -> dict[str, Any]:
         ({"role": "user", "content": None}, "messages[1].content: "),
         ({"role": "user", "content": 5}, "messages[1].content: "),
         ({"role": "user"}, "messages[1].content: "),
-        ({"role": "tool", "content": "x"}, "messages[1].tool_call_id is needed"),
+        ({"role": "tool", "content": "x"}, "messages[1].tool_call_id: tool_call_id is needed"),
         ({"role": "function", "content": "x"}, "messages[1].role: "),
         ({"role": "user", "content": "x", "tool_calls": []}, "messages[1].tool_calls"),
         ({"role": "assistant", "tool_calls": [{"id": 1}]}, "messages[1].tool_calls"),

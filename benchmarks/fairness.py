@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.isolated import Record, save
-from server.engine.factory import MAX_POSITIONS, MAX_WORK_RATIO
+from server.engine.factory import MAX_WORK_RATIO
+from server.engine.position_limits import MAX_POSITIONS
 from server.engine.scheduler import Scheduler, Work
 
 BASE, PER_POSITION = 9.8e-3, 1.5e-4  # seconds: ``benchmarks/step_positions.py``, one thread

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import meta, nodes
+from jinja2 import nodes
 
 TAGS = ("<tool_call>", "</tool_call>")
 """Around a call in Hermes' syntax, which Qwen's templates and those made after them ask for."""
@@ -36,7 +36,8 @@ class ToolSupport:
         """Found in a template's text and its grammar."""
         constants = {node.value for node in tree.find_all(nodes.Const) if _is_text(node)}
         read = {node.attr for node in tree.find_all(nodes.Getattr)} | constants
-        tools = "tools" in meta.find_undeclared_variables(tree)
+        # not jinja2.meta, which works out constants: a template can make that take for ever
+        tools = any(node.name == "tools" for node in tree.find_all(nodes.Name))
         hermes = all(part in source for part in (*TAGS, '"arguments"'))
         return cls(
             tools=tools,

@@ -89,6 +89,13 @@ class Constraints:
         future.add_done_callback(lambda _: self._leave())
         return future
 
+    def close(self) -> None:
+        """End the process; what waits is not compiled, and nothing can be any more."""
+        if self._process is not None:
+            self._process.kill()  # the thread need not wait for its answer
+        self._thread.shutdown(cancel_futures=True)
+        self._end()
+
     def _leave(self) -> None:
         with self._lock:
             self._waiting -= 1

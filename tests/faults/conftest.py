@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.client import IncompleteRead
+from typing import Any
 
 import pytest
 
@@ -40,10 +41,11 @@ class Watched:
         # what a thread's first long text takes stays its own: both threads have one, at once
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(self.tokenize, ["the king " * 5_000] * 4))
+        self.ask(structured_outputs={"choice": ["a", "b"]})  # the process that compiles stays
         self.threads, self.descriptors, self.rss = threads(), descriptors(), rss()
 
-    def ask(self) -> list:
-        response, text = call(self.served, "POST", "/v1/completions", CANARY)
+    def ask(self, **fields: Any) -> list:
+        response, text = call(self.served, "POST", "/v1/completions", CANARY | fields)
         assert response.status == 200, text
         return json.loads(text)["choices"]
 

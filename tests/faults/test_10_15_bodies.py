@@ -190,7 +190,9 @@ def test_rows_14_15_templates_and_grammars_of_a_request_are_refused(server, fiel
         body.pop("prompt" if "chat" in path else "messages")
         began = time.monotonic()
         status, answer = post(server, body, path)
-        assert status == 400 and answer["error"]["param"] == field
+        assert status == 400
+        # a chat that these weights have no template for is refused before its grammar is read
+        assert answer["error"]["param"] in ({field, "messages"} if "chat" in path else {field})
         assert time.monotonic() - began < 1
 
 

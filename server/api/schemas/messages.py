@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, StrictStr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.schemas.neutral import NO_SOUND, NO_THOUGHTS, Neutral, says_nothing
@@ -78,9 +78,35 @@ Content = Annotated[
 ]
 
 
+NULL = {"type": "null"}
+SPOKEN = {"anyOf": [{"type": "string"}, {"type": "array"}]}
+BY_ROLE = [
+    {
+        "properties": {
+            "role": {"enum": ["system", "developer", "user"]},
+            "content": SPOKEN,
+            "tool_calls": NULL,
+            "tool_call_id": NULL,
+        }
+    },
+    {"properties": {"role": {"enum": ["assistant"]}, "tool_call_id": NULL}},
+    {
+        "properties": {
+            "role": {"enum": ["tool"]},
+            "content": SPOKEN,
+            "tool_calls": NULL,
+            "tool_call_id": {"type": "string"},
+        },
+        "required": ["tool_call_id"],
+    },
+]
+"""The fields of a message by its role, for the specification."""
+
+
 class Message(StrictPart):
     """A message. An assistant's may lack content and have unknown fields that are empty."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": BY_ROLE})
     neutral: ClassVar = OF_ANSWERS
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

@@ -7,7 +7,7 @@ import json
 import openai
 import pytest
 
-from sampler import SAMPLERS
+from server.engine.request_params import ANY_KIND
 from tests.support.effort import count
 from tests.support.http import BODY, call, post, raw_post, wait_for
 from tests.support.serving import make_engine, run_server, settings_of
@@ -38,7 +38,7 @@ def test_chat_says_what_the_completion_says(client):
     assert done.choices[0].finish_reason == told.choices[0].finish_reason
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ANY_KIND.samplers)
 def test_chat_stream_adds_up(client, sampler):
     settings = {"model": "tiny", "messages": TALK, "seed": 5, "max_completion_tokens": 30}
     extra = {"steps": 6, "sampler": sampler}
@@ -110,7 +110,7 @@ def test_the_mask_in_a_prompt(served, tiny):
     assert status == 400 and answer["error"]["param"] == "infill"
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ANY_KIND.samplers)
 def test_infilling_keeps_what_is_given(served, tiny, sampler):
     info = tiny.info
     given = tiny.tokenizer.encode("Tom had a big red dog and a cat")
@@ -137,7 +137,7 @@ def test_infilling_keeps_what_is_given(served, tiny, sampler):
     assert post(served, **{**body, "max_tokens": 6})[1]["usage"]["diffusion"]["positions"] == 9
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ANY_KIND.samplers)
 def test_stop_strings(served, sampler):
     """The text ends before the first of them, streamed or not; nothing of it slips out before."""
     body = {**BODY, "max_tokens": 60, "sampler": sampler, "mixing_ratio": 0.0}
@@ -169,7 +169,7 @@ def test_a_settled_stop_string_saves_the_later_blocks(served):
     assert answer["usage"]["diffusion"]["steps"] < 64
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ANY_KIND.samplers)
 def test_a_suffix_stays_behind_the_text(served, tiny, sampler):
     body = {**BODY, "sampler": sampler, "suffix": " The end.\nBye", "seed": 2}
     status, answer = post(served, **body)

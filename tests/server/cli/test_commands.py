@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from sampler import SAMPLERS
+from server.engine.request_params import ANY_KIND
 from server.trajectories.sheet import MASKED
 from tests.support.effort import THOROUGH, count
 from tests.support.processes import XDLM, xdlm
@@ -132,7 +132,7 @@ def test_official_runs_from_the_command_line(tmp_path, golden):
 
 def test_info():
     facts = json.loads(xdlm("info", "stories", "--json").stdout)
-    assert facts["family"] == "llada" and facts["samplers"] == list(SAMPLERS)
+    assert facts["family"] == "llada" and facts["samplers"] == ANY_KIND.samplers
     eight = {"float8": 8_541_216, "int8": 8_541_216 + 4454 * 288}  # an embedding in bfloat16
     assert facts["memory"]["weights"] == {"bfloat16": 17_082_432, "float32": 34_164_864, **eight}
     # keys and values of 6 layers, 6 heads of 48

@@ -7,7 +7,7 @@ import json
 import random
 from typing import Any
 
-from sampler import READERS, SAMPLERS
+from sampler import READERS
 from tests.support.effort import count
 from tests.support.http import call, events
 from tests.support.trajectory_client import MASK, Follower, replayed, steps_of
@@ -48,7 +48,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
 
 def random_body(dice: random.Random) -> dict[str, Any]:
     """A request of which every field is drawn."""
-    sampler = dice.choice(list(SAMPLERS))
+    sampler = dice.choice(list(CHOICES))
     body: dict[str, Any] = {
         "sampler": sampler,
         "steps": dice.randint(1, 12),

@@ -35,6 +35,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
+        if x.numel() == self.in_features:  # some CPUs sum a single row in another order
+            return self.forward(torch.cat([x.view(1, -1)] * 2))[:1].view(*x.shape[:-1], -1)
         return _OPS._linear_pointwise(x, self.weight, self._bias, "none", [], "")
 
     def extra_repr(self) -> str:

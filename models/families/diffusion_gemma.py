@@ -397,7 +397,7 @@ TINY: Fields = {
         "vocab_size": 512,
         "hidden_size": 64,
         "intermediate_size": 128,
-        "moe_intermediate_size": 32,
+        "moe_intermediate_size": 64,
         "num_hidden_layers": 3,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         "num_attention_heads": 4,

@@ -56,7 +56,8 @@ class Routing:
         Returns:
             weights [T, k] in fp32, and indices of the experts [T, k].
         """
-        scores = logits.sigmoid() if self.sigmoid else logits.softmax(-1)
+        # not torch.sigmoid, which rounds the last entries of an array in another way on some CPUs
+        scores = 1 / (1 + (-logits).exp()) if self.sigmoid else logits.softmax(-1)
         ranked = scores if bias is None else scores + bias
         if self.bias_weighs:
             scores = ranked

@@ -186,7 +186,7 @@ SHAPES: dict[str, Fields] = {
         "vocab_size": 512,
         "hidden_size": 64,
         "intermediate_size": 128,
-        "moe_intermediate_size": 32,
+        "moe_intermediate_size": 64,
         "num_hidden_layers": 3,
         "first_k_dense_replace": 1,
         "num_attention_heads": 4,

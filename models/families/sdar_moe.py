@@ -53,7 +53,7 @@ FAMILY = FamilySpec(
         },
         "tiny": {
             **sdar.TINY,
-            "moe_intermediate_size": 32,
+            "moe_intermediate_size": 64,
             "num_experts": 8,
             "num_experts_per_tok": 2,
         },

@@ -16,10 +16,14 @@ PLACES = """() => [...document.querySelectorAll(".tok")].map((node) => {
     return width > 0.5 ? [left, top + height / 2] : null;
 })"""
 
+STILL = """() => [...document.querySelectorAll(".cell")].every((cell) =>
+    cell.getAnimations({subtree: true}).every((each) => each instanceof CSSTransition))"""
+
 
 def moves(page: Page, steps: int) -> tuple[list[int], int]:
     """How many cells each step of a replay moves, and how many changes of a line there are."""
     page.locator("body").press("Home")
+    page.wait_for_function(STILL)  # at the end of a run cells glide to their final places
     before: list[Any] = page.evaluate(PLACES)
     moved, turned = [], 0
     for _ in range(steps):

@@ -37,7 +37,7 @@ class Attention(Protocol):
 class _Bucket:
     """Sequences that are padded to one length."""
 
-    rows: Tensor  # [R] packed positions of their tokens
+    rows: Tensor | None  # [R] packed positions of their tokens; None: all, in their order
     slots: Tensor  # [R] where each goes in [count * length]
     count: int
     length: int
@@ -54,8 +54,8 @@ class _Bucket:
     def padded(self, x: Tensor) -> Tensor:
         """Packed [T, H, d] -> [count * length, H, d], zeros in the gaps."""
         full = x.new_zeros(self.count * self.length, *x.shape[1:])
-        full[self.slots] = x[self.rows]
-        return full
+        mine = x[: len(self.slots)] if self.rows is None else x.index_select(0, self.rows)
+        return full.index_copy_(0, self.slots, mine)
 
 
 class BucketedAttention:
@@ -83,7 +83,8 @@ class BucketedAttention:
         self.positions = F.pad(within, (0, rows - total))
         padded = bucket_length(lengths)
         self.buckets = []
-        for length in padded.unique().tolist():
+        found = padded.unique().tolist()
+        for length in found:
             mine = padded == length
             rank = mine.cumsum(0) - 1  # which row of the bucket a sequence is
             tokens = torch.nonzero(mine[sequence])[:, 0]
@@ -94,16 +95,20 @@ class BucketedAttention:
             if block_length is not None:
                 block = place // block_length
                 mask = mask & (block[:, None] >= block)
-            self.buckets.append(_Bucket(tokens, slots, len(keys), length, mask))
+            own = tokens if len(found) > 1 else None
+            self.buckets.append(_Bucket(own, slots, len(keys), length, mask))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``Attention``."""
         first = self.buckets[0]
-        if first.count * first.length == len(first.rows) == len(q):  # they lie as they should
-            return first.attend(q, k, v)
+        if first.rows is None and first.count * first.length == len(first.slots) == len(q):
+            return first.attend(q, k, v)  # they lie as they should
         out = torch.zeros_like(q)
         for b in self.buckets:
-            out[b.rows] = b.attend(b.padded(q), b.padded(k), b.padded(v))[b.slots]
+            mixed = b.attend(b.padded(q), b.padded(k), b.padded(v)).index_select(0, b.slots)
+            if b.rows is None:
+                return F.pad(mixed, (0, 0, 0, 0, 0, len(q) - len(mixed)))
+            out.index_copy_(0, b.rows, mixed)
         return out
 
 

@@ -68,8 +68,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     half = cos.shape[-1]
     first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)  # times fp32 is fp32
-    return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1).to(x.dtype)
+    if torch.is_grad_enabled():
+        turned = (first * cos - second * sin, second * cos + first * sin)  # times fp32 is fp32
+        return torch.cat((*turned, rest), dim=-1).to(x.dtype)
+    out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
+    torch.mul(first, cos, out=out[..., :half]).sub_(second * sin)
+    torch.mul(second, cos, out=out[..., half : 2 * half]).add_(first * sin)
+    if rest.shape[-1]:
+        out[..., 2 * half :] = rest
+    return out.to(x.dtype)
 
 
 class RMSNorm(nn.Module):

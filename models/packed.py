@@ -3,7 +3,9 @@
 ``F.linear`` on a CPU brings the weights into that layout in every call. For the few rows of a
 denoising step and a matrix that no cache holds, that takes about as long as the product. Small
 matrices gain nothing. A packed product has the same bits for any number of rows, so that a network
-of nothing else needs no rows that fill up its batches. Only for inference in fp32.
+of nothing else needs no rows that fill up its batches. In bfloat16, where the CPU computes in
+it, products are shorter and bringing weights into the layout matters more; their bits depend on
+the number of rows, packed or not. Only for inference.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models import cpu
 from models.base import MIN_ROWS, DenoiserModule
 
 _OPS = torch.ops.mkldnn
 LEAST = 1 << 21
-"""Entries of a matrix that is packed at least."""
+"""Entries of a matrix in fp32 that is packed at least."""
+LEAST_BFLOAT16 = 1 << 16
+"""Of one in bfloat16."""
 
 
 class PackedLinear(nn.Module):
@@ -45,8 +50,8 @@ class PackedLinear(nn.Module):
 
 
 def pack(network: nn.Module) -> None:
-    """Replace the large linear layers of a network in fp32 on a CPU by packed ones, one at a time:
-    no more than one matrix is there twice.
+    """Replace the large linear layers of a network on a CPU by packed ones, one at a time: no more
+    than one matrix is there twice.
     """
     if not _is_possible():
         return
@@ -58,8 +63,8 @@ def pack(network: nn.Module) -> None:
 
 
 def pack_layer(network: nn.Module, name: str) -> None:
-    """Replace a module of a network by a packed one, if it is a large linear layer in fp32 on a CPU
-    whose weights are all there. Its matrix is there twice for that moment.
+    """Replace a module of a network by a packed one, if it is a large linear layer on a CPU whose
+    weights are all there. Its matrix is there twice for that moment.
     """
     layer = network.get_submodule(name)
     if type(layer) is not nn.Linear or not _suits(layer.weight) or not _is_possible():
@@ -75,5 +80,8 @@ def _is_possible() -> bool:
 
 
 def _suits(weight: Tensor) -> bool:
-    suits = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return suits and weight.numel() >= LEAST
+    if weight.device.type != "cpu":
+        return False
+    if weight.dtype == torch.bfloat16:
+        return weight.numel() >= LEAST_BFLOAT16 and cpu.has_fast_bfloat16()
+    return weight.dtype == torch.float32 and weight.numel() >= LEAST

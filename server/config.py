@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="of the weights; auto is float32 on a CPU, bfloat16 on CUDA; int8 is for CPUs, "
-        "and an approximation",
+        description="of the weights; auto is bfloat16 on CUDA, and for large models on CPUs that "
+        "compute in it, else float32; int8 is for CPUs, and an approximation",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 uses all cores")
     force_memory: bool = Field(

@@ -7,11 +7,16 @@ from typing import Literal
 
 import torch
 
+from models import cpu
 from models.errors import CheckpointError
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 DEVICE_WORDS = "auto, cpu, cuda or cuda:N"
 DType = Literal["auto", "float32", "bfloat16", "int8"]
+LARGE = 1 << 28
+"""Parameters of a network whose weights would take a GiB in float32. There bfloat16 saves memory
+and most of the time of a step; below, a seed's tokens stay those of any other machine.
+"""
 DTYPE_WORDS = "auto, float32, bfloat16 or, on a CPU, int8"
 
 
@@ -36,8 +41,9 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def dtype_named(name: DType, device: torch.device) -> torch.dtype:
-    """The type of the weights; ``auto`` is float32 on a CPU and bfloat16 on CUDA.
+def dtype_named(name: DType, device: torch.device, parameters: int) -> torch.dtype:
+    """The type of the weights of a network with so many parameters; ``auto`` is bfloat16 on CUDA,
+    and on a CPU with instructions for it from ``LARGE`` parameters on; else float32.
 
     Raises:
         CheckpointError: int8 on CUDA.
@@ -46,9 +52,9 @@ def dtype_named(name: DType, device: torch.device) -> torch.dtype:
         if device.type != "cpu":
             raise CheckpointError(f"dtype is 'int8': it is for CPUs, device is {str(device)!r}")
         return torch.int8
-    if name == "float32" or (name == "auto" and device.type == "cpu"):
-        return torch.float32
-    return torch.bfloat16
+    if name == "auto" and device.type == "cpu":
+        name = "bfloat16" if parameters >= LARGE and cpu.has_fast_bfloat16() else "float32"
+    return torch.float32 if name == "float32" else torch.bfloat16
 
 
 def type_name(kind: torch.dtype) -> str:
@@ -60,12 +66,6 @@ def arithmetic(kind: torch.dtype, device: torch.device) -> torch.dtype:
     """The type that a device computes in with weights of a type: float32 for int8, and where a CPU
     has no instructions for bfloat16.
     """
-    if kind == torch.int8 or (device.type == "cpu" and not cpu_has_fast_bfloat16()):
+    if kind == torch.int8 or (device.type == "cpu" and not cpu.has_fast_bfloat16()):
         return torch.float32
     return kind
-
-
-def cpu_has_fast_bfloat16() -> bool:
-    """Whether matrix products in bfloat16 run on instructions of their own."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))

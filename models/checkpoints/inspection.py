@@ -85,8 +85,8 @@ def check_checkpoint(
         CheckpointError: as ``load_checkpoint``, but for the values of the weights.
     """
     where = device_named(device)
-    kind = dtype_named(dtype, where)
     read = described(path)
+    kind = dtype_named(dtype, where, read.info.parameters)
     built = read.built
     check_computes(built.network, kind, where, ranks)
     if adapter is not None:

@@ -158,9 +158,9 @@ def load_checkpoint(
     Args:
         path: the folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: of the weights; ``auto`` is float32 on a CPU (bitwise reproducible) and bfloat16 on
-            CUDA. A CPU without instructions for bfloat16 computes in float32 with such weights.
-            int8 is for CPUs, and an approximation.
+        dtype: of the weights; ``auto`` is bfloat16 on CUDA and, for large networks, on a CPU with
+            instructions for it, else float32 (bitwise reproducible). A CPU without them computes in
+            float32 with weights in bfloat16. int8 is for CPUs, and an approximation.
         adapter: folder of a LoRA adapter that is added to the weights.
         progress: observes it.
 
@@ -168,9 +168,9 @@ def load_checkpoint(
         CheckpointError: anything missing, malformed or not supported, in one line.
     """
     where = device_named(device)
-    kind = dtype_named(dtype, where)
     with in_a_line(path):
         read = described(path)
+        kind = dtype_named(dtype, where, read.info.parameters)
         needs = needs_of(read.built.network, read.info.vocab_size)
         added = None if adapter is None else read_adapter(adapter, read.built.network)
         skipped = read.built.network.passed_over
@@ -195,9 +195,9 @@ def load_network(path: Path, device: str = "cpu", dtype: DType = "auto") -> Deno
         CheckpointError: as ``load_checkpoint``.
     """
     where = device_named(device)
-    kind = dtype_named(dtype, where)
     with in_a_line(path):
-        return _filled(path, described(path), where, kind)
+        read = described(path)
+        return _filled(path, read, where, dtype_named(dtype, where, read.info.parameters))
 
 
 def _filled(
@@ -249,9 +249,9 @@ def load_divided_checkpoint(
     from models.parallel.workers import started  # takes a second, and few need it
 
     where = device_named(device)
-    kind = dtype_named(dtype, where)
     with in_a_line(path):
         read = described(path)
+    kind = dtype_named(dtype, where, read.info.parameters)
     needs = needs_of(read.built.network, read.info.vocab_size)
     check_computes(read.built.network, kind, where, ranks)
     info = replace(read.info, dtype=type_name(kind))

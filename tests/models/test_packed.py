@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import packed
+from models import cpu, packed
 from models.families.llada import LLaDA, LLaDAConfig
 from models.packed import PackedLinear, pack
 
@@ -92,6 +92,18 @@ def test_one_matrix_at_a_time_is_there_twice():
 
 
 def test_other_types_stay_as_they_are():
-    layer = nn.Sequential(nn.Linear(2048, 2048)).to(torch.bfloat16)
+    layer = nn.Sequential(nn.Linear(2048, 2048)).to(torch.float64)
     pack(layer)
     assert type(layer[0]) is nn.Linear
+
+
+@pytest.mark.skipif(not cpu.has_fast_bfloat16(), reason="no bfloat16 arithmetic")
+@pytest.mark.parametrize("rows", [1, 3, 64, 300])
+def test_a_packed_layer_in_bfloat16_gives_the_results_of_the_layer(rows):
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(512, 256), nn.Linear(256, 64)).to(torch.bfloat16)
+    x = torch.randn(rows, 512, dtype=torch.bfloat16)
+    expected = layer.requires_grad_(False)(x)
+    pack(layer)
+    assert [type(each) for each in layer] == [PackedLinear, nn.Linear]
+    torch.testing.assert_close(layer(x), expected, rtol=2**-7, atol=2**-8)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from models import cpu
 from models.base import DenoiserModule
-from models.checkpoints import devices
 from models.checkpoints.inspection import check_checkpoint
 from models.checkpoints.load import load_checkpoint, load_divided_checkpoint, load_network
 from models.checkpoints.random_init import write_random
@@ -13,7 +13,7 @@ from models.errors import CheckpointError
 from models.registry import FAMILIES
 from models.widening import PIECE, WideningEmbedding, WideningLinear, compute_wide, linear
 
-plain_cpu = pytest.mark.skipif(devices.cpu_has_fast_bfloat16(), reason="bfloat16 is not widened")
+plain_cpu = pytest.mark.skipif(cpu.has_fast_bfloat16(), reason="bfloat16 is not widened")
 WIDENING = ["llada", "dream", "sdar", "fast_dllm_v2"]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models import cpu
 from models.bundled import BUNDLED, bundled_names
 from models.checkpoints import devices
 from models.checkpoints.devices import device_named
@@ -50,13 +51,22 @@ def test_facts(folder):
 
 
 def test_bfloat16_with_instructions_for_it_stays_close(folder):
-    if not devices.cpu_has_fast_bfloat16():
+    if not cpu.has_fast_bfloat16():
         pytest.skip("no bfloat16 arithmetic")
     loaded = load_checkpoint(folder, dtype="bfloat16")
     hidden = loaded.model.trunk(torch.arange(30), torch.tensor([0, 30]))
     exact = load_checkpoint(folder).model.trunk(torch.arange(30), torch.tensor([0, 30]))
     assert hidden.dtype == torch.bfloat16
     assert (hidden.float() - exact).abs().max() < 0.25
+
+
+def test_large_networks_are_in_bfloat16_where_a_cpu_computes_in_it():
+    where, fast = torch.device("cpu"), cpu.has_fast_bfloat16()
+    assert devices.dtype_named("auto", where, devices.LARGE - 1) == torch.float32
+    large = devices.dtype_named("auto", where, devices.LARGE)
+    assert large == (torch.bfloat16 if fast else torch.float32)
+    assert devices.dtype_named("float32", where, devices.LARGE) == torch.float32
+    assert devices.dtype_named("auto", torch.device("cuda"), 1) == torch.bfloat16
 
 
 def test_unknown_checkpoint_and_device_are_refused():

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models import registry
-from models.checkpoints import devices
+from models import cpu, registry
 from models.checkpoints.load import inspect_checkpoint, load_checkpoint
 from models.checkpoints.random_init import parse_shape, write_random
 from models.errors import CheckpointError, UnsupportedConfig
@@ -161,7 +160,7 @@ def test_facts(folder):
 
 
 def test_bfloat16_stays_close(folder):
-    if not devices.cpu_has_fast_bfloat16():
+    if not cpu.has_fast_bfloat16():
         pytest.skip("no bfloat16 arithmetic")
     exact, half = (load_checkpoint(folder, dtype=kind) for kind in ("float32", "bfloat16"))
     tokens, offsets = torch.arange(30), torch.tensor([0, 30])

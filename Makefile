@@ -34,6 +34,7 @@ test-browser: .venv/dev chromium $(BROWSER)/node_modules/ready  ## the page, in 
 
 screenshots: .venv/dev chromium  ## of the page, into docs/
 	$(BIN)/python -m benchmarks.screenshots
+	$(BIN)/python -m benchmarks.moving_picture
 
 test-clients: .venv/dev .venv-clients/ready tests/clients/node_modules/ready  ## third-party clients
 	$(BIN)/pytest -m clients tests/clients

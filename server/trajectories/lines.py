@@ -116,6 +116,13 @@ def fitting(name: str, size: float, text: str, width: float) -> Font:
     return font if wide <= width + 1 else font_of(name, max(SMALLEST, size * width / wide))
 
 
+def shortened(font: Font, text: str, width: float) -> str:
+    """The beginning of a text that is at most as wide as its place."""
+    while text and width_of(font, text) > width + 2:
+        text = text[:-1]
+    return text
+
+
 @lru_cache(maxsize=64)
 def _font(name: str, size: int) -> Font:
     try:

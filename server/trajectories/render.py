@@ -11,7 +11,18 @@ from PIL import Image, ImageDraw
 
 from server.trajectories.form import Form, State, fitted, numbers_of, pages_of, states_of
 from server.trajectories.furniture import FOOT, HEAD, draw_foot, draw_head
-from server.trajectories.lines import LINE, MARGIN, SERIF, SIZE, Page, Slot, Word, fitting, words
+from server.trajectories.lines import (
+    LINE,
+    MARGIN,
+    SERIF,
+    SIZE,
+    Page,
+    Slot,
+    Word,
+    fitting,
+    shortened,
+    words,
+)
 
 Pen = ImageDraw.ImageDraw
 
@@ -140,4 +151,5 @@ def _word(pen: Pen, origin: tuple[int, int], slot: Slot, word: Word, form: Form)
         pen.rounded_rectangle((x - 1, y + 1, x + wide + 1, bottom + 1), 3, fill)
         for line in range(2 if word.op == "refine" else 1):
             pen.line((x, bottom - 3 * line, x + wide, bottom - 3 * line), colour, 1)
-    pen.text((x, y + 1), word.text, colour, fitting(SERIF, SIZE * scale, word.text, wide))
+    font = fitting(SERIF, SIZE * scale, word.text, wide)
+    pen.text((x, y + 1), shortened(font, word.text, wide), colour, font)

@@ -4,6 +4,7 @@ A LLaDA of 60 M parameters, a prompt of 256 ids, 128 positions in blocks of 32, 
 temperature 0, one thread. Each side is a process of its own; sides take turns.
 
     python -m benchmarks.caches                    # one canvas, then eight
+    python -m benchmarks.caches --settings dual-1-bfloat16 dual-8-bfloat16
     python -m benchmarks.caches --lengths          # milliseconds a step by length of the prompt
 """
 
@@ -145,16 +146,17 @@ def main() -> None:
     """Compare, or be one of the two."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "SETTING"))
-    parser.add_argument("--settings", nargs="*", default=SETTINGS, help="MODE-CANVASES")
+    parser.add_argument("--settings", nargs="*", default=SETTINGS, help="MODE-CANVASES[-TYPE]")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lengths", action="store_true", help="steps by length of the prompt")
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     if args.one:
         side, setting = args.one
-        mode, canvases = setting.split("-")
+        mode, canvases, *types = setting.split("-")
         work = ours if side == "ours" else reference
-        network = random_network()
+        network = random_network().to(getattr(torch, types[0] if types else "float32"))
+        network.ready(torch.device("cpu"))  # rotary angles stay in float32
         if side == "ours":
             pack(network)  # as the server does
         measure_here(side, setting, lambda: work(network, mode, int(canvases)))

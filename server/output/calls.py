@@ -161,21 +161,24 @@ class TaggedCalls(CallReader):
 
 
 class ForcedCall(CallReader):
-    """A text that is one call and nothing else. Its arguments are told as they come."""
+    """A text that is one call, or has none. Arguments are told as they come."""
 
     def __init__(self, beginnings: Mapping[str, str], ending: str) -> None:
         """Names of functions by the text before their arguments, and the text after them."""
         self._beginnings, self._ending = beginnings, ending
-        self._held = ""
+        self._held, self._plain = "", False
 
     def feed(self, text: str) -> Heard:
         """See ``CallReader``."""
         self._held += text
         parts: list[str | CallPiece] = []
+        if self._plain:
+            return self.end()
         if not self.calls:
             found = next((b for b in self._beginnings if self._held.startswith(b)), None)
             if found is None:
-                return Heard()
+                self._plain = not any(b.startswith(self._held) for b in self._beginnings)
+                return self.end() if self._plain else Heard()
             parts.append(self._call(self._beginnings[found], ""))
             self._held = self._held[len(found) :]
         if (size := len(self._held) - len(self._ending)) > 0:

@@ -12,6 +12,7 @@ from sampler.constraints.region import Impossible, Region
 from sampler.constraints.token_automaton import TokenAutomaton
 from server.api.context import State
 from server.api.jobs.waiting import RETRY_READY, unless_gone
+from server.api.schemas.constraints import top_of
 from server.api.schemas.requests import TextFields
 from server.constraints.compiler import BadConstraint, ConstraintBusy
 from server.constraints.spec import Spec
@@ -59,7 +60,7 @@ class Constraint:
             f"{self.field}: no text has the given tokens with {free} positions to fill between; "
             f"without them the shortest takes {shortest} tokens"
         )
-        return ApiError(400, message, param=self.field, code="constraint_impossible")
+        return ApiError(400, message, param=top_of(self.field), code="constraint_impossible")
 
 
 async def constraint_of(request: Request, state: State, body: TextFields) -> Constraint | None:
@@ -80,12 +81,14 @@ async def compiled(request: Request, state: State, field: str, spec: Spec) -> Co
         ApiError: see ``constraint_of``.
     """
     if state.checkpoint.info.mask_id is None:
-        raise ApiError(400, f"{field} needs a model with a mask", param=field)
+        raise ApiError(400, f"{field} needs a model with a mask", param=top_of(field))
     try:
         future = state.constraints.compiled(spec, state.checkpoint)
         automaton = future.result() if future.done() else await unless_gone(request, _of(future))
     except BadConstraint as error:
-        raise ApiError(400, f"{field} {error}", param=field, code="invalid_constraint") from None
+        raise ApiError(
+            400, f"{field} {error}", param=top_of(field), code="invalid_constraint"
+        ) from None
     except ConstraintBusy as error:
         raise ApiError(503, str(error), code="constraint_busy", retry_after=RETRY_READY) from None
     return Constraint(field, automaton)
@@ -101,6 +104,6 @@ def check_with(field: str, body: TextFields) -> None:
     Raises:
         ApiError: 400 naming one.
     """
-    for name in ("stop", "ignore_eos"):
-        if getattr(body, name):
+    for given, name in ((body.stop, body.names.stop), (body.ignore_eos, "ignore_eos")):
+        if given:
             raise ApiError(400, f"{name} is not supported with {field}", param=name)

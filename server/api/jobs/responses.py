@@ -44,6 +44,7 @@ class ResponseFormat(SaidFormat):
 class Echoed:
     """Fields of the body that the answer repeats."""
 
+    format: Mapping[str, Any]
     instructions: str | None
     metadata: Mapping[str, str]
     tools: Sequence[Mapping[str, Any]]
@@ -281,7 +282,7 @@ class ResponseJob(NamedJob):
             "service_tier": "default",
             "store": False,
             "temperature": self.params.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": {**self._echoed.format}},
             "tool_choice": self._echoed.tool_choice,
             "tools": [{**tool} for tool in self._echoed.tools],
             "top_logprobs": 0,

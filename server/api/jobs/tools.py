@@ -25,6 +25,7 @@ class ToolPlan:
         tags: around calls in the text; None where there are none.
         single: the answer has one call at most.
         forced: functions of which one is called, and nothing else is written.
+        text: language of the texts that may be written instead of a call of one of these.
     """
 
     shown: Sequence[Mapping[str, Any]] = ()
@@ -32,6 +33,7 @@ class ToolPlan:
     tags: tuple[str, str] | None = None
     single: bool = False
     forced: Sequence[Function] = ()
+    text: Spec | None = None
 
     @property
     def calls(self) -> bool:
@@ -39,23 +41,24 @@ class ToolPlan:
         return self.tags is not None or bool(self.forced)
 
     def spec(self) -> Spec | None:
-        """The constraint of the text: one call, with arguments of the function's schema."""
+        """The constraint of the text: one call with arguments of the function's schema, or
+        ``text``.
+        """
         if not self.forced:
-            return None
-        return any_of(
-            [
-                sequence(
-                    [
-                        text(self._beginning(function.name)),
-                        json_object()
-                        if function.parameters is None
-                        else json_schema(function.parameters),
-                        text(self._ending),
-                    ]
-                )
-                for function in self.forced
-            ]
-        )
+            return self.text
+        calls = [
+            sequence(
+                [
+                    text(self._beginning(function.name)),
+                    json_object()
+                    if function.parameters is None
+                    else json_schema(function.parameters),
+                    text(self._ending),
+                ]
+            )
+            for function in self.forced
+        ]
+        return any_of(calls if self.text is None else [*calls, self.text])
 
     def _beginning(self, name: str) -> str:
         """The text before the arguments of a call."""
@@ -80,6 +83,7 @@ def plan_of(
     tools: Sequence[Tool] | None,
     choice: ToolChoice | None,
     single: bool,
+    constraint: tuple[str, Spec] | None,
 ) -> ToolPlan:
     """How the tools of a request take part in its answer.
 
@@ -88,14 +92,16 @@ def plan_of(
         tools: offered ones.
         choice: whether one is called; by default ``auto`` where there are some.
         single: no more than one call is made.
+        constraint: field of the body that constrains the text, and its language.
 
     Raises:
-        ApiError: 400 for a choice that the tools or the checkpoint do not allow.
+        ApiError: 400 for a choice that the tools, the constraint or the checkpoint do not allow.
     """
+    field, language = (None, None) if constraint is None else constraint
     if not tools:
         if choice not in (None, "none", "auto"):
             raise _refused("needs tools")
-        return ToolPlan()
+        return ToolPlan(text=language)
     names = [tool.function.name for tool in tools]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -103,10 +109,12 @@ def plan_of(
     if isinstance(choice, NamedChoice) and choice.function.name not in names:
         raise _refused(f"names {choice.function.name!r}, which is none of the tools")
     if choice == "none":
-        return ToolPlan()
+        return ToolPlan(text=language)
     tags = _tags(tokenizer)
     supports = ToolSupport() if tokenizer.chat is None else tokenizer.chat.supports
     if choice not in (None, "auto"):
+        if language is not None:
+            raise _refused(f"that makes a call is not supported with {field}")
         named = choice.function.name if isinstance(choice, NamedChoice) else None
         return ToolPlan(
             shown=[tool.shown() for tool in tools] if supports.tools else [],
@@ -119,6 +127,14 @@ def plan_of(
             "auto needs a chat template that shows tools and says how the model writes a call; "
             "this checkpoint's does not"
         )
+    shown = [tool.shown() for tool in tools]
+    if language is not None:
+        if language.kind not in ("json_schema", "json_object"):
+            raise ApiError(
+                400, f"tools are supported with JSON, and not with this {field}", param="tools"
+            )
+        functions = [tool.function for tool in tools]
+        return ToolPlan(shown, frozenset(names), tags, forced=functions, text=language)
     for i, tool in enumerate(tools):
         if tool.function.strict:
             raise ApiError(
@@ -127,7 +143,7 @@ def plan_of(
                 "arguments freely; they cannot be bound to the schema",
                 param="tools",
             )
-    return ToolPlan([tool.shown() for tool in tools], frozenset(names), tags, single)
+    return ToolPlan(shown, frozenset(names), tags, single)
 
 
 def _tags(tokenizer: TextTokenizer) -> tuple[str, str] | None:

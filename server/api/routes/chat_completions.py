@@ -14,7 +14,7 @@ from models.tokenization.spans import Token
 from sampler.logits.row_reader import MOST_LIKELY
 from server.api.context import State
 from server.api.jobs.chunks import ChunkJob
-from server.api.jobs.constraints import Constraint, compiled, constraint_of
+from server.api.jobs.constraints import Constraint, compiled
 from server.api.jobs.conversations import ids_of_chat
 from server.api.jobs.formats import AnswerFormat, Head
 from server.api.jobs.prompts import Prompt
@@ -229,13 +229,15 @@ async def read_chat(
     request: Request, state: State, body: ChatBody
 ) -> tuple[ToolPlan, list[int], Constraint | None]:
     """The tools of a body, the ids of its conversation (see ``ids_of_chat``), and the constraint of
-    its texts: its own, or that of a call.
+    its texts: its own, that of a call, or both.
 
     Raises:
         ApiError: 400 naming the field.
     """
     single = body.parallel_tool_calls is False
-    plan = plan_of(state.checkpoint.tokenizer, body.tools, body.tool_choice, single)
+    found = body.constraint()
+    tokenizer = state.checkpoint.tokenizer
+    plan = plan_of(tokenizer, body.tools, body.tool_choice, single, found)
     if plan.calls and body.diffusing:
         raise ApiError(400, "diffusing is not supported with tools", param="diffusing")
     ids = await ids_of_chat(
@@ -246,9 +248,8 @@ async def read_chat(
         field=body.names.prompt,
         tools=plan.shown,
     )
-    constraint = await constraint_of(request, state, body)
-    if constraint is not None and plan.calls:
-        raise ApiError(400, f"tools are not supported with {constraint.field}", param="tools")
-    if (spec := plan.spec()) is not None:
-        constraint = await compiled(request, state, "tools", spec)
-    return plan, ids, constraint
+    if (spec := plan.spec()) is None:
+        return plan, ids, None
+    named = ["tools"] if plan.forced else []
+    named += [] if found is None else [found[0]]
+    return plan, ids, await compiled(request, state, " with ".join(named), spec)

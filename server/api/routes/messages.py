@@ -12,11 +12,13 @@ from server.api.jobs.messages import MessageJob
 from server.api.jobs.prompts import Prompt
 from server.api.routes.chat_completions import ChatBody, read_chat
 from server.api.routes.models import text_model
+from server.api.schemas.constraints import OutputFormat
 from server.api.schemas.messages import Message
-from server.api.schemas.neutral import MESSAGES
+from server.api.schemas.neutral import MESSAGES, Neutral
 from server.api.schemas.requests import DialogueFields, FieldNames, StopString
 from server.api.schemas.responses.anthropic_messages import MESSAGE_EVENTS, AnthropicMessage
 from server.api.schemas.responses.openapi import GENERATING, says
+from server.api.schemas.strict import StrictPart
 from server.api.schemas.turns import Blocks, Choosing, CustomTools, Turns
 from server.http.anthropic import ROUTE, AnthropicError
 from server.http.errors import ApiError
@@ -29,6 +31,18 @@ class AsChat(ChatBody):
     """The body as one of a chat, whose errors have the names of this route."""
 
     names: ClassVar = FieldNames(prompt="messages", stop="stop_sequences")
+    format_field: ClassVar = "output_config.format"
+
+
+class OutputConfig(StrictPart):
+    """Settings of the output."""
+
+    neutral: ClassVar = {
+        "effort": Neutral(("high",), "steps says how much work an answer is"),
+        "task_budget": Neutral((), "max_tokens says how long an answer is"),
+    }
+
+    format: OutputFormat | None = None
 
 
 class MessagesBody(DialogueFields):
@@ -41,6 +55,8 @@ class MessagesBody(DialogueFields):
     max_tokens: StrictInt | None = None
     stop_sequences: Annotated[list[StopString], Field(fail_fast=True)] | None = None
 
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
     tools: CustomTools | None = None
     tool_choice: Choosing | None = None
 
@@ -65,6 +81,13 @@ class MessagesBody(DialogueFields):
             turn.add_to(messages)
         choosing = self.tool_choice
         single = choosing is not None and choosing.disable_parallel_tool_use
+        form = None if self.output_config is None else self.output_config.format
+        if self.output_format is not None and form is not None:
+            raise ApiError(
+                400,
+                "output_format and output_config.format exclude each other",
+                param="output_format",
+            )
         return AsChat.like(
             self,
             messages=messages,
@@ -72,6 +95,7 @@ class MessagesBody(DialogueFields):
             tools=[tool.tool() for tool in self.tools or []],
             tool_choice=None if choosing is None else choosing.choice(),
             parallel_tool_calls=not single,
+            response_format=self.output_format if form is None else form,
         )
 
 

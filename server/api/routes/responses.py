@@ -12,9 +12,10 @@ from server.api.jobs.prompts import Prompt
 from server.api.jobs.responses import Echoed, ResponseJob
 from server.api.routes.chat_completions import ChatBody, read_chat
 from server.api.routes.models import text_model
+from server.api.schemas.constraints import TextFormat
 from server.api.schemas.conversation import FlatChoice, FlatTools, Input, choice_of, messages_of
 from server.api.schemas.messages import Message
-from server.api.schemas.neutral import NO_GRAMMAR, RESPONSES, Neutral
+from server.api.schemas.neutral import RESPONSES, Neutral
 from server.api.schemas.requests import DialogueFields, FieldNames
 from server.api.schemas.responses.openai_responses import RESPONSE_EVENTS, ResponseObject
 from server.api.schemas.responses.openapi import GENERATING, says
@@ -37,9 +38,10 @@ class TextSettings(StrictPart):
     """Settings of the text."""
 
     neutral: ClassVar = {
-        "format": Neutral(({"type": "text"},), NO_GRAMMAR),
         "verbosity": Neutral(("medium",), "max_output_tokens says how long an answer is"),
     }
+
+    format: TextFormat | None = None
 
 
 class StreamSettings(StrictPart):
@@ -52,6 +54,7 @@ class AsChat(ChatBody):
     """The body as one of a chat, whose errors have the names of this route."""
 
     names: ClassVar = FieldNames(prompt="input", length="max_output_tokens")
+    format_field: ClassVar = "text.format"
 
 
 class ResponsesBody(DialogueFields):
@@ -82,12 +85,14 @@ class ResponsesBody(DialogueFields):
             max_tokens=self.max_output_tokens,
             tools=[tool.tool() for tool in self.tools or []],
             tool_choice=choice_of(self.tool_choice),
+            response_format=None if self.text is None else self.text.format,
         )
 
     def echoed(self) -> Echoed:
         """Fields that the answer repeats."""
-        choice = self.tool_choice
+        choice, form = self.tool_choice, None if self.text is None else self.text.format
         return Echoed(
+            format={"type": "text"} if form is None else form.flat(),
             instructions=self.instructions,
             metadata=self.metadata or {},
             tools=[tool.model_dump(exclude_none=True) for tool in self.tools or []],

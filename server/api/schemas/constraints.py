@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
-from pydantic import Field, StrictStr
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, with_config
+from typing_extensions import TypedDict
 
 from server.api.schemas.neutral import Neutral
-from server.api.schemas.strict import StrictPart
+from server.api.schemas.strict import StrictPart, refuse
 from server.constraints import spec
 from server.constraints.spec import Spec
 from server.http.errors import ApiError
@@ -25,8 +27,8 @@ class ResponseFormat(StrictPart):
     json_schema: Schema | None = None
     regex: StrictStr | None = None
 
-    def spec(self) -> Spec | None:
-        """The constraint; None for text.
+    def spec(self, field: str) -> Spec | None:
+        """The constraint; None for text. ``field`` names the format in errors.
 
         Raises:
             ApiError: 400, its own field is missing, or another's is there.
@@ -35,25 +37,82 @@ class ResponseFormat(StrictPart):
             given = getattr(self, kind) is not None
             if given != (self.type == kind):
                 verb = "needs" if self.type == kind else "does not take"
-                raise _bad("response_format", f"type {self.type} {verb} {kind}")
+                raise _bad(field, f"type {self.type} {verb} {kind}")
         if self.json_schema is not None:
-            return spec.json_schema(_schema_of(self.json_schema))
+            return spec.json_schema(_schema_of(self.json_schema, field))
         if self.regex is not None:
             return spec.regex(self.regex)
         return spec.json_object() if self.type == "json_object" else None
 
+    def flat(self) -> Schema:
+        """With the fields of the schema beside the type, as /v1/responses has it."""
+        return {"type": self.type, **(self.json_schema or {})}
 
-def _schema_of(given: Schema) -> Any:
+
+def _schema_of(given: Schema, field: str) -> Any:
     """The schema of OpenAI's wrapper."""
     for name, value in given.items():
-        allowed = {"name": str, "description": str | None, "strict": bool | None, "schema": dict}
+        allowed = {
+            "name": str | None,
+            "description": str | None,
+            "strict": bool | None,
+            "schema": dict,
+        }
         if name not in allowed:
-            raise _bad("response_format", f"json_schema has an unknown field {name[:64]!r}")
+            raise _bad(field, f"has an unknown field {name[:64]!r} beside its schema")
         if not isinstance(value, allowed[name]):
-            raise _bad("response_format", f"json_schema.{name} has the wrong type")
+            raise _bad(field, f"has a {name} of the wrong type")
     if "schema" not in given:
-        raise _bad("response_format", "json_schema needs schema")
+        raise _bad(field, "of type json_schema needs schema")
     return given["schema"]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class FlatSchema(TypedDict):
+    """A format whose schema stands beside its type."""
+
+    type: Literal["json_schema"]
+    schema: Schema
+    name: NotRequired[StrictStr | None]
+    description: NotRequired[StrictStr | None]
+    strict: NotRequired[StrictBool | None]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class PlainFormat(TypedDict):
+    """A format without a schema."""
+
+    type: Literal["text", "json_object"]
+
+
+def _beside(*kinds: str) -> Any:
+    """Validator that puts the schema of a format of these kinds where chat completions have it."""
+
+    def nested(given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        kind = given.get("type")
+        if kind not in kinds:
+            known = "must be" if len(kinds) == 1 else "must be one of"
+            raise refuse("type", f"type {known} {', '.join(kinds)}")
+        rest = {name: value for name, value in given.items() if name != "type"}
+        return {"type": kind, "json_schema": rest} if kind == "json_schema" else given
+
+    return nested
+
+
+TextFormat = Annotated[
+    ResponseFormat,
+    BeforeValidator(
+        _beside("text", "json_object", "json_schema"),
+        json_schema_input_type=FlatSchema | PlainFormat,
+    ),
+]
+"""The format of a text of /v1/responses."""
+OutputFormat = Annotated[
+    ResponseFormat, BeforeValidator(_beside("json_schema"), json_schema_input_type=FlatSchema)
+]
+"""The format of a text of /v1/messages."""
 
 
 STRUCTURED: dict[str, Neutral] = {
@@ -120,7 +179,13 @@ def _of(field: str, kind: str, value: Any) -> Spec:
 
 
 class ConstraintFields(StrictPart):
-    """Fields that constrain the text; a body may have one of them."""
+    """Fields that constrain the text; a body may have one of them.
+
+    Attributes:
+        format_field: the name of ``response_format`` on the route.
+    """
+
+    format_field: ClassVar[str] = "response_format"
 
     response_format: ResponseFormat | None = None
     structured_outputs: Schema | None = None
@@ -136,7 +201,7 @@ class ConstraintFields(StrictPart):
         """
         found: dict[str, Spec | None] = {}
         if self.response_format is not None:
-            found["response_format"] = self.response_format.spec()
+            found[self.format_field] = self.response_format.spec(self.format_field)
         if self.structured_outputs is not None:
             found["structured_outputs"] = of_structured_outputs(self.structured_outputs)
         for kind in ("json", "regex", "choice"):
@@ -151,4 +216,9 @@ class ConstraintFields(StrictPart):
 
 
 def _bad(field: str, reason: str) -> ApiError:
-    return ApiError(400, f"{field} {reason}", param=field, code="invalid_value")
+    return ApiError(400, f"{field} {reason}", param=top_of(field), code="invalid_value")
+
+
+def top_of(field: str) -> str:
+    """The first field that a name such as ``text.format`` or ``tools with text.format`` has."""
+    return re.split(r"\W", field, maxsplit=1)[0]

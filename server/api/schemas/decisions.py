@@ -178,6 +178,8 @@ class DecisionsBody(StrictBody):
         "safety_identifier": LABEL,
         "cache_salt": LABEL,
         "joint": Neutral((False,), "each question is read on a canvas of its own"),
+        "samples": Neutral((1,), "probabilities are exact, nothing is drawn"),
+        "trajectory": Neutral(("none",), "nothing is written"),
     }
 
     model: str | None = None

@@ -38,6 +38,7 @@ EXAMPLE_TOOL: Schema = {
         "parameters": {"type": "object", "properties": {"place": {"type": "string"}}},
     },
 }
+EXAMPLE_FORMAT: Schema = {"type": "json_schema", "schema": {"type": "boolean"}}
 
 FIELDS: dict[str, Schema] = {
     **sampling.FIELDS,
@@ -146,13 +147,24 @@ PARTS: dict[str, dict[str, Schema]] = {
         "description": _said("for the model", "better than bad"),
     },
     "ResponsesBody": {
-        "text": _said("format of the text", {"format": {"type": "text"}}),
+        "text": _said("settings of the text", {"format": {"type": "text"}}),
         "tools": _said("functions that the model may call", [{"type": "function", "name": "f"}]),
     },
     "MessagesBody": {
         "tools": _said("tools that the model may call", [{"name": "f", "input_schema": {}}]),
         "tool_choice": _said("whether a tool is called", {"type": "auto"}),
+        "output_config": _said("settings of the output", {"format": EXAMPLE_FORMAT}),
+        "output_format": _said("an earlier name of output_config.format", EXAMPLE_FORMAT),
     },
+    "OutputConfig": {"format": _said("schema of the text", EXAMPLE_FORMAT)},
+    "FlatSchema": {
+        "type": _said("must be json_schema", "json_schema"),
+        "schema": _said("the text is JSON of this schema", {"type": "boolean"}),
+        "name": _said("returned with the answer", "answer"),
+        "description": _said("returned with the answer", "yes or no"),
+        "strict": _said("returned with the answer; the text is of the schema always", True),
+    },
+    "PlainFormat": {"type": _said("text: any; json_object: a JSON object", "json_object")},
     "InputCall": {
         "type": _said("kind of item", "function_call"),
         "call_id": _said("id of the call", "call_1"),
@@ -200,7 +212,7 @@ PARTS: dict[str, dict[str, Schema]] = {
         "disable_parallel_tool_use": _said("one call at most", False),
     },
     "TextSettings": {
-        "format": _said("only plain text", {"type": "text"}),
+        "format": _said("any text, a JSON object, or JSON of a schema", EXAMPLE_FORMAT),
         "verbosity": _said("accepted at medium", "medium"),
     },
     "InputMessage": {

@@ -75,7 +75,6 @@ def says_nothing(value: Any) -> bool:
 
 LABEL = Neutral(labels=(str,))
 NO_SOUND = "these models read and write text only"
-NO_GRAMMAR = "/v1/chat/completions constrains texts, by response_format"
 NOT_REGULAR = "grammars are not regular; use a JSON schema or a regular expression"
 NO_PENALTY = "counts of earlier tokens mean nothing where all positions are written at once"
 NO_TRUNCATION = "use temperature and top_p"
@@ -163,21 +162,24 @@ CHAT: dict[str, Neutral] = {
     "suffix": Neutral((), "/v1/completions has it"),
 }
 
-CONSTRAINTS: dict[str, Neutral] = {
-    "response_format": Neutral(({"type": "text"},), NO_GRAMMAR),
-    **{
-        name: Neutral((), NO_GRAMMAR)
-        for name in ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
-    },
-}
-"""Fields that constrain texts, for routes without them."""
+
+def constraints(instead: str) -> dict[str, Neutral]:
+    """Fields that constrain texts, for routes that have another."""
+    return {
+        "response_format": Neutral(({"type": "text"},), f"use {instead}"),
+        **{
+            name: Neutral((), f"use {instead}, or response_format of /v1/chat/completions")
+            for name in ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+        },
+    }
+
 
 ONE_ANSWER = "one answer is made; /v1/chat/completions makes several"
 NOTHING_KEPT = "nothing is stored"
 RESPONSES: dict[str, Neutral] = {
     **{name: of for name, of in LABELS.items() if name != "metadata"},
     **SAMPLING,
-    **CONSTRAINTS,
+    **constraints("text.format"),
     "access_programs": Neutral(({},), "there is one program"),
     "background": Neutral((False,), NOTHING_KEPT),
     "background_options": Neutral(({},), NOTHING_KEPT),
@@ -201,7 +203,7 @@ RESPONSES: dict[str, Neutral] = {
 }
 MESSAGES: dict[str, Neutral] = {
     **{name: of for name, of in SAMPLING.items() if name != "top_k"},
-    **CONSTRAINTS,
+    **constraints("output_config.format"),
     "cache_control": Neutral(labels=(dict,)),
     "container": Neutral((), "programs are not run"),
     "diagnostics": Neutral((), "there are no diagnostics"),
@@ -210,7 +212,6 @@ MESSAGES: dict[str, Neutral] = {
     "mcp_servers": Neutral(([],), "tools are called by the client"),
     "metadata": Neutral(labels=(dict,)),
     "n": Neutral((1,), ONE_ANSWER),
-    "output_config": Neutral(({},), NO_GRAMMAR),
     "service_tier": Neutral(("auto", "standard_only"), "there is one tier"),
     "speed": Neutral(("standard",), "latency_budget_ms makes answers faster"),
     "stop": Neutral((), "use stop_sequences"),

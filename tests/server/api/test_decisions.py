@@ -170,6 +170,8 @@ def test_shared_beginnings_are_read_once(served):
             "256",
         ),
         ({"joint": True}, "joint", "a canvas of its own"),
+        ({"samples": 8}, "samples", "nothing is drawn"),
+        ({"trajectory": "delta"}, "trajectory", "nothing is written"),
         ({"steps": 0}, "steps", "steps"),
         ({"steps": 65}, "steps", "64"),
         ({"temperature": 1}, "temperature", "unknown field"),

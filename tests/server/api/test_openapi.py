@@ -107,7 +107,8 @@ def test_every_field_has_words_and_an_example(spec):
     names += ["Tool", "Function", "NamedChoice", "NamedFunction", "ToolCall", "CalledFunction"]
     names += ["DecisionMessage", "DecisionPart", "Predicate", "ChoiceQuestion", "ScoreQuestion"]
     names += ["Choice", "Level", "InputCall", "InputResult", "FlatTool", "FlatChoice"]
-    names += ["UsePart", "ResultPart", "CustomTool", "Choosing"]
+    names += ["UsePart", "ResultPart", "CustomTool", "Choosing", "OutputConfig", "FlatSchema"]
+    names += ["PlainFormat"]
     parts = {n: spec["components"]["schemas"][n] for n in names}
     for body, schema in {**bodies(spec), **parts}.items():
         assert schema["additionalProperties"] is False

@@ -133,7 +133,7 @@ def test_a_list_of_messages_is_a_conversation(client, chatty):
         ({"store": True}, "store", "nothing is stored"),
         ({"background": True}, "background", "nothing is stored"),
         ({"tools": [{"type": "web_search"}]}, "tools", "tools[0].type"),
-        ({"text": {"format": {"type": "json_object"}}}, "text", "text.format"),
+        ({"text": {"format": {"type": "xml"}}}, "text", "text.format.type"),
         ({"truncation": "auto"}, "truncation", "a prompt is never cut"),
         ({"include": ["message.output_text.logprobs"]}, "include", "include is not supported"),
         ({"metadata": {"a": 1}}, "metadata", "metadata"),

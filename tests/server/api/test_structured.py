@@ -135,6 +135,99 @@ def test_openai_parse_with_a_pydantic_model_works_unchanged(chatty):
         assert isinstance(answer.choices[0].message.parsed, Pet)
 
 
+def test_openai_responses_parse_with_a_pydantic_model_works_unchanged(chatty):
+    wanted: Any = {"model": "tiny", "input": "Who are you?", "max_output_tokens": 100}
+    with openai.OpenAI(base_url=f"{chatty.url}/v1", api_key="none", max_retries=0) as client:
+        done = client.responses.parse(**wanted, text_format=Pet)
+        with client.responses.stream(**wanted, text_format=Pet) as stream:
+            streamed = stream.get_final_response()
+    for answer in (done, streamed):
+        assert isinstance(answer.output_parsed, Pet) and answer.status == "completed"
+        form = answer.text.format if answer.text else None
+        assert form is not None and form.type == "json_schema" and form.name == "Pet"
+
+
+def test_responses_have_the_text_of_the_chat_with_each_format(chatty):
+    for form, flat in (
+        (SCHEMA, {"type": "json_schema", **SCHEMA["json_schema"]}),
+        ({"type": "json_object"}, {"type": "json_object"}),
+        ({"type": "text"}, {"type": "text"}),
+    ):
+        same = {"steps": 6, "seed": 3, "temperature": 1.0}
+        body = {**TALK, **same, "max_tokens": 64, "response_format": form}
+        told = json.loads(call(chatty, "POST", "/v1/chat/completions", body)[1])
+        body = {"input": TALK["messages"], **same, "max_output_tokens": 64}
+        answer = json.loads(
+            call(chatty, "POST", "/v1/responses", {**body, "text": {"format": flat}})[1]
+        )
+        (item,) = answer["output"]
+        assert item["content"][0]["text"] == told["choices"][0]["message"]["content"]
+        assert answer["text"]["format"] == flat
+
+
+@pytest.mark.parametrize("field", ["output_config", "output_format"])
+def test_messages_have_a_text_of_the_schema(chatty, field):
+    form = {"type": "json_schema", "schema": PERSON}
+    given = {"output_format": form} if field == "output_format" else {field: {"format": form}}
+    body = {**TALK, "max_tokens": 64, "steps": 6, **given}
+    response, text = call(chatty, "POST", "/v1/messages", body)
+    answer = json.loads(text)
+    assert response.status == 200 and answer["stop_reason"] == "end_turn", answer
+    jsonschema.validate(json.loads(answer["content"][0]["text"]), PERSON)
+
+
+FLAT = {"type": "json_schema", "schema": PERSON}
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param", "words"),
+    [
+        ("responses", {"text": {"format": {"type": "regex"}}}, "text", "text.format.type"),
+        ("responses", {"text": {"format": {"type": "json_schema"}}}, "text", "needs schema"),
+        ("responses", {"text": {"format": {**FLAT, "names": 1}}}, "text", "'names'"),
+        ("responses", {"text": {"format": {**FLAT, "strict": 1}}}, "text", "strict"),
+        ("responses", {"text": {"format": {**FLAT, "schema": {"not": {}}}}}, "text", "'not'"),
+        ("responses", {"text": {"format": "json"}}, "text", "text.format"),
+        ("responses", {"text": {"format": FLAT}, "max_output_tokens": 4}, "max_output_tokens", "4"),
+        ("responses", {"response_format": SCHEMA}, "response_format", "use text.format"),
+        ("responses", {"guided_json": PERSON}, "guided_json", "use text.format"),
+        (
+            "messages",
+            {"output_format": FLAT, "max_tokens": 4},
+            "max_tokens",
+            "max_tokens is 4; a text of output_config.format takes at least ",
+        ),
+        ("messages", {"output_format": {"type": "json_object"}}, "output_format", "json_schema"),
+        ("messages", {"output_config": {"effort": "low"}}, "output_config", "effort"),
+        (
+            "messages",
+            {"output_config": {"format": FLAT}, "output_format": FLAT},
+            "output_format",
+            "exclude each other",
+        ),
+        (
+            "messages",
+            {"output_config": {"format": FLAT}, "stop_sequences": ["x"]},
+            "stop_sequences",
+            "output_config.format",
+        ),
+        (
+            "messages",
+            {"output_config": {"format": {**FLAT, "schema": {"not": {}}}}},
+            "output_config",
+            "'not'",
+        ),
+        ("messages", {"response_format": SCHEMA}, "response_format", "use output_config.format"),
+    ],
+)
+def test_a_refused_format_of_the_other_routes_is_named(chatty, path, change, param, words):
+    asked = {"input": "Who?"} if path == "responses" else {**TALK, "max_tokens": 64}
+    response, text = call(chatty, "POST", f"/v1/{path}", {**asked, "steps": 2, **change})
+    error = json.loads(text)["error"]
+    assert response.status == 400, text
+    assert error["param"] == param and words in error["message"], error
+
+
 def test_suffix_is_a_part_of_the_text(served):
     text = text_of(served, guided_regex="[a-z]{4,30} the end", suffix=" the end", max_tokens=12)
     assert re.fullmatch("[a-z]{4,30}", text)

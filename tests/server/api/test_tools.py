@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.caller import ANSWER, ARGUMENTS, CALL, TOKENS, TOOL, saying
+from tests.support.caller import ANSWER, ARGUMENTS, CALL, FIRST, TOKENS, TOOL, saying
 from tests.support.http import call, events
 from tests.support.serving import Served
 
@@ -387,10 +387,67 @@ def test_forced_calls_on_responses_and_messages(caller):
     [
         ({"max_tokens": 5}, "max_tokens"),
         ({"stop": "x"}, "stop"),
-        ({"response_format": {"type": "json_object"}}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}, "tool_choice": "auto", "stop": "x"}, "stop"),
+        ({"tool_choice": "auto", "guided_regex": "a"}, "tools"),
+        ({"tool_choice": "auto", "guided_json": {"not": {}}}, "tools"),
         ({"diffusing": True, "stream": True}, "diffusing"),
     ],
 )
 def test_a_forced_call_refuses_by_name(caller, change, param):
     status, answer = post(caller, **{**FORCED, "tool_choice": "required", **change})
     assert status == 400 and answer["error"]["param"] == param, answer
+
+
+FORMAT: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {"name": "mood", "schema": {"enum": ["sad", "so so"]}},
+}
+EITHER = {**FORCED, "tools": [OTHER], "response_format": FORMAT, "steps": 1}
+
+
+def test_with_a_format_the_answer_is_a_call_or_of_the_format(caller):
+    """Biases of the tokens with which a call can begin decide which."""
+    beginnings = [FIRST + 2, *caller.engine.checkpoint.tokenizer.encode_behind("<")]
+    for stream in (False, True):
+        for bias, called in ((-100, False), (100, True)):
+            biases = {str(id_): bias for id_ in beginnings}
+            body = {**BODY, **EITHER, "logit_bias": biases, "stream": stream}
+            raw = call(caller, "POST", PATH, body)[1].decode()
+            if stream:
+                chunks = [json.loads(data)["choices"][0] for data in events(raw)[:-1]]
+                text = "".join(c["delta"].get("content") or "" for c in chunks)
+                pieces = [p for c in chunks for p in c["delta"].get("tool_calls") or []]
+                arguments = "".join(p["function"]["arguments"] for p in pieces)
+                reason = chunks[-1]["finish_reason"]
+            else:
+                choice = json.loads(raw)["choices"][0]
+                text, reason = choice["message"]["content"] or "", choice["finish_reason"]
+                made = choice["message"].get("tool_calls") or []
+                arguments = "".join(one["function"]["arguments"] for one in made)
+            assert reason == ("tool_calls" if called else "stop"), raw
+            if called:
+                assert json.loads(arguments)["colour"] in ("red", "blue") and not text
+            else:
+                assert json.loads(text) in ("sad", "so so") and not arguments
+
+
+def test_with_a_format_the_other_routes_have_calls_too(caller):
+    schema = {"type": "json_schema", "name": "mood", "schema": {"enum": ["sad", "so so"]}}
+    flat = {"type": "function", **OTHER["function"], "strict": True}
+    body = {"input": "Pick.", "tools": [flat], "text": {"format": schema}, "steps": 2}
+    kinds = set()
+    for seed in range(6):
+        asked = {**body, "max_output_tokens": 60, "seed": seed, "temperature": 1}
+        response, text = call(caller, "POST", "/v1/responses", asked)
+        (item,) = json.loads(text)["output"]
+        kinds.add(item["type"])
+        if item["type"] == "message":
+            assert json.loads(item["content"][0]["text"]) in ("sad", "so so")
+        else:
+            assert json.loads(item["arguments"])["colour"] in ("red", "blue")
+    assert kinds <= {"message", "function_call"}
+    custom = {"name": "pick", "input_schema": OTHER["function"]["parameters"]}
+    body = {**MESSAGE, "tools": [custom], "max_tokens": 60, "output_config": {"format": schema}}
+    response, text = call(caller, "POST", "/v1/messages", body)
+    assert response.status == 200 and len(json.loads(text)["content"]) == 1

@@ -83,16 +83,10 @@ class ResponseProblem(Answer):
     type: Annotated[str, Field(description="the code that errors of other routes have")]
 
 
-class AnsweredFormat(Answer):
-    """The format of the text."""
-
-    type: Literal["text"]
-
-
 class AnsweredText(Answer):
     """Settings of the text."""
 
-    format: AnsweredFormat
+    format: Annotated[dict[str, Any], Field(description="the body's")]
 
 
 class ResponseObject(Answer):

@@ -12,7 +12,7 @@ from typing import Any
 
 from server.constraints.expressions import Expressions
 from server.constraints.formats import FORMATS
-from server.constraints.json_values import Json
+from server.constraints.json_values import LONGEST, Json
 from server.constraints.regex import BadRegex, parsed
 
 ABOUT = frozenset(
@@ -36,6 +36,8 @@ CHOICES = ("enum", "const", "anyOf", "oneOf", "allOf", "$ref")
 DEEPEST = 64  # schemas within each other
 LONGEST_BOUND = 30  # digits of a bound of numbers
 MOST_COUNT = 1 << 16
+LARGEST = Decimal(10**LONGEST - 1)
+"""Greatest number where a schema has no bound."""
 
 
 class BadSchema(ValueError):
@@ -225,27 +227,24 @@ class _Compiler:
             self._json.member(name, self.value(schema, f"{at}.{_shown(name)}", depth + 1))
             for name, schema in properties.items()
         ]
-        return self._json.braced(self._members(members, [name in required for name in properties]))
+        needed = {*required}
+        return self._json.braced(self._members(members, [name in needed for name in properties]))
 
     def _members(self, members: list[int], needed: list[bool]) -> int:
         """Members in order with commas between; those that are not needed may be missing."""
         comma, e = self._json.comma, self._e
+        after = [e.empty]  # from the right: what follows each member
+        for member, must in zip(reversed(members), reversed(needed), strict=True):
+            part = e.sequence([comma, member])
+            after.append(e.sequence([part if must else e.optional(part), after[-1]]))
+        after.reverse()
         if True in needed:
             first = needed.index(True)
             before = [e.optional(e.sequence([m, comma])) for m in members[:first]]
-            return e.sequence([*before, members[first], self._rest(members, needed, first)])
+            return e.sequence([*before, members[first], after[first + 1]])
         # without a needed member, any may be the first
-        starts = [e.empty]
-        starts += [e.sequence([m, self._rest(members, needed, n)]) for n, m in enumerate(members)]
-        return e.any_of(starts)
-
-    def _rest(self, members: list[int], needed: list[bool], first: int) -> int:
-        """The members after one."""
-        e, parts = self._e, []
-        for member, must in zip(members[first + 1 :], needed[first + 1 :], strict=True):
-            part = e.sequence([self._json.comma, member])
-            parts.append(part if must else e.optional(part))
-        return e.sequence(parts)
+        starts = [e.sequence([m, after[n + 1]]) for n, m in enumerate(members)]
+        return e.any_of([e.empty, *starts])
 
     def _array(self, given: dict[str, Any], at: str, depth: int) -> int:
         least, most = self._counts(given, at, "minItems", "maxItems")
@@ -305,7 +304,17 @@ class _Compiler:
         high, high_open = self._bound(given, at, "maximum", "exclusiveMaximum", min)
         if low is None and high is None:
             return self._json.integer() if whole else self._json.number()
+        if high is None and low is not None and low < LARGEST:
+            high, high_open = LARGEST, False
+        if low is None and high is not None and high > -LARGEST:
+            low, low_open = -LARGEST, False
         found = self._json.between(low, high, (low_open, high_open), whole)
+        if not whole:  # more digits could be rounded to a number beyond a bound
+            bounds = [bound for bound in (low, high) if bound is not None]
+            before = max(len(str(abs(int(bound)))) for bound in bounds)
+            asked = max(-int(bound.as_tuple().exponent) for bound in bounds)
+            digits = max(1, LONGEST - before, asked)
+            found = self._e.both(found, self._json.number(None, digits))
         if found == self._e.never:
             raise BadSchema(f"{at}: no number lies between {low} and {high}")
         return found

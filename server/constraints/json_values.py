@@ -20,6 +20,8 @@ ESCAPES = {'"': '"', "\\": "\\", "\n": "n", "\t": "t", "\r": "r", "\b": "b", "\f
 """Characters that are written after a backslash; other control characters are not written."""
 DEPTH = 3
 """Values within each other where a schema does not say what is there."""
+LONGEST = 15
+"""Digits before a point, and after one, where no bound asks for more: a double holds so many."""
 
 
 class Json:
@@ -108,21 +110,22 @@ class Json:
 
     def integer(self) -> int:
         """A whole number."""
-        whole = self.e.sequence([self.e.chars(((0x31, 0x39),)), self.e.repeat(self.digits)])
         sign = self.e.optional(self.e.text("-"))
-        return self.e.any_of([self.e.text("0"), self.e.sequence([sign, whole])])
+        return self.e.any_of([self.e.text("0"), self.e.sequence([sign, self._whole(LONGEST)])])
 
-    def number(self) -> int:
-        """A decimal number without an exponent."""
-        whole = self.e.sequence([self.e.chars(((0x31, 0x39),)), self.e.repeat(self.digits)])
+    def number(self, whole: int | None = LONGEST, fraction: int = LONGEST) -> int:
+        """A decimal number without an exponent, with at most so many digits before the point and
+        after it.
+        """
         sign = self.e.optional(self.e.text("-"))
-        return self.e.sequence(
-            [sign, self.e.any_of([self.e.text("0"), whole]), self.e.optional(self.fraction())]
-        )
+        before = self.e.any_of([self.e.text("0"), self._whole(whole)])
+        after = self.e.sequence([self.e.text("."), self.e.repeat(self.digits, 1, fraction)])
+        return self.e.sequence([sign, before, self.e.optional(after)])
 
-    def fraction(self) -> int:
-        """A point and some digits."""
-        return self.e.sequence([self.e.text("."), self.e.repeat(self.digits, 1)])
+    def _whole(self, digits: int | None) -> int:
+        """A whole number from 1 on, of at most so many digits."""
+        more = self.e.repeat(self.digits, 0, None if digits is None else digits - 1)
+        return self.e.sequence([self.e.chars(((0x31, 0x39),)), more])
 
     def scalars(self) -> list[int]:
         """Every value that holds no others."""

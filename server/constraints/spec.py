@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ class Spec:
 
     @cached_property
     def key(self) -> str:
-        """Equal for equal constraints."""
-        return json.dumps([self.kind, self.value])
+        """Equal for equal constraints; short, since it is kept."""
+        return hashlib.sha256(json.dumps([self.kind, self.value]).encode()).hexdigest()
 
 
 def json_schema(schema: Any) -> Spec:

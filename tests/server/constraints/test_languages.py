@@ -99,6 +99,36 @@ def test_nested_repetition_and_shared_references_cost_little() -> None:
     assert compiled(spec.json_schema(schema)).accepts(b"null")
 
 
+@pytest.mark.parametrize(
+    ("schema", "held", "not_held"),
+    [
+        ({"type": "integer"}, ["0", "-" + "9" * 15], ["9" * 16, "-0"]),
+        ({"type": "integer", "minimum": 5}, ["5", "9" * 15], ["4", "1" + "0" * 15]),
+        ({"type": "integer", "minimum": 10**20}, ["1" + "0" * 20, "9" * 40], ["9" * 20]),
+        ({"type": "number"}, ["0." + "9" * 15, "9" * 15 + ".5"], ["0." + "9" * 16, "9" * 16]),
+        (
+            {"type": "number", "exclusiveMaximum": 1, "minimum": 0},
+            ["0", "0." + "9" * 14],
+            ["0." + "9" * 17, "1", "-0.5"],
+        ),
+        (
+            {"type": "number", "exclusiveMinimum": 99.9999, "maximum": 1000},
+            ["99.99991", "1000", "1000.00000000000"],
+            ["99.9999", "1000.00000000001", "999." + "9" * 12],
+        ),
+    ],
+    ids=str,
+)
+def test_number_has_no_more_digits_than_a_double_holds(
+    schema: Any, held: list[str], not_held: list[str]
+) -> None:
+    automaton = compiled(spec.json_schema(schema))
+    for text in held:
+        assert automaton.accepts(text.encode()), text
+        jsonschema.validate(json.loads(text), schema)
+    assert [text for text in not_held if automaton.accepts(text.encode())] == []
+
+
 @pytest.mark.parametrize("source", ["(", ")", "[a", "a{2", "*", "\\b", "(?i)a", "\\1", "a{3,1}"])
 def test_regex_that_is_malformed_or_not_regular_is_refused(source: str) -> None:
     with pytest.raises(BadRegex):

@@ -130,8 +130,8 @@ class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
         if reason is not None:
             heard = heard.joined(reader.end())
         delta: Delta = {"content": heard.text} if heard.text else {}
-        if heard.calls:
-            delta["tool_calls"] = [_call(piece) for piece in heard.calls]
+        if heard.calls:  # one entry for each: clients join those of different chunks only
+            delta["tool_calls"] = [_call(piece) for piece in heard.whole().calls]
         return {
             "index": index,
             "delta": delta,

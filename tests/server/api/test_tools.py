@@ -355,6 +355,7 @@ def test_forced_calls_of_several_tools_are_streamed_as_they_settle(caller):
         raw = call(caller, "POST", PATH, {**BODY, **body, "seed": seed, "stream": True})[1]
         chunks = [json.loads(data) for data in events(raw.decode())[:-1]]
         deltas = [chunk["choices"][0]["delta"].get("tool_calls") or [] for chunk in chunks]
+        assert all(len({piece["index"] for piece in delta}) == len(delta) for delta in deltas)
         pieces = [piece for delta in deltas for piece in delta]
         assert [p["function"].get("name") for p in pieces if "id" in p] == [
             made["function"]["name"]

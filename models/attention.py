@@ -35,10 +35,9 @@ class Attention(Protocol):
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Sequences that are padded to one length."""
+    """Sequences that are padded to one length by their own last tokens."""
 
-    rows: Tensor | None  # [R] packed positions of their tokens; None: all, in their order
-    slots: Tensor  # [R] where each goes in [count * length]
+    fill: Tensor  # [count * length] packed positions
     count: int
     length: int
     key_mask: Tensor  # [count, 1, 1, length], or [count, 1, length, length] with blocks
@@ -50,12 +49,6 @@ class _Bucket:
             q, k, v, attn_mask=self.key_mask, enable_gqa=q.shape[1] != k.shape[1]
         )
         return mixed.transpose(1, 2).flatten(0, 1)
-
-    def padded(self, x: Tensor) -> Tensor:
-        """Packed [T, H, d] -> [count * length, H, d], zeros in the gaps."""
-        full = x.new_zeros(self.count * self.length, *x.shape[1:])
-        mine = x[: len(self.slots)] if self.rows is None else x.index_select(0, self.rows)
-        return full.index_copy_(0, self.slots, mine)
 
 
 class BucketedAttention:
@@ -82,34 +75,34 @@ class BucketedAttention:
         within = torch.arange(total, device=device) - offsets[sequence]
         self.positions = F.pad(within, (0, rows - total))
         padded = bucket_length(lengths)
-        self.buckets = []
-        found = padded.unique().tolist()
-        for length in found:
+        self._buckets: list[_Bucket] = []
+        self._places = torch.zeros(rows, dtype=torch.long, device=device)
+        """Where each packed position is in the results of all buckets."""
+        before = 0
+        for length in padded.unique().tolist():
             mine = padded == length
             rank = mine.cumsum(0) - 1  # which row of the bucket a sequence is
             tokens = torch.nonzero(mine[sequence])[:, 0]
-            slots = rank[sequence[tokens]] * length + within[tokens]
+            self._places[tokens] = before + rank[sequence[tokens]] * length + within[tokens]
             place = torch.arange(length, device=device)
             keys = place < lengths[mine, None]
+            last = (offsets[1:][mine, None] - 1).clamp(min=0)
+            fill = torch.minimum(offsets[:-1][mine, None] + place, last).flatten()
+            before += len(fill)
             mask = keys[:, None, None, :]
             if block_length is not None:
                 block = place // block_length
                 mask = mask & (block[:, None] >= block)
-            own = tokens if len(found) > 1 else None
-            self.buckets.append(_Bucket(own, slots, len(keys), length, mask))
+            self._buckets.append(_Bucket(fill, len(keys), length, mask))
+        self._as_they_lie = before == total == rows
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``Attention``."""
-        first = self.buckets[0]
-        if first.rows is None and first.count * first.length == len(first.slots) == len(q):
-            return first.attend(q, k, v)  # they lie as they should
-        out = torch.zeros_like(q)
-        for b in self.buckets:
-            mixed = b.attend(b.padded(q), b.padded(k), b.padded(v)).index_select(0, b.slots)
-            if b.rows is None:
-                return F.pad(mixed, (0, 0, 0, 0, 0, len(q) - len(mixed)))
-            out.index_copy_(0, b.rows, mixed)
-        return out
+        if self._as_they_lie and len(self._buckets) == 1:
+            return self._buckets[0].attend(q, k, v)
+        # rows are selected rather than written: several times as fast as index_put on a CPU
+        mixed = [b.attend(*(x.index_select(0, b.fill) for x in (q, k, v))) for b in self._buckets]
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).index_select(0, self._places)
 
 
 class PackedAttention:

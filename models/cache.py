@@ -122,8 +122,8 @@ class _Group:
     """Sequences whose queries, and whose keys, are padded to one length each.
 
     Attributes:
-        rows: packed positions of their queries, [R].
-        places: where each goes in [count * queries].
+        fill: packed positions of their queries, [count * queries], padded by the last of each
+            sequence; None where all lie so already.
         count, queries, keys: sequences and the two lengths.
         slots: the slots that are attended over, [count * keys]; None for sequences that are not
             cached, whose keys are those of the pass.
@@ -131,8 +131,7 @@ class _Group:
         scale: of the products of queries and keys; None for one over the root of the width.
     """
 
-    rows: Tensor
-    places: Tensor
+    fill: Tensor | None
     count: int
     queries: int
     keys: int
@@ -155,12 +154,8 @@ class _Group:
         return mixed.transpose(1, 2).flatten(0, 1)
 
     def padded(self, x: Tensor) -> Tensor:
-        """Packed [T, H, d] -> [count * queries, H, d], zeros in the gaps."""
-        if len(self.rows) == self.count * self.queries == len(x):
-            return x
-        full = x.new_zeros(self.count * self.queries, *x.shape[1:])
-        full[self.places] = x[self.rows]
-        return full
+        """Packed [T, H, d] -> [count * queries, H, d]."""
+        return x if self.fill is None else x.index_select(0, self.fill)
 
 
 class SlabAttention:
@@ -210,10 +205,16 @@ class SlabAttention:
             np.stack((padded, keys, cached, alike), axis=1), axis=0, return_inverse=True
         )
         self._groups: list[_Group] = []
+        order, before = np.zeros(rows, dtype=np.int64), 0
         for number, (wide, long, from_slab, same) in enumerate(kinds.tolist()):
             mine = kind.reshape(-1) == number
             some = mine[sequence].nonzero()[0]
             places = (mine.cumsum() - 1)[sequence[some]] * wide + within[some]
+            order[some] = before + places
+            before += int(mine.sum()) * wide
+            last = np.maximum(queries[mine, None] - 1, 0)
+            own = np.minimum(np.arange(wide), last) + first[mine, None]
+            fits = own.size == len(some) == rows
             at = None
             if from_slab:
                 place = np.minimum(np.arange(long), lengths[mine, None] - 1)
@@ -225,8 +226,7 @@ class SlabAttention:
                 bounds[:, places] = low[some], high[some]
             self._groups.append(
                 _Group(
-                    torch.from_numpy(some).to(device),
-                    torch.from_numpy(places).to(device),
+                    None if fits else torch.from_numpy(own.reshape(-1)).to(device),
                     int(mine.sum()),
                     wide,
                     long,
@@ -235,22 +235,23 @@ class SlabAttention:
                     scale,
                 )
             )
+        self._order = torch.from_numpy(order).to(device)
+        """Where each packed position is in the results of all groups."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``Attention``."""
         keys, values = self._slab.keys[self._layer], self._slab.values[self._layer]
         self._layer += 1
         if len(self._slots):
-            new = (k, v) if self._whole else (k[self._written], v[self._written])
+            new = (k, v)
+            if not self._whole:
+                new = tuple(x.index_select(0, self._written) for x in new)
             keys.index_copy_(0, self._slots, new[0])
             values.index_copy_(0, self._slots, new[1])
         mixed = [self._of_group(g, q, k, v, keys, values) for g in self._groups]
-        if len(mixed) == 1 and len(self._groups[0].rows) == len(mixed[0]) == len(q):
+        if self._groups[0].fill is None:
             return mixed[0]
-        out = torch.zeros_like(q)
-        for group, some in zip(self._groups, mixed, strict=True):
-            out[group.rows] = some[group.places]
-        return out
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).index_select(0, self._order)
 
     def _of_group(
         self, group: _Group, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
@@ -258,7 +259,7 @@ class SlabAttention:
         q = group.padded(q)
         if group.slots is None:
             return group.attend(q, group.padded(k), group.padded(v))
-        return group.attend(q, keys[group.slots], values[group.slots])
+        return group.attend(q, *(x.index_select(0, group.slots) for x in (keys, values)))
 
 
 def _bounds(

@@ -35,6 +35,7 @@ class CanvasBatch(Generic[State]):
         seed, temperature, top_p, guidance_scale: as in ``SamplingParams``; reals in float64.
         label: ``class_label``; -1 where there is none.
         tell: ``logprobs``.
+        guess: ``guesses``.
         bias_ids, bias: ``logit_bias``, padded with zeros to the longest.
         own: the sampler's own columns.
         mirror: the tokens on the host, where they are known there.
@@ -63,6 +64,7 @@ class CanvasBatch(Generic[State]):
     guidance_scale: Float[Tensor, " B"]
     label: Int[Tensor, " B"]
     tell: Bool[Tensor, " B"]
+    guess: Bool[Tensor, " B"]
     bias_ids: Int[Tensor, "B M"]
     bias: Float[Tensor, "B M"]
     own: State
@@ -119,6 +121,7 @@ class CanvasBatch(Generic[State]):
             guidance_scale=new.reals([p.guidance_scale for p in params]),
             label=new.integers([-1 if p.class_label is None else p.class_label for p in params]),
             tell=new.flags([p.logprobs for p in params]),
+            guess=new.flags([p.guesses for p in params]),
             bias_ids=bias_ids,
             bias=bias,
             own=params[0].own.state.of(params, free, first, new),
@@ -214,7 +217,7 @@ class CanvasBatch(Generic[State]):
 
 COLUMNS = (
     *("step", "steps", "calls", "from_step", "from_time", "seed", "temperature", "top_p"),
-    *("guidance_scale", "label", "tell"),
+    *("guidance_scale", "label", "tell", "guess"),
 )
 """Fields that have one number per canvas, whatever the sampler."""
 

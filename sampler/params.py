@@ -170,11 +170,13 @@ class SamplerParams:
         needs_mask: whether the sampler is only for models with a mask.
         needs_canvases: whether it is only for models that denoise canvases after an encoded prompt,
             which have no other.
+        reads_open_masks: whether a step reads logits of masks that it does not fill.
     """
 
     state: ClassVar[type[SamplerState]]
     needs_mask: ClassVar[bool] = True
     needs_canvases: ClassVar[bool] = False
+    reads_open_masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, declared in params_in(self).items():
@@ -287,6 +289,8 @@ class SamplingParams:
         seed: fixes every random number of the request.
         cache, cache_interval, cache_vicinity: see ``sampler.cache``.
         logprobs: the model's log-probabilities of written tokens are recorded; changes no token.
+        guesses: tokens that masks would have become, where a step read them and left the mask, are
+            recorded; changes no token.
         logit_bias: (id, bias) pairs, added to the logits.
     """
 
@@ -326,6 +330,7 @@ class SamplingParams:
         integer(16, "positions run on either side of the block", 0, MAX_INTEGER, label="Vicinity")
     )
     logprobs: bool = False
+    guesses: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -337,6 +342,9 @@ class SamplingParams:
             raise InvalidParam("logprobs", f"must be true or false, got {self.logprobs!r}")
         if self.logprobs:
             self.own.check_logprobs()
+        if self.guesses and not self.own.reads_open_masks:
+            why = "needs a sampler that reads masks before it fills them"
+            raise InvalidParam("trajectory_guesses", f"{why}; got {self.sampler}")
         for name, declared in params_in(self.own).items():
             value = getattr(self.own, name)
             if declared.kind == "schedule" and isinstance(value, tuple):

@@ -31,7 +31,7 @@ from sampler.packing import joined
 from sampler.plan import Rows, Written
 from sampler.proposed import Ahead, Proposed, rows_asked
 from sampler.room import Room, Run, offsets_of, segments_of
-from sampler.transition import Transition
+from sampler.transition import Guesses, Transition
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def take_steps(network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]) 
         Constrained.of(batch, ahead.asks, count)
         for (_, batch), ahead, count in zip(parts, begun, counts, strict=True)
     ]
-    written = take(network, [ahead.proposed for ahead in begun], rooms, constrained)
+    guesses = [bool(batch.guess.any()) for _, batch in parts]
+    written = take(network, [ahead.proposed for ahead in begun], rooms, constrained, guesses)
     moved: list[CanvasBatch] = []
     for (sampler, batch), (after, told) in zip(parts, written, strict=True):
         ahead = None
@@ -136,6 +137,7 @@ def take(
     proposed: Sequence[Proposed],
     rooms: Sequence[Room],
     constrained: Sequence[Sequence[Constrained]] = (),
+    guesses: Sequence[bool] = (),
 ) -> list[tuple[Written, dict[str, Tensor]]]:
     """Run the network for the proposed rows and write what follows; on the device, without a
     question to it, unless texts of a language are drawn.
@@ -145,6 +147,7 @@ def take(
         proposed: of each part.
         rooms: of each part.
         constrained: canvases of each part whose text is of a language; none where missing.
+        guesses: parts whose samples are told for all rows, written or not; none where missing.
 
     Returns:
         for each part what it wrote, and all that the host needs to know of the step.
@@ -200,6 +203,8 @@ def take(
         }
         if after.noise is not None:
             told["noise"] = after.noise
+        if guesses and guesses[n]:
+            told |= {"guess": mine.sample, "p_guess": mine.p_sample}
         if mine.log_p is not None and mine.top_ids is not None and mine.top_log_p is not None:
             told |= {"log_p": mine.log_p, "top_ids": mine.top_ids, "top_log_p": mine.top_log_p}
         results.append((after, told))
@@ -280,6 +285,12 @@ def settle(
     before = batch.on_host.tokens.numpy()
     names = ("confidence", "log_p", "top_ids", "top_log_p")
     told = {n: found.pop(n)[valid] for n in names if n in found}
+    guesses = None
+    if "guess" in found and sampler.mask_id is not None:
+        ids, p = found.pop("guess")[valid], found.pop("p_guess")[valid]
+        wanted = batch.guess.numpy()[batch.host.canvas.numpy()[rows]]
+        open_ = wanted & (after[rows] == sampler.mask_id)
+        guesses = Guesses.of(rows[open_], ids[open_], p[open_])
     noise = None
     if "noise" in found:
         known = np.ones_like(before, dtype=bool) if batch.noise is None else batch.noise
@@ -287,6 +298,7 @@ def settle(
         noise[1][rows] = found.pop("noise")[valid]
         moved = replace(moved, noise=noise[1])
     change = Transition.between(before, after, sampler.mask_id, rows, told, noise)
+    change = replace(change, guesses=guesses)
     ran = counts > 0
     forwards = ran.astype(np.int64)
     if "guided" in asks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,27 @@ OPS: tuple[Op, Op, Op] = ("unmask", "refine", "remask")  # names of the change k
 
 
 @dataclass(frozen=True)
+class Guesses:
+    """Tokens that masks would have become in a step that read their logits and left the mask, on
+    the host.
+
+    Attributes:
+        rows: packed positions, ascending.
+        ids: the tokens.
+        p: their probability, as ``RowStats.p_sample``.
+    """
+
+    rows: Int[Tensor, " G"]
+    ids: Int[Tensor, " G"]
+    p: Float[Tensor, " G"]
+
+    @classmethod
+    def of(cls, rows: np.ndarray, ids: np.ndarray, p: np.ndarray) -> Guesses:
+        """From arrays [G]."""
+        return cls(*map(torch.from_numpy, (rows, ids, p)))
+
+
+@dataclass(frozen=True)
 class Transition:
     """The changes of one step: one entry per changed position, in packed order, on the host.
 
@@ -26,6 +47,7 @@ class Transition:
         op: index into ``OPS``.
         confidence: probability the model gave to the new token; 0 for noise.
         log_p, top_ids, top_log_p: as in ``RowStats``; None where no canvas wants them.
+        guesses: of masks that stay; None where no canvas wants them.
     """
 
     rows: Int[Tensor, " C"]
@@ -36,6 +58,7 @@ class Transition:
     log_p: Float[Tensor, " C"] | None = None
     top_ids: Int[Tensor, "C K"] | None = None
     top_log_p: Float[Tensor, "C K"] | None = None
+    guesses: Guesses | None = None
 
     @classmethod
     def between(
@@ -69,8 +92,9 @@ class Transition:
         place = np.full(len(before), len(asked))
         place[asked] = np.arange(len(asked))
         changed = place[rows]
-        extra = {}
+        extra: dict[str, Any] = {}
         for name, values in told.items():
             nothing = np.zeros_like(values, shape=(1, *values.shape[1:]))
             extra[name] = torch.from_numpy(np.concatenate((values, nothing))[changed])
-        return cls(*map(torch.from_numpy, (rows, old, new, op)), **extra)
+        ids = torch.from_numpy(old), torch.from_numpy(new)
+        return cls(torch.from_numpy(rows), *ids, torch.from_numpy(op), **extra)

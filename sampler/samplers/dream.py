@@ -107,6 +107,7 @@ class DreamParams(BlockParams):
     """Parameters of Dream's decoding; named as in its ``generation_config.json``."""
 
     state = DreamState
+    reads_open_masks = True
     alg: str = param(ALG)
     alg_temp: float = param(
         number(0.0, "temperature of the order in which masks are filled; 0 takes the first", 0, 1e6)

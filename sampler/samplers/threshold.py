@@ -168,6 +168,7 @@ class ThresholdParams(BlockParams):
     """Parameters of threshold decoding: one of three rules, and the blocks."""
 
     state = ThresholdState
+    reads_open_masks = True
     confidence_threshold: float = param(
         number(0.9, "fill masks whose token is at least this likely", 0, 1, label="Threshold")
     )

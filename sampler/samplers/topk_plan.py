@@ -224,6 +224,7 @@ class TopKParams(BlockParams):
     """Parameters of the hybrid sampler."""
 
     state = TopKState
+    reads_open_masks = True
     mixing_ratio: float = param(MIXING_RATIO)
     topk_absorb: Literal["even"] | tuple[int, ...] = param(
         schedule("even", "masks to fill at each step, one entry per step; even spreads them")

@@ -114,6 +114,15 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """The token that a mask would have become in a step that left it, and its probability."""
+
+    position: int
+    id: int
+    p: float
+
+
+@dataclass(frozen=True)
 class Step:
     """Changes since the last event.
 
@@ -126,6 +135,8 @@ class Step:
         final: the noise-removal call is in it.
         settled: leading positions of the canvas that can no longer change.
         block: the block that the last of these steps worked on.
+        guesses: of masks that the last of these steps read, in position order; None where they are
+            not asked for.
     """
 
     step: int
@@ -135,6 +146,7 @@ class Step:
     final: bool = False
     settled: int = 0
     block: int = 0
+    guesses: tuple[Guess, ...] | None = None
 
     def applied_to(self, canvas: Sequence[int]) -> list[int]:
         """The canvas after this event; the first event brings its own."""

@@ -21,6 +21,7 @@ from server.engine.events import (
     Event,
     Failed,
     GenerationRequest,
+    Guess,
     LogProbs,
     Step,
     Tally,
@@ -134,7 +135,7 @@ async def merged(
 @dataclass(frozen=True)
 class GroupStep:
     """One step of a sampler's canvases as plain lists; changes of canvas i are at
-    bounds[i]:bounds[i + 1]. An owner of None takes no part.
+    bounds[i]:bounds[i + 1], guesses likewise. An owner of None takes no part.
     """
 
     owners: Sequence[Subscription | None]
@@ -152,6 +153,10 @@ class GroupStep:
     log_p: list[float]
     top_ids: list[list[int]]
     top_log_p: list[list[float]]
+    guess_bounds: list[int]
+    guess_rows: list[int]
+    guess_ids: list[int]
+    guess_p: list[float]
 
     @classmethod
     def of(
@@ -159,7 +164,7 @@ class GroupStep:
     ) -> GroupStep:
         """Changes of a step to the canvases of ``owners``, each in its block of ``blocks`` [B]."""
         batch, change = result.batch, result.change
-        ends = batch.lengths.cumsum(0)
+        ends, guesses = batch.lengths.cumsum(0), change.guesses
         return cls(
             owners=owners,
             steps_done=batch.step.tolist(),
@@ -167,7 +172,7 @@ class GroupStep:
             settled=result.settled.tolist(),
             blocks=blocks.tolist(),
             starts=(ends - batch.lengths).tolist(),
-            bounds=[0, *torch.searchsorted(change.rows, ends).tolist()],
+            bounds=_bounds(change.rows, ends),
             rows=change.rows.tolist(),
             old=change.old.tolist(),
             new=change.new.tolist(),
@@ -176,6 +181,10 @@ class GroupStep:
             log_p=_listed(change.log_p),
             top_ids=_listed(change.top_ids),
             top_log_p=_listed(change.top_log_p),
+            guess_bounds=[] if guesses is None else _bounds(guesses.rows, ends),
+            guess_rows=_listed(guesses and guesses.rows),
+            guess_ids=_listed(guesses and guesses.ids),
+            guess_p=_listed(guesses and guesses.p),
         )
 
     def deliver(self) -> None:
@@ -207,11 +216,25 @@ class GroupStep:
             if self.rows[c] < end
         )
         settled = min(self.settled[i], len(request.tokens))
-        return Step(step, steps, changes, None, done > steps, settled, self.blocks[i])
+        guesses = self._guesses(i, end) if request.params.guesses else None
+        return Step(step, steps, changes, None, done > steps, settled, self.blocks[i], guesses)
+
+    def _guesses(self, i: int, end: int) -> tuple[Guess, ...]:
+        if not self.guess_bounds:
+            return ()
+        return tuple(
+            Guess(self.guess_rows[g] - self.starts[i], self.guess_ids[g], self.guess_p[g])
+            for g in range(self.guess_bounds[i], self.guess_bounds[i + 1])
+            if self.guess_rows[g] < end
+        )
 
     def _logprobs(self, c: int, step: int) -> LogProbs:
         top = zip(self.top_ids[c], self.top_log_p[c], strict=True)
         return LogProbs(step, self.log_p[c], tuple(top))
+
+
+def _bounds(rows: Tensor, ends: Tensor) -> list[int]:
+    return [0, *torch.searchsorted(rows, ends).tolist()]
 
 
 def _listed(values: Tensor | None) -> list:

@@ -47,6 +47,15 @@ class Snapshot(Answer):
     ]
 
 
+class Guesses(Answer):
+    """Tokens that masks would have become in a step that read them and left them."""
+
+    pos: Annotated[list[int], Field(description="on the canvas")]
+    ids: list[int]
+    texts: list[str]
+    conf: Annotated[list[float], Field(description="the model's probability of each")]
+
+
 class StepRecord(Answer):
     """One step of a trajectory."""
 
@@ -64,4 +73,7 @@ class StepRecord(Answer):
     ]
     snapshot: NotRequired[
         Annotated[Snapshot, Field(default=None, description="on the first record and every 16th")]
+    ]
+    guesses: NotRequired[
+        Annotated[Guesses, Field(default=None, description="with trajectory_guesses")]
     ]

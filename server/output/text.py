@@ -10,8 +10,8 @@ from models.checkpoints.load import Checkpoint
 from models.tokenization.spans import Token
 from models.tokenization.tokenizer import TextTokenizer, common_prefix
 from server.engine.events import Change as CanvasChange
-from server.engine.events import Step
-from server.output.records import Change, FinishReason, Snapshot, StepRecord
+from server.engine.events import Guess, Step
+from server.output.records import Change, FinishReason, Guesses, Snapshot, StepRecord
 
 SNAPSHOT_EVERY = 16
 MASK_SIGN = "\N{LIGHT SHADE}"
@@ -53,7 +53,17 @@ class TrajectoryEncoder:
         if step.canvas is not None or self._since_snapshot >= SNAPSHOT_EVERY:
             self._since_snapshot = 0
             record["snapshot"] = self._snapshot()
+        if step.guesses is not None:
+            record["guesses"] = self._guesses(step.guesses)
         return record
+
+    def _guesses(self, made: Sequence[Guess]) -> Guesses:
+        return {
+            "pos": [guess.position for guess in made],
+            "ids": [guess.id for guess in made],
+            "texts": [self._piece(guess.id) for guess in made],
+            "conf": [round(guess.p, 4) for guess in made],
+        }
 
     def _change(self, made: CanvasChange) -> Change:
         text = self._piece(made.new)

@@ -9,18 +9,23 @@ export function requestOf({ created }) {
   const { class_label: label, ...request } = created.request;
   const body = label === undefined ? request : { ...request, class_label: label };
   if (body.seed === undefined) body.seed = created.seed;
+  if (body.class_labels) return { path: "/v1/diffusion/trajectories", body };
   return { path: created.image ? "/v1/images/generations" : "/v1/completions", body };
 }
 
 /** Examples by language, for a server at `origin`. */
 export function examples(run, origin) {
   const { path, body } = requestOf(run);
-  return { curl: curl(path, body, origin), Python: path.includes("images") ? plainPython(path, body, origin) : python(body, origin), JavaScript: javascript(path, body, origin) };
+  return { curl: curl(path, body, origin), Python: body.class_labels || path.includes("images") ? plainPython(path, body, origin) : python(body, origin), JavaScript: javascript(path, body, origin) };
 }
+
+/** Recordings come as one document, rather than as a stream, where that is asked for. */
+const isRecording = (path) => path.includes("trajectories");
 
 function curl(path, body, origin) {
   const quoted = written(body).replaceAll("'", `'\\''`);
-  return `curl ${origin}${path} -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
+  const accept = isRecording(path) ? "-H 'Accept: application/json' " : "";
+  return `curl ${origin}${path} ${accept}-H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
 }
 
 function python(body, origin) {
@@ -45,7 +50,7 @@ function plainPython(path, body, origin) {
     "from urllib.request import Request, urlopen",
     "",
     `body = ${literal("", body)}`,
-    `request = Request("${origin}${path}", json.dumps(body).encode(), {"Content-Type": "application/json"})`,
+    `request = Request("${origin}${path}", json.dumps(body).encode(), {"Content-Type": "application/json"${isRecording(path) ? ', "Accept": "application/json"' : ""}})`,
     "print(json.load(urlopen(request)))",
   ].join("\n");
 }
@@ -54,7 +59,7 @@ function javascript(path, body, origin) {
   return [
     `const response = await fetch("${origin}${path}", {`,
     '  method: "POST",',
-    '  headers: { "Content-Type": "application/json" },',
+    `  headers: { "Content-Type": "application/json"${isRecording(path) ? ', Accept: "application/json"' : ""} },`,
     `  body: ${JSON.stringify(written(body))},`,
     "});",
     "console.log(await response.json());",

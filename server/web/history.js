@@ -39,6 +39,9 @@ export class HistoryCard {
       const step = one.final ? "end" : String(one.step);
       rows.push(row(step, one.op, word, one.conf, one.frame === frame));
     }
+    const now = track.state(frame);
+    const guess = now.ids[position] === track.mask ? now.guesses.get(position) : undefined;
+    if (guess) rows.push(row("now?", "", guess.text, guess.conf, false));
     const most = 12; // entries shown: the first and the latest ones
     const cut = rows.length - most;
     if (cut > 0) rows.splice(1, cut, h("li", { class: "more" }, `… ${cut} more`));

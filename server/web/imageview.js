@@ -100,7 +100,8 @@ export class ImageView {
   constructor(track, run, onpoint) {
     this.track = track;
     this.run = run;
-    const label = run.created.request?.class_label;
+    const { class_label: one, class_labels: labels, n = 1 } = run.created.request ?? {};
+    const label = labels ? labels[Math.floor(track.index / n)] : one;
     this.canvas = h("canvas", {
       class: "image",
       role: "img",

@@ -1,13 +1,14 @@
 // What can be done with a token of a finished run: see what else was likely, keep, replace or mask it.
 
 import { h } from "./dom.js";
-import { likeliest, rerun } from "./rerun.js";
+import { leastEntropy, likeliest, rerun } from "./rerun.js";
 
 /** Nodes for the card of a position; `actions` is what the page offers (see `Inspector`). */
 export function inspect(actions, run, track, position, frame) {
   const masked = track.state(frame).ids[position] === track.mask;
   const said = h("p", { class: "inspect-said", role: "status" });
   const list = h("ol", { class: "likeliest" });
+  const told = h("p", { class: "entropy" });
   const attempt = (act) => async () => {
     try {
       said.textContent = "";
@@ -23,8 +24,9 @@ export function inspect(actions, run, track, position, frame) {
   return h(
     "div",
     { class: "inspect" },
-    masked ? null : button("What else was likely", "The five likeliest tokens at the step that wrote it", attempt(async () => show(list, await actions.alternatives(run, track, position)))),
+    masked ? null : button("What else was likely", "The five likeliest tokens at the step that wrote it", attempt(async () => show(list, told, await actions.alternatives(run, track, position)))),
     list,
+    told,
     h(
       "div",
       { class: "inspect-acts" },
@@ -36,7 +38,7 @@ export function inspect(actions, run, track, position, frame) {
   );
 }
 
-function show(list, found) {
+function show(list, told, found) {
   list.replaceChildren(
     ...found.map(([text, share]) => {
       const fill = h("i");
@@ -44,6 +46,9 @@ function show(list, found) {
       return h("li", {}, h("span", { class: "word" }, text.replaceAll("\n", "↵")), h("span", { class: "bar" }, fill), h("span", { class: "conf" }, share.toFixed(2)));
     }),
   );
+  const least = leastEntropy(found.map(([, share]) => share).slice(0, 5));
+  told.textContent = `entropy at least ${least.toFixed(2)} nats`;
+  told.title = "A lower bound from these tokens: 0 is certain, 0.69 as even as a coin";
 }
 
 /** Answers of the server for the inspector; `begin(body, title)` starts a run. */

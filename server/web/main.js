@@ -22,7 +22,7 @@ const form = $("#ask");
 const api = new Api(askKey);
 const player = new Player();
 const runs = new Runs(api, player);
-const inspector = new Inspector(api, (body, title) => execute(() => runs.start([{ body, title }], null)));
+const inspector = new Inspector(api, (body, title) => execute(() => runs.start([{ body: settings?.withGuesses(body) ?? body, title }], null)));
 runs.inspect = (...where) => inspect(inspector, ...where);
 const exporting = new Exports(api, runs, player, say);
 const sharing = new Sharing($("#sharing"), exporting, runs);
@@ -108,6 +108,9 @@ async function generate({ state = null, preset, step } = {}) {
   await execute(async () => {
     const asked = settings.bodies(seed);
     preset?.titles?.forEach((title, i) => { asked[i].title = title; });
+    asked.forEach((one, i) => {
+      one.body = settings.withGuesses({ ...one.body, ...preset?.body, ...preset?.bodies?.[i] });
+    });
     const link = { ...settings.state, seed, ...(preset ? { preset: state.preset } : {}) };
     const ended = settings.chat ? await converse(asked, link) : await runs.start(asked, link, { ...preset, step });
     if (preset?.note) say(preset.note);

@@ -52,9 +52,10 @@ export class Pane {
       this.canvases.append(view.node);
       if (this.views.length > 1) continue;
       this.charts = new Charts(track);
-      this.maps.append(strip.node, this.charts.node);
+      this.maps.append(strip.figure, this.charts.node);
     }
     this.canvases.classList.toggle("images", run.image !== null);
+    this.canvases.dataset.images = run.image ? run.tracks.length : 0;
     this.canvases.classList.toggle("several", run.tracks.length > 1);
     this.copy.hidden = run.image !== null;
   }

@@ -106,6 +106,7 @@ export class Player extends EventTarget {
     const image = runs.some((run) => run.image);
     this.layoutBox.hidden = image || runs.length === 0;
     this.node.hidden = runs.length === 0;
+    this.legend.toggleAttribute("data-guesses", runs.some((run) => run.guesses));
     if (!this.playing || this.at === 0) this.draw();
   }
 
@@ -274,6 +275,7 @@ function legend() {
     entry("unmask", "unmasked"),
     entry("refine", "refined"),
     entry("remask", "masked again"),
+    h("li", { class: "guess" }, h("span", { class: "swatch", "aria-hidden": "true" }, h("span", {}, "word")), "what a mask would become now, by confidence"),
     h(
       "li",
       { class: "ramp" },

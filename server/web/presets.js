@@ -2,9 +2,23 @@
 
 const ONCE = { prompt: "Once upon a time", max_tokens: "64", suffix: "" };
 
+const SCENE = {
+  type: "object",
+  properties: {
+    hero: { enum: ["Lily", "Tom", "Max", "Mia"] },
+    animal: { enum: ["dog", "cat", "bird", "bear"] },
+    place: { enum: ["park", "forest", "beach", "house"] },
+    friends: { type: "integer", minimum: 1, maximum: 9 },
+    happy: { type: "boolean" },
+  },
+  required: ["hero", "animal", "place", "friends", "happy"],
+  additionalProperties: false,
+};
+
 /**
  * `state` fills the form; `titles` name the runs; `note` says how to read them. `alone` runs one
  * after the other; `sync` and `speed` are those of the player. `needs` says what the model must have.
+ * `body`, and `bodies` by run, are fields of the requests that the form does not have.
  */
 export const PRESETS = {
   story: {
@@ -37,9 +51,12 @@ export const PRESETS = {
     needs: ["ancestral"],
   },
   digits: {
-    name: "Digits",
+    name: "All ten digits at once",
     image: true,
-    state: { class_label: "3", n: "10", seed: "5", variants: [{}] },
+    classes: 10,
+    state: { class_label: "0", n: "1", seed: "5", variants: [{}] },
+    body: { class_label: undefined, class_labels: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] },
+    note: "Ten canvases, each with a class of its own; every step of the model reads all of them together.",
   },
   sure: {
     name: "Sure enough",
@@ -48,6 +65,14 @@ export const PRESETS = {
     note: "Each step writes every token that the model is sure enough of: a lower threshold needs fewer steps.",
     needs: ["threshold"],
   },
+  json: {
+    name: "Valid JSON in 8 steps",
+    state: { prompt: "Lily saw a bird in the park. ", suffix: "", max_tokens: "48", seed: "4", variants: [{ steps: 8, sampler: "topk" }, { steps: 8, sampler: "topk" }] },
+    bodies: [{ response_format: { type: "json_schema", json_schema: { schema: SCENE } } }, {}],
+    titles: ["With a JSON schema", "The same without it"],
+    note: "Each step draws all open positions together, from the texts that the schema allows: the answer is valid at any number of steps. Whether it is true is another matter, with a model of this size.",
+    needs: ["topk"],
+  },
 };
 
 /** The first model that a preset is for; undefined if none is. */
@@ -55,6 +80,6 @@ export function modelFor(preset, models) {
   const fits = ({ diffusion }) =>
     (diffusion.image !== null) === Boolean(preset.image) &&
     (preset.needs ?? []).every((sampler) => diffusion.samplers.includes(sampler)) &&
-    (!preset.image || diffusion.classes > 0);
+    diffusion.classes >= (preset.classes ?? 0);
   return models.find(fits);
 }

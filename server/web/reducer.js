@@ -5,6 +5,7 @@ const KEEP_EVERY = 32; // frames between stored states
 const MOST_POSITIONS = 65536;
 
 export const OPS = ["", "unmask", "refine", "remask"];
+const NONE = new Map();
 
 /** One canvas. A frame is its state after a step; frame 0 is the sample from the prior. */
 export class Track {
@@ -20,6 +21,7 @@ export class Track {
     this.histories = Array.from({ length: positions }, () => []);
     this.kept = [];
     this.last = null;
+    this.guessed = false;
   }
 
   get length() {
@@ -54,7 +56,10 @@ export class Track {
       state.parts.fill(null);
       for (const [at, bytes] of Object.entries(snapshot.bytes ?? {})) state.parts[at] = bytes;
     }
+    const guesses = guessesOf(record.guesses, this.positions);
+    this.guessed ||= guesses.size > 0;
     this.frames.push({
+      guesses,
       step: record.step,
       steps: record.steps,
       final: Boolean(record.final),
@@ -82,19 +87,31 @@ export class Track {
   /**
    * The canvas of a frame: ids, texts, bytes of tokens that are parts of a character (else null), and
    * for the last change of each position its confidence, its op (index in OPS) and its frame, 0 if
-   * there was none. Before the first record all that may be written is masked. The caller may keep
+   * there was none; `guesses` maps masks to {id, text, conf} where the step had one. Before the first record all that may be written is masked. The caller may keep
    * the object.
    */
   state(k) {
-    if (this.frames.length === 0) return { ...blank(this.positions), ids: new Int32Array(this.positions).fill(this.mask ?? -1) };
+    if (this.frames.length === 0) return { ...blank(this.positions), ids: new Int32Array(this.positions).fill(this.mask ?? -1), guesses: NONE };
     const frame = Math.max(0, Math.min(k, this.frames.length - 1));
     const start = Math.floor(frame / KEEP_EVERY);
     const state = copied(this.kept[start]);
     for (let i = start * KEEP_EVERY + 1; i <= frame; i += 1) {
       for (const change of this.frames[i].changes) write(state, change, i);
     }
+    state.guesses = this.frames[frame].guesses;
     return state;
   }
+}
+
+/** What a step's masks would have become, by position. */
+function guessesOf(given, positions) {
+  if (given === undefined || given === null) return NONE;
+  const { pos, ids, texts, conf } = given;
+  if (![pos, ids, texts, conf].every((one) => Array.isArray(one) && one.length === pos.length)) {
+    throw new Error("the lists of guesses have different lengths");
+  }
+  if (!pos.every((at) => Number.isInteger(at) && at >= 0 && at < positions)) throw new Error("a guess is outside the canvas");
+  return new Map(pos.map((at, i) => [at, { id: ids[i], text: String(texts[i]), conf: Number(conf[i]) }]));
 }
 
 function blank(positions) {
@@ -205,6 +222,11 @@ export class Run {
     if (this.ended) return Math.max(1, this.length);
     const steps = this.tracks.find((track) => track.length)?.frames[0].steps ?? this.created?.request?.steps ?? 1;
     return Math.max(this.length, steps + 1);
+  }
+
+  /** Whether any step says what its masks would have become. */
+  get guesses() {
+    return this.tracks.some(({ guessed }) => guessed);
   }
 
   /** The grid of pixels; null for text. */

@@ -20,6 +20,18 @@ export function rerun(run, track, frame, { kind, position, id }) {
   return { ...Object.fromEntries(kept), prompt, infill: true, max_tokens: 0, seed: track.seed };
 }
 
+/**
+ * The least entropy in nats that a distribution can have whose likeliest tokens have the
+ * probabilities `shares`, in falling order: the rest in as few tokens as those allow.
+ */
+export function leastEntropy(shares) {
+  const of = (p) => (p > 0 ? -p * Math.log(p) : 0);
+  const rest = Math.max(0, 1 - shares.reduce((sum, p) => sum + p, 0));
+  const last = shares.at(-1);
+  const full = last > 0 ? Math.floor(rest / last) : 0;
+  return shares.reduce((sum, p) => sum + of(p), 0) + full * of(last) + of(rest - full * last);
+}
+
 /** The likeliest tokens of a position, [text, probability], from the answer of the same run with log-probabilities. */
 export function likeliest(choice, track, position) {
   const at = position - track.editable.indexOf(1);

@@ -1,12 +1,14 @@
 // The form: request parameters of the served models, for one variant or for several.
 
 import { h, icon, ICONS } from "./dom.js";
+import { RULES, samplerPicture } from "./samplers.js";
 import { known, SCHEDULES, Schedules } from "./schedules.js";
 
 const MOST_SETTINGS = 4;
 const NAMES = "ABCD";
 
 const SAMPLER = { name: "sampler", label: "Sampler", kind: "choice" };
+const MOST_GUESSES = 200_000; // positions × steps of a run that is asked for guesses
 const ELSEWHERE = ["seed"]; // has an input of its own, shared by all variants
 
 /** Fires "changed" when another model, setting or value is shown. */
@@ -203,9 +205,10 @@ export class Settings extends EventTarget {
         placeholder: own ?? "auto", value: value ?? "", onchange: changed,
       });
     }
-    const help = h("p", { class: "help", id: `help-${name}` }, description);
+    const sampler = name === "sampler" ? this.sampler : null;
+    const help = h("p", { class: "help", id: `help-${name}` }, sampler ? RULES[sampler]?.help : description);
     input.setAttribute("aria-describedby", help.id);
-    return h("div", { "data-field": name }, h("label", {}, h("span", {}, label), input), help);
+    return h("div", { "data-field": name }, h("label", {}, h("span", {}, label), input), sampler && samplerPicture(sampler), help);
   }
 
   drawSchedules() {
@@ -258,6 +261,15 @@ export class Settings extends EventTarget {
       if (inputs.max_tokens.value) shared.max_tokens = Number(inputs.max_tokens.value);
     }
     return this.variants.map((variant, i) => ({ body: { ...shared, ...variant }, title: this.title(variant, i) }));
+  }
+
+  /** A body with the field that adds guesses to its steps, where its model and sampler have them. */
+  withGuesses(body) {
+    const { diffusion } = this.models.find(({ id }) => id === body.model) ?? this.model;
+    const able = diffusion.fields.trajectory_guesses ?? [];
+    const many = (body.max_tokens ?? diffusion.max_tokens) * (body.steps ?? diffusion.steps) > MOST_GUESSES;
+    const may = !many && diffusion.image === null && able.includes(body.sampler ?? diffusion.sampler);
+    return may ? { ...body, trajectory_guesses: true } : body;
   }
 
   title(variant, i) {

@@ -20,6 +20,14 @@ export class Strip {
       this.row,
       this.head,
     );
+    this.last = h("span");
+    this.figure = h(
+      "figure",
+      { class: "strip-figure" },
+      h("p", { class: "axis down", "aria-hidden": "true" }, h("span", {}, "0"), h("span", {}, "position"), h("span", {}, String(track.positions - 1))),
+      this.node,
+      h("p", { class: "axis", "aria-hidden": "true" }, h("span", {}, "0"), h("span", {}, "step"), this.last),
+    );
     const seek = (event) => {
       if (event.type === "pointermove" && !event.buttons) return;
       const box = this.node.getBoundingClientRect();
@@ -40,6 +48,7 @@ export class Strip {
     if (wide !== this.wide || this.drawn === 0) {
       this.wide = this.canvas.width = wide;
       this.canvas.height = this.track.positions;
+      this.last.textContent = String(this.track.frames[0]?.steps ?? wide - 1);
       this.drawn = 0;
     }
     if (this.drawn < this.track.length) this.paint();

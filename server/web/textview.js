@@ -7,6 +7,7 @@ import { OPS } from "./reducer.js";
 
 const TRAIL = 3; // frames for which a change stays visible
 const MASK_SIGN = "░"; // of a mask in copied text
+const BROKEN = "\ufffd"; // in the text of a token that is only part of a character
 const SPECIAL = /^<[^>]*>$/;
 
 /** Whether the mouse has moved: text that comes to lie under a resting one is not pointed at. */
@@ -118,7 +119,19 @@ export class TextView {
       const { op, heat } = this.marks(cell, at, frame, colours);
       const key = `tok ${cell.kind} ${op} ${heat} ${cell.beyond ? "beyond" : ""} ${cell.text.includes("\n") ? "brk" : ""}`;
       this.fill(this.shown[at], key, cell);
+      this.ghost(this.shown[at].inner, colours === "plain" || op ? null : cell.guess);
     }
+  }
+
+  /** Show in a mask what it would become now, the fainter the less sure; null for nothing. */
+  ghost(inner, guess) {
+    const end = guess && this.ends.has(guess.id);
+    const word = end ? "∎" : guess && !guess.text.includes(BROKEN) ? guess.text.trim() : "";
+    if ((inner.dataset.guess ?? "") !== word) {
+      if (word) inner.dataset.guess = word;
+      else delete inner.dataset.guess;
+    }
+    if (word) inner.style.setProperty("--sure", guess.conf.toFixed(2));
   }
 
   /** For each position of a frame its kind, text and state. */
@@ -133,7 +146,7 @@ export class TextView {
       const part = ["", " joined", " part"][masked ? 0 : joined[at]];
       const special = !free && !masked && SPECIAL.test(text);
       const kind = masked ? "mask" : free ? (end ? "end" : "set") : special ? "given special" : "given";
-      const cell = { state, kind: kind + part, text: masked || end || special ? "" : text, beyond: ended, name: text };
+      const cell = { state, kind: kind + part, text: masked || end || special ? "" : text, beyond: ended, name: text, guess: masked && !ended ? state.guesses.get(at) : undefined };
       if (end) ended = true;
       return cell;
     });

@@ -57,6 +57,11 @@ def test_scrubbing_shows_every_step_forth_and_back(served, watch):
     assert back == forth[-2::-1]
     slider(page).fill("5")
     assert place(page) == 5 and canvas_text(page) == forth[4]
+    axes = page.locator(".strip-figure .axis").all_inner_texts()
+    assert [re.findall(r"\w+", axis) for axis in axes] == [
+        ["0", "position", "20"],
+        ["0", "step", "8"],
+    ]
     page.locator(".strip").click(position={"x": 3, "y": 20})
     assert place(page) == 0
     expect(page).to_have_url(re.compile(r"[#&]step=0$"))

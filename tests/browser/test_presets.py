@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import settled
+from tests.browser.conftest import canvas_text, settled
 
 pytestmark = pytest.mark.browser
 
@@ -77,10 +78,30 @@ def test_a_preset_of_several_runs_shows_them_all(served, watch, name, panes):
 
 def test_a_preset_of_images_takes_the_model_that_makes_them(served, watch):
     page = watch(served).open(settings=False)
-    page.get_by_role("button", name="Digits").click()
+    page.get_by_role("button", name="All ten digits at once").click()
     expect(page.locator("canvas.image")).to_have_count(10)
     settled(page)
     expect(page.locator("[name=model]")).to_have_value("digits")
+    for digit in range(10):
+        expect(page.locator("canvas.image").nth(digit)).to_have_accessible_name(
+            f"Image {digit + 1} of class {digit}"
+        )
+    expect(page).to_have_url(re.compile(r"#run=\w+"))  # which repeats it
+    page.reload()
+    settled(page)
+    expect(page.locator("canvas.image")).to_have_count(10)
+
+
+def test_json_by_a_schema_is_valid_in_eight_steps(served, watch):
+    page = watch(served).open(settings=False)
+    page.get_by_role("button", name="Valid JSON in 8 steps").click()
+    settled(page, 2)
+    page.locator("body").press("End")
+    scene = json.loads(canvas_text(page).partition("in the park.")[2])
+    assert set(scene) == {"hero", "animal", "place", "friends", "happy"}
+    assert scene["animal"] in ("dog", "cat", "bird", "bear") and 1 <= scene["friends"] <= 9
+    expect(page.locator(".pane h2").nth(1)).to_have_text("The same without it")
+    expect(page.locator(".pane").first.locator("[data-name=step] dd")).to_have_text("8 / 8")
 
 
 def test_the_dial_sets_the_steps_and_estimates_their_time(served, watch):
@@ -110,6 +131,29 @@ def test_every_setting_has_a_line_of_help(served, watch):
     page = watch(served).open()
     for field in page.locator(".fields [data-field]").all():
         control = field.locator("input, select")
-        if control.get_attribute("name") == "sampler":
-            continue
         expect(control).to_have_accessible_description(re.compile(r"\w{3}"))
+
+
+def test_each_sampler_has_a_picture_that_moves(served, watch):
+    page = watch(served).open()
+    picker = page.locator("[name=sampler]")
+    pictures = set()
+    for name in picker.locator("option").all_inner_texts():
+        picker.select_option(label=name)
+        picture = page.locator(f".rule[data-rule={name.replace(' ', '_')}]")
+        expect(picture.locator("i")).to_have_count(12)
+        pictures.add(page.locator("#help-sampler").inner_text())
+    assert len(pictures) == picker.locator("option").count() >= 6
+    before = page.locator(".rule").inner_html()
+    page.wait_for_function(
+        "before => document.querySelector('.rule').innerHTML !== before", arg=before
+    )
+
+
+def test_without_motion_the_picture_of_a_sampler_shows_its_steps(served, watch):
+    page = watch(served, reduced_motion="reduce").open()
+    rows = page.locator(".rule-row")
+    assert rows.count() >= 5
+    before = page.locator(".rule").inner_html()
+    page.wait_for_timeout(900)
+    assert page.locator(".rule").inner_html() == before

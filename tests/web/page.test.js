@@ -8,7 +8,8 @@ import { digits, parsed, written } from "../../server/web/exact.js";
 import { cellTexts } from "../../server/web/pieces.js";
 import { modelFor, PRESETS } from "../../server/web/presets.js";
 import { Run } from "../../server/web/reducer.js";
-import { likeliest, rerun } from "../../server/web/rerun.js";
+import { leastEntropy, likeliest, rerun } from "../../server/web/rerun.js";
+import { RULES } from "../../server/web/samplers.js";
 import { newest, timeline } from "../../server/web/timeline.js";
 
 const load = (name) =>
@@ -78,9 +79,56 @@ test("the likeliest tokens come in their order", () => {
   assert.equal(likeliest(choice, track, 4), null);
 });
 
+test("the least entropy is a bound, and exact where nothing is left", () => {
+  const entropy = (shares) => shares.reduce((sum, p) => sum - (p ? p * Math.log(p) : 0), 0);
+  assert.equal(leastEntropy([1]), 0);
+  assert.ok(Math.abs(leastEntropy([0.5, 0.5]) - Math.log(2)) < 1e-12);
+  const whole = [0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.04, 0.03, 0.02, 0.01];
+  const least = leastEntropy(whole.slice(0, 5));
+  assert.ok(least < entropy(whole) && least > entropy(whole.slice(0, 5)));
+});
+
+test("guesses are of the shown step, and wrong ones are refused", () => {
+  const choice = { index: 0, positions: 3, editable: [[0, 3]] };
+  const created = { event: "diffusion.created", data: { choices: [choice], mask: { id: 9 } } };
+  const snapshot = { ids: [9, 9, 9], texts: ["?", "?", "?"] };
+  const step = (number, guesses, more = {}) => ({ event: "diffusion.step", data: { choice: 0, step: number, steps: 2, masked: 3, changes: [], guesses, ...more } });
+  const guesses = { pos: [0, 2], ids: [4, 5], texts: [" a", " b"], conf: [0.5, 0.25] };
+  const run = Run.from([created, step(0, undefined, { snapshot }), step(1, guesses), step(2, { pos: [], ids: [], texts: [], conf: [] })]);
+  const [track] = run.tracks;
+  assert.deepEqual([0, 1, 2].map((k) => track.state(k).guesses.size), [0, 2, 0]);
+  assert.deepEqual(track.state(1).guesses.get(2), { id: 5, text: " b", conf: 0.25 });
+  assert.ok(run.guesses);
+  for (const wrong of [{ ...guesses, conf: [0.5] }, { ...guesses, pos: [0, 3] }, { ids: [4] }]) {
+    assert.throws(() => Run.from([created, step(0, wrong, { snapshot })]), /guess/);
+  }
+});
+
+test("the picture of each sampler follows its rule", () => {
+  const masks = new Set(".x");
+  for (const [name, { steps, help }] of Object.entries(RULES)) {
+    assert.ok(help.length > 30 && steps.every((step) => step.length === 12), name);
+    assert.equal(steps.at(-1), "#".repeat(12), name);
+    steps.slice(1).forEach((step, i) => {
+      [...step].forEach((sign, at) => {
+        const before = steps[i][at];
+        const where = `${name}, step ${i + 1}, position ${at}`;
+        if (sign === ".") assert.ok(masks.has(before), where);
+        if (sign === "x" || sign === "~") assert.ok(!masks.has(before), where);
+        if (sign === "+") assert.ok(masks.has(before) || before === "n", where);
+        if (sign === "#") assert.ok(!masks.has(before) && before !== "n", where);
+      });
+    });
+  }
+});
+
 test("code has the whole request", () => {
   const run = load("digits");
   assert.equal(requestOf(run).path, "/v1/images/generations");
+  const several = { created: { ...run.created, request: { model: "digits", class_labels: [0, 1], seed: 5 } } };
+  for (const code of Object.values(examples(several, "http://localhost:8000"))) {
+    assert.ok(code.includes("/v1/diffusion/trajectories") && /Accept"?: /.test(code) && /class_labels/.test(code));
+  }
   const story = load("story");
   const code = examples(story, "http://localhost:8000");
   assert.deepEqual(Object.keys(code), ["curl", "Python", "JavaScript"]);

@@ -107,19 +107,19 @@ class Job(ABC, Generic[ReaderT]):
         """The latency budget in seconds."""
         return None if self.budget is None else self.budget / 1e3
 
-    def check_choices(self, n: int, prompts: int) -> None:
+    def check_choices(self, n: int, prompts: int, field: str = "prompt") -> None:
         """Refuse more choices than the limit, or than the queue can hold.
 
         Raises:
             ApiError: 400.
         """
-        limits.check_choices(self.state.settings, n, prompts)
+        limits.check_choices(self.state.settings, n, prompts, field)
         most = self.state.engine.scheduler.max_waiting
         if n * prompts > most:
             raise ApiError(
                 400,
                 f"{n * prompts} choices are more than the queue holds, {most}",
-                param="n" if n > 1 else "prompt",
+                param="n" if n > 1 else field,
             )
 
     def check_work(self) -> None:

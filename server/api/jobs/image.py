@@ -88,7 +88,7 @@ class ImageJob(Job[ImageReader]):
         body: DiffusionFields,
         prefix: str,
         *,
-        label: int,
+        labels: Sequence[int],
         count: int,
         form: Format = "png",
         budget: float | None = None,
@@ -97,27 +97,28 @@ class ImageJob(Job[ImageReader]):
     ) -> None:
         """Check a body.
 
-        ``partial`` is the number of intermediate images of each, for a stream.
+        ``count`` is the number of images of each class in ``labels``, ``partial`` that of
+        intermediate images of each, for a stream.
 
         Raises:
             ApiError: naming the field.
         """
         kind = ModelKind.of(state.checkpoint.info)
-        params = replace(body.sampling_params(state.defaults, kind), class_label=label)
+        params = replace(body.sampling_params(state.defaults, kind), class_label=labels[0])
         super().__init__(state, prefix, params, budget)
         self.form: Format = form
         self.partial = partial
-        self.check_choices(count, 1)
+        self.check_choices(count, len(labels), "class_labels")
         try:
             self.requests = [
                 GenerationRequest.continuing(
                     [],
                     shape_of(state).length,
-                    params.changed(seed=seed),
+                    params.changed(seed=seed, class_label=labels[i // count]),
                     wants_steps or partial > 0,
                     budget=self.budget_seconds,
                 )
-                for seed in child_seeds(params.seed, count)
+                for i, seed in enumerate(child_seeds(params.seed, count * len(labels)))
             ]
             self.requests = [prepared(request, state.engine.caching) for request in self.requests]
         except InvalidParam as error:
@@ -225,8 +226,11 @@ def native_size(state: State) -> str:
     return f"{width}x{height}"
 
 
-def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> int:
-    """The class that a request selects, by its number or by a prompt with its name.
+def label_of(
+    info: ModelInfo, class_label: int | None, prompt: str | None, name: str = "class_label"
+) -> int:
+    """The class that a request selects, by its number in the field ``name`` or by a prompt with its
+    name.
 
     Raises:
         ApiError: 400 if none is selected, two differ, or it does not exist.
@@ -242,8 +246,8 @@ def label_of(info: ModelInfo, class_label: int | None, prompt: str | None) -> in
         return named
     if not 0 <= class_label < info.classes:
         if class_label >= info.classes:
-            raise exceeded("class_label", "class_label", class_label, info.classes - 1)
-        raise ApiError(400, f"class_label is {class_label}, below 0", param="class_label")
+            raise exceeded(name, name, class_label, info.classes - 1)
+        raise ApiError(400, f"{name} is {class_label}, below 0", param=name)
     if named not in (None, class_label):
         raise ApiError(400, "prompt and class_label name different classes", param="prompt")
     return class_label

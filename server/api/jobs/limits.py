@@ -20,16 +20,17 @@ def exceeded(param: str, what: str, asked: object, limit: int) -> ApiError:
     )
 
 
-def check_choices(settings: Settings, n: int, prompts: int) -> None:
-    """Check the number of choices of one request, ``n`` for each prompt.
+def check_choices(settings: Settings, n: int, prompts: int, field: str = "prompt") -> None:
+    """Check the number of choices of one request, ``n`` for each prompt, or entry of ``field``.
 
     Raises:
         ApiError: there are too many.
     """
     if n * prompts > settings.max_choices:
         many = f"{n} × {prompts} = {n * prompts}" if prompts > 1 else n
-        what = "n × prompts" if prompts > 1 else "n"
-        raise exceeded("n" if n > 1 else "prompt", what, many, settings.max_choices)
+        several = "prompts" if field == "prompt" else field
+        what = f"n × {several}" if prompts > 1 else "n"
+        raise exceeded("n" if n > 1 else field, what, many, settings.max_choices)
 
 
 def most_text(canvas: int) -> int:

@@ -53,7 +53,7 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         biases = body.biases(state.checkpoint.info.vocab_size)
         try:
             tells = self.view.alternatives is not None
-            params = replace(params, logprobs=tells, logit_bias=biases)
+            params = replace(params, logprobs=tells, guesses=self.view.guesses, logit_bias=biases)
         except InvalidParam as error:
             raise refused(error) from None
         if len(prompts) > 1 and body.seed is None and "seed" not in state.defaults:

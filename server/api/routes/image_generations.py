@@ -67,7 +67,7 @@ async def draw(body: ImageBody, request: Request) -> Response:
         state,
         body,
         "img-",
-        label=label_of(state.checkpoint.info, body.class_label, body.prompt),
+        labels=[label_of(state.checkpoint.info, body.class_label, body.prompt)],
         count=body.n or 1,
         form=body.output_format or "png",
         budget=body.latency_budget_ms,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from models.checkpoints.load import Checkpoint
 from models.images.layout import ImageShape
 from models.tokenization.tokenizer import TextTokenizer
-from sampler import READERS
+from sampler import READERS, SAMPLERS
 from sampler.registry import DEFAULT_SAMPLER
 from server.api.context import State
 from server.api.schemas.responses.common import ImageGrid, MaskToken
@@ -93,7 +93,8 @@ def describe(state: State) -> Model:
             "adapter": state.checkpoint.adapter or None,
             "samplers": ModelKind.of(info).samplers,
             "sampler": defaults.get("sampler", DEFAULT_SAMPLER),
-            "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE},
+            "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE}
+            | {"trajectory_guesses": [n for n, s in SAMPLERS.items() if s.params.reads_open_masks]},
             "request_parameters": [described(name, p) for name, p in REQUESTABLE.items()],
             "steps": default_of(defaults, "steps"),
             "mixing_ratio": default_of(defaults, "mixing_ratio"),

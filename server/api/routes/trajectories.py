@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import StrictInt
+from pydantic import Field, StrictBool, StrictInt
 
+from models.interface import ModelInfo
 from sampler.params import params_in
 from server.api.context import State
 from server.api.jobs.chunks import ChunkJob
@@ -52,7 +53,7 @@ EVENT_ID = re.compile(r"(traj-[0-9a-f]{24,36}):([0-9]{1,9})")
 
 TEXT_ONLY = (
     *("suffix", "infill", "max_tokens", "stop", "ignore_eos", "echo", "logprobs"),
-    *("samples", "logit_bias", "diffusing", *ConstraintFields.model_fields),
+    *("samples", "logit_bias", "diffusing", "trajectory_guesses", *ConstraintFields.model_fields),
 )
 
 
@@ -65,6 +66,10 @@ class TrajectoryBody(CompletionBody):
 
     prompt: Prompts | None = None  # type: ignore[assignment]
     class_label: StrictInt | None = None
+    class_labels: Annotated[list[StrictInt], Field(fail_fast=True)] | None = Field(
+        default=None, min_length=1
+    )
+    trajectory_guesses: StrictBool = False
 
     def view(self) -> View:
         """See ``TextFields``."""
@@ -75,6 +80,7 @@ class TrajectoryBody(CompletionBody):
             alternatives=self.alternatives(),
             samples=self.prompt_samples(),
             trajectory=True,
+            guesses=self.trajectory_guesses,
         )
 
     def job(self, state: State, constraint: Constraint | None = None) -> RecordedText | ImageJob:
@@ -93,17 +99,26 @@ class TrajectoryBody(CompletionBody):
                 state,
                 self,
                 TrajectoryFormat.prefix,
-                label=label_of(state.checkpoint.info, self.class_label, self.prompt),
+                labels=self._labels(state.checkpoint.info, self.prompt),
                 count=self.n or 1,
                 budget=self.latency_budget_ms,
                 wants_steps=True,
             )
-        if self.class_label is not None:
-            raise ApiError(400, "class_label is only supported for images", param="class_label")
+        for name in ("class_label", "class_labels"):
+            if getattr(self, name) is not None:
+                raise ApiError(400, f"{name} is only supported for images", param=name)
         if self.prompt is None:
             raise ApiError(400, "prompt: Field required", param="prompt", code="invalid_value")
         prompts = prompts_of(state, self)
         return ChunkJob(state, self, TrajectoryFormat(), prompts, constraint)
+
+    def _labels(self, info: ModelInfo, prompt: str | None) -> list[int]:
+        if self.class_labels is None:
+            return [label_of(info, self.class_label, prompt)]
+        for name in ("class_label", "prompt"):
+            if getattr(self, name) is not None:
+                raise ApiError(400, f"{name} and class_labels exclude each other", param=name)
+        return [label_of(info, label, None, "class_labels") for label in self.class_labels]
 
     def resolved(self, job: RecordedText | ImageJob) -> dict[str, Any]:
         """The body with all defaults filled in; sent again, it gives the same tokens."""
@@ -113,11 +128,12 @@ class TrajectoryBody(CompletionBody):
             for name in params_in(declaring)
             if name in TrajectoryBody.model_fields
         }
-        form = {"stream", "stream_options", "trajectory", "diffusing", "user"}
+        form = {"stream", "stream_options", "trajectory", "trajectory_guesses", "diffusing", "user"}
         asked = self.model_dump(exclude_none=True, exclude=form) | params
         asked["model"] = job.head.model
         if isinstance(job, ImageJob):
-            asked = {name: value for name, value in asked.items() if name not in TEXT_ONLY}
+            left_out = (*TEXT_ONLY, "class_label") if self.class_labels else TEXT_ONLY
+            asked = {name: value for name, value in asked.items() if name not in left_out}
         else:
             lengths = {
                 len(request.tokens) - prompt.size

@@ -76,8 +76,12 @@ FIELDS: dict[str, Schema] = {
         500,
     ),
     "trajectory": _said("delta returns the changes of each step; needs stream", "none"),
+    "trajectory_guesses": _said(
+        "also the tokens that masks would have become; samplers topk, threshold and dream", False
+    ),
     "diffusing": _said("return the whole canvas as text at each step; needs stream", False),
     "class_label": _said("class of the image, by number", 7, minimum=0),
+    "class_labels": _said("classes of the images, n of each", [0, 1, 2], minItems=1),
     "size": _said("width x height; only the model's size", "auto"),
     "response_format": _said(
         "constrains the text: json_schema, json_object, regex; or text", {"type": "json_object"}
@@ -291,6 +295,7 @@ def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Sch
     ``members`` are bounds of lists' entries, by type.
     """
     canvas = max(info.max_length for info in infos)
+    classes = max(1, *(info.classes for info in infos))
     ids = {"minimum": 0, "maximum": max(info.vocab_size for info in infos) - 1}
     names = [info.name for info in infos]
     counts = {"minimum": 0, "maximum": MAX_INTEGER}
@@ -301,7 +306,11 @@ def by_settings(settings: Settings, infos: Sequence[ModelInfo]) -> dict[str, Sch
     budgets = {"maxItems": settings.max_steps, "members": {"integer": counts}}
     return {
         "model": {"enum": [*names, None], "examples": names[:1]},
-        "class_label": {"maximum": max(0, max(info.classes for info in infos) - 1)},
+        "class_label": {"maximum": classes - 1},
+        "class_labels": {
+            "maxItems": settings.max_choices,
+            "members": {"integer": {"minimum": 0, "maximum": classes - 1}},
+        },
         "n": {"maximum": settings.max_choices},
         "steps": {"maximum": settings.max_steps},
         "max_tokens": {"maximum": canvas},

@@ -128,6 +128,8 @@ SAMPLING: dict[str, Neutral] = {
     "kv_transfer_params": Neutral((), "there is no KV cache to transfer"),
     "vllm_xargs": Neutral(({},), "no further arguments are supported"),
     "class_label": Neutral((), "this route makes text"),
+    "class_labels": Neutral((), "this route makes text"),
+    "trajectory_guesses": Neutral((False,), "/v1/diffusion/trajectories has it"),
 }
 """Parameters of text generation in other servers."""
 
@@ -235,4 +237,5 @@ IMAGE: dict[str, Neutral] = {
     "frame_duration_ms": Neutral((), "an image has one frame"),
     "svg": Neutral((), "images are made of pixels"),
     "diffusing": Neutral((False,), "use partial_images"),
+    "class_labels": Neutral((), "/v1/diffusion/trajectories has it"),
 }

@@ -101,6 +101,7 @@ class View:
         samples: Monte Carlo samples for the log-probabilities of an echoed prompt; None takes the
             default.
         trajectory: return the changes of each step.
+        guesses: and the tokens that masks would have become.
         diffusing: return the whole canvas as text at each step, in place of the settled text.
     """
 
@@ -108,6 +109,7 @@ class View:
     alternatives: int | None = None
     samples: int | None = None
     trajectory: bool = False
+    guesses: bool = False
     diffusing: bool = False
 
 

@@ -210,9 +210,37 @@ def test_a_trajectory_of_an_image_replays_to_it(both):
     assert [c["b64_json"] for c in plain] == [c["b64_json"] for c in completed["choices"]]
 
 
+def test_a_trajectory_of_several_classes_has_images_of_each(both):
+    asked = {**DRAW, "n": 2, "guidance_scale": 2}
+    asked = {name: value for name, value in asked.items() if name != "class_label"}
+    told = records(both, {**asked, "class_labels": [7, 1]})
+    created, *_, completed = [r["data"] for r in told]
+    assert created["request"]["class_labels"] == [7, 1]
+    images = [choice["b64_json"] for choice in completed["choices"]]
+    seeds = [choice["seed"] for choice in created["choices"]]
+    assert len(images) == 4 and len(set(seeds)) == 4
+    alone = draw(both, **{**asked, "class_label": 7})[1]["data"]
+    assert [image["b64_json"] for image in alone] == images[:2]
+    for at in (2, 3):
+        one = draw(both, **{**asked, "n": 1, "class_label": 1, "seed": seeds[at]})[1]["data"]
+        assert one[0]["b64_json"] == images[at]
+    again = records(both, created["request"])[-1]["data"]["choices"]
+    assert again == completed["choices"]
+
+
 @pytest.mark.parametrize(
     "change, field",
     [
+        ({"class_labels": [1]}, "class_label"),
+        ({"class_label": None, "prompt": "7", "class_labels": [1]}, "prompt"),
+        ({"class_label": None, "class_labels": [1, 10]}, "class_labels"),
+        ({"class_label": None, "class_labels": []}, "class_labels"),
+        ({"class_label": None, "class_labels": [0] * 999}, "class_labels"),
+        ({"trajectory_guesses": True}, "trajectory_guesses"),
+        (
+            {"model": "tiny", "prompt": "Tom", "class_label": None, "class_labels": [1]},
+            "class_labels",
+        ),
         ({"max_tokens": 5}, "max_tokens"),
         ({"echo": True}, "echo"),
         ({"prompt": ["7"]}, "prompt"),

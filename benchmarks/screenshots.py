@@ -116,6 +116,33 @@ def text(page: Page) -> None:
     go(page, 17)
 
 
+def guesses(page: Page) -> None:
+    """A story of ``topk``, whose masks show what they would become, and the settings."""
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.locator("[name=sampler]").select_option("topk")
+    generate(page, 1, max_tokens="64", seed="6", steps="16")
+    go(page, 8)
+
+
+def chat(page: Page) -> None:
+    """The second answer of a conversation, while it denoises."""
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_role("radio", name="Chat").check()
+    fields = {"max_tokens": "48", "seed": "6", "steps": "32"}
+    generate(page, 1, prompt="Tell me of a girl who finds a kite.", **fields)
+    generate(page, 1, prompt="And what did her mom say?", **fields)
+    page.get_by_role("button", name="Settings", exact=True).click()
+    go(page, 20)
+
+
+def digits(page: Page) -> None:
+    """All ten digits, before the end."""
+    page.get_by_role("button", name="All ten digits at once").click()
+    expect(page.locator(".facts [data-name=latency]")).to_have_count(1, timeout=WAIT)
+    expect(page.locator("html:not([data-busy])")).to_be_attached(timeout=WAIT)
+    go(page, 12)
+
+
 def compare(page: Page) -> None:
     """Two step counts."""
     page.get_by_role("button", name="Settings", exact=True).click()
@@ -172,6 +199,9 @@ PAGES = {
     "race": (1400, 900, False, race),
     "share": (1400, 900, True, share),
     "inspector": (1400, 900, False, inspector),
+    "guesses": (1400, 900, False, guesses),
+    "chat": (1400, 860, True, chat),
+    "digits": (1400, 900, False, digits),
     "images": (1400, 900, True, images),
     "phone": (390, 800, True, first),
 }

@@ -258,8 +258,8 @@ class Json:
 
     def _same_size(self, low: str, high: str) -> int:
         """Numbers of one size between two."""
-        if not low:
-            return self.e.empty
+        if not low.strip("0") and not high.strip("9"):  # all of them
+            return self.e.repeat(self.digits, len(low), len(low))
         first, last = int(low[0]), int(high[0])
         rest = len(low) - 1
         if first == last:

@@ -13,9 +13,10 @@ from loadtest import sse
 BODY = {"prompt": "Once upon a time", "max_tokens": 30, "steps": 6, "seed": 11}
 
 
-def call(served, method, path, body=None, headers=None):
+def call(served, method, path, body=None, headers=None, timeout=30.0):
     payload = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)) as connection:
+    open_ = http.client.HTTPConnection("127.0.0.1", served.port, timeout=timeout)
+    with closing(open_) as connection:
         connection.request(method, path, payload, headers or {"Content-Type": "application/json"})
         with connection.getresponse() as response:
             return response, response.read()

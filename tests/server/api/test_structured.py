@@ -12,7 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
-from tests.server.constraints.made import whole_schema
+from tests.server.constraints.made import expression, whole_schema
 from tests.support.effort import count
 from tests.support.http import call
 
@@ -310,27 +310,55 @@ def test_trajectory_of_a_constrained_text_is_recorded_and_made_again(served):
     jsonschema.validate(json.loads(done["choices"][0]["text"]), PERSON)
 
 
-def test_random_schemas_with_random_settings_are_answered_validly(served):
+def settings(chance: random.Random, length: int) -> dict[str, Any]:
+    """A sampler, steps from one to the canvas' length, a temperature and a nucleus."""
+    return {
+        "max_tokens": length,
+        "steps": chance.choice([1, 2, 7, count(12, length)]),
+        "temperature": chance.choice([0.0, 0.3, 1.0, 1.5]),
+        "top_p": chance.choice([1.0, 1.0, 0.7]),
+        "sampler": chance.choice(["topk", "threshold", "dream", "ancestral"]),
+    }
+
+
+def answered(served, body: dict[str, Any]) -> str | None:
+    """A text that has ended; None where the canvas is refused as too small."""
+    response, raw = call(served, "POST", "/v1/completions", {**TEXT, **body}, timeout=300)
+    answer = json.loads(raw)
+    if response.status == 400:
+        assert answer["error"]["code"] == "constraint_too_long", (answer, body)
+        return None
+    assert response.status == 200, (answer, body)
+    assert answer["choices"][0]["finish_reason"] == "stop", (answer, body)
+    return answer["choices"][0]["text"]
+
+
+PARTS = range(0, count(20, 2000), count(20, 100))
+
+
+@pytest.mark.parametrize("first", PARTS)
+def test_random_schemas_with_random_settings_are_answered_validly(served, first):
     """Every answer parses and validates, or the canvas is refused as too small."""
-    answered = 0
-    for seed in range(count(20, 2000)):
+    found = 0
+    for seed in range(first, first + count(20, 100)):
         chance = random.Random(seed)
         schema = whole_schema(chance)
-        length = chance.choice([32, 64, 100])
-        body = {
-            **{"guided_json": schema, "max_tokens": length, "seed": seed},
-            "steps": chance.choice([1, 2, 7, count(12, length)]),
-            "temperature": chance.choice([0.0, 0.3, 1.0, 1.5]),
-            "top_p": chance.choice([1.0, 1.0, 0.7]),
-            "sampler": chance.choice(["topk", "threshold", "dream", "ancestral"]),
-        }
-        status, answer = post(served, **body)
-        if status == 400:
-            assert answer["error"]["code"] == "constraint_too_long", (answer, schema)
-            continue
-        assert status == 200, (answer, body)
-        choice = answer["choices"][0]
-        assert choice["finish_reason"] == "stop"
-        jsonschema.Draft202012Validator(schema).validate(json.loads(choice["text"]))
-        answered += 1
-    assert answered > count(12, 1500)
+        body = settings(chance, chance.choice([32, 64, 100])) | {"guided_json": schema}
+        if (text := answered(served, {**body, "seed": seed})) is not None:
+            jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+            found += 1
+    assert found > count(12, 75)
+
+
+@pytest.mark.parametrize("first", PARTS)
+def test_random_expressions_with_random_settings_are_matched(served, first):
+    """Every answer matches as a whole, or the canvas is refused as too small."""
+    found = 0
+    for seed in range(first, first + count(20, 100)):
+        chance = random.Random(seed)
+        source = expression(chance)
+        body = settings(chance, chance.choice([8, 24])) | {"guided_regex": source}
+        if (text := answered(served, {**body, "seed": seed})) is not None:
+            assert re.fullmatch(source, text, re.ASCII), (body, text)
+            found += 1
+    assert found > count(12, 75)

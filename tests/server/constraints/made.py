@@ -75,8 +75,12 @@ def schema(chance: random.Random, depth: int = 2) -> dict[str, Any]:
         low, size = chance.randint(-120, 120), chance.randint(0, 300)
         scale = 1 if whole else chance.choice([1, 10, 100])
         made = {"type": "integer" if whole else "number"}
-        made |= {"minimum": low / scale if scale > 1 else low}
-        return made | {"maximum": (low + size) / scale if scale > 1 else low + size}
+        first, last = "minimum", "maximum"
+        if not whole and size:
+            first = chance.choice([first, "exclusiveMinimum"])
+            last = chance.choice([last, "exclusiveMaximum"])
+        made |= {first: low / scale if scale > 1 else low}
+        return made | {last: (low + size) / scale if scale > 1 else low + size}
     if kind == "types":
         others = chance.sample(["integer", "null", "boolean"], 2)
         return {"type": ["string", *others], "maxLength": 4}

@@ -40,7 +40,7 @@ export class TextView {
       const lead = document.createTextNode("");
       const inner = h("span", { class: "tok", tabindex: at ? -1 : 0, role: "button", "data-at": at });
       const node = h("span", { class: "cell" }, lead, inner);
-      this.shown.push({ node, lead, inner, key: "tok", look: "", body: null, breaks: 0 });
+      this.shown.push({ node, lead, inner, key: "tok", look: "", body: null, breaks: 0, guess: null });
       this.node.append(node);
     }
     this.pins = new Pins(this.node, this.shown);
@@ -119,18 +119,19 @@ export class TextView {
       const { op, heat } = this.marks(cell, at, frame, colours);
       const key = `tok ${cell.kind} ${op} ${heat} ${cell.beyond ? "beyond" : ""} ${cell.text.includes("\n") ? "brk" : ""}`;
       this.fill(this.shown[at], key, cell);
-      this.ghost(this.shown[at].inner, colours === "plain" || op ? null : cell.guess);
+      this.ghost(this.shown[at], colours === "plain" || op ? null : cell.guess);
     }
   }
 
   /** Show in a mask what it would become now, the fainter the less sure; null for nothing. */
-  ghost(inner, guess) {
+  ghost(shown, guess) {
+    if (shown.guess === (guess ?? null)) return;
+    shown.guess = guess ?? null;
+    const { inner } = shown;
     const end = guess && this.ends.has(guess.id);
     const word = end ? "∎" : guess && !guess.text.includes(BROKEN) ? guess.text.trim() : "";
-    if ((inner.dataset.guess ?? "") !== word) {
-      if (word) inner.dataset.guess = word;
-      else delete inner.dataset.guess;
-    }
+    if (word) inner.dataset.guess = word;
+    else delete inner.dataset.guess;
     if (word) inner.style.setProperty("--sure", guess.conf.toFixed(2));
   }
 

@@ -14,7 +14,15 @@ from models.bundled import BUNDLED
 from models.checkpoints.load import load_checkpoint
 from server.trajectories.form import Form, numbers_of
 from server.trajectories.furniture import caption
-from server.trajectories.lines import page_of, words
+from server.trajectories.lines import (
+    SERIF,
+    fitting,
+    font_of,
+    page_of,
+    shortened,
+    width_of,
+    words,
+)
 from server.trajectories.picture_worker import Sheets
 from server.trajectories.replay import Replay
 from server.trajectories.themes import LIGHT
@@ -182,6 +190,15 @@ def test_lines_of_a_picture_end_between_words():
         for first, *_ in list(lines.values())[1:]:
             word = shown[first]
             assert word is not None and (word.blank or word.breaks)  # lines end between words
+
+
+def test_a_word_wider_than_its_place_is_drawn_smaller_and_then_cut():
+    for width, cut in ((100, False), (50, False), (12, True), (3, True)):
+        font = fitting(SERIF, 20, "pattern", width)
+        text = shortened(font, "pattern", width)
+        assert "pattern".startswith(text) and (text != "pattern") == cut
+        assert width_of(font, text) <= width + 2
+    assert fitting(SERIF, 20, "pattern", 100) is font_of(SERIF, 20)
 
 
 def test_replays_by_time_end_one_after_the_other(story):

@@ -1,6 +1,7 @@
 """Canvases of DiffusionGemma beside transformers' ``generate``, with random weights, small shapes.
 
     python -m benchmarks.canvases --repeats 3 --save canvases.jsonl
+    python -m benchmarks.canvases --requests 1-bfloat16 8-bfloat16
     python -m benchmarks.canvases --memory            # peak of a step by canvases and chunk size
 
 Both sides take the same number of steps: no canvas ends early. Transformers runs its requests as
@@ -63,18 +64,18 @@ def canvases_of(network: DiffusionGemma, count: int) -> tuple[EntropyBound, Canv
     return sampler, cached(network, sampler.begin(CanvasBatch.of(canvases)), "none")
 
 
-def small_network(**sizes: int) -> DiffusionGemma:
+def small_network(dtype: torch.dtype = torch.float32, **sizes: int) -> DiffusionGemma:
     """The network of this benchmark, or one with other sizes."""
     config = {"model_type": "diffusion_gemma", "canvas_length": CANVAS, "text_config": TEXT | sizes}
-    network = random_network(config, torch.float32)
+    network = random_network(config, dtype)
     assert isinstance(network, DiffusionGemma)
     pack(network)
     return network
 
 
-def ours(count: int) -> Record:
+def ours(count: int, dtype: torch.dtype) -> Record:
     """Seconds of all steps of some canvases together."""
-    network = small_network()
+    network = small_network(dtype)
 
     def decode(requests: int) -> int:
         sampler, batch = canvases_of(network, requests)
@@ -85,7 +86,7 @@ def ours(count: int) -> Record:
     return timed(decode, count)
 
 
-def transformers_generate(count: int) -> Record:
+def transformers_generate(count: int, dtype: torch.dtype) -> Record:
     """Seconds of transformers' ``generate`` for a batch of as many prompts."""
     from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
@@ -93,7 +94,7 @@ def transformers_generate(count: int) -> Record:
     vision |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     config = DiffusionGemmaConfig(text_config=TEXT, vision_config=vision, canvas_length=CANVAS)
     torch.manual_seed(0)
-    model = DiffusionGemmaForBlockDiffusion(config).eval()
+    model = DiffusionGemmaForBlockDiffusion(config).to(dtype).eval()
     g = torch.Generator().manual_seed(1)
     chosen = {"max_denoising_steps": STEPS, "confidence_threshold": 1e-9, "max_new_tokens": CANVAS}
 
@@ -138,7 +139,7 @@ def memory_of(canvases: int, rows: int) -> Record:
 def main() -> None:
     """Compare, or be one of the sides."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", nargs=2, metavar=("SIDE", "REQUESTS"))
+    parser.add_argument("--one", nargs=2, metavar=("SIDE", "REQUESTS[-TYPE]"))
     parser.add_argument("--peak", nargs=2, type=int, metavar=("CANVASES", "ROWS"))
     parser.add_argument("--memory", action="store_true", help="peak of a step")
     parser.add_argument("--requests", nargs="+", default=["1", "8"])
@@ -146,9 +147,11 @@ def main() -> None:
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     if args.one:
-        side, requests = args.one
+        side, setting = args.one
+        requests, *types = setting.split("-")
+        dtype = getattr(torch, types[0] if types else "float32")
         work = ours if side == "ours" else transformers_generate
-        measure_here(side, requests, lambda: work(int(requests)), threads=THREADS)
+        measure_here(side, setting, lambda: work(int(requests), dtype), threads=THREADS)
         return
     if args.peak:
         torch.set_num_threads(THREADS)

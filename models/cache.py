@@ -111,7 +111,7 @@ def _zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
     """Zeros; on a CPU in pages that the system gives when they are written, which ``torch.zeros``
     does at once.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or 0 in size:  # no layers of a kind
         return torch.zeros(size, dtype=dtype, device=device)
     pages = np.zeros(math.prod(size) * dtype.itemsize, np.uint8)
     return torch.from_numpy(pages).view(dtype).view(*size)

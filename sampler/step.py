@@ -207,6 +207,8 @@ def take(
             told |= {"guess": mine.sample, "p_guess": mine.p_sample}
         if mine.log_p is not None and mine.top_ids is not None and mine.top_log_p is not None:
             told |= {"log_p": mine.log_p, "top_ids": mine.top_ids, "top_log_p": mine.top_log_p}
+            if mine.told_entropy is not None:
+                told["entropy"] = mine.told_entropy
         results.append((after, told))
     return results
 
@@ -283,7 +285,7 @@ def settle(
     valid = rows < len(after)
     rows, finite = rows[valid], found.pop("finite")[valid]
     before = batch.on_host.tokens.numpy()
-    names = ("confidence", "log_p", "top_ids", "top_log_p")
+    names = ("confidence", "log_p", "top_ids", "top_log_p", "entropy")
     told = {n: found.pop(n)[valid] for n in names if n in found}
     guesses = None
     if "guess" in found and sampler.mask_id is not None:

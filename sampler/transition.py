@@ -47,6 +47,7 @@ class Transition:
         op: index into ``OPS``.
         confidence: probability the model gave to the new token; 0 for noise.
         log_p, top_ids, top_log_p: as in ``RowStats``; None where no canvas wants them.
+        entropy: of the model's distribution, in nats; likewise.
         guesses: of masks that stay; None where no canvas wants them.
     """
 
@@ -58,6 +59,7 @@ class Transition:
     log_p: Float[Tensor, " C"] | None = None
     top_ids: Int[Tensor, "C K"] | None = None
     top_log_p: Float[Tensor, "C K"] | None = None
+    entropy: Float[Tensor, " C"] | None = None
     guesses: Guesses | None = None
 
     @classmethod

@@ -26,6 +26,7 @@ from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some
 from sampler.packing import joined
 
 TINY = torch.finfo(torch.float32).tiny
+LEAST_LOG_P = -1e4
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
 
 
@@ -65,6 +66,7 @@ class RowStats:
         expected: mean embedding of p, [R, D]; None too where the network has no use for it.
         log_p: of the model's distribution at the id asked for; likewise.
         top_ids, top_log_p: its likeliest ids, in order; likewise.
+        told_entropy: its entropy, in nats; likewise.
     """
 
     sample: Int[Tensor, " R"]
@@ -79,6 +81,7 @@ class RowStats:
     log_p: Float[Tensor, " R"] | None = None
     top_ids: Int[Tensor, "R K"] | None = None
     top_log_p: Float[Tensor, "R K"] | None = None
+    told_entropy: Float[Tensor, " R"] | None = None
 
     def part(self, rows: slice) -> RowStats:
         """The facts of some of the rows."""
@@ -179,7 +182,7 @@ def row_stats(
         reader.see_drawn(logits[own], chunk.may_ask)
     draw = Draw.of(logits.exp_(), mode, chunk)
     own_total = model.total(draw.total)
-    log_p, top_ids, top_log_p = model.told(draw.sample, vocab)
+    log_p, top_ids, top_log_p, told_entropy = model.told(draw.sample, vocab)
     spread, mean = draw.denoised(chunk, vocab, expected)
     return RowStats(
         sample=draw.sample,
@@ -194,6 +197,7 @@ def row_stats(
         log_p=log_p,
         top_ids=top_ids,
         top_log_p=top_log_p,
+        told_entropy=told_entropy,
     )
 
 
@@ -380,16 +384,16 @@ class RawDistribution:
         return p
 
     def told(self, sample: Tensor, vocab: int) -> tuple[Tensor | None, ...]:
-        """The last three of ``RowStats``."""
+        """The last four of ``RowStats``."""
         query = self.chunk.query
         if query.tell is None:
-            return None, None, None
+            return None, None, None, None
         count = min(MOST_LIKELY, vocab)
         log_p = query.u.new_zeros(len(sample))
         top_ids = sample.new_zeros(len(sample), count)
         top_log_p = log_p.new_zeros(len(sample), count)
         if self.log_p is None:
-            return log_p, top_ids, top_log_p
+            return log_p, top_ids, top_log_p, torch.zeros_like(log_p)
         rows = self.chunk.asks["tell"]
         written, mark = sample[rows], query.tell[rows]
         if query.written is not None:
@@ -397,10 +401,13 @@ class RawDistribution:
             written = torch.where(given < 0, written, given)
         own = self.log_p.gather(1, written[:, None])[:, 0]
         likely, ids = self.log_p.topk(count)
+        # a floor, since 0 times minus infinity is no number; what lies below it weighs nothing
+        entropy = -(self.log_p.exp() * self.log_p.clamp_min(LEAST_LOG_P)).sum(-1)
         return (
             _put(log_p, rows, own, mark),
             _put(top_ids, rows, ids, mark[:, None]),
             _put(top_log_p, rows, likely, mark[:, None]),
+            _put(torch.zeros_like(log_p), rows, entropy, mark),
         )
 
 

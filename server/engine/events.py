@@ -94,11 +94,13 @@ class LogProbs:
         step: that step; None for a token that was given, whose log-probability is an estimate.
         log_p: log-probability of the token under the model, in nats.
         top: (id, log-probability) of the likeliest, in order.
+        entropy: of the model's distribution, in nats; None for a given token.
     """
 
     step: int | None
     log_p: float
     top: tuple[tuple[int, float], ...]
+    entropy: float | None = None
 
 
 @dataclass(frozen=True)

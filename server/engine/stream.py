@@ -153,6 +153,7 @@ class GroupStep:
     log_p: list[float]
     top_ids: list[list[int]]
     top_log_p: list[list[float]]
+    entropy: list[float]
     guess_bounds: list[int]
     guess_rows: list[int]
     guess_ids: list[int]
@@ -181,6 +182,7 @@ class GroupStep:
             log_p=_listed(change.log_p),
             top_ids=_listed(change.top_ids),
             top_log_p=_listed(change.top_log_p),
+            entropy=_listed(change.entropy),
             guess_bounds=[] if guesses is None else _bounds(guesses.rows, ends),
             guess_rows=_listed(guesses and guesses.rows),
             guess_ids=_listed(guesses and guesses.ids),
@@ -230,7 +232,7 @@ class GroupStep:
 
     def _logprobs(self, c: int, step: int) -> LogProbs:
         top = zip(self.top_ids[c], self.top_log_p[c], strict=True)
-        return LogProbs(step, self.log_p[c], tuple(top))
+        return LogProbs(step, self.log_p[c], tuple(top), self.entropy[c])
 
 
 def _bounds(rows: Tensor, ends: Tensor) -> list[int]:

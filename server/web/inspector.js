@@ -1,7 +1,7 @@
 // What can be done with a token of a finished run: see what else was likely, keep, replace or mask it.
 
 import { h } from "./dom.js";
-import { leastEntropy, likeliest, rerun } from "./rerun.js";
+import { likeliest, rerun } from "./rerun.js";
 
 /** Nodes for the card of a position; `actions` is what the page offers (see `Inspector`). */
 export function inspect(actions, run, track, position, frame) {
@@ -38,17 +38,17 @@ export function inspect(actions, run, track, position, frame) {
   );
 }
 
-function show(list, told, found) {
+function show(list, told, { tokens, entropy }) {
   list.replaceChildren(
-    ...found.map(([text, share]) => {
+    ...tokens.map(([text, share]) => {
       const fill = h("i");
       fill.style.width = `${Math.round(share * 100)}%`;
       return h("li", {}, h("span", { class: "word" }, text.replaceAll("\n", "↵")), h("span", { class: "bar" }, fill), h("span", { class: "conf" }, share.toFixed(2)));
     }),
   );
-  const least = leastEntropy(found.map(([, share]) => share).slice(0, 5));
-  told.textContent = `entropy at least ${least.toFixed(2)} nats`;
-  told.title = "A lower bound from these tokens: 0 is certain, 0.69 as even as a coin";
+  if (entropy === null) return;
+  told.textContent = `entropy ${entropy.toFixed(2)} nats`;
+  told.title = "Of the model's distribution at that step: 0 is certain, 0.69 as even as a coin";
 }
 
 /** Answers of the server for the inspector; `begin(body, title)` starts a run. */

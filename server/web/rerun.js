@@ -21,23 +21,15 @@ export function rerun(run, track, frame, { kind, position, id }) {
 }
 
 /**
- * The least entropy in nats that a distribution can have whose likeliest tokens have the
- * probabilities `shares`, in falling order: the rest in as few tokens as those allow.
+ * The likeliest `tokens` of a position, [text, probability], and the `entropy` of its distribution in nats, from the
+ * answer of the same run with log-probabilities; null where it has none.
  */
-export function leastEntropy(shares) {
-  const of = (p) => (p > 0 ? -p * Math.log(p) : 0);
-  const rest = Math.max(0, 1 - shares.reduce((sum, p) => sum + p, 0));
-  const last = shares.at(-1);
-  const full = last > 0 ? Math.floor(rest / last) : 0;
-  return shares.reduce((sum, p) => sum + of(p), 0) + full * of(last) + of(rest - full * last);
-}
-
-/** The likeliest tokens of a position, [text, probability], from the answer of the same run with log-probabilities. */
 export function likeliest(choice, track, position) {
   const at = position - track.editable.indexOf(1);
   const found = choice.logprobs?.top_logprobs?.[at];
   if (!found) return null;
-  return Object.entries(found)
+  const tokens = Object.entries(found)
     .map(([text, log]) => [text, Math.exp(log)])
     .sort((a, b) => b[1] - a[1]);
+  return { tokens, entropy: choice.logprobs.entropies?.[at] ?? null };
 }

@@ -8,7 +8,7 @@ import { digits, parsed, written } from "../../server/web/exact.js";
 import { cellTexts } from "../../server/web/pieces.js";
 import { modelFor, PRESETS } from "../../server/web/presets.js";
 import { Run } from "../../server/web/reducer.js";
-import { leastEntropy, likeliest, rerun } from "../../server/web/rerun.js";
+import { likeliest, rerun } from "../../server/web/rerun.js";
 import { RULES } from "../../server/web/samplers.js";
 import { newest, timeline } from "../../server/web/timeline.js";
 
@@ -74,18 +74,11 @@ test("an edited canvas is a body that writes the rest", () => {
 
 test("the likeliest tokens come in their order", () => {
   const track = { editable: Uint8Array.from([0, 0, 1, 1]) };
-  const choice = { logprobs: { top_logprobs: [{ a: -1 }, { b: -2, c: -0.1 }] } };
-  assert.deepEqual(likeliest(choice, track, 3).map(([text]) => text), ["c", "b"]);
+  const choice = { logprobs: { top_logprobs: [{ a: -1 }, { b: -2, c: -0.1 }], entropies: [1, 2] } };
+  const { tokens, entropy } = likeliest(choice, track, 3);
+  assert.deepEqual(tokens.map(([text]) => text), ["c", "b"]);
+  assert.equal(entropy, 2);
   assert.equal(likeliest(choice, track, 4), null);
-});
-
-test("the least entropy is a bound, and exact where nothing is left", () => {
-  const entropy = (shares) => shares.reduce((sum, p) => sum - (p ? p * Math.log(p) : 0), 0);
-  assert.equal(leastEntropy([1]), 0);
-  assert.ok(Math.abs(leastEntropy([0.5, 0.5]) - Math.log(2)) < 1e-12);
-  const whole = [0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.04, 0.03, 0.02, 0.01];
-  const least = leastEntropy(whole.slice(0, 5));
-  assert.ok(least < entropy(whole) && least > entropy(whole.slice(0, 5)));
 });
 
 test("guesses are of the shown step, and wrong ones are refused", () => {

@@ -192,8 +192,10 @@ def _logprobs(tokens: Sequence[TokenLogProb]) -> ChatLogProbs | None:
     for token in tokens:
         entry = _entry(token.token, token.logprobs.log_p if token.logprobs else -math.inf)
         top = [_entry(other, log_p) for other, log_p in token.top]
-        step = token.logprobs.step if token.logprobs else None
-        entries.append({**entry, "top_logprobs": top, "step": step})
+        step, entropy = None, None
+        if token.logprobs:
+            step, entropy = token.logprobs.step, token.logprobs.entropy
+        entries.append({**entry, "top_logprobs": top, "step": step, "entropy": entropy})
     return {"content": entries, "refusal": None}
 
 

@@ -167,6 +167,7 @@ def logprobs_of(tokens: Sequence[TokenLogProb], samples: int) -> TextLogProbs | 
         "top_logprobs": [by_label(token) or None for token in tokens],
         "text_offset": [token.offset for token in tokens],
         "steps": [None if t is None else t.step for t in found],
+        "entropies": [None if t is None else t.entropy for t in found],
     }
     if samples:
         logprobs["prompt_samples"] = samples

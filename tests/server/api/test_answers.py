@@ -29,7 +29,7 @@ def test_log_probabilities_are_the_models_at_the_step_that_wrote(served, tiny, c
     records = [c["diffusion"] for c in chunks if "diffusion" in c]
     canvas = list(records[0]["snapshot"]["ids"])
     prompt = len(canvas) - 30
-    expected: dict[int, tuple[int, float, dict[str, float]]] = {}
+    expected: dict[int, tuple[int, float, dict[str, float], float]] = {}
     for record in records[1:]:
         tokens = torch.tensor(canvas)
         offsets = torch.tensor([0, len(canvas)])
@@ -42,7 +42,8 @@ def test_log_probabilities_are_the_models_at_the_step_that_wrote(served, tiny, c
             best = row.topk(3)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             top = {tiny.tokenizer.token(i).label: p for i, p in pairs}
-            expected[change["pos"]] = (record["step"], float(row[change["id"]]), top)
+            entropy = float(torch.special.entr(row.exp()).sum())
+            expected[change["pos"]] = (record["step"], float(row[change["id"]]), top, entropy)
             canvas[change["pos"]] = change["id"]
 
     answer = post(served, **body)[1]["choices"][0]
@@ -50,7 +51,8 @@ def test_log_probabilities_are_the_models_at_the_step_that_wrote(served, tiny, c
     count = len(told["tokens"])
     assert count >= 20
     for i in range(count):
-        step, log_p, top = expected[prompt + i]
+        step, log_p, top, entropy = expected[prompt + i]
+        assert told["entropies"][i] == pytest.approx(entropy, abs=1e-4)
         assert told["tokens"][i] == tiny.tokenizer.token(canvas[prompt + i]).label
         assert told["steps"][i] == step
         assert told["token_logprobs"][i] == pytest.approx(max(log_p, -9999), abs=1e-4)
@@ -188,7 +190,7 @@ def test_chat_tells_openais_objects(chatty):
     written = b"".join(bytes(e["bytes"]) for e in entries)
     assert written.decode(errors="replace") == choice["message"]["content"]
     for entry in entries:
-        assert len(entry["top_logprobs"]) == 2 and entry["logprob"] <= 0
+        assert len(entry["top_logprobs"]) == 2 and entry["logprob"] <= 0 < entry["entropy"]
         assert shown(bytes(entry["bytes"])) == entry["token"]
         best, second = (top["logprob"] for top in entry["top_logprobs"])
         assert best >= second and best >= entry["logprob"]

@@ -27,6 +27,10 @@ class TextLogProbs(Answer):
         list[int | None],
         Field(description="step at which the token was written; null for the prompt"),
     ]
+    entropies: Annotated[
+        list[float | None],
+        Field(description="of the model's distribution at that step; null for the prompt"),
+    ]
     prompt_samples: NotRequired[
         Annotated[
             int,
@@ -54,6 +58,9 @@ class TokenLogProb(TopLogProb):
 
     top_logprobs: list[TopLogProb]
     step: Annotated[int | None, Field(description="step at which the token was written")]
+    entropy: Annotated[
+        float | None, Field(description="of the model's distribution at that step, in nats")
+    ]
 
 
 class ChatLogProbs(Answer):

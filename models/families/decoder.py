@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from models.base import Piece, RMSNorm, Rope, Transformer, rotate
 from models.cache import CacheShape
 from models.families.decoder_config import DecoderConfig
 from models.families.experts import Experts, Router, Routing
+from models.packed import gated
 from models.widening import linear
 
 
@@ -53,7 +53,13 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """W_down(act(W_gate y) * W_up y)."""
+    """W_down(act(W_gate y) * W_up y).
+
+    Attributes:
+        act: of the gate, element by element: SwiGLU's silu.
+    """
+
+    act: Callable[[Tensor], Tensor] = staticmethod(F.silu)
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
@@ -61,16 +67,9 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(hidden, width, bias=False)
         self.down_proj = nn.Linear(width, hidden, bias=False)
 
-    @staticmethod
-    def act(x: Tensor) -> Tensor:
-        """The function of the gate, element by element: SwiGLU's silu."""
-        return F.silu(x)
-
     def forward(self, y: Tensor) -> Tensor:
         """[R, D] -> same."""
-        gate, up = self.act(self.gate_proj(y)), self.up_proj(y)
-        # in place where no gradient needs the factors: one buffer less to walk through
-        return self.down_proj(gate * up if torch.is_grad_enabled() else gate.mul_(up))
+        return self.down_proj(gated(self.gate_proj, self.up_proj, y, self.act))
 
 
 class SparseMLP(nn.Module):

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models import cpu, packed
@@ -107,3 +108,20 @@ def test_a_packed_layer_in_bfloat16_gives_the_results_of_the_layer(rows):
     pack(layer)
     assert [type(each) for each in layer] == [PackedLinear, nn.Linear]
     torch.testing.assert_close(layer(x), expected, rtol=2**-7, atol=2**-8)
+
+
+@pytest.mark.skipif(not cpu.has_fast_bfloat16(), reason="no bfloat16 arithmetic")
+def test_silu_and_the_factor_within_packed_products_are_rounded_less():
+    torch.manual_seed(0)
+    gate, up = (nn.Linear(512, 768, bias=False).requires_grad_(False) for _ in range(2))
+    y = torch.randn(50, 512).bfloat16()
+    narrow = [nn.Sequential(layer.to(torch.bfloat16)) for layer in (gate, up)]
+    exact = F.silu(gate.double()(y.double())) * up.double()(y.double())
+    gate.to(torch.bfloat16), up.to(torch.bfloat16)
+    with torch.inference_mode():
+        plain = packed.gated(narrow[0][0], narrow[1][0], y)
+        for each in narrow:
+            pack(each)
+        found = packed.gated(narrow[0][0], narrow[1][0], y)
+    error, before = ((x.double() - exact).abs().mean() for x in (found, plain))
+    assert error < before < 2e-3

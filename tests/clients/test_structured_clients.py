@@ -73,3 +73,8 @@ def test_vercels_ai_sdk(report, caller):
             **{"valid": [True] * 3, "choice": True, "reason": "tool-calls", "sum": True},
             **{"ended": True, "streamed": [True]},
         }, name
+
+
+def test_openai_for_javascript(report, caller):
+    seen = report("node", PROGRAMS / "structured_openai_node.mjs", caller.url)
+    assert seen == dict.fromkeys(("chat", "chatStream", "responses", "responsesStream"), True)

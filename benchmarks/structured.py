@@ -1,6 +1,6 @@
 """Time of a step with constrained texts against the same step without, and of compiling a schema.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.structured --save benchmarks/results/structured.jsonl
+    python -m benchmarks.structured --save structured.jsonl
 
 Sides run in turn in one process; medians of ``--steps`` steps, quartiles of the ratios of pairs.
 """
@@ -12,9 +12,9 @@ import json
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks.isolated import Record, save
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
@@ -54,12 +54,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="stories")
     parser.add_argument("--positions", type=int, default=64)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--save", type=Path)
+    parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     checkpoint = load_checkpoint(find_checkpoint(args.checkpoint), "cpu", "float32", None)
-    constraints, records = Constraints(), []
+    constraints = Constraints()
+    records: list[Record] = []
     constraints.compiled(spec.regex("a"), checkpoint).result()  # starts the process
     times = []
+    automaton = constraints.compiled(spec.json_schema(schema(args.steps)), checkpoint).result()
     for n in range(args.steps):
         began = time.perf_counter()
         automaton = constraints.compiled(spec.json_schema(schema(n)), checkpoint).result()
@@ -72,7 +74,7 @@ def main() -> None:
     size = args.positions
     tokens = [*prompt, *[0] * size]
     editable = [*[False] * len(prompt), *[True] * size]
-    for requests, temperature in ((1, 1.0), (1, 0.7), (1, 0.0), (8, 1.0)):
+    for requests, temperature in ((1, 1.0), (1, 0.7), (1, 0.0), (8, 1.0), (32, 1.0)):
         regions = [
             Region.of(
                 constraints.compiled(spec.json_schema(schema(n)), checkpoint).result(),
@@ -81,8 +83,10 @@ def main() -> None:
             )
             for n in range(requests)
         ]
-        params = [make_params("topk", steps=8, temperature=temperature, seed=n) for n in range(8)]
-        canvases = [(tokens, editable, p) for p in params[:requests]]
+        params = [
+            make_params("topk", steps=8, temperature=temperature, seed=n) for n in range(requests)
+        ]
+        canvases = [(tokens, editable, p) for p in params]
         free = sampler.begin(CanvasBatch.of(canvases))
         bound = sampler.begin(CanvasBatch.of(canvases, regions=regions))
         pairs = [
@@ -100,10 +104,10 @@ def main() -> None:
                 "load": os.getloadavg()[0],
             }
         )
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    print(lines, end="")
-    if args.save is not None:
-        args.save.write_text(lines)
+    for record in records:
+        print(json.dumps(record))
+    if args.save:
+        save(args.save, records)
 
 
 if __name__ == "__main__":

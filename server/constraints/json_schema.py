@@ -63,7 +63,7 @@ class _Compiler:
     def value(self, schema: Any, at: str, depth: int) -> int:
         if depth > DEEPEST:
             raise BadSchema(f"{at[:200]} is more than {DEEPEST} schemas deep")
-        if schema is True or schema == {}:
+        if schema is True:
             return self._json.value()
         if schema is False:
             raise BadSchema(f"{at} is false, which no value fits")
@@ -74,6 +74,8 @@ class _Compiler:
             for key, value in schema.items()
             if key not in ABOUT and not _has_no_effect(key, value)
         }
+        if not given:
+            return self._json.value()
         chosen = [key for key in CHOICES if key in given]
         if chosen:
             return self._chosen(chosen[0], given, at, depth)
@@ -84,14 +86,10 @@ class _Compiler:
         if types is None:
             fits = [t for t in ("object", "array", "string") if OF_TYPE[t] & given.keys()]
             if "minimum" in given or "maximum" in given or not fits:
-                raise BadSchema(f"{at}: type is missing" if given else f"{at} has no type")
+                raise BadSchema(f"{at}: type is missing")
             types = fits
         names = [types] if isinstance(types, str) else types
-        if (
-            not isinstance(names, list)
-            or not names
-            or not all(isinstance(name, str) and name in OF_TYPE for name in names)
-        ):
+        if not isinstance(names, list) or not names or not all(map(_is_type, names)):
             raise BadSchema(f"{at}: type must be one of {', '.join(OF_TYPE)}, or a list of them")
         known = frozenset().union(*(OF_TYPE[name] for name in names))
         for key in given:
@@ -133,7 +131,7 @@ class _Compiler:
         types = given.get("type")
         names = [types] if isinstance(types, str) else types
         if names is not None:
-            if not isinstance(names, list) or not all(n in OF_TYPE for n in names):
+            if not isinstance(names, list) or not all(map(_is_type, names)):
                 raise BadSchema(f"{at}: type must be one of {', '.join(OF_TYPE)}")
             values = [v for v in values if any(_is_of(v, name) for name in names)]
             if not values:
@@ -200,7 +198,8 @@ class _Compiler:
                 named[name] = values
         types = schema.get("type")
         names = [types] if isinstance(types, str) else types
-        return {*names} if isinstance(names, list) else None, named
+        known = isinstance(names, list) and all(map(_is_type, names))
+        return {*names} if known and names else None, named
 
     # Types ---------------------------------------------------------------------------------------
 
@@ -281,13 +280,18 @@ class _Compiler:
             source = given.get(key)
             if source is None:
                 continue
+            if not isinstance(source, str):
+                raise BadSchema(f"{at}: {key} must be a text")
             if key == "format":
                 if source not in FORMATS:
                     known = ", ".join(FORMATS)
                     raise BadSchema(f"{at}: format {_shown(source)} is not one of {known}")
-                source = f"^{FORMATS[source]}$"
-            if not isinstance(source, str):
-                raise BadSchema(f"{at}: {key} must be a text")
+                form = FORMATS[source]
+                source = f"^{form.source}$"
+                if least <= form.shortest:
+                    least = 0
+                if most is not None and most >= form.longest:
+                    most = None
             try:
                 parts.append(parsed(self._e, source, self._json.one_of, everywhere=True))
             except BadRegex as error:
@@ -360,6 +364,11 @@ def _has_no_effect(key: str, value: Any) -> bool:
         and value == WITHOUT_EFFECT[key]
         and type(value) is type(WITHOUT_EFFECT[key])
     )
+
+
+def _is_type(name: Any) -> bool:
+    """Whether this names a type."""
+    return isinstance(name, str) and name in OF_TYPE
 
 
 def _is_of(value: Any, name: str) -> bool:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
+import ipaddress
 import json
 import random
 import re
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import jsonschema
+import pydantic
 import pytest
 
+from sampler.constraints.byte_automaton import DEAD, ByteAutomaton
 from server.constraints import spec
 from server.constraints.expressions import TooComplex
-from server.constraints.json_schema import BadSchema
+from server.constraints.formats import FORMATS
+from server.constraints.json_schema import OF_TYPE, BadSchema
 from server.constraints.regex import BadRegex
-from tests.server.constraints.made import compiled, expression, text_of, whole_schema
+from tests.server.constraints.made import compiled, distances, expression, text_of, whole_schema
 from tests.support.effort import count
 
 
@@ -61,7 +70,10 @@ for _ in range(200):
         ({"type": "object", "patternProperties": {}}, "patternProperties"),
         ({"type": "integer", "minimum": 2, "maximum": 1}, "no number"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
-        ({"type": "string", "format": "hostname"}, "hostname"),
+        ({"type": "string", "format": "idn-email"}, "idn-email"),
+        ({"type": "string", "format": ["date"]}, "format must be a text"),
+        ({"oneOf": [{"type": [{}]}, {"type": "null"}]}, "oneOf"),
+        ({"enum": [1], "type": [[]]}, "type must be"),
         ({"type": "string", "maxLength": 10**9}, "limit"),
         ({"type": "object", "required": ["x"]}, "'x'"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
@@ -74,6 +86,77 @@ def test_schema_that_is_not_enforced_is_refused_by_name_at_once(schema: Any, wor
     with pytest.raises(BadSchema, match=re.escape(word)):
         compiled(spec.json_schema(schema))
     assert time.monotonic() - began < 2
+
+
+JUNK: list[Any] = [[], {}, None, 0, -1, 1.5, "", "string", "#/$defs/part", True, False, [[]], [{}]]
+JUNK += [[None], {"a": []}, 10**40, 1e308, ["string", "null"], "\ud800"]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all values within one, itself included."""
+    yield path
+    inner = list(enumerate(value)) if isinstance(value, list) else []
+    for key, part in value.items() if isinstance(value, dict) else inner:
+        yield from places(part, (*path, key))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    """The value at a place."""
+    for key in path:
+        value = value[key]
+    return value
+
+
+@pytest.mark.parametrize("first", range(0, count(400, 20_000), count(400, 1_000)))
+def test_schema_with_junk_in_it_is_compiled_or_refused(first: int) -> None:
+    for seed in range(first, first + count(400, 1_000)):
+        chance = random.Random(seed)
+        schema = whole_schema(chance)
+        *before, last = chance.choice([path for path in places(schema) if path])
+        junk = copy.deepcopy(chance.choice(JUNK))
+        if isinstance(found := at(schema, (*before, last)), dict) and chance.random() < 0.5:
+            found[chance.choice(sorted({*OF_TYPE["object"], *OF_TYPE["string"], "type"}))] = junk
+        else:
+            at(schema, tuple(before))[last] = junk
+        with suppress(BadSchema, BadRegex, TooComplex):
+            compiled(spec.json_schema(schema), states=2048, seconds=2.0)
+
+
+def longest(automaton: ByteAutomaton) -> int:
+    """Most bytes of a text of a finite language."""
+    most: dict[int, int] = {}
+
+    def of(state: int) -> int:
+        if state not in most:
+            following = {*automaton.following[state].tolist()} - {DEAD}
+            most[state] = max((1 + of(target) for target in following), default=0)
+        return most[state]
+
+    return of(0)
+
+
+PYTHON: dict[str, Any] = {
+    **{"date": datetime.date, "time": datetime.time, "date-time": datetime.datetime},
+    **{"duration": datetime.timedelta, "uuid": uuid.UUID, "uri": pydantic.HttpUrl},
+    **{"ipv4": ipaddress.IPv4Address, "ipv6": ipaddress.IPv6Address},
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_is_what_others_read_and_has_the_lengths_that_are_stated(name: str) -> None:
+    form, chance = FORMATS[name], random.Random(1)
+    schema = {"type": "string", "format": name}
+    automaton = compiled(spec.json_schema(schema))
+    reader = pydantic.TypeAdapter(PYTHON.get(name, str))
+    for patience in range(0, 120, 6):
+        text = json.loads(text_of(automaton, chance, patience))
+        reader.validate_python(text)
+        assert re.fullmatch(form.source, text)
+    marks = 2
+    assert distances(automaton)[0] == form.shortest + marks
+    assert longest(automaton) == form.longest + marks
+    longer = {**schema, "minLength": form.shortest, "maxLength": form.longest}
+    assert len(compiled(spec.json_schema(longer)).accepting) == len(automaton.accepting)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +212,14 @@ def test_number_has_no_more_digits_than_a_double_holds(
         assert automaton.accepts(text.encode()), text
         jsonschema.validate(json.loads(text), schema)
     assert [text for text in not_held if automaton.accepts(text.encode())] == []
+
+
+@pytest.mark.parametrize("schema", [True, {}, {"title": "X", "description": "anything"}])
+def test_schema_that_restricts_nothing_is_any_value(schema: Any) -> None:
+    whole = {"type": "object", "properties": {"x": schema}, "required": ["x"]}
+    automaton = compiled(spec.json_schema(whole))
+    for value in ('"a"', "1.5", "null", '[{"a": []}]'):
+        assert automaton.accepts(f'{{"x": {value}}}'.encode())
 
 
 @pytest.mark.parametrize("source", ["(", ")", "[a", "a{2", "*", "\\b", "(?i)a", "\\1", "a{3,1}"])

@@ -1,4 +1,6 @@
-"""Official runs of DiffusionGemma, step by step, from their stored random numbers."""
+"""Official runs of DiffusionGemma, stored ones and runs of transformers' class, step by step, from
+their random numbers.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
+    EntropyBoundSamplerConfig,
+)
 
 from models.checkpoints.load import load_network
 from models.families.diffusion_gemma import DiffusionGemma
@@ -17,10 +22,11 @@ from sampler.step import take_step
 from tests.conftest import load_golden
 from tests.support.caching import begun
 from tests.support.canvases import Canvas, denoised, remembered
+from tests.support.official_gemma import VOCAB, OfficialGemma
 from tests.support.published import write_folder
 
 GEN = load_golden("families/diffusiongemma_gen")
-C, V = 12, 64
+STORED_VOCAB = 64
 ROWS = [
     pytest.param(case, row, id=f"{case} {row}")
     for case, meta in GEN.meta["cases"].items()
@@ -66,28 +72,56 @@ def prompt_of(run: dict[str, Tensor], meta: dict, row: int) -> Tensor:
     return run["input_ids"][row, (meta.get("pads") or [0] * meta["batch"])[row] :]
 
 
+def official_p(run: dict[str, Tensor], meta: dict, step: int, row: int) -> Tensor:
+    """The distributions [C, V] of a step, at its temperature."""
+    left = float(run["cur_step"][step]) / meta["max_denoising_steps"]
+    heat = meta["t_min"] + (meta["t_max"] - meta["t_min"]) * left
+    return (run["raw_logits"][step, row] / heat).softmax(-1)
+
+
 @pytest.mark.parametrize(("case", "row"), ROWS)
 def test_official_runs_step_by_step(network, case, row):
     meta, run = GEN.meta["cases"][case], run_of(case)
-    prompt, canvases = prompt_of(run, meta, row).tolist(), len(run["init_canvas"])
+    prompt = prompt_of(run, meta, row).tolist()
+    taken = replay(network, STORED_VOCAB, run, meta, prompt, row)
+    least = len(run["init_canvas"]) * (meta["stability_threshold"] > 0)
+    assert taken >= least or meta["eos_token_id"]
+
+
+def replay(
+    network: DiffusionGemma,
+    vocab: int,
+    run: dict[str, Tensor],
+    meta: dict,
+    prompt: list[int],
+    row: int = 0,
+    anchored: bool = False,
+) -> int:
+    """Repeat a run from its random numbers and compare each step; the number of steps.
+
+    ``anchored``: each step reads the mean embeddings of the official logits of the step before, so
+    that errors of rounding do not grow from step to step.
+    """
+    size, canvases = len(prompt), len(run["init_canvas"])
+    length = run["init_canvas"].shape[-1]
     params = make_params(
         "entropy_bound",
-        block_length=C,
+        block_length=length,
         steps=4096,
         stop_entropy=meta["confidence_threshold"],
         **{n: meta[n] for n in ("max_denoising_steps", "t_min", "t_max")},
         **{n: meta[n] for n in ("entropy_bound", "stability_threshold")},
     )
-    size = len(prompt)
-    canvas = [*prompt, *[0] * C * canvases], [False] * size + [True] * C * canvases, params
-    network.reserve(64)
+    new = length * canvases
+    canvas = [*prompt, *[0] * new], [False] * size + [True] * new, params
+    network.reserve(size + new)
     _, batch = begun(network, None, [canvas])
     tokens = torch.cat((torch.tensor(prompt), run["init_canvas"][:, row].flatten()))
     batch, step = replace(batch.with_tokens(tokens), noise=batch.noise), [0]
-    sampler = Replayed(V, None, run=run, row=row, step=step)
+    sampler = Replayed(vocab, None, run=run, row=row, step=step)
     taken, settled = 0, 0
     for index in range(canvases):
-        own = slice(size + C * index, size + C * (index + 1))
+        own = slice(size + length * index, size + length * (index + 1))
         mine = (run["step_canvas"] == index).nonzero()[:, 0].tolist()
         for i in mine:
             if run["finished_before"][i, row]:
@@ -96,16 +130,54 @@ def test_official_runs_step_by_step(network, case, row):
             assert torch.equal(batch.tokens[own], run["current_canvas"][i, row])
             result = take_step(sampler, network, batch)
             batch, taken, settled = result.batch, taken + 1, int(result.settled)
+            if anchored:
+                p, phase = official_p(run, meta, i, row), int(before.own.phase)
+                remembered(network, p, range(own.start, own.stop), phase + 1)
             assert int(batch.own.canvas) == index + int(
                 run["finished_after"][i, row] or i == mine[-1]
             )
             # the prompt, or the canvas before, is encoded once
-            assert result.run == C + int(before.own.phase == 0) * (C if index else size)
+            assert result.run == length + int(before.own.phase == 0) * (length if index else size)
         assert torch.equal(batch.tokens[own], run["argmax_canvas"][mine[-1], row])
         assert settled == own.stop
         if set(batch.tokens[own].tolist()) & set(meta["eos_token_id"] or ()):
             break
-    assert taken >= canvases * (meta["stability_threshold"] > 0) or meta["eos_token_id"]
+    return taken
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's own import
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_runs_of_transformers_class_step_by_step(tmp_path, seed):
+    """Three networks of other sizes, each with three canvases and settings of its own."""
+    theirs = OfficialGemma.small(seed)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_network(tmp_path / "theirs")
+    assert isinstance(ours, DiffusionGemma)
+    meta = {
+        "max_denoising_steps": 6 + 3 * seed,
+        "t_min": 0.1 + 0.1 * seed,
+        "t_max": 0.7 + 0.2 * seed,
+        "stability_threshold": seed,
+        "confidence_threshold": 1.0,
+        "eos_token_id": None,
+    }
+    bound = 1.0 + 4.0 * seed
+    prompt = torch.randint(VOCAB, (6 + 5 * seed,), generator=torch.Generator().manual_seed(seed))
+    run = theirs.run(
+        prompt,
+        seed,
+        max_new_tokens=3 * (8 + seed),
+        sampler_config=EntropyBoundSamplerConfig(entropy_bound=bound),
+        **meta,
+    )
+    assert torch.equal(
+        run["committed"][:, 0],
+        torch.stack([run["argmax_canvas"][run["step_canvas"] == k][-1, 0] for k in range(3)]),
+    )
+    taken = replay(
+        ours, VOCAB, run, meta | {"entropy_bound": bound}, prompt.tolist(), anchored=True
+    )
+    assert taken == len(run["step_canvas"])
 
 
 @pytest.mark.parametrize("case", ["c00", "c02", "c03"])
@@ -114,13 +186,10 @@ def test_logits_of_official_runs_are_told_from_those_of_the_step_before(network,
     meta, run = GEN.meta["cases"][case], run_of(case)
     prompt = prompt_of(run, meta, 0)
     first = (run["step_canvas"] == 0).nonzero()[:, 0].tolist()[:8]
-    steps = meta["max_denoising_steps"]
     for i in first:
         network.reserve(64)
         if i:
-            left = float(run["cur_step"][i - 1])
-            heat = meta["t_min"] + (meta["t_max"] - meta["t_min"]) * left / steps
-            p = (run["raw_logits"][i - 1, 0] / heat).softmax(-1)
-            remembered(network, p, range(len(prompt), len(prompt) + C), i)
+            p = official_p(run, meta, i - 1, 0)
+            remembered(network, p, range(len(prompt), len(prompt) + 12), i)
         _, (logits,) = denoised(network, Canvas(prompt, run["current_canvas"][i, 0], 0, phase=i))
         assert (logits - run["raw_logits"][i, 0]).abs().max() < 1e-4

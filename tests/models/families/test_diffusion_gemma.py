@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
 from models.checkpoints.convert import convert
 from models.checkpoints.load import inspect_checkpoint, load_network
@@ -17,6 +16,7 @@ from models.errors import CheckpointError
 from models.families.diffusion_gemma import DiffusionGemma
 from models.registry import FAMILIES, build
 from tests.support.canvases import Canvas, denoised, remembered
+from tests.support.official_gemma import OfficialGemma
 from tests.support.published import close, manifest, stored_shapes, write_folder
 
 TINY = "families/diffusiongemma_tiny"
@@ -93,50 +93,9 @@ def test_bfloat16_stays_close(network, golden):
     assert (logits - t["logits"]).abs().max() < 2 * official
 
 
-def small(seed: int) -> DiffusionGemmaForBlockDiffusion:
-    """Transformers' network on a small random config, without images."""
-    g = torch.Generator().manual_seed(seed)
-    few, wide = 1 + seed % 2, 8 * (1 + seed % 3)
-    text = {
-        "vocab_size": 96,
-        "hidden_size": 32,
-        "intermediate_size": 24,
-        "moe_intermediate_size": 16,
-        "num_hidden_layers": 3,
-        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_global_key_value_heads": few,
-        "head_dim": 8,
-        "global_head_dim": wide,
-        "sliding_window": 5 + seed,
-        "num_experts": 5,
-        "top_k_experts": 2,
-        "max_position_embeddings": 256,
-        "use_bidirectional_attention": "vision",
-    }
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-    }
-    config = DiffusionGemmaConfig(text_config=text, vision_config=vision, canvas_length=8 + seed)
-    network = DiffusionGemmaForBlockDiffusion(config).eval()
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            about = 1.0 if tensor.dim() == 1 else 0.0
-            spread = 0.3 if about else 2.0 * tensor.shape[-1] ** -0.5
-            tensor.copy_(about + spread * torch.randn(tensor.shape, generator=g))
-            assert name
-    return network
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_logits_are_those_of_transformers_class(tmp_path, seed):
-    theirs = small(seed)
+    theirs = OfficialGemma.small(seed)
     theirs.save_pretrained(tmp_path / "theirs")  # with the tensors of images
     ours = load_network(tmp_path / "theirs")
     assert isinstance(ours, DiffusionGemma)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -74,6 +75,33 @@ def test_texts_are_the_same_alone_in_company_and_beside_another_checkpoint(serve
     assert other.status_code == 200 and text_of(served) == whole
 
 
+def test_texts_are_the_same_among_other_requests_and_with_a_reader(served):
+    """Other lengths and settings at once: whole, streamed with the trajectory, and recorded."""
+    bodies = [
+        {"seed": 5},
+        {"seed": 6, "max_tokens": 16, "t_max": 0.5},
+        {"seed": 7, "max_tokens": 50, "temperature": 0.5, "top_p": 0.9},
+        {"seed": 8, "prompt": "A dog and a cat went home", "max_denoising_steps": 5},
+        {"seed": 9, "max_tokens": 3, "logit_bias": {"300": 4}, "entropy_bound": 1},
+    ]
+    alone = [text_of(served, **body) for body in bodies]
+
+    def streamed(body: dict) -> str:
+        answer = post(served, stream=True, trajectory="delta", **body)
+        chunks = [json.loads(c) for c in events(answer.text)[:-1]]
+        return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+
+    def recorded(body: dict) -> str:
+        told = events(post(served, "diffusion/trajectories", stream=True, **body).text)
+        (choice,) = json.loads(told[-1])["choices"]
+        return choice["text"]
+
+    kinds = (lambda body: text_of(served, **body), streamed, recorded)
+    with ThreadPoolExecutor(15) as pool:
+        for kind in [[pool.submit(kind, body) for body in bodies] for kind in kinds]:
+            assert [found.result() for found in kind] == alone
+
+
 def test_text_is_streamed_canvas_by_canvas(served):
     whole = text_of(served)
     chunks = [json.loads(c) for c in events(post(served, stream=True).text)[:-1]]
@@ -110,6 +138,11 @@ def test_settings_of_a_request_are_read(served):
     banned = post(served, logit_bias={"300": 100}, max_tokens=8, temperature=0)
     piece = served.engine.checkpoint.piece(300)
     assert banned.json()["choices"][0]["text"].count(piece.strip()) == 8
+    refused = {str(id_): -100 for id_ in range(200)}
+    answer = post(served, "diffusion/trajectories", logit_bias=refused, max_tokens=16, stream=True)
+    (choice,) = json.loads(events(answer.text)[-1])["choices"]
+    written = choice["ids"][-16:]
+    assert min(written) >= 200
 
 
 def test_chats_and_trajectories_are_served(served):

@@ -45,6 +45,8 @@ class CanvasBatch(Generic[State]):
         active: which canvases take part in steps that are not proposed yet; the others stay as they
             are. None for all.
         regions: constraint of each canvas' text, None where there is none; empty for none at all.
+        stands: editable positions that begin with a given token, on the host, until the sampler has
+            begun; None for none.
         asked: rows of logits that each canvas asks for in the next step, where that is known.
         ahead: the proposal for the next step, where it was made with the one before
             (``proposed.Ahead``). A batch that is changed in any way has none.
@@ -74,6 +76,7 @@ class CanvasBatch(Generic[State]):
     noise: Bool[np.ndarray, " T"] | None = None
     active: Bool[Tensor, " B"] | None = None
     regions: tuple[Region | None, ...] = ()
+    stands: Bool[np.ndarray, " T"] | None = None
     asked: np.ndarray | None = None
     ahead: Any = None
 
@@ -83,6 +86,7 @@ class CanvasBatch(Generic[State]):
         canvases: Sequence[tuple[Sequence[int], Sequence[bool], SamplingParams]],
         device: torch.device | str = "cpu",
         regions: Sequence[Region | None] = (),
+        opening: tuple[Bool[np.ndarray, " T"], Bool[np.ndarray, " T"]] | None = None,
     ) -> CanvasBatch[Any]:
         """Pack canvases of one sampler, given as (tokens, editable, params), at step 0.
 
@@ -90,6 +94,8 @@ class CanvasBatch(Generic[State]):
             canvases: the canvases.
             device: where their tokens go.
             regions: see the attributes.
+            opening: editable positions whose token stands when the sampler begins, and those of
+                them that keep it (``Layout.pinned``); None for neither.
 
         Raises:
             InvalidParam: params that do not fit their canvas.
@@ -104,6 +110,7 @@ class CanvasBatch(Generic[State]):
             [len(tokens) for tokens, _, _ in canvases],
             [e for _, editable, _ in canvases for e in editable],
             first,
+            None if opening is None else opening[1],
         )
         layout, sent = host.sent(given, torch.device(device))
         return CanvasBatch(
@@ -127,6 +134,7 @@ class CanvasBatch(Generic[State]):
             own=params[0].own.state.of(params, free, first, new),
             mirror=given,
             regions=regions_of(regions),
+            stands=None if opening is None else opening[0],
         )
 
     @property
@@ -191,6 +199,7 @@ class CanvasBatch(Generic[State]):
             self.lengths[keep].numpy(),
             self.host.editable[positions].numpy(),
             self.host.first[keep].numpy(),
+            None if self.host.pinned is None else self.host.pinned[positions].numpy(),
         )
         columns = {n: getattr(self, n)[keep] for n in (*COLUMNS, "bias_ids", "bias")}
         layout, tokens = host.sent(self.on_host.tokens[positions], self.tokens.device)

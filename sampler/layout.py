@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,8 @@ class Layout:
         ends: where each canvas ends among the packed positions.
         first: rank of the first editable position of each canvas, on the host: 0, or where it lies
             in its block if blocks are counted from the first position of the canvas.
+        pinned: editable positions that keep the token that they begin with; None where there are
+            none.
     """
 
     lengths: Int[Tensor, " B"]
@@ -37,6 +39,7 @@ class Layout:
     editable: Bool[Tensor, " T"]
     ends: Int[Tensor, " B"]
     first: Int[Tensor, " B"]
+    pinned: Bool[Tensor, " T"] | None = None
 
     @classmethod
     def of(
@@ -44,9 +47,10 @@ class Layout:
         lengths: Sequence[int] | np.ndarray,
         editable: Sequence[bool] | np.ndarray,
         first: Sequence[int] | np.ndarray | None = None,
+        pinned: np.ndarray | None = None,
     ) -> Layout:
-        """Canvases of these lengths, on the host; ``editable`` is of all positions, ``first`` as
-        the attribute, zeros where None.
+        """Canvases of these lengths, on the host; ``editable`` and ``pinned`` are of all positions,
+        ``first`` as the attribute, zeros where None.
         """
         sizes = np.asarray(lengths, dtype=np.int64)
         free = np.asarray(editable, dtype=bool)
@@ -63,6 +67,7 @@ class Layout:
             torch.from_numpy(free),
             torch.from_numpy(ends),
             torch.from_numpy(begin),
+            torch.from_numpy(pinned) if pinned is not None and pinned.any() else None,
         )
 
     @property
@@ -88,10 +93,15 @@ class Layout:
         """
         if device.type == "cpu":
             return self, tokens
-        columns = (self.canvas, self.position, self.rank, self.editable.long(), tokens, self.ends)
+        columns = [self.canvas, self.position, self.rank, self.editable.long(), tokens, self.ends]
+        if self.pinned is not None:
+            columns.append(self.pinned.long())
         together = to_device(torch.cat(columns), device)
-        canvas, position, rank, editable, ids, ends = together.split([len(c) for c in columns])
-        return Layout(self.lengths, canvas, position, rank, editable.bool(), ends, self.first), ids
+        canvas, position, rank, editable, ids, ends, *pinned = together.split(
+            [len(c) for c in columns]
+        )
+        there = Layout(self.lengths, canvas, position, rank, editable.bool(), ends, self.first)
+        return (replace(there, pinned=pinned[0].bool()) if pinned else there), ids
 
     def counts(self, marks: Bool[Tensor, " T"]) -> Int[Tensor, " B"]:
         """How many positions of each canvas are marked."""

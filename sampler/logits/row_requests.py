@@ -145,6 +145,13 @@ class RowQuery:
         flags = {n: asked[n] != 0 for n in asked if UNASKED.get(n) is False}
         return cls(**(asked | flags | {"current": current, "u": u} | own))
 
+    def biased(self, ids: Int[Tensor, " R"], bias: Float[Tensor, " R"]) -> RowQuery:
+        """The same with one more bias in each row."""
+        ids, bias = ids[:, None], bias[:, None].to(self.u.dtype)
+        if self.bias_ids is not None and self.bias is not None:
+            ids, bias = torch.cat((self.bias_ids, ids), 1), torch.cat((self.bias, bias), 1)
+        return replace(self, bias_ids=ids, bias=bias)
+
     def part(self, rows: slice) -> RowQuery:
         """The query for some of the rows."""
         return replace(self, **{n: t[rows] for n, t in self._asked()})

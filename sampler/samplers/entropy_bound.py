@@ -7,6 +7,9 @@ entropy on, while the entropies of those before sum to at most ``entropy_bound``
 token, all others a new uniform id. Nothing that was accepted stays for that; each step decides
 anew.
 
+The first canvas may begin with given tokens in place of uniform ids. A pinned position keeps its
+token: its logits are read as if every other token were impossible.
+
 A canvas is complete after N steps, or when its likeliest tokens were the same in the last
 ``stability_threshold`` steps and this one, and the mean entropy is below ``stop_entropy``. Then the
 likeliest tokens are written, and the next canvas begins.
@@ -45,6 +48,8 @@ from sampler.state import Columns, SamplerState
 
 PUBLISHED_BOUND = 0.1
 """``entropy_bound`` where none is given."""
+PINNED = 1e4
+"""Added to the logit of the token that a pinned position keeps; the others' weights become 0."""
 _MIX = (-7046029254386353131, -4417276706812531889, -4658895280553007687)
 """Odd 64-bit numbers whose products spread the bits of ids and positions."""
 
@@ -187,13 +192,16 @@ class EntropyBound:
     ends: tuple[int, ...] = ()
 
     def begin(self, batch: CanvasBatch[EntropyBoundState]) -> CanvasBatch[EntropyBoundState]:
-        """All editable positions start as uniform ids."""
+        """All editable positions start as uniform ids, but for those that stand."""
         host = batch.host
+        free = host.editable
+        if batch.stands is not None:
+            free = free & ~torch.from_numpy(batch.stands)
         _, u = uniforms(
             batch.seed[host.canvas], torch.zeros_like(host.position), host.position, Role.PRIOR
         )
-        tokens = torch.where(host.editable, integers(u, self.vocab_size), batch.on_host.tokens)
-        return replace(batch.with_tokens(tokens), noise=host.editable.numpy().copy())
+        tokens = torch.where(free, integers(u, self.vocab_size), batch.on_host.tokens)
+        return replace(batch.with_tokens(tokens), noise=free.numpy().copy(), stands=None)
 
     def settled(self, batch: CanvasBatch[EntropyBoundState]) -> Int[Tensor, " B"]:
         """Canvases that are complete stay."""
@@ -249,7 +257,10 @@ class EntropyBound:
         its = rows.settings
         heat = its["hottest"] - its["cooling"] * its["phase"]
         u, its["noise"] = uniforms(its["seed"], its["step"], rows.position, Role.TOKEN)
-        return RowQuery.of(its, tokens[rows.at], u, temperature=heat)
+        query = RowQuery.of(its, tokens[rows.at], u, temperature=heat)
+        if layout.pinned is None:
+            return query
+        return query.biased(query.current, torch.where(layout.pinned[rows.at], PINNED, 0.0))
 
     def noise(self, rows: Rows) -> Int[Tensor, " R"]:
         """New uniform ids for the rows of a step."""

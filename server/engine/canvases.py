@@ -22,7 +22,7 @@ from sampler.step import StepResult
 from sampler.transition import OPS
 from server.engine.arena import Arena, places_of
 from server.engine.caching import Caching
-from server.engine.events import Done, Tally
+from server.engine.events import Done, Tally, opening_of
 from server.engine.part import GONE, Part
 from server.engine.stream import Subscription
 from server.engine.table import Table
@@ -65,7 +65,11 @@ class Canvases:
             the first tokens of each.
         """
         requests = [o.request for o in owners]
-        given = CanvasBatch.of([r.canvas for r in requests], regions=[r.region for r in requests])
+        given = CanvasBatch.of(
+            [r.canvas for r in requests],
+            regions=[r.region for r in requests],
+            opening=opening_of(requests),
+        )
         batch = self.sampler.begin(given)
         lengths, tokens = batch.lengths.numpy(), batch.tokens.numpy()
         asked = np.full(len(owners), UNKNOWN)
@@ -85,7 +89,8 @@ class Canvases:
             columns |= self._caching.columns(requests, [o.cache_start for o in owners])
         columns |= dict.fromkeys(("forwards", *OPS), np.zeros(len(owners), dtype=np.int64))
         lists = _lists_of(batch.own, len(owners))
-        starts = self._arena.admit(lengths, tokens, batch.editable.numpy(), batch.noise)
+        pinned = None if batch.host.pinned is None else batch.host.pinned.numpy()
+        starts = self._arena.admit(lengths, tokens, batch.editable.numpy(), batch.noise, pinned)
         try:
             slots = self._table.put({**columns, "start": starts})
         except BaseException:
@@ -166,7 +171,8 @@ class Canvases:
         columns = self._table.take(slots)
         lengths = columns["length"].numpy()
         places = places_of(columns["start"].numpy(), lengths)
-        host = Layout.of(lengths, self._arena.editable[places], columns["first"].numpy())
+        editable, pinned = self._arena.editable[places], self._arena.pinned[places]
+        host = Layout.of(lengths, editable, columns["first"].numpy(), pinned)
         mirror = torch.from_numpy(self._arena.tokens[places])
         layout, tokens = host.sent(mirror, self._device)
         owners = [self._owners[slot] for slot in slots.tolist()]
@@ -189,6 +195,7 @@ class Canvases:
             held=self._arena.held[places] if self._caching.slots else None,
             regions=regions_of([o.request.region for o in owners]),
             noise=self._arena.noise[places],
+            stands=None,
             asked=None if (asked == UNKNOWN).any() else asked,
         )
         return Part(self, slots, places, list(owners), batch)

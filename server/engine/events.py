@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
+
 from sampler.constraints.region import Region
 from sampler.params import SamplingParams
 from sampler.transition import Op
@@ -27,6 +29,9 @@ class GenerationRequest:
         spare: positions after the canvas that complete its last block. The network sees them, and
             the sampler fills them; events do not tell of them.
         region: constraint of the text; the sampler writes nothing else.
+        draft: ids that the first editable positions begin with in place of noise; None leaves one
+            as noise.
+        pinned: ids that editable positions, counted likewise, keep; None leaves one free.
     """
 
     tokens: list[int]
@@ -38,6 +43,8 @@ class GenerationRequest:
     through_ends: bool = False
     spare: int = 0
     region: Region | None = None
+    draft: tuple[int | None, ...] = ()
+    pinned: tuple[int | None, ...] = ()
 
     def constrained(self, region: Region) -> GenerationRequest:
         """The same, for texts of a language."""
@@ -52,7 +59,19 @@ class GenerationRequest:
     def canvas(self) -> tuple[list[int], list[bool], SamplingParams]:
         """The whole canvas, as ``CanvasBatch.of`` takes it."""
         tokens, editable = [*self.tokens, *[0] * self.spare], [*self.editable, *[True] * self.spare]
+        if self.draft or self.pinned:
+            written = [at for at, free in enumerate(editable) if free]
+            for ids in (self.draft, self.pinned):
+                for at, id_ in zip(written, ids, strict=False):
+                    tokens[at] = tokens[at] if id_ is None else id_
         return tokens, editable, self.params
+
+    def positions_of(self, ids: Sequence[int | None]) -> np.ndarray:
+        """Positions [length] at which ``draft`` or ``pinned`` have an id."""
+        found = np.zeros(self.length, dtype=bool)
+        written = np.array([*self.editable, *[True] * self.spare]).nonzero()[0]
+        found[written[: len(ids)]] = [id_ is not None for id_ in ids]
+        return found
 
     @property
     def work(self) -> Work:
@@ -84,6 +103,16 @@ class GenerationRequest:
         params.own.check_canvas(params.steps, sum(editable))
         tokens = [*prompt, *[0] * length, *suffix]
         return cls(tokens, editable, params, wants_steps, budget=budget, through_ends=through_ends)
+
+
+def opening_of(requests: Sequence[GenerationRequest]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions of all canvases that begin with a given token, and those of them that keep it, both
+    [T]; None where there are none.
+    """
+    if not any(r.draft or r.pinned for r in requests):
+        return None
+    pinned = np.concatenate([r.positions_of(r.pinned) for r in requests])
+    return np.concatenate([r.positions_of(r.draft) for r in requests]) | pinned, pinned
 
 
 @dataclass(frozen=True)

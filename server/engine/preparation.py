@@ -21,12 +21,17 @@ def prepared(request: GenerationRequest, caching: Caching) -> GenerationRequest:
             steps, or a cache that cannot be had.
     """
     info, own = caching.info, request.params.own
+    for name, ids in (("draft", request.draft), ("pinned", request.pinned)):
+        if ids and info.canvas_length is None:
+            reason = f"needs a model that denoises canvases of uniform noise; {info.name} does not"
+            raise InvalidParam(name, reason)
     if info.block_length is not None:
         _check_blocks(request, info, info.block_length)
         room = info.max_length - len(request.tokens)
         request = replace(request, spare=min(-len(request.tokens) % info.block_length, room))
     elif (length := info.canvas_length) is not None:
         _check_canvases(request, info, length)
+        _check_opening(request, info, length)
         new, room = sum(request.editable), info.max_length - len(request.tokens)
         request = replace(request, spare=min(-new % length, room))
     free = sum(request.editable) + request.spare + own.first_rank(given_before(request.editable))
@@ -55,6 +60,19 @@ def _check_canvases(request: GenerationRequest, info: ModelInfo, length: int) ->
     if not all(request.editable[given_before(request.editable) :]):
         reason = f"must be empty: {info.name} encodes what comes before its text, and nothing after"
         raise InvalidParam("suffix", reason)
+
+
+def _check_opening(request: GenerationRequest, info: ModelInfo, length: int) -> None:
+    """Refuse given tokens that have no place, or that the request's own choices exclude."""
+    free = sum(request.editable)
+    if len(request.draft) > (most := min(length, free)):
+        reason = f"has {len(request.draft)} positions; the first canvas of this text has {most}"
+        raise InvalidParam("draft", reason)
+    if len(request.pinned) > free:
+        raise InvalidParam("pinned", f"has {len(request.pinned)} positions; the text has {free}")
+    endless = getattr(request.params.own, "logits_eos_inf", False)
+    if endless and info.eos_id in request.pinned:
+        raise InvalidParam("pinned", f"has the end token {info.eos_id}; logits_eos_inf excludes it")
 
 
 def _check_length(own: BlockParams, info: ModelInfo, length: int) -> None:

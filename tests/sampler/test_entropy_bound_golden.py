@@ -4,8 +4,10 @@ their random numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -96,11 +98,13 @@ def replay(
     prompt: list[int],
     row: int = 0,
     anchored: bool = False,
+    pins: Sequence[int] = (),
 ) -> int:
     """Repeat a run from its random numbers and compare each step; the number of steps.
 
     ``anchored``: each step reads the mean embeddings of the official logits of the step before, so
-    that errors of rounding do not grow from step to step.
+    that errors of rounding do not grow from step to step. ``pins``: positions of the first canvas
+    that keep their tokens.
     """
     size, canvases = len(prompt), len(run["init_canvas"])
     length = run["init_canvas"].shape[-1]
@@ -115,7 +119,8 @@ def replay(
     new = length * canvases
     canvas = [*prompt, *[0] * new], [False] * size + [True] * new, params
     network.reserve(size + new)
-    _, batch = begun(network, None, [canvas])
+    pinned = np.isin(np.arange(size + new), [size + at for at in pins])
+    _, batch = begun(network, None, [canvas], opening=(pinned, pinned) if pins else None)
     tokens = torch.cat((torch.tensor(prompt), run["init_canvas"][:, row].flatten()))
     batch, step = replace(batch.with_tokens(tokens), noise=batch.noise), [0]
     sampler = Replayed(vocab, None, run=run, row=row, step=step)
@@ -146,9 +151,13 @@ def replay(
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's own import
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_runs_of_transformers_class_step_by_step(tmp_path, seed):
-    """Three networks of other sizes, each with three canvases and settings of its own."""
+@pytest.mark.parametrize(
+    ("seed", "pins"), [(0, {}), (1, {}), (2, {}), (1, {0: 7, 5: 40}), (2, {3: 1, 4: 95, 9: 0})]
+)
+def test_runs_of_transformers_class_step_by_step(tmp_path, seed, pins):
+    """Three networks of other sizes, each with three canvases and settings of its own; and with a
+    draft of the first canvas, some of whose tokens are pinned.
+    """
     theirs = OfficialGemma.small(seed)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load_network(tmp_path / "theirs")
@@ -163,9 +172,14 @@ def test_runs_of_transformers_class_step_by_step(tmp_path, seed):
     }
     bound = 1.0 + 4.0 * seed
     prompt = torch.randint(VOCAB, (6 + 5 * seed,), generator=torch.Generator().manual_seed(seed))
+    draft = torch.randint(VOCAB, (8 + seed,), generator=torch.Generator().manual_seed(9))
+    for at, id_ in pins.items():
+        draft[at] = id_
     run = theirs.run(
         prompt,
         seed,
+        draft if pins else None,
+        pins,
         max_new_tokens=3 * (8 + seed),
         sampler_config=EntropyBoundSamplerConfig(entropy_bound=bound),
         **meta,
@@ -175,7 +189,13 @@ def test_runs_of_transformers_class_step_by_step(tmp_path, seed):
         torch.stack([run["argmax_canvas"][run["step_canvas"] == k][-1, 0] for k in range(3)]),
     )
     taken = replay(
-        ours, VOCAB, run, meta | {"entropy_bound": bound}, prompt.tolist(), anchored=True
+        ours,
+        VOCAB,
+        run,
+        meta | {"entropy_bound": bound},
+        prompt.tolist(),
+        anchored=True,
+        pins=[*pins],
     )
     assert taken == len(run["step_canvas"])
 

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -33,7 +34,12 @@ def batch_of(kind: str, rng: random.Random, sizes) -> tuple:
     canvases = [canvas(kind, rng, V, prompt, length) for prompt, length in sizes]
     rest = POSITIONS - sum(len(tokens) for tokens, _, _ in canvases)
     nobody = ([0] * rest, [False] * rest, canvases[0][2])
-    return sampler, sampler.begin(CanvasBatch.of([*canvases, nobody]))
+    opening = None
+    if kind == "canvases":  # a third of the positions keep what they begin with
+        free = [at for _, editable, _ in (*canvases, nobody) for at in editable]
+        pinned = np.array([at and rng.random() < 0.3 for at in free])
+        opening = pinned, pinned
+    return sampler, sampler.begin(CanvasBatch.of([*canvases, nobody], opening=opening))
 
 
 def bounded(network, sampler, batch: CanvasBatch) -> dict:
@@ -56,7 +62,8 @@ def test_a_step_in_a_bounded_room_asks_no_value_of_the_device(kind):
         fake = mode.from_tensor
         columns = {n: getattr(batch.layout, n) for n in Layout.__dataclass_fields__}
         host = {n: columns.pop(n) for n in ("lengths", "first")}
-        layout = Layout(**host, **{n: fake(t) for n, t in columns.items()})
+        there = {n: fake(t) for n, t in columns.items() if t is not None}
+        layout = Layout(**host, **there)
         settings = replace(plan.now, whole=fake(plan.now.whole), real=fake(plan.now.real))
         known = Mixing(V)
         known.embedding = fake(network.embedding)
@@ -78,7 +85,8 @@ def test_a_recorded_step_replays_for_other_mixtures_and_layouts(kind):
     rng, network = random.Random(2), Mixing(V)
     sampler, batch = batch_of(kind, rng, LAYOUTS[0])
     plan = sampler.plan(batch)
-    names = [n for n in Layout.__dataclass_fields__ if n != "lengths"]
+    known = [n for n in Layout.__dataclass_fields__ if n != "lengths"]
+    names = [n for n in known if getattr(batch.layout, n) is not None]
     layout = replace(batch.layout, **{n: getattr(batch.layout, n).clone() for n in names})
     now, tokens = replace(plan.now), batch.tokens.clone()
     room = Room.bound(layout, plan.asks, POSITIONS)

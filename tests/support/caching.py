@@ -26,10 +26,13 @@ def begun(
     mask_id: int | None,
     canvases: Sequence[Canvas],
     first: int = 0,
+    opening: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Sampler, CanvasBatch[Any]]:
-    """A sampler and its batch, with extents one after the other from slot ``first`` on."""
+    """A sampler and its batch, with extents one after the other from slot ``first`` on;
+    ``opening`` as ``CanvasBatch.of`` takes it.
+    """
     sampler = SAMPLERS[canvases[0][2].sampler].make(network.config.vocab_size, mask_id, ())
-    batch = sampler.begin(CanvasBatch.of(list(canvases)))
+    batch = sampler.begin(CanvasBatch.of(list(canvases), opening=opening))
     params = [p for _, _, p in canvases]
     columns: dict[str, list[int]] = {name: [] for name in CacheColumns.names()[:-2]}
     for p, length in zip(params, batch.lengths.tolist(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -43,12 +44,19 @@ class RecordedSampler(EntropyBoundSampler):
 
 
 class RecordedLogits(LogitsProcessor):
-    """Keeps the logits of each step, before the temperature."""
+    """Keeps the logits of each step, before the temperature. In the first canvas after a prompt
+    of ``size`` ids the positions of ``pins`` may be one id only.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, pins: Mapping[int, int]) -> None:
         self.raw: list[Tensor] = []
+        self.size, self.pins = size, pins
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if input_ids.shape[1] == self.size:
+            for at, id_ in self.pins.items():
+                scores[:, at] = -1e4
+                scores[:, at, id_] = 0
         self.raw.append(scores.clone())
         return scores
 
@@ -110,13 +118,23 @@ class OfficialGemma(DiffusionGemmaForBlockDiffusion):
         )
         return self.sampler
 
-    def run(self, prompt: Tensor, seed: int, **settings: Any) -> dict[str, Tensor]:
+    def run(
+        self,
+        prompt: Tensor,
+        seed: int,
+        draft: Tensor | None = None,
+        pins: Mapping[int, int] | None = None,
+        **settings: Any,
+    ) -> dict[str, Tensor]:
         """A run of ``generate`` after one prompt, in the form of the golden files: a row for each
-        step, [S, 1, ...], and for each canvas, [K, 1, C].
+        step, [S, 1, ...], and for each canvas, [K, 1, C]. ``draft`` [C] is the first canvas at its
+        beginning, ``pins`` its positions that keep an id.
         """
+        if draft is not None:
+            settings["decoder_input_ids"] = draft[None]
         torch.manual_seed(seed)
         ids: Any = prompt[None]
-        logits = RecordedLogits()
+        logits = RecordedLogits(len(prompt), pins or {})
         made: Any = self.generate(ids, logits_processor=LogitsProcessorList([logits]), **settings)
         steps, drawn = self.sampler.steps, iter(self.sampler.drawn)
         begins = [int(s["left"]) == settings["max_denoising_steps"] for s in steps]
@@ -126,6 +144,8 @@ class OfficialGemma(DiffusionGemmaForBlockDiffusion):
                 initial.append(next(drawn))
             renoised.append(next(drawn))
         of_canvas = torch.tensor(begins).long().cumsum(0) - 1
+        if draft is not None:
+            initial[0] = draft[None]
         written = made.sequences[:, len(prompt) :].unflatten(1, (-1, self.config.canvas_length))
         none = torch.zeros(len(steps), 1, dtype=torch.bool)
         return {

@@ -92,6 +92,23 @@ def ids_of(state: State, given: str | list[int], field: str, masks: str | None =
     return checked_ids(state, ids, field, masks) if ids is given else ids
 
 
+def opened(
+    state: State, given: str | list[int | None] | None, field: str
+) -> tuple[int | None, ...]:
+    """The ids that the positions of an answer begin with, from a text or from ids; None where a
+    position has none.
+
+    Raises:
+        ApiError: 400, see ``checked_ids``, or for more ids than the canvas has positions.
+    """
+    if isinstance(given, str):
+        check_bytes(state, [given], field)
+        return tuple(state.checkpoint.tokenizer.encode_behind(given))
+    ids = given or []
+    checked_ids(state, [id_ for id_ in ids if id_ is not None], field)
+    return tuple(ids)
+
+
 def granted_samples(state: State, asked: int | None) -> int:
     """Number of Monte Carlo samples of a score: as asked, by default 32 or the server's limit.
 

@@ -16,7 +16,7 @@ from server.api.jobs.base import Job, seeds_of
 from server.api.jobs.choices import Piece, TextReader
 from server.api.jobs.constraints import Constraint, check_with
 from server.api.jobs.formats import ChoiceFormat, ChoiceT, PieceT
-from server.api.jobs.prompts import Prompt, echo_of, granted_samples
+from server.api.jobs.prompts import Prompt, echo_of, granted_samples, opened
 from server.api.jobs.waiting import together
 from server.api.schemas.requests import StreamOptions, TextFields, refused
 from server.api.schemas.responses.common import Usage, UsageSoFar
@@ -65,6 +65,8 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
         self.count = count = body.n or 1
         self.check_choices(count, len(prompts))
         limits.check_stops(state.settings, self.view.stops, body.names.stop)
+        self._draft = opened(state, body.draft, "draft")
+        self._pinned = opened(state, body.pinned, "pinned")
         self.prompts = [prompt for prompt in prompts for _ in range(count)]
         self.prompt_tokens = sum(prompt.size for prompt in prompts)
         if self.view.alternatives is not None and any(p.echo is not None for p in prompts):
@@ -95,6 +97,7 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
                 self.budget_seconds,
                 body.ignore_eos,
             )
+            request = replace(request, draft=self._draft, pinned=self._pinned)
             if self._constraint is not None:
                 request = self._constraint.applied_to(request, self.names.length)
             return prepared(request, self.state.engine.caching)

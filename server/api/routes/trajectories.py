@@ -52,7 +52,17 @@ EVENT_ID = re.compile(r"(traj-[0-9a-f]{24,36}):([0-9]{1,9})")
 
 
 TEXT_ONLY = (
-    *("suffix", "infill", "max_tokens", "stop", "ignore_eos", "echo", "logprobs"),
+    *(
+        "suffix",
+        "infill",
+        "draft",
+        "pinned",
+        "max_tokens",
+        "stop",
+        "ignore_eos",
+        "echo",
+        "logprobs",
+    ),
     *("samples", "logit_bias", "diffusing", "trajectory_guesses", *ConstraintFields.model_fields),
 )
 

@@ -57,6 +57,14 @@ FIELDS: dict[str, Schema] = {
     "parallel_tool_calls": _said("false: one call at most", False),
     "suffix": _said("fixed text after the generated text", " The end."),
     "infill": _said("also fill masks in a prompt of token ids", False),
+    "draft": _said(
+        "sampler entropy_bound: text or ids that the first canvas begins with; null leaves noise",
+        "Once there was",
+    ),
+    "pinned": _said(
+        "sampler entropy_bound: ids that positions of the text keep; null leaves one free",
+        [None, None, 5],
+    ),
     "echo": _said("repeat the prompt before the generated text", False),
     "max_tokens": _said(f"positions to generate{THE_CHECKPOINTS}", 120, minimum=0),
     "max_completion_tokens": _said("same as max_tokens", 120, minimum=0),

@@ -12,7 +12,7 @@ from sampler.params import InvalidParam, SamplingParams
 from server.api.schemas.constraints import ConstraintFields
 from server.api.schemas.neutral import TEXT, Neutral
 from server.api.schemas.sampling import REQUESTABLE, SamplingFields
-from server.api.schemas.strict import Number, StrictPart
+from server.api.schemas.strict import Number, OpenIds, StrictPart
 from server.engine import request_params
 from server.engine.constrained_params import constrained_params
 from server.engine.request_params import ModelKind
@@ -144,6 +144,8 @@ class TextFields(DiffusionFields, ConstraintFields):
     logit_bias: Biases | None = Field(default=None, max_length=MOST_BIASES)
     diffusing: StrictBool | None = None
     latency_budget_ms: Budget | None = None
+    draft: StrictStr | OpenIds | None = None
+    pinned: OpenIds | None = None
 
     def alternatives(self) -> int | None:
         """Most likely tokens to return for each token; None returns no log-probabilities."""

@@ -26,6 +26,10 @@ more time and memory than the body.
 """
 
 
+OpenIds = Annotated[list[StrictInt | None], Field(fail_fast=True)]
+"""Token ids, null for positions without one."""
+
+
 class StrictPart(BaseModel):
     """A request object that rejects unknown fields by name. Null counts as left out.
 

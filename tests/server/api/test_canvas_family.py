@@ -26,6 +26,8 @@ BODY = {
     "entropy_bound": 40,
 }
 
+OTHER = {"model": "tiny", "max_denoising_steps": None, "entropy_bound": None}
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
@@ -82,6 +84,7 @@ def test_texts_are_the_same_among_other_requests_and_with_a_reader(served):
         {"seed": 6, "max_tokens": 16, "t_max": 0.5},
         {"seed": 7, "max_tokens": 50, "temperature": 0.5, "top_p": 0.9},
         {"seed": 8, "prompt": "A dog and a cat went home", "max_denoising_steps": 5},
+        {"seed": 9, "pinned": [None, 300, None, 301], "draft": [7, 8, 9]},
         {"seed": 9, "max_tokens": 3, "logit_bias": {"300": 4}, "entropy_bound": 1},
     ]
     alone = [text_of(served, **body) for body in bodies]
@@ -97,7 +100,7 @@ def test_texts_are_the_same_among_other_requests_and_with_a_reader(served):
         return choice["text"]
 
     kinds = (lambda body: text_of(served, **body), streamed, recorded)
-    with ThreadPoolExecutor(15) as pool:
+    with ThreadPoolExecutor(18) as pool:
         for kind in [[pool.submit(kind, body) for body in bodies] for kind in kinds]:
             assert [found.result() for found in kind] == alone
 
@@ -145,6 +148,54 @@ def test_settings_of_a_request_are_read(served):
     assert min(written) >= 200
 
 
+def recorded(served, **more) -> list[dict]:
+    """The records of a run: its step records, then the last one."""
+    answer = post(served, "diffusion/trajectories", stream=True, **more)
+    assert answer.status_code == 200, answer.text
+    found = [json.loads(data) for data in events(answer.text)]
+    return [r for r in found if "step" in r and "changes" in r] + found[-1:]
+
+
+def test_a_text_begins_with_a_draft(served):
+    """It replaces the uniform ids of the first canvas, and nothing else."""
+    prompt = len(recorded(served)[0]["snapshot"]["ids"]) - 40
+    first = recorded(served)[0]["snapshot"]["ids"][prompt:]
+    ids = [7, None, 9, 10, None, 12]
+    begun, *_, last = recorded(served, draft=ids)
+    canvas = begun["snapshot"]["ids"][prompt:]
+    assert canvas == [7, first[1], 9, 10, first[4], 12, *first[6:]]
+    text = last["choices"][0]["text"]
+    assert text != text_of(served) and text_of(served, draft=ids) == text
+    assert text_of(served, draft=canvas[:16]) == text_of(served, draft=ids)
+    assert text_of(served, draft=first[:16]) == text_of(served) == text_of(served, draft=[])
+    words = served.engine.checkpoint.tokenizer.encode_behind(" there was a cat")
+    as_text, as_ids = (text_of(served, draft=draft) for draft in (" there was a cat", words))
+    assert as_text == as_ids != text_of(served)
+
+
+def test_pinned_positions_keep_their_tokens(served):
+    """In the first canvas and in later ones, at every step, whatever the model says."""
+    pins: list[int | None] = [None] * 40
+    for at, id_ in ((0, 300), (5, 301), (17, 302), (18, 303), (39, 304)):
+        pins[at] = id_
+    more = {"pinned": pins, "draft": [7, 8], "n": 2, "logit_bias": {"301": -100}, "top_p": 0.5}
+    *steps, last = recorded(served, **more)
+    prompt = len(steps[0]["snapshot"]["ids"]) - 40
+    for step in steps:
+        if "snapshot" in step:
+            ids = step["snapshot"]["ids"][prompt:]
+            assert all(ids[at] == id_ for at, id_ in enumerate(pins) if id_ is not None)
+        assert not {c["pos"] - prompt for c in step["changes"]} & {0, 5, 17, 18, 39}
+    for choice in last["choices"]:
+        ids = choice["ids"][prompt:]
+        assert all(ids[at] == id_ for at, id_ in enumerate(pins) if id_ is not None)
+        assert 301 not in ids[:5] + ids[6:]
+    one, two = (choice["text"] for choice in last["choices"])
+    alone = {n: v for n, v in more.items() if n != "n"}
+    assert text_of(served, **alone) == one != two and one != text_of(served)
+    assert text_of(served, pinned=[None] * 40) == text_of(served, pinned=[]) == text_of(served)
+
+
 def test_chats_and_trajectories_are_served(served):
     messages = [{"role": "user", "content": "Once upon a time"}]
     answer = post(served, "chat/completions", messages=messages, prompt=None)
@@ -163,6 +214,16 @@ def test_chats_and_trajectories_are_served(served):
         ("block_length", {"block_length": 8}),
         ("suffix", {"suffix": " the end"}),
         ("infill", {"infill": True}),
+        ("draft", {"draft": [1] * 17}),
+        ("draft", {"draft": [1] * 9, "max_tokens": 8}),
+        ("draft", {"draft": "Once upon a time there was a cat " * 3}),
+        ("draft", {"draft": [1, 4454]}),
+        ("draft", {"draft": [1.5]}),
+        ("pinned", {"pinned": [None] * 41}),
+        ("pinned", {"pinned": [None, -1]}),
+        ("pinned", {"pinned": "text"}),
+        ("draft", {"draft": [1], **OTHER}),
+        ("pinned", {"pinned": [1], **OTHER}),
         ("steps", {"steps": 2}),
         ("t_min", {"t_min": 0}),
         ("guidance_scale", {"guidance_scale": 2}),

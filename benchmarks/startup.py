@@ -45,7 +45,7 @@ def once(xdlm: Path) -> Record:
     ) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        url = next(found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line)))
+        url = next(found[0] for line in lines if (found := re.search(r"http://[\d.]+:\d+", line)))
         listening = time.monotonic() - began
         while time.monotonic() < began + DEADLINE:
             with suppress(OSError), urllib.request.urlopen(f"{url}/ready", timeout=5) as answer:

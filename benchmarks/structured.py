@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.isolated import Record, save
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
+from models.checkpoints.malloc import keep_freed_memory
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.constraints.region import Region
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
+    keep_freed_memory()  # as the server does
     checkpoint = load_checkpoint(find_checkpoint(args.checkpoint), "cpu", "float32", None)
     constraints = Constraints()
     records: list[Record] = []

@@ -23,6 +23,8 @@ TRIED = 1 << 18  # ids of a file that are written once before it is taken
 LONGEST_WORD = 256  # characters; WordPiece takes time with their square
 MOST_GROWTH = 64  # times a normalizer may make a text longer
 LONGEST_REASON = 200  # characters of an error that are told
+THOUGHTS = ("<|channel>", "<channel|>")
+"""Special tokens around what Gemma's models think."""
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
 
 
@@ -216,6 +218,13 @@ class TextTokenizer:
         """Id of the token that ends a turn of a conversation, if there is one."""
         ids = {text: id_ for id_, text in self._special.items()}
         return next((ids[text] for text in END_OF_TURN if text in ids), None)
+
+    @property
+    def thoughts(self) -> tuple[int, int] | None:
+        """Ids of the special tokens around what a model thinks, if it has such."""
+        ids = {text: id_ for id_, text in self._special.items()}
+        begin, end = (ids.get(text) for text in THOUGHTS)
+        return None if begin is None or end is None else (begin, end)
 
     def is_special(self, text: str) -> bool:
         """Whether a text is the name of a special token, which leaves no trace in texts."""

@@ -17,6 +17,7 @@ from server.engine.stream import Subscription
 from server.output.logprobs import TokenLogProb, WrittenLogProbs
 from server.output.records import FinishReason, StepRecord
 from server.output.text import SettledText, Text, TrajectoryEncoder, snapshot_of, text_of
+from server.output.thoughts import Divided, divided
 
 LEAST_ALTERNATIVE = 7  # bytes of a likely token in JSON, such as "":0.0 and a comma
 
@@ -79,6 +80,8 @@ class TextReader(Generic[ChoiceT, PieceT]):
         tokenizer, alternatives = self._checkpoint.tokenizer, view.alternatives or 0
         self._written = WrittenLogProbs(tokenizer, alternatives)
         self._tokens_returned = 0
+        self._thoughts = tokenizer.thoughts if form.tells_thoughts else None
+        self._sent = Divided("", "")
         self._has_settled = False
         self.tokens = 0
 
@@ -120,9 +123,11 @@ class TextReader(Generic[ChoiceT, PieceT]):
     def choice(self) -> ChoiceT:
         """The complete choice, after the end."""
         tokens = [*self._echo.tokens, *self._last_tokens(first=0)]
-        text, samples = self._echo.text + self.text.text, self._samples(tokens)
+        thoughts, content = self._divided(self.text)
+        text, samples = self._echo.text + content, self._samples(tokens)
         reason = self.text.reason
-        return self._form.choice(self._index, text, reason, tokens, samples, self.canvas)
+        made = self._form.choice(self._index, text, reason, tokens, samples, self.canvas)
+        return self._form.with_thoughts(made, thoughts) if thoughts else made
 
     def least_bytes(self) -> int:
         """See ``ChoiceReader``."""
@@ -139,15 +144,35 @@ class TextReader(Generic[ChoiceT, PieceT]):
             meta: DiffusionMeta = {"step": step.step, "steps": step.steps, "masked": masked}
             shown = snapshot_of(self._checkpoint, canvas, self._editable)
             pieces.append(Piece(self._delta(shown), meta=meta))
-        elif text:
-            pieces.append(Piece(self._delta(text, self._more_tokens(canvas))))
+        elif text and self._settled.text is not None:
+            found = self._divided(self._settled.text, self._settled.characters)
+            pieces += self._deltas(found, text, self._more_tokens(canvas))
         return pieces
+
+    def _divided(self, text: Text, size: int | None = None) -> Divided:
+        """A text, or its first characters, without what the model thought."""
+        if self._thoughts is None:
+            return Divided("", text.text if size is None else text.text[:size])
+        return divided(text, self._thoughts, size)
+
+    def _deltas(
+        self, found: Divided, text: str, tokens: Sequence[TokenLogProb]
+    ) -> list[Piece[PieceT]]:
+        """The pieces of a new part ``text`` of a text that is ``found`` so far."""
+        if self._thoughts is None:
+            return [Piece(self._delta(text, tokens))]
+        thoughts = found.thoughts[len(self._sent.thoughts) :]
+        content = found.content[len(self._sent.content) :]
+        self._sent = found
+        thought = self._form.thought(self._index, thoughts) if thoughts else None
+        pieces = [] if thought is None else [Piece(thought)]
+        return [*pieces, Piece(self._delta(content, tokens))] if content or tokens else pieces
 
     def _last_pieces(self, done: Done) -> list[Piece[PieceT]]:
         self.end(done)
         rest = self.text.text if self._view.diffusing else self._settled.last(self.text.text)
         tokens = self._last_tokens(self._tokens_returned)
-        pieces = [Piece(self._delta(rest, tokens))] if rest or tokens else []
+        pieces = self._deltas(self._divided(self.text), rest, tokens) if rest or tokens else []
         return [*pieces, Piece(self._delta("", [], self.text.reason))]
 
     def _last_tokens(self, first: int) -> list[TokenLogProb]:

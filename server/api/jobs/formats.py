@@ -36,10 +36,12 @@ class ChoiceFormat(ABC, Generic[ChoiceT, PieceT]):
     Attributes:
         prefix: of ids, with what separates it from the number.
         tells_end: whether log-probabilities include the end token.
+        tells_thoughts: whether what a model thinks is told apart from its text.
     """
 
     prefix: ClassVar[str]
     tells_end: ClassVar[bool]
+    tells_thoughts: ClassVar[bool] = False
 
     @abstractmethod
     def choice(
@@ -63,6 +65,16 @@ class ChoiceFormat(ABC, Generic[ChoiceT, PieceT]):
         samples: int,
     ) -> PieceT:
         """A choice of a chunk; the text and the reason may be empty."""
+
+    def with_thoughts(self, choice: ChoiceT, thoughts: str) -> ChoiceT:
+        """A complete choice with what the model thought, where the route tells that."""
+        del thoughts
+        return choice
+
+    def thought(self, index: int, text: str) -> PieceT | None:
+        """A choice of a chunk with more of what the model thinks; likewise."""
+        del index, text
+        return None
 
     def opening(self, index: int) -> PieceT | None:
         """The first chunk's choice, if the route has one before any text."""

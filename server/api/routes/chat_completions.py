@@ -81,6 +81,7 @@ class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
 
     prefix: ClassVar = "chatcmpl-"
     tells_end: ClassVar = False
+    tells_thoughts: ClassVar = True
 
     def __init__(self, plan: ToolPlan) -> None:
         """``plan``: the calls that texts may have."""
@@ -137,6 +138,20 @@ class ChatFormat(AnswerFormat[ChatChoice, ChatPiece]):
             "delta": delta,
             "logprobs": _logprobs(tokens),
             "finish_reason": "tool_calls" if reason and reader.calls else reason,
+        }
+
+    def with_thoughts(self, choice: ChatChoice, thoughts: str) -> ChatChoice:
+        """See ``ChoiceFormat``."""
+        message: AnsweredMessage = {**choice["message"], "reasoning_content": thoughts}
+        return {**choice, "message": message}
+
+    def thought(self, index: int, text: str) -> ChatPiece:
+        """See ``ChoiceFormat``."""
+        return {
+            "index": index,
+            "delta": {"reasoning_content": text},
+            "logprobs": None,
+            "finish_reason": None,
         }
 
     def opening(self, index: int) -> ChatPiece:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.api.schemas.neutral import NO_SOUND, NO_THOUGHTS, Neutral, says_nothing
+from server.api.schemas.neutral import LABEL, NO_SOUND, Neutral, says_nothing
 from server.api.schemas.strict import StrictPart, refuse
 from server.api.schemas.tools import ToolCalls
 
@@ -17,8 +17,8 @@ OF_ANSWERS = {
     "annotations": Neutral((), "a message says its text"),
     "audio": Neutral((), NO_SOUND),
     "function_call": Neutral((), "use tool_calls"),
-    "reasoning": Neutral((), NO_THOUGHTS),
-    "reasoning_content": Neutral((), NO_THOUGHTS),
+    "reasoning": LABEL,
+    "reasoning_content": LABEL,
     "provider_specific_fields": Neutral(({},), "nothing in it is used"),
 }
 """Fields of servers' answers that clients send back with the conversation."""

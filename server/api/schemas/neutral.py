@@ -79,7 +79,7 @@ NOT_REGULAR = "grammars are not regular; use a JSON schema or a regular expressi
 NO_PENALTY = "counts of earlier tokens mean nothing where all positions are written at once"
 NO_TRUNCATION = "use temperature and top_p"
 NO_TEMPLATE = "conversations use the checkpoint's chat template"
-NO_THOUGHTS = "these models write no reasoning apart from their answer"
+NO_THOUGHTS = "reasoning cannot be asked for or steered"
 ALL_SPECIAL = "special tokens are never part of texts"
 
 LABELS: dict[str, Neutral] = {

@@ -122,6 +122,11 @@ class AnsweredMessage(Answer):
     role: Literal["assistant"]
     content: Annotated[str | None, Field(description="null if there are calls alone")]
     refusal: None
+    reasoning_content: NotRequired[
+        Annotated[
+            str, Field(default="", description="what the model thought, where it tells that apart")
+        ]
+    ]
     tool_calls: NotRequired[list[AnsweredCall]]
 
 
@@ -159,6 +164,12 @@ class Delta(Answer):
         ]
     ]
     content: NotRequired[Annotated[str, Field(default="")]]
+    reasoning_content: NotRequired[
+        Annotated[
+            str,
+            Field(default="", description="more of what the model thinks before its answer"),
+        ]
+    ]
     tool_calls: NotRequired[Annotated[list[CallDelta], Field(default=[])]]
 
 

@@ -94,7 +94,8 @@ def transformers_generate(count: int, dtype: torch.dtype) -> Record:
     vision |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     config = DiffusionGemmaConfig(text_config=TEXT, vision_config=vision, canvas_length=CANVAS)
     torch.manual_seed(0)
-    model = DiffusionGemmaForBlockDiffusion(config).to(dtype).eval()
+    model = DiffusionGemmaForBlockDiffusion(config).eval()
+    torch.nn.Module.to(model, dtype)
     g = torch.Generator().manual_seed(1)
     chosen = {"max_denoising_steps": STEPS, "confidence_threshold": 1e-9, "max_new_tokens": CANVAS}
 

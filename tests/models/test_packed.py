@@ -113,15 +113,14 @@ def test_a_packed_layer_in_bfloat16_gives_the_results_of_the_layer(rows):
 @pytest.mark.skipif(not cpu.has_fast_bfloat16(), reason="no bfloat16 arithmetic")
 def test_silu_and_the_factor_within_packed_products_are_rounded_less():
     torch.manual_seed(0)
-    gate, up = (nn.Linear(512, 768, bias=False).requires_grad_(False) for _ in range(2))
     y = torch.randn(50, 512).bfloat16()
-    narrow = [nn.Sequential(layer.to(torch.bfloat16)) for layer in (gate, up)]
-    exact = F.silu(gate.double()(y.double())) * up.double()(y.double())
-    gate.to(torch.bfloat16), up.to(torch.bfloat16)
+    layers = [nn.Linear(512, 768, bias=False).bfloat16() for _ in range(2)]
+    both = nn.Sequential(*layers)
+    gate, up = (F.linear(y.double(), layer.weight.double()) for layer in layers)
+    exact = F.silu(gate) * up
     with torch.inference_mode():
-        plain = packed.gated(narrow[0][0], narrow[1][0], y)
-        for each in narrow:
-            pack(each)
-        found = packed.gated(narrow[0][0], narrow[1][0], y)
+        plain = packed.gated(both[0], both[1], y)
+        pack(both)
+        found = packed.gated(both[0], both[1], y)
     error, before = ((x.double() - exact).abs().mean() for x in (found, plain))
     assert error < before < 2e-3

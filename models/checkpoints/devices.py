@@ -15,7 +15,7 @@ DEVICE_WORDS = "auto, cpu, cuda or cuda:N"
 DType = Literal["auto", "float32", "bfloat16", "int8"]
 LARGE = 1 << 28
 """Parameters of a network whose weights would take a GiB in float32. There bfloat16 saves memory
-and most of the time of a step; below, a seed's tokens stay those of any other machine.
+and most of the time of a step; below, a seed keeps its tokens in any company.
 """
 DTYPE_WORDS = "auto, float32, bfloat16 or, on a CPU, int8"
 

@@ -177,7 +177,7 @@ class Algebra:
         raise NotImplementedError
 
     def shares(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers as they are, all divided by one of them or by 1."""
+        """Numbers as they are, but for a factor that all of them share."""
         raise NotImplementedError
 
     def flags(self, states: np.ndarray) -> np.ndarray:

@@ -76,7 +76,7 @@ def create_app(engines: Sequence[Engine], settings: Settings, id_prefix: str = "
             yield
             for engine in engines:
                 engine.stop()
-            app.state.xdlm.constraints.close()
+            await asyncio.to_thread(app.state.xdlm.constraints.close)
             if traces is not None:
                 await asyncio.to_thread(traces.shutdown)
 

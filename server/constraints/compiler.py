@@ -91,9 +91,10 @@ class Constraints:
 
     def close(self) -> None:
         """End the process; what waits is not compiled, and nothing can be any more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
         if self._process is not None:
             self._process.kill()  # the thread need not wait for its answer
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.shutdown()
         self._end()
 
     def _leave(self) -> None:

@@ -123,7 +123,9 @@ class TextReader(Generic[ChoiceT, PieceT]):
     def choice(self) -> ChoiceT:
         """The complete choice, after the end."""
         tokens = [*self._echo.tokens, *self._last_tokens(first=0)]
-        thoughts, content = self._divided(self.text)
+        thoughts, content = "", self.text.text
+        if self._thoughts is not None:
+            thoughts, content = divided(self.text, self._thoughts)
         text, samples = self._echo.text + content, self._samples(tokens)
         reason = self.text.reason
         made = self._form.choice(self._index, text, reason, tokens, samples, self.canvas)
@@ -145,22 +147,17 @@ class TextReader(Generic[ChoiceT, PieceT]):
             shown = snapshot_of(self._checkpoint, canvas, self._editable)
             pieces.append(Piece(self._delta(shown), meta=meta))
         elif text and self._settled.text is not None:
-            found = self._divided(self._settled.text, self._settled.characters)
-            pieces += self._deltas(found, text, self._more_tokens(canvas))
+            whole, size = self._settled.text, self._settled.characters
+            pieces += self._deltas(whole, size, text, self._more_tokens(canvas))
         return pieces
 
-    def _divided(self, text: Text, size: int | None = None) -> Divided:
-        """A text, or its first characters, without what the model thought."""
-        if self._thoughts is None:
-            return Divided("", text.text if size is None else text.text[:size])
-        return divided(text, self._thoughts, size)
-
     def _deltas(
-        self, found: Divided, text: str, tokens: Sequence[TokenLogProb]
+        self, whole: Text, size: int | None, text: str, tokens: Sequence[TokenLogProb]
     ) -> list[Piece[PieceT]]:
-        """The pieces of a new part ``text`` of a text that is ``found`` so far."""
+        """The pieces of ``text``, with which ``size`` characters of the whole are told, or all."""
         if self._thoughts is None:
             return [Piece(self._delta(text, tokens))]
+        found = divided(whole, self._thoughts, size)
         thoughts = found.thoughts[len(self._sent.thoughts) :]
         content = found.content[len(self._sent.content) :]
         self._sent = found
@@ -172,7 +169,7 @@ class TextReader(Generic[ChoiceT, PieceT]):
         self.end(done)
         rest = self.text.text if self._view.diffusing else self._settled.last(self.text.text)
         tokens = self._last_tokens(self._tokens_returned)
-        pieces = self._deltas(self._divided(self.text), rest, tokens) if rest or tokens else []
+        pieces = self._deltas(self.text, None, rest, tokens) if rest or tokens else []
         return [*pieces, Piece(self._delta("", [], self.text.reason))]
 
     def _last_tokens(self, first: int) -> list[TokenLogProb]:

@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="stories")
     parser.add_argument("--positions", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=41)
     parser.add_argument("--save", help="name of a file in benchmarks/results")
     args = parser.parse_args()
     keep_freed_memory()  # as the server does
@@ -76,7 +76,7 @@ def main() -> None:
     size = args.positions
     tokens = [*prompt, *[0] * size]
     editable = [*[False] * len(prompt), *[True] * size]
-    for requests, temperature in ((1, 1.0), (1, 0.7), (1, 0.0), (8, 1.0), (32, 1.0)):
+    for requests, temperature in ((1, 1.0), (1, 0.7), (1, 0.3), (1, 0.0), (8, 1.0), (32, 1.0)):
         regions = [
             Region.of(
                 constraints.compiled(spec.json_schema(schema(n)), checkpoint).result(),

@@ -1,11 +1,12 @@
 """Step 1: sample the corpus of children's stories from the teacher.
 
 Each story is sampled at temperature 0.8, top-p 0.95 within the 48 likeliest pieces, at most 256
-tokens, until the teacher closes it. Batches are seeded by their number, so the run can stop and go
-on, and any batch can be made again alone. Stories that the file holds already stay in front, so a
-larger corpus keeps its held-out stories; duplicates are dropped.
+tokens, until the teacher closes it, from the pieces that the shipped tokenizer has. Batches are
+seeded by their number, so the run can stop and go on, and any batch can be made again alone.
+Stories that the file holds already stay in front, so a larger corpus keeps its held-out stories;
+duplicates are dropped.
 
-    python -m recipes.stories.corpus --stories 32000
+    python -m recipes.stories.corpus --stories 64000 --out recipes/stories/.work/corpus.jsonl.gz
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from models.checkpoints.malloc import keep_freed_memory
 from recipes.stories import teacher as teacher_file
 
 RECIPE = Path(__file__).parent
 WORK = RECIPE / ".work"  # ignored by git: downloads, checkpoints of running jobs
 PARTS = WORK / "corpus"
 CORPUS = RECIPE / "corpus.jsonl.gz"
-TEMPERATURE, TOP_P, TOP_K, MAX_TOKENS, BATCH = 0.8, 0.95, 48, 256, 64
+TEMPERATURE, TOP_P, TOP_K, MAX_TOKENS, BATCH = 0.8, 0.95, 48, 256, 256
 VALIDATION_EVERY = 50  # every 50th story is held out
 
 
@@ -54,7 +56,7 @@ def split(stories: list[Story]) -> tuple[list[Story], list[Story]]:
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Sample ids [B] from logits [B, V] with the corpus' temperature, top-k and top-p."""
+    """Sample columns [B] of logits [B, V] with the corpus' temperature, top-k and top-p."""
     top, ids = (logits / TEMPERATURE).topk(TOP_K)
     p = top.softmax(-1)
     p[p.cumsum(-1) - p > TOP_P] = 0.0
@@ -64,13 +66,15 @@ def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
 def sample_batch(teacher: teacher_file.Teacher, seed: int) -> list[list[int]]:
     """Piece ids of BATCH stories; a trailing BOS marks a story that the teacher closed."""
     generator = torch.Generator().manual_seed(seed)
-    model = teacher_file.CausalTeacher(teacher, BATCH, torch.bfloat16)
+    pieces = json.loads((RECIPE / "pieces.json").read_text())[1:]  # the first two are both BOS
+    model = teacher_file.CausalTeacher(teacher, BATCH, torch.bfloat16, pieces)
+    piece_of = torch.tensor(pieces)
     rows: list[list[int]] = [[] for _ in range(BATCH)]
     written_by = torch.arange(BATCH)  # the story that each row of the model writes
     ids = torch.full((BATCH, 1), teacher_file.BOS)
     going = torch.ones(BATCH, dtype=torch.bool)
     for position in range(MAX_TOKENS):
-        ids = draw(model(ids, position)[:, -1], generator)[:, None]
+        ids = piece_of[draw(model(ids, position)[:, -1], generator)][:, None]
         for story, i in zip(written_by[going].tolist(), ids[going, 0].tolist(), strict=True):
             rows[story].append(i)
         going = going & (ids[:, 0] != teacher_file.BOS)
@@ -89,6 +93,7 @@ def sample_part(n: int) -> None:
         return
     from recipes.stories.build_tokenizer import full_tokenizer
 
+    keep_freed_memory()
     torch.set_num_threads(1)  # one process a core: the products are too small to share
     teacher = teacher_file.load(teacher_file.download(WORK / "teacher"))
     tokenizer = full_tokenizer(teacher.pieces)
@@ -111,7 +116,8 @@ def main() -> None:
 
     teacher_file.download(WORK / "teacher")
     PARTS.mkdir(parents=True, exist_ok=True)
-    seen = {s.text: s for s in read_corpus(args.out)} if args.out.exists() else {}
+    start = args.out if args.out.exists() else CORPUS
+    seen = {s.text: s for s in read_corpus(start)} if start.exists() else {}
     first = -(-len(seen) // BATCH)  # the batches before made the stories that are there
     batches = range(first, max(first, -(-args.stories // BATCH)))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:

@@ -105,13 +105,21 @@ class CausalTeacher(torch.nn.Module):
     """The teacher's forward pass with a key-value cache: ``logits = model(ids, start)``.
 
     Matrix products run in ``dtype``; norms, rotations, softmax and the residual stream in fp32.
+    ``pieces``: ids of the pieces to score; all of them if None.
     """
 
-    def __init__(self, teacher: Teacher, batch: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        batch: int,
+        dtype: torch.dtype = torch.float32,
+        pieces: list[int] | None = None,
+    ) -> None:
         super().__init__()
         self.w = {
             n: t if "norm" in n or "rope" in n else t.to(dtype) for n, t in teacher.weights.items()
         }
+        self.head = self.w["embedding"] if pieces is None else self.w["embedding"][pieces]
         s = teacher.shape
         self.layers, self.heads, self.dtype = s["n_layers"], s["n_heads"], dtype
         self.head_dim = s["dim"] // self.heads
@@ -135,10 +143,10 @@ class CausalTeacher(torch.nn.Module):
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """Ids [B, L] at positions start.. -> logits [B, L, 32000] in fp32."""
+        """Ids [B, L] at positions start.. -> logits [B, L, pieces] in fp32."""
         w, (b, length) = self.w, ids.shape
         stop = start + length
-        future = torch.ones(length, stop, dtype=torch.bool).triu(start + 1)
+        past = torch.ones(length, stop, dtype=torch.bool).tril(start)
         h = w["embedding"][ids].float()
         for i in range(self.layers):
             y = self._norm(h, w["attn_norm"][i])
@@ -147,10 +155,9 @@ class CausalTeacher(torch.nn.Module):
             )
             self.keys[i, :b, :, start:stop] = self._rope(k, start)
             self.values[i, :b, :, start:stop] = v.transpose(1, 2)
-            scores = (self._rope(q, start) @ self.keys[i, :b, :, :stop].mT).float()
-            scores = (scores * self.head_dim**-0.5).masked_fill_(future, -torch.inf)
-            a = scores.softmax(-1).to(self.dtype) @ self.values[i, :b, :, :stop]
+            keys, values = (c[i, :b, :, :stop] for c in (self.keys, self.values))
+            a = F.scaled_dot_product_attention(self._rope(q, start), keys, values, past)
             h = h + F.linear(a.transpose(1, 2).flatten(2), w["wo"][i])
             y = self._norm(h, w["ffn_norm"][i])
             h = h + F.linear(F.silu(F.linear(y, w["w1"][i])) * F.linear(y, w["w3"][i]), w["w2"][i])
-        return F.linear(self._norm(h, w["final_norm"]), w["embedding"]).float()
+        return F.linear(self._norm(h, w["final_norm"]), self.head).float()

@@ -11,8 +11,8 @@ in place of a draw, it finds the likeliest text. Tokens of one class lead to the
 p_i is needed by class only, and the token is drawn within its class.
 
 Positions without marginals (their logits were not read) count as free: a completion over them
-exists or does not. All numbers are float64, on the host. Sums are scaled at each position; where
-they are 0 all the same, they are made again from logarithms.
+exists or does not. All numbers are float64, on the host. Sums are scaled every few positions; where
+they come near the least number all the same, they are made again from logarithms.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from jaxtyping import Float, Int
 from sampler.constraints.byte_automaton import DEAD
 from sampler.constraints.token_automaton import TokenAutomaton
 
+AT_ONCE = 1 << 18
+"""Most numbers of rows by transitions that are made at once."""
+LEAST_SUM = 1e-200
+"""Sums below are made again from logarithms."""
 UNREAD = -1
 """In place of a token: the position is open, and its logits were not read."""
 
@@ -88,7 +92,7 @@ class Chain:
             Impossible: there is no completion.
         """
         found = self._backward(log_p, Sums)
-        if not found.of[0, self.state] > 0:
+        if not found.of[0, self.state] > LEAST_SUM:
             found = self._backward(log_p, LogSums)
         return found.checked()
 
@@ -111,15 +115,18 @@ class Chain:
         free = length - (int(read[-1]) + 1 if len(read) else 0)  # unread positions at the end
         of[length - free] = over.flags(automaton.can_end(free))
         of[length - free + 1 :] = over.flags(automaton.accepting)
-        for at in range(length - free - 1, -1, -1):
-            code, ahead = int(codes[at]), of[at + 1]
+        at, ahead = length - free, of[length - free]
+        for code in reversed(codes[: length - free].tolist()):
+            at -= 1
             if code >= 0:
-                of[at] = over.given(ahead, code)
+                ahead = over.given(ahead, code)
             elif code == UNREAD:
-                of[at] = over.free(ahead)
+                ahead = over.free(ahead)
             else:
-                of[at] = over.summed(ahead, -2 - code)
-                scales[at] = over.scale(of[at])
+                ahead = over.summed(ahead, -2 - code)
+                if at % over.unscaled == 0:
+                    scales[at] = over.scale(ahead)
+            of[at] = ahead
         return Masses(self, of, scales, peak, over)
 
     def states(self, ids: Int[np.ndarray, " L"]) -> Int[np.ndarray, " L1"] | None:
@@ -145,31 +152,35 @@ class Chain:
 class Algebra:
     """Sums of products over the transitions of an automaton, as real numbers.
 
-    ``weights`` are those of each class in each row, divided by the greatest of the row.
+    Attributes:
+        weights: of each class in each row, divided by the greatest of the row.
+        zero, product: of these numbers.
+        unscaled: one in so many positions is scaled.
     """
 
     def __init__(self, automaton: TokenAutomaton, log_p: Float[np.ndarray, "R C"]) -> None:
         """Of rows with these log-probabilities; the greatest of each row is 0."""
-        self._automaton, self._leaving = automaton, automaton.leaving
-        self._first = automaton.first[automaton.leaving]
         self.weights = self.of_logs(log_p)
+        self._automaton, self._arcs = automaton, automaton.arcs
+        self._some_end = len(automaton.leaving) < automaton.states
+        width = len(self._arcs.labels) + len(self._arcs.target)
+        self._at_once = max(1, AT_ONCE // max(width, 1))
+        self._block, self._begin = self.weights[:0], 0
 
     zero: ClassVar[float]
+    product: ClassVar[np.ufunc]
+    unscaled: ClassVar[int]
 
     def of_logs(self, logs: np.ndarray) -> np.ndarray:
         """Numbers by their logarithms."""
         raise NotImplementedError
 
-    def product(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Products of numbers."""
-        raise NotImplementedError
-
-    def sums(self, terms: np.ndarray) -> np.ndarray:
-        """Sums of terms, one for each transition, over those that leave each state."""
+    def sums(self, terms: np.ndarray, begins: np.ndarray) -> np.ndarray:
+        """Sums of runs of terms along the last axis, by where the runs begin."""
         raise NotImplementedError
 
     def scale(self, numbers: np.ndarray) -> float:
-        """Divide numbers by their greatest, and return that; 1 where all are 0."""
+        """Divide numbers by their greatest, and return its logarithm; 0 where all are 0."""
         raise NotImplementedError
 
     def logs(self, numbers: np.ndarray) -> np.ndarray:
@@ -187,14 +198,23 @@ class Algebra:
 
     def summed(self, ahead: np.ndarray, row: int) -> np.ndarray:
         """B before a position whose logits were read."""
-        automaton = self._automaton
-        own = self.weights[row].take(automaton.label)  # take: twice as fast as an index
-        terms = self.product(own, ahead.take(automaton.target))
-        return self._placed(self.sums(terms))
+        terms = self.product(self._of_arcs(row), ahead.take(self._arcs.target))
+        return self._placed(self.sums(terms, self._arcs.first))
+
+    def _of_arcs(self, row: int) -> np.ndarray:
+        """Weights of the arcs in a row; made for as many rows at once as fit ``AT_ONCE``."""
+        at = row - self._begin
+        if at < 0 or at >= len(self._block):
+            self._begin = row - row % self._at_once
+            rows = self.weights[self._begin : self._begin + self._at_once]
+            of_sets = self.sums(rows.take(self._arcs.labels, axis=1), self._arcs.begins)
+            self._block = of_sets.take(self._arcs.set_of, axis=1)
+            at = row - self._begin
+        return self._block[at]
 
     def free(self, ahead: np.ndarray) -> np.ndarray:
         """B before a position whose logits were not read: that of its best token."""
-        return self._placed(np.maximum.reduceat(ahead[self._automaton.target], self._first))
+        return self._placed(np.maximum.reduceat(ahead[self._arcs.target], self._arcs.first))
 
     def given(self, ahead: np.ndarray, id_: int) -> np.ndarray:
         """B before a position that holds a token."""
@@ -203,10 +223,10 @@ class Algebra:
         return np.where(following == DEAD, self.zero, ahead[following])
 
     def _placed(self, sums: np.ndarray) -> np.ndarray:
-        if len(sums) == self._automaton.states:
+        if not self._some_end:
             return sums
         found = np.full(self._automaton.states, self.zero)
-        found[self._leaving] = sums
+        found[self._automaton.leaving] = sums
         return found
 
 
@@ -214,23 +234,22 @@ class Sums(Algebra):
     """As they are."""
 
     zero = 0.0
+    product = np.multiply
+    unscaled = 4
 
     def of_logs(self, logs: np.ndarray) -> np.ndarray:
         """See ``Algebra``."""
         return np.exp(logs)
 
-    def product(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def sums(self, terms: np.ndarray, begins: np.ndarray) -> np.ndarray:
         """See ``Algebra``."""
-        return one * other
-
-    def sums(self, terms: np.ndarray) -> np.ndarray:
-        """See ``Algebra``."""
-        return np.add.reduceat(terms, self._first)
+        return np.add.reduceat(terms, begins, axis=-1)
 
     def scale(self, numbers: np.ndarray) -> float:
-        """See ``Algebra``; returns the logarithm."""
+        """See ``Algebra``. Numbers that are all less than ``LEAST_SUM`` become 0."""
         greatest = float(numbers.max())
-        if not greatest > 0:
+        if not greatest > LEAST_SUM:
+            numbers[:] = 0.0
             return 0.0
         numbers /= greatest
         return math.log(greatest)
@@ -249,18 +268,16 @@ class LogMaxima(Algebra):
     """As logarithms, with the maximum in place of the sum."""
 
     zero = -np.inf
+    product = np.add
+    unscaled = 1
 
     def of_logs(self, logs: np.ndarray) -> np.ndarray:
         """See ``Algebra``."""
         return logs
 
-    def product(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def sums(self, terms: np.ndarray, begins: np.ndarray) -> np.ndarray:
         """See ``Algebra``."""
-        return one + other
-
-    def sums(self, terms: np.ndarray) -> np.ndarray:
-        """See ``Algebra``."""
-        return np.maximum.reduceat(terms, self._first)
+        return np.maximum.reduceat(terms, begins, axis=-1)
 
     def scale(self, numbers: np.ndarray) -> float:
         """See ``Algebra``."""
@@ -282,14 +299,14 @@ class LogMaxima(Algebra):
 class LogSums(LogMaxima):
     """As logarithms, which no product is too small for."""
 
-    def sums(self, terms: np.ndarray) -> np.ndarray:
+    def sums(self, terms: np.ndarray, begins: np.ndarray) -> np.ndarray:
         """See ``Algebra``."""
-        greatest = np.maximum.reduceat(terms, self._first)
+        greatest = np.maximum.reduceat(terms, begins, axis=-1)
         shift = np.where(greatest == -np.inf, 0.0, greatest)
-        count = np.diff(np.append(self._first, len(terms)))
-        total = np.add.reduceat(np.exp(terms - np.repeat(shift, count)), self._first)
+        count = np.diff(np.append(begins, terms.shape[-1]))
+        less = np.exp(terms - np.repeat(shift, count, axis=-1))
         with np.errstate(divide="ignore"):
-            return np.log(total) + shift
+            return np.log(np.add.reduceat(less, begins, axis=-1)) + shift
 
 
 @dataclass(frozen=True)
@@ -363,9 +380,11 @@ class Masses:
         """
         codes = self.chain.tokens
         at = np.flatnonzero(codes < UNREAD)
-        logs = self.algebra.logs
-        before, after = self.of[at, states[at]], self.of[at + 1, states[at + 1]]
+        of = np.arange(len(states))
+        logs = self.algebra.logs(self.of[of, states])
         found = np.empty(len(at))
         with np.errstate(invalid="ignore"):  # a text that is all but impossible
-            found[-2 - codes[at]] = logs(after) - logs(before) - self.scales[at]
-        return np.nan_to_num(found - self.peaks, nan=-np.inf)
+            found[-2 - codes[at]] = logs[at + 1] - logs[at] - self.scales[at]
+            found -= self.peaks
+        found[np.isnan(found)] = -np.inf
+        return found

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sampler.constraints.token_automaton import TokenAutomaton
 from sampler.logits.categorical import nucleus
+from sampler.packing import joined
 from sampler.transfer import to_device
 
 LEAST = -1e30
@@ -26,19 +27,39 @@ OUTSIDE = 1e4
 
 @dataclass(frozen=True)
 class ClassSums:
-    """The classes of R rows. Masses are logarithms; those of a row have one unknown constant.
+    """The classes of R rows, on the host.
 
     Attributes:
-        mass: of each class, for the draw; at temperature 0 that of its likeliest token.
-        model: of each class, as the model gave it.
+        mass: logarithm of the mass of each class, for the draw; at temperature 0 that of its
+            likeliest token. Those of a row have one unknown constant.
+        model: log-probability of each class, as the model gave it.
         token: one of each class, drawn within it; at temperature 0 the likeliest.
         log_p: the model's log-probability of that token.
     """
 
-    mass: Float[Tensor, "R C"]
-    model: Float[Tensor, "R C"]
+    mass: Float[np.ndarray, "R C"]
+    model: Float[np.ndarray, "R C"]
+    token: Int[np.ndarray, "R C"]
+    log_p: Float[np.ndarray, "R C"]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was read of the rows of one chunk.
+
+    Attributes:
+        top, sums: of the classes, as the model gave them; see ``_Classes``.
+        drawn_top, drawn_sums: the same of the distribution that is drawn from, if that is another.
+        token: one of each class.
+        logit: the model's, of that token.
+    """
+
+    top: Float[Tensor, "R C"]
+    sums: Float[Tensor, "R C"]
+    drawn_top: Float[Tensor, "R C"]
+    drawn_sums: Float[Tensor, "R C"]
     token: Int[Tensor, "R C"]
-    log_p: Float[Tensor, "R C"]
+    logit: Float[Tensor, "R C"]
 
 
 @dataclass
@@ -49,7 +70,8 @@ class ClassReader:
         automaton: whose classes.
         rows: of the query.
         u: uniforms for the draws within classes, one for each row.
-        greedy, tempered: the temperature is 0, or neither that nor 1.
+        greedy: the temperature is 0.
+        sharpness: the inverse temperature of each row; None where it is 0 or 1.
         top_p, crossing: of the nucleus; None where there is none.
     """
 
@@ -57,58 +79,70 @@ class ClassReader:
     rows: slice
     u: Float[Tensor, " R"]
     greedy: bool
-    tempered: bool = False
+    sharpness: Float[Tensor, " R"] | None = None
     top_p: float | None = None
     crossing: bool = False
-    _parts: list[ClassSums] = field(default_factory=list)
-    _raw: tuple[Tensor, _ClassMasses] | None = None
+    _parts: list[_Part] = field(default_factory=list)
 
     def within(self, chunk: slice) -> slice | None:
         """Its rows in a chunk of the query, counted from the chunk's first; None for none."""
         first, end = max(self.rows.start, chunk.start), min(self.rows.stop, chunk.stop)
         return slice(first - chunk.start, end - chunk.start) if first < end else None
 
-    def see_raw(self, logits: Float[Tensor, "R W"]) -> None:
+    def see(self, logits: Float[Tensor, "R W"], may_ask: bool) -> None:
         """The model's logits of its rows in a chunk."""
         columns = Columns.of(self.automaton, logits.device)
-        ordered = _ordered(logits, columns)
-        self._raw = ordered, _ClassMasses.of(ordered, columns)
+        ordered = logits.index_select(1, columns.order).clamp_(min=LEAST)
+        done = sum(len(part.top) for part in self._parts)
+        rows = slice(done, done + len(logits))
+        narrowed = self._narrowed(ordered, columns, rows, may_ask)
+        model = drawn = _Classes.of(ordered, columns)
+        if narrowed is not None:
+            drawn = _Classes.of(narrowed, columns)
+        elif self.sharpness is not None:
+            drawn = model.sharper(self.sharpness[rows, None])
+        if self.greedy:
+            place = model.likeliest(columns)
+            drawn_sums = sums = model.sums(columns)
+        else:
+            place, drawn_sums = drawn.draw(self.u[rows], columns)
+            sums = drawn_sums if drawn is model else model.sums(columns)
+        token = columns.order[place]
+        logit = logits.gather(1, token).clamp_(min=LEAST)
+        self._parts.append(_Part(model.top, sums, drawn.top, drawn_sums, token, logit))
 
-    def see_drawn(self, logits: Float[Tensor, "R W"], may_ask: bool) -> None:
-        """The same rows at the temperature of the draw."""
-        assert self._raw is not None
-        raw, model = self._raw
-        self._raw = None
-        columns = Columns.of(self.automaton, raw.device)
-        ordered, drawn = raw, model
-        if self.tempered:
-            ordered = _ordered(logits, columns)
-        if self.top_p is not None:
-            kept = self._nucleus(ordered, columns, may_ask)
-            ordered = torch.where(kept, ordered, ordered - OUTSIDE)
-        if ordered is not raw:
-            drawn = _ClassMasses.of(ordered, columns)
-        done = sum(len(part.mass) for part in self._parts)
-        u = self.u[done : done + len(raw)]
-        place = drawn.places(None if self.greedy else u, ordered, columns)
-        mass = drawn.top.double() if self.greedy else drawn.mass
-        log_p = raw.gather(1, place).double() - model.mass.logsumexp(1, keepdim=True)
-        self._parts.append(ClassSums(mass, model.mass, columns.order[place], log_p))
+    def _narrowed(
+        self, ordered: Tensor, columns: Columns, rows: slice, may_ask: bool
+    ) -> Tensor | None:
+        """Logits at the temperature of the draw, those outside the nucleus less; if there is one."""
+        if self.top_p is None:
+            return None
+        if self.sharpness is not None:
+            ordered = ordered * self.sharpness[rows, None]
+        kept = self._nucleus(ordered, columns, self.top_p, may_ask)
+        return torch.where(kept, ordered, ordered - OUTSIDE)
 
-    def _nucleus(self, ordered: Tensor, columns: Columns, may_ask: bool) -> Tensor:
+    def _nucleus(self, ordered: Tensor, columns: Columns, top_p: float, may_ask: bool) -> Tensor:
         """Which tokens are in the nucleus; ties fall to the lower id."""
         by_id = torch.empty_like(ordered).index_copy_(1, columns.order, ordered)
         weights = (by_id - by_id.amax(1, keepdim=True)).exp()
-        top_p = torch.full_like(self.u[: len(ordered)], self.top_p or 1.0)
-        crossing = torch.full_like(top_p, self.crossing, dtype=torch.bool)
-        return (nucleus(weights, top_p, may_ask, crossing) > 0).index_select(1, columns.order)
+        shares = torch.full_like(self.u[: len(ordered)], top_p)
+        crossing = torch.full_like(shares, self.crossing, dtype=torch.bool)
+        return (nucleus(weights, shares, may_ask, crossing) > 0).index_select(1, columns.order)
 
     def read(self) -> ClassSums:
         """All its rows."""
-        if len(self._parts) == 1:
-            return self._parts[0]
-        names = ClassSums.__dataclass_fields__
-        return ClassSums(**{n: torch.cat([getattr(p, n) for p in self._parts]) for n in names})
+        names = _Part.__dataclass_fields__
+        read = {n: joined([getattr(part, n) for part in self._parts]).cpu().numpy() for n in names}
+        model = np.log(read["sums"].astype(np.float64)) + read["top"]
+        mass = model
+        if self.greedy:
+            mass = read["top"].astype(np.float64)
+        elif self._parts[0].drawn_sums is not self._parts[0].sums:
+            mass = np.log(read["drawn_sums"]) + read["drawn_top"]
+        highest = model.max(1, keepdims=True)
+        total = highest + np.log(np.exp(model - highest).sum(1, keepdims=True))
+        return ClassSums(mass, model - total, read["token"], read["logit"] - total)
 
 
 @dataclass(frozen=True)
@@ -119,71 +153,91 @@ class Columns:
         order: ids, sorted by class.
         labels: the class of each of them.
         firsts, lasts: where each class begins and ends among them, both inclusive.
+        several: the classes of more than one id.
+        several_firsts, several_lasts: of these.
     """
 
     order: Int[Tensor, " V"]
     labels: Int[Tensor, " V"]
     firsts: Int[Tensor, " C"]
     lasts: Int[Tensor, " C"]
+    several: Int[Tensor, " S"]
+    several_firsts: Int[Tensor, " S"]
+    several_lasts: Int[Tensor, " S"]
 
     @classmethod
     def of(cls, automaton: TokenAutomaton, device: torch.device) -> Columns:
         """The columns of an automaton. Its last class is missing where no id belongs to it."""
         found = automaton.on_devices.get(str(device))
         if found is None:
-            order = automaton.class_of.argsort(kind="stable")
-            sizes = np.bincount(automaton.class_of)
+            order, sizes = automaton.order, np.bincount(automaton.class_of)
             lasts = sizes.cumsum() - 1
-            parts = (order, automaton.class_of[order], lasts - sizes + 1, lasts)
+            firsts, several = lasts - sizes + 1, np.flatnonzero(sizes > 1)
+            parts = (order, automaton.class_of[order], firsts, lasts)
+            parts = (*parts, several, firsts[several], lasts[several])
             found = cls(*(to_device(torch.from_numpy(part), device) for part in parts))
             automaton.on_devices[str(device)] = found
         return found
 
 
-def _ordered(logits: Tensor, columns: Columns) -> Tensor:
-    """The logits of rows, the ids by class."""
-    return logits.index_select(1, columns.order).clamp_(min=LEAST)
-
-
 @dataclass(frozen=True)
-class _ClassMasses:
-    """The classes of some rows.
+class _Classes:
+    """The classes of some rows. ``sums`` and ``draw`` use up ``below``.
 
     Attributes:
         top: the greatest logit of each.
-        edges: running sums over ids by class, each id's weight divided by the greatest of its
-            class.
-        before, upto: of these, where each class begins and ends.
+        below: each logit less the greatest of its class; ids by class.
     """
 
     top: Float[Tensor, "R C"]
-    edges: Float[Tensor, "R V"]
-    before: Float[Tensor, "R C"]
-    upto: Float[Tensor, "R C"]
+    below: Float[Tensor, "R V"]
 
     @classmethod
-    def of(cls, ordered: Tensor, columns: Columns) -> _ClassMasses:
-        """Of logits [R, V], ids by class."""
+    def of(cls, ordered: Tensor, columns: Columns) -> _Classes:
+        """Of logits [R, V], ids by class; in their place."""
         top = _of_each(ordered, columns, "amax")
-        share = (ordered - top.index_select(1, columns.labels)).exp_()
-        return cls(top, *_edges(share, columns))
+        return cls(top, ordered.sub_(_spread(top, columns)))
 
-    @property
-    def mass(self) -> Float[Tensor, "R C"]:
-        """Logarithm of the mass of each class; every class has at least one id of weight 1."""
-        return (self.upto - self.before).log_().add_(self.top)
+    def sharper(self, sharpness: Float[Tensor, "R 1"]) -> _Classes:
+        """Those of logits times ``sharpness``."""
+        return _Classes((self.top * sharpness).clamp_(min=LEAST), self.below * sharpness)
 
-    def places(self, u: Tensor | None, ordered: Tensor, columns: Columns) -> Int[Tensor, "R C"]:
-        """One id of each class, by its place: drawn by a uniform a row, or the likeliest."""
-        edges, before, upto = self.edges, self.before, self.upto
-        if u is None:
-            likeliest = ordered == self.top.index_select(1, columns.labels)
-            places = torch.arange(ordered.shape[1], device=ordered.device, dtype=torch.int32)
-            found = torch.where(likeliest, places, ordered.shape[1])
-            return _of_each(found, columns, "amin").long()
-        target = before + u[:, None] * (upto - before)
+    def sums(self, columns: Columns) -> Float[Tensor, "R C"]:
+        """Sum of the weights of each class; the greatest weight in it is 1."""
+        weights = self.below.exp_()
+        if weights.device.type == "cpu":  # half of the time of running sums; pairwise, in fp32
+            firsts = columns.firsts.numpy()
+            return torch.from_numpy(np.add.reduceat(weights.numpy(), firsts, axis=1))
+        return _edges(weights, columns)[1]
+
+    def draw(self, u: Tensor, columns: Columns) -> tuple[Int[Tensor, "R C"], Float[Tensor, "R C"]]:
+        """The place of an id of each class, drawn by a uniform a row; and ``sums``."""
+        edges, sums, before = _edges(self.below.exp_(), columns)
+        target = torch.addcmul(before, sums, u[:, None]).index_select(1, columns.several)
         place = torch.searchsorted(edges, target, right=True)
-        return torch.minimum(torch.maximum(place, columns.firsts), columns.lasts)
+        place.clamp_(columns.several_firsts, columns.several_lasts)
+        places = columns.firsts.repeat(len(u), 1).index_copy_(1, columns.several, place)
+        return places, sums
+
+    def likeliest(self, columns: Columns) -> Int[Tensor, "R C"]:
+        """The place of the likeliest id of each class; of the first of equals."""
+        count = self.below.shape[1]
+        if self.below.device.type == "cpu":  # half of the time
+            row, place = np.divmod(np.flatnonzero(self.below.numpy() == 0), count)
+            of_class = row * len(columns.lasts) + columns.labels.numpy()[place]
+            first = np.diff(of_class, prepend=-1) != 0
+            return torch.from_numpy(place[first]).view_as(self.top)
+        places = torch.arange(count, device=self.below.device, dtype=torch.int32)
+        found = torch.where(self.below == 0, places, count)
+        return _of_each(found, columns, "amin").long()
+
+
+def _spread(of_classes: Tensor, columns: Columns) -> Tensor:
+    """Numbers of classes [R, C] at each of their ids, [R, V]; ids by class."""
+    if of_classes.device.type == "cpu":  # half of the time
+        sizes = (columns.lasts - columns.firsts + 1).numpy()
+        return torch.from_numpy(np.repeat(of_classes.numpy(), sizes, axis=1))
+    return of_classes.index_select(1, columns.labels)
 
 
 def _of_each(numbers: Tensor, columns: Columns, what: Literal["amax", "amin"]) -> Tensor:
@@ -197,7 +251,10 @@ def _of_each(numbers: Tensor, columns: Columns, what: Literal["amax", "amin"]) -
 
 
 def _edges(weights: Tensor, columns: Columns) -> tuple[Tensor, Tensor, Tensor]:
-    """The last three of ``_ClassMasses``."""
+    """(running sums of weights over ids by class [R, V], the sum of each class [R, C], the running
+    sum before it).
+    """
     edges = weights.cumsum(1, dtype=torch.float64)
     upto = edges.index_select(1, columns.lasts)
-    return edges, F.pad(upto[:, :-1], (1, 0)), upto
+    before = F.pad(upto[:, :-1], (1, 0))
+    return edges, upto - before, before

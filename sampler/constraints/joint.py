@@ -26,9 +26,10 @@ from sampler.batch import CanvasBatch
 from sampler.constraints.chain import Chain
 from sampler.constraints.class_sums import ClassReader, ClassSums
 from sampler.constraints.region import Region
+from sampler.logits.categorical import sharpness_of
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import CERTAINTY, Asks
-from sampler.philox import Role, uniforms
+from sampler.philox import Role, uniforms, uniforms_on_host
 from sampler.plan import Rows, Written
 from sampler.transfer import to_device
 
@@ -101,20 +102,33 @@ class Constrained:
             base: rows of the query before those of the batch.
         """
         position = rows.position[self.rows]
-        seed, step = (torch.full_like(position, value) for value in (self.seed, self.step))
-        of_class, within = uniforms(seed, step, position, Role.JOINT)
+        of_class, within = self._uniforms(position)
         own = slice(base + self.rows.start, base + self.rows.stop)
         narrow = self.top_p < 1.0 and not self.greedy
+        heat = rows.settings["temperature"][self.rows]
         reader = ClassReader(
             self.region.automaton,
             own,
             within,
             self.greedy,
-            self.tempered,
+            sharpness_of(heat) if self.tempered else None,
             self.top_p if narrow else None,
             self.crossing,
         )
         return reader, of_class
+
+
+    def _uniforms(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Two of each row, by its position on the canvas; zeros at temperature 0."""
+        if self.greedy:
+            none = torch.zeros(len(position), dtype=torch.float64, device=position.device)
+            return none, none
+        if position.device.type == "cpu":
+            drawn = uniforms_on_host(self.seed, self.step, position.numpy(), Role.JOINT)
+            return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
+        seed, step = (torch.full_like(position, value) for value in (self.seed, self.step))
+        one, other = uniforms(seed, step, position, Role.JOINT)
+        return one, other
 
 
 @dataclass(frozen=True)
@@ -264,20 +278,21 @@ def _draw(
     read, at = first + open_, places[open_] - region.begin
     chain = Chain.of(region.automaton, ids, at, ids == mask_id)
     mass, model, token, log_p = (
-        getattr(sums, name).cpu().numpy()[open_] for name in ("mass", "model", "token", "log_p")
+        getattr(sums, name)[open_] for name in ("mass", "model", "token", "log_p")
     )
-    masses = chain.masses(_normal(model))
     sample = host.sample[read]
     whole = chain.with_rows(sample)
     states = None if whole is None else chain.states(whole)
     if states is not None:
+        masses = chain.masses(model)
         log_of = np.log(host.p_sample[read].clip(min=1e-300))
     else:
-        drawn_by = masses
         if canvas.greedy:
-            drawn_by = chain.best(_normal(mass))
+            masses, drawn_by = chain.masses(model), chain.best(mass)
         elif canvas.tempered or canvas.top_p < 1.0:
-            drawn_by = chain.masses(_normal(mass))
+            masses, drawn_by = chain.masses(model), chain.masses(mass)
+        else:
+            masses = drawn_by = chain.masses(model)
         classes, states = drawn_by.draw(None if canvas.greedy else u[open_])
         each = np.arange(len(open_))
         host.sample[read] = token[each, classes]
@@ -287,9 +302,3 @@ def _draw(
     host.p_sample[read] = np.exp(np.minimum(log_of + masses.log_ratios(states), 0.0))
     host.drawn[read] = True
     host.fixed[read] = changed[open_]
-
-
-def _normal(mass: np.ndarray) -> np.ndarray:
-    """Logarithms of masses as those of probabilities, each row by itself."""
-    top = mass.max(1, keepdims=True)
-    return mass - top - np.log(np.exp(mass - top).sum(1, keepdims=True))

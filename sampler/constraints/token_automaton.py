@@ -17,6 +17,68 @@ NEVER = 1 << 40
 
 
 @dataclass(frozen=True, eq=False)
+class Arcs:
+    """The transitions of an automaton, those between the same two states merged to one arc.
+
+    Few sets of classes lead along many arcs: any letter, within each string of a schema. A row's
+    mass is needed once for each set.
+
+    Attributes:
+        labels: the classes of each set, one set after another.
+        begins: where each set begins among them.
+        set_of: the set of each arc; arcs are sorted by the state that they leave.
+        target: the state that each leads to.
+        first: where the arcs of each state of ``TokenAutomaton.leaving`` begin.
+    """
+
+    labels: Int[np.ndarray, " N"]
+    begins: Int[np.ndarray, " G"]
+    set_of: Int[np.ndarray, " A"]
+    target: Int[np.ndarray, " A"]
+    first: Int[np.ndarray, " S"]
+
+    @classmethod
+    def of(cls, source: np.ndarray, label: np.ndarray, target: np.ndarray) -> Arcs:
+        """Of transitions."""
+        order = np.lexsort((label, target, source))
+        source, label, target = source[order], label[order], target[order]
+        new_state = np.diff(source, prepend=-1) != 0
+        begins = np.flatnonzero(new_state | (np.diff(target, prepend=-1) != 0))
+        sizes = np.diff(np.append(begins, len(label)))
+        same = _same_runs(label, begins, sizes)
+        sets, set_of = np.unique(same, return_inverse=True)
+        in_set = np.zeros(len(begins), dtype=bool)
+        in_set[sets] = True
+        return cls(
+            labels=label[np.repeat(in_set, sizes)],
+            begins=np.cumsum(sizes[sets]) - sizes[sets],
+            set_of=set_of.reshape(-1),
+            target=target[begins],
+            first=np.flatnonzero(new_state[begins]),
+        )
+
+
+def _same_runs(
+    numbers: Int[np.ndarray, " N"], begins: Int[np.ndarray, " A"], sizes: Int[np.ndarray, " A"]
+) -> Int[np.ndarray, " A"]:
+    """For each run of numbers, the first run that equals it. Found by a hash, then compared; where
+    two that differ share one, each run stands for itself.
+    """
+    if not len(begins):
+        return begins
+    values = np.random.default_rng(0).integers(0, 1 << 63, int(numbers.max()) + 1, dtype=np.uint64)
+    _, first, which = np.unique(
+        np.add.reduceat(values[numbers], begins), return_index=True, return_inverse=True
+    )
+    found = first[which.reshape(-1)]
+    inside = np.arange(len(numbers)) - np.repeat(begins, sizes)
+    if (sizes[found] == sizes).all():
+        if (numbers[np.repeat(begins[found], sizes) + inside] == numbers).all():
+            return found
+    return np.arange(len(begins))
+
+
+@dataclass(frozen=True, eq=False)
 class TokenAutomaton:
     """A language of token sequences. Tokens that act alike in every state are one class.
 
@@ -96,6 +158,11 @@ class TokenAutomaton:
         return len(self.table)
 
     @cached_property
+    def order(self) -> Int[np.ndarray, " V"]:
+        """Ids, sorted by class."""
+        return self.class_of.argsort(kind="stable")
+
+    @cached_property
     def first(self) -> Int[np.ndarray, " Q1"]:
         """Where the transitions of each state begin, and where the last end."""
         return np.searchsorted(self.source, np.arange(self.states + 1))
@@ -104,6 +171,11 @@ class TokenAutomaton:
     def leaving(self) -> Int[np.ndarray, " S"]:
         """States that have transitions."""
         return np.flatnonzero(np.diff(self.first))
+
+    @cached_property
+    def arcs(self) -> Arcs:
+        """Its transitions, merged."""
+        return Arcs.of(self.source, self.label, self.target)
 
     @cached_property
     def tokens_left(self) -> Int[np.ndarray, " Q"]:

@@ -46,6 +46,11 @@ def peak(logits: Tensor) -> tuple[Tensor, Tensor]:
     return tops.gather(1, hit)[:, 0], ids
 
 
+def sharpness_of(temperature: Tensor) -> Tensor:
+    """What logits are multiplied by, in fp32; 1 at temperature 0."""
+    return torch.where(temperature == 0, 1.0, (1.0 / temperature).clamp(max=1e30)).float()
+
+
 def nucleus(
     weights: Float[Tensor, "R W"],
     top_p: Float[Tensor, " R"],

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.logits.categorical import block_sums, in_blocks, inverse_cdf, nucleus, peak
+from sampler.logits.categorical import block_sums, in_blocks, inverse_cdf, nucleus, peak, sharpness_of
 from sampler.logits.guidance import guided
 from sampler.logits.head import MIN_ROWS, logits_of
 from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some
@@ -37,12 +37,8 @@ class LogitReader(Protocol):
         """Its rows in a chunk of the query, counted from the chunk's first; None for none."""
         ...
 
-    def see_raw(self, logits: Tensor) -> None:
-        """Logits of these rows, the mask suppressed; not to be kept nor changed."""
-        ...
-
-    def see_drawn(self, logits: Tensor, may_ask: bool) -> None:
-        """The same divided by the temperature, if that is neither 0 nor 1. ``may_ask``: see
+    def see(self, logits: Tensor, may_ask: bool) -> None:
+        """Logits of these rows, the mask suppressed; not to be kept nor changed. ``may_ask``: see
         ``Chunk``.
         """
         ...
@@ -166,20 +162,17 @@ def row_stats(
     softmax = _rounded(logits[:, :vocab], chunk, ends, network_dtype)
     highest, mode = peak(logits)
     logits -= highest[:, None]
-    read = [(reader, own) for reader in readers if (own := reader.within(chunk.rows)) is not None]
-    for reader, own in read:
-        reader.see_raw(logits[own])
+    for reader in readers:
+        if (own := reader.within(chunk.rows)) is not None:
+            reader.see(logits[own], chunk.may_ask)
     model = RawDistribution.of(logits, chunk, ends, softmax)
 
     if (hot := asks.get("tempered")) is not None:
-        heat = query.temperature[hot]
-        sharpness = torch.where(heat == 0, 1.0, (1.0 / heat).clamp(max=1e30)).float()
+        sharpness = sharpness_of(query.temperature[hot])
         if hot is ALL:
             logits *= sharpness[:, None]
         else:
             logits[hot] *= sharpness[:, None]
-    for reader, own in read:
-        reader.see_drawn(logits[own], chunk.may_ask)
     draw = Draw.of(logits.exp_(), mode, chunk)
     own_total = model.total(draw.total)
     log_p, top_ids, top_log_p, told_entropy = model.told(draw.sample, vocab)

@@ -29,7 +29,7 @@ from models.families.llada import LLaDA, LLaDAConfig
 from recipes.run import EqualLengthAttention, Rates, Run
 from recipes.stories import teacher as teacher_file
 from recipes.stories.batches import Batch, encode, make_batch
-from recipes.stories.corpus import RECIPE, WORK, read_corpus, split
+from recipes.stories.corpus import CORPUS, RECIPE, WORK, read_corpus, split
 from recipes.stories.student import start_from_teacher, student_config
 from recipes.stories.validation import nelbo
 from sampler.likelihood.nelbo import nelbo_integrand
@@ -88,13 +88,14 @@ def train(
     device: torch.device,
     compile_: bool = True,
     start: Path | None = None,
+    corpus: Path = CORPUS,
 ) -> Run:
     """Train until ``recipe.tokens`` have been seen; progress, log and state in ``folder``.
 
-    ``start``: a checkpoint folder to start from instead of the teacher.
+    ``start``: a checkpoint folder to start from instead of the teacher. ``corpus``: of stories.
     """
     tokenizer = Tokenizer.from_file(str(BUNDLED / "stories" / "tokenizer.json"))
-    training, held = split(read_corpus())
+    training, held = split(read_corpus(corpus))
     data, validation = encode(training, tokenizer), encode(held, tokenizer)
     source = json.loads((RECIPE / "pieces.json").read_text())
     torch.manual_seed(recipe.seed)
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the run keeps its state")
     parser.add_argument("--out", type=Path, default=BUNDLED / "stories", help="checkpoint folder")
     parser.add_argument("--start", type=Path, help="start from this checkpoint, not the teacher")
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
@@ -152,7 +154,7 @@ def main() -> None:
     )
     work = args.work or WORK / f"train-k{recipe.mixing_ratio:g}"
     device, compile_ = torch.device(args.device), not args.no_compile
-    run = train(recipe, work, device, compile_, args.start)
+    run = train(recipe, work, device, compile_, args.start, args.corpus)
     write_checkpoint(run.ema, recipe, args.out)
     print(f"{run.step} steps -> {args.out}/model.safetensors")
 

@@ -114,7 +114,7 @@ class ClassReader:
     def _narrowed(
         self, ordered: Tensor, columns: Columns, rows: slice, may_ask: bool
     ) -> Tensor | None:
-        """Logits at the temperature of the draw, those outside the nucleus less; if there is one."""
+        """Logits at the temperature of the draw, less outside the nucleus; None without one."""
         if self.top_p is None:
             return None
         if self.sharpness is not None:

@@ -117,7 +117,6 @@ class Constrained:
         )
         return reader, of_class
 
-
     def _uniforms(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Two of each row, by its position on the canvas; zeros at temperature 0."""
         if self.greedy:

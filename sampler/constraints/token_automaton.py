@@ -71,11 +71,11 @@ def _same_runs(
         np.add.reduceat(values[numbers], begins), return_index=True, return_inverse=True
     )
     found = first[which.reshape(-1)]
+    if not (sizes[found] == sizes).all():
+        return np.arange(len(begins))
     inside = np.arange(len(numbers)) - np.repeat(begins, sizes)
-    if (sizes[found] == sizes).all():
-        if (numbers[np.repeat(begins[found], sizes) + inside] == numbers).all():
-            return found
-    return np.arange(len(begins))
+    equal = numbers[np.repeat(begins[found], sizes) + inside] == numbers
+    return found if equal.all() else np.arange(len(begins))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sampler.logits.categorical import block_sums, in_blocks, inverse_cdf, nucleus, peak, sharpness_of
+from sampler.logits.categorical import (
+    block_sums,
+    in_blocks,
+    inverse_cdf,
+    nucleus,
+    peak,
+    sharpness_of,
+)
 from sampler.logits.guidance import guided
 from sampler.logits.head import MIN_ROWS, logits_of
 from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some

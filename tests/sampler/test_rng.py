@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from scipy.stats import chi2
 
-from sampler.philox import Role, integers, philox, uniforms
+from sampler.philox import Role, integers, philox, uniforms, uniforms_on_host
 
 
 def words(values):
@@ -58,3 +60,14 @@ def test_range_and_negative_seeds():
     for x in (u, v):
         assert ((x >= 0) & (x < 1)).all()
     assert integers(torch.tensor([0.0, 1 - 2**-53]).double(), 50_258).tolist() == [0, 50_257]
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("step", [0, 7, 2**33])
+def test_numbers_on_the_host_are_the_same(seed: int, step: int) -> None:
+    position = torch.tensor([0, 1, 63, 2**20, 2**31, 2**40])
+    for role in Role:
+        here = uniforms_on_host(seed, step, position.numpy(), role)
+        there = uniforms(torch.tensor(seed), torch.tensor(step), position, role)
+        for one, other in zip(here, there, strict=True):
+            np.testing.assert_array_equal(one, other.numpy())

@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from sampler.constraints.token_automaton import NEVER
+from sampler.constraints.byte_automaton import DEAD
+from sampler.constraints.token_automaton import NEVER, Arcs
 from sampler.constraints.token_bytes import TokenBytes, TooLarge
 from tests.sampler.constraints.languages import (
     BYTES,
@@ -91,3 +92,28 @@ def test_transitions_are_sorted_by_the_state_that_they_leave() -> None:
         live = np.flatnonzero(TOKENS.table[:, state] >= 0)
         assert (TOKENS.label[here] == live).all()
         assert (TOKENS.target[here] == TOKENS.table[live, state]).all()
+
+
+@pytest.mark.parametrize("states, functions", [(1, 1), (3, 2), (20, 12)])
+def test_arcs_hold_the_transitions_between_each_two_states(states: int, functions: int) -> None:
+    g = np.random.default_rng(states)
+    table = g.integers(0, states, size=(functions, states))
+    table[g.random(table.shape) < 0.3] = DEAD
+    label, source = np.nonzero(table != DEAD)
+    order = np.lexsort((label, source))
+    source, label = source[order], label[order]
+    target = table[label, source]
+    arcs = Arcs.of(source, label, target)
+
+    expected: dict[tuple[int, int], list[int]] = {}
+    for state, class_, following in zip(source, label, target, strict=True):
+        expected.setdefault((int(state), int(following)), []).append(int(class_))
+    leaving = np.unique(source)
+    ends, sets = np.append(arcs.first, len(arcs.target))[1:], np.split(arcs.labels, arcs.begins[1:])
+    found = {
+        (int(state), int(arcs.target[arc])): sets[arcs.set_of[arc]].tolist()
+        for state, first, end in zip(leaving, arcs.first, ends, strict=True)
+        for arc in range(first, end)
+    }
+    assert {arc: sorted(classes) for arc, classes in expected.items()} == found
+    assert len({tuple(classes) for classes in sets}) == len(sets)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from sampler.constraints.chain import Chain, Impossible, Masses
+from sampler.constraints.byte_automaton import DEAD
+from sampler.constraints.chain import AT_ONCE, Chain, Impossible, LogSums, Masses
+from sampler.constraints.token_automaton import TokenAutomaton
 from tests.sampler.chance import odds
 from tests.sampler.constraints.languages import END, MASK, SIZE, TOKENS, canvases
 from tests.support.effort import count
@@ -176,3 +178,30 @@ def test_text_of_vanishing_probability_is_drawn_where_it_is_the_only_one() -> No
     assert classes[0] == TOKENS.class_of[5]
     classes, _ = chain.best(by_class(log_p, greatest=True)).draw(None)
     assert classes[0] == TOKENS.class_of[5]
+
+
+def dense_automaton(states: int, functions: int, seed: int) -> TokenAutomaton:
+    """One id a function; each leads from every state to a drawn one, or nowhere."""
+    g = np.random.default_rng(seed)
+    table = g.integers(0, states, size=(functions, states))
+    table[g.random(table.shape) < 0.2] = DEAD
+    return TokenAutomaton.of(table, np.arange(functions), g.random(states) < 0.5)
+
+
+@pytest.mark.parametrize("spread", [1.0, 3000.0], ids=["sums", "logarithms"])
+def test_masses_of_many_rows_equal_the_sums_over_all_transitions(spread: float) -> None:
+    """More rows by transitions than are made at once."""
+    automaton = dense_automaton(states=48, functions=64, seed=1)
+    rows = 300
+    assert rows * len(automaton.arcs.target) > AT_ONCE
+    log_p = spread * np.random.default_rng(2).normal(size=(rows, automaton.classes))
+    tokens = np.full(rows, -1)
+    masses = Chain.of(automaton, tokens, np.arange(rows), tokens == -1).masses(log_p)
+    assert isinstance(masses.algebra, LogSums) == (spread > 1)
+
+    expected = np.where(automaton.accepting, 0.0, -np.inf)
+    for row in reversed(range(rows)):
+        following = np.append(expected, -np.inf)[automaton.table]
+        expected = np.logaddexp.reduce(log_p[row, :, None] + following, axis=0)
+    found = masses.algebra.logs(masses.of[0]) + masses.scales.sum() + masses.peaks.sum()
+    assert found[automaton.start] == pytest.approx(expected[automaton.start], rel=1e-12)

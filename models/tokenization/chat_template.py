@@ -20,7 +20,7 @@ from models.files import read_json
 from models.tokenization import template_worker
 from models.tokenization.template_process import Stopped, TemplateProcess
 from models.tokenization.template_tokens import Pieces
-from models.tokenization.template_tools import ToolSupport, texts_in
+from models.tokenization.template_tools import ToolSupport, settings_of, texts_in
 
 TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 LONGEST = 1 << 17  # characters of a template; those that are published have some thousand
@@ -53,6 +53,7 @@ class ChatTemplate:
     Attributes:
         source: the template's text.
         supports: the parts of a conversation with tools that it shows.
+        settings: names of variables that it reads and that a conversation may set.
         shows_system: whether a system message reaches its output, once ``probe_system`` has run;
             None where that is unknown.
     """
@@ -80,6 +81,7 @@ class ChatTemplate:
             raise ValueError("chat template: nested too deeply") from None
         self.source = source
         self.supports = ToolSupport.of(source, tree)
+        self.settings = settings_of(tree, (*template_worker.GIVEN, *TOKEN_NAMES, *variables))
         self.shows_system: bool | None = None
         self._variables = dict(variables)
         self._wait_seconds = wait_seconds
@@ -132,15 +134,17 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         special: Sequence[str],
         tools: Sequence[Mapping[str, Any]] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> Pieces:
         """The conversation as the template writes it; of ``special``, only those are special tokens
-        that it writes itself. It gets ``tools`` as None where there are none.
+        that it writes itself. It gets ``tools`` as None where there are none, and ``settings`` as
+        variables.
 
         Raises:
             ChatError: the template refuses the messages, fails, or does not come to an end.
             ChatBusy: there is no place for it, see ``MOST_WAITING``.
         """
-        return self.submit(messages, special, tools).result()
+        return self.submit(messages, special, tools, settings).result()
 
     def begin_probe(self) -> None:
         """Have the template render a system message, which starts its process."""
@@ -169,6 +173,7 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         special: Sequence[str],
         tools: Sequence[Mapping[str, Any]] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> Future[Pieces]:
         """``render`` without waiting: after earlier conversations, on a thread of its own. A future
         that is cancelled takes no more time, also where its conversation is being rendered.
@@ -176,8 +181,9 @@ class ChatTemplate:
         Raises:
             ChatBusy: there is no place for it.
         """
-        asked = {"messages": messages, "special": special, "variables": self._variables}
-        asked["tools"] = list(tools) or None
+        asked: dict[str, Any] = {"messages": messages, "special": special}
+        asked["variables"] = self._variables
+        asked |= {"tools": list(tools) or None, "settings": settings or {}}
         size = sum(len(text) for text in texts_in([*messages, *tools]))
         future: Future[Pieces] = Future()
         self._queue.enter(size)

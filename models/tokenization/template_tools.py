@@ -1,8 +1,8 @@
-"""Tools in chat templates: which parts of a conversation with tools a template shows."""
+"""What a chat template reads: tools and parts of a conversation with them, and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,21 @@ class ToolSupport:
             results="tool" in constants,
             tags=TAGS if tools and hermes and OTHER_SYNTAX not in source else None,
         )
+
+
+def settings_of(tree: nodes.Template, given: Collection[str]) -> frozenset[str]:
+    """Variables that a template reads and does not make itself, such as ``enable_thinking``.
+
+    ``given``: names of those that every conversation has.
+    """
+    made = {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    made |= {node.name for node in tree.find_all(nodes.Macro)}
+    # a variable that is asked for before it is made, as in {% set x = x if x is defined else 0 %}
+    tests = {"defined", "undefined", "default", "d"}
+    asked = [node for node in tree.find_all((nodes.Test, nodes.Filter)) if node.name in tests]
+    made -= {node.node.name for node in asked if isinstance(node.node, nodes.Name)}
+    read = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
+    return frozenset(read - made - set(given))
 
 
 def _is_text(node: nodes.Const) -> bool:

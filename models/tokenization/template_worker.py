@@ -18,6 +18,7 @@ import sys
 from typing import IO, Any
 
 from jinja2 import Template
+from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.child_processes import end_with
@@ -38,6 +39,8 @@ MEMORY = 512 << 20
 """Bytes of address space; Python and Jinja take about 30 MiB of it."""
 MOST_TEXT = 1 << 20
 """Characters that a template may write besides four times those that it was given."""
+GIVEN = ("messages", "tools", "add_generation_prompt", "raise_exception", *DEFAULT_NAMESPACE)
+"""Names that a template finds in every conversation, besides special tokens."""
 LONGEST_REASON = 500
 """Characters of an error that are told."""
 
@@ -70,7 +73,8 @@ def render(template: Template, marks: Marks, asked: dict[str, Any]) -> Pieces:
         ValueError: too much, or parts of its special tokens.
     """
     given = sum(len(text) for text in texts_in([asked["messages"], asked["tools"]]))
-    variables = {name: marks.marked(text) for name, text in asked["variables"].items()}
+    variables = {**asked["settings"]}
+    variables |= {name: marks.marked(text) for name, text in asked["variables"].items()}
     variables |= {"messages": messages_of(asked["messages"]), "add_generation_prompt": True}
     variables["tools"] = asked["tools"]
     pieces, size, most = [], 0, MOST_TEXT + 4 * given
@@ -89,7 +93,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     marking = Marking(made)
     for line in requests:
         asked = json.loads(line)
-        texts = [source, *texts_in([asked["messages"], asked["tools"]])]
+        texts = [source, *texts_in([asked["messages"], asked["tools"], asked["settings"]])]
         marks = marking.marks = Marks(asked["special"], texts)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)

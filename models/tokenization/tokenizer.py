@@ -186,9 +186,13 @@ class TextTokenizer:
         return self.encode_pieces(self.submit_chat(messages).result())
 
     def submit_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> Future[Pieces]:
-        """A conversation to the checkpoint's template, on its thread; for ``encode_pieces``.
+        """A conversation to the checkpoint's template, on its thread; for ``encode_pieces``. See
+        ``ChatTemplate.render``.
 
         Raises:
             ChatError: no template. The future raises as ``ChatTemplate.render``.
@@ -196,7 +200,7 @@ class TextTokenizer:
         """
         if self.chat is None:
             raise ChatError("this checkpoint has no chat template")
-        return self.chat.submit(messages, list(self._special.values()), tools)
+        return self.chat.submit(messages, list(self._special.values()), tools, settings)
 
     def encode_pieces(self, pieces: Pieces) -> list[int]:
         """Ids of what a chat template wrote.

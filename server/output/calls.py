@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from server.output.thoughts import Thoughts
+
 
 @dataclass(frozen=True)
 class CallPiece:
@@ -29,9 +31,11 @@ class CallPiece:
 
 @dataclass(frozen=True)
 class Heard:
-    """Texts and calls that a piece of the generated text adds to an answer, in their order."""
+    """Thoughts, texts and calls that a piece of the generated text adds to an answer, in their
+    order.
+    """
 
-    parts: tuple[str | CallPiece, ...] = ()
+    parts: tuple[str | CallPiece | Thoughts, ...] = ()
 
     @property
     def text(self) -> str:
@@ -48,11 +52,16 @@ class Heard:
         return Heard(self.parts + more.parts)
 
     def whole(self) -> Heard:
-        """The same with one part for each text and each call."""
-        found: list[str | CallPiece] = []
+        """The same with one part for each text, each call and all thoughts in a row."""
+        found: list[str | CallPiece | Thoughts] = []
         for part in self.parts:
             last = found[-1] if found else None
-            if isinstance(part, str):
+            if isinstance(part, Thoughts):
+                if isinstance(last, Thoughts):
+                    found[-1] = Thoughts(last.text + part.text)
+                else:
+                    found.append(part)
+            elif isinstance(part, str):
                 if isinstance(last, str):
                     found[-1] = last + part
                 elif part:

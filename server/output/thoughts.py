@@ -6,12 +6,20 @@ Gemma 4 and DiffusionGemma write ``<|channel>thought``, a line break, their thou
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.output.text import Text
 
 CHANNEL = "thought\n"
 """Name of the channel, which stands first in it and is no thought."""
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """A part of an answer that is no text of it: what the model thought, or more of that."""
+
+    text: str
 
 
 class Divided(NamedTuple):

@@ -123,13 +123,17 @@ class TextReader(Generic[ChoiceT, PieceT]):
     def choice(self) -> ChoiceT:
         """The complete choice, after the end."""
         tokens = [*self._echo.tokens, *self._last_tokens(first=0)]
-        thoughts, content = "", self.text.text
-        if self._thoughts is not None:
-            thoughts, content = divided(self.text, self._thoughts)
+        thoughts, content = self.divided()
         text, samples = self._echo.text + content, self._samples(tokens)
         reason = self.text.reason
         made = self._form.choice(self._index, text, reason, tokens, samples, self.canvas)
         return self._form.with_thoughts(made, thoughts) if thoughts else made
+
+    def divided(self) -> Divided:
+        """The complete text; all is content where the route does not tell thoughts apart."""
+        if self._thoughts is None:
+            return Divided("", self.text.text)
+        return divided(self.text, self._thoughts)
 
     def least_bytes(self) -> int:
         """See ``ChoiceReader``."""

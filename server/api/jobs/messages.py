@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from server.api.context import State
 from server.api.jobs.constraints import Constraint
-from server.api.jobs.named import Event, NamedJob, Reader, SaidFormat
+from server.api.jobs.named import Event, NamedJob, Part, Reader, SaidFormat
 from server.api.jobs.prompts import Prompt
 from server.api.jobs.tools import ToolPlan
 from server.api.schemas.requests import TextFields
@@ -24,12 +24,14 @@ from server.api.schemas.responses.anthropic_messages import (
     MessageStartEvent,
     MessageStopEvent,
     TextBlock,
+    ThinkingBlock,
     ToolUseBlock,
 )
 from server.engine.events import Failed
 from server.http.anthropic import AnthropicError, anthropic_error
 from server.output.calls import CallPiece, Heard, object_of
 from server.output.text import stop_of
+from server.output.thoughts import Thoughts
 
 
 class MessageFormat(SaidFormat):
@@ -58,7 +60,7 @@ class MessageJob(NamedJob):
         super().__init__(state, body, MessageFormat(), prompts, plan, constraint)
         self._request_id = request_id
         self._blocks = 0  # begun in the stream
-        self._in_text = False  # the last of them is a text
+        self._in: type[Part] | None = None  # what the last of them is
 
     def answer(self, reader: Reader, heard: Heard) -> AnthropicMessage:
         """See ``NamedJob``."""
@@ -88,12 +90,20 @@ class MessageJob(NamedJob):
         }
         yield start
 
-    def more(self, part: str | CallPiece) -> Iterator[Event]:
+    def more(self, part: Part) -> Iterator[Event]:
         """See ``NamedJob``."""
-        if isinstance(part, str):
-            if not self._in_text:
-                yield from self._begun("")
+        if isinstance(part, Thoughts):
+            if self._in is not Thoughts:
+                yield from self._begun(Thoughts(""))
             delta: BlockDeltaEvent = {
+                "type": "content_block_delta",
+                "index": self._blocks - 1,
+                "delta": {"type": "thinking_delta", "thinking": part.text},
+            }
+        elif isinstance(part, str):
+            if self._in is not str:
+                yield from self._begun("")
+            delta = {
                 "type": "content_block_delta",
                 "index": self._blocks - 1,
                 "delta": {"type": "text_delta", "text": part},
@@ -125,7 +135,7 @@ class MessageJob(NamedJob):
         """See ``NamedJob``."""
         return anthropic_error(500, failed.message, None, failed.code, self._request_id)
 
-    def _begun(self, part: str | CallPiece) -> Iterator[Event]:
+    def _begun(self, part: Part) -> Iterator[Event]:
         """Events that end the last block and begin another."""
         if self._blocks:
             closed: BlockStopEvent = {"type": "content_block_stop", "index": self._blocks - 1}
@@ -136,7 +146,7 @@ class MessageJob(NamedJob):
             "content_block": _block(part),
         }
         self._blocks += 1
-        self._in_text = isinstance(part, str)
+        self._in = type(part)
         yield start
 
     def _head(self) -> MessageHead:
@@ -168,7 +178,10 @@ class MessageJob(NamedJob):
         }
 
 
-def _block(part: str | CallPiece) -> Block:
+def _block(part: Part) -> Block:
+    if isinstance(part, Thoughts):
+        thinking: ThinkingBlock = {"type": "thinking", "thinking": part.text, "signature": ""}
+        return thinking
     if isinstance(part, str):
         text: TextBlock = {"type": "text", "text": part, "citations": None}
         return text

@@ -23,19 +23,22 @@ from server.engine.stream import Subscription, merged
 from server.output.calls import CallPiece, Heard, read_whole
 from server.output.logprobs import TokenLogProb
 from server.output.records import FinishReason
+from server.output.thoughts import Thoughts
 
 
 class Said(TypedDict):
-    """A text, or more of it, and the reason why it ends if it does."""
+    """A text, or more of it, and the reason why it ends if it does. ``thought``: it is one."""
 
     text: str
     reason: FinishReason | None
+    thought: bool
 
 
 class SaidFormat(ChoiceFormat[Said, Said]):
     """Passes texts on; the job builds the objects of its route."""
 
     tells_end: ClassVar = False
+    tells_thoughts: ClassVar = True
 
     def choice(
         self,
@@ -47,7 +50,7 @@ class SaidFormat(ChoiceFormat[Said, Said]):
         canvas: Sequence[int],
     ) -> Said:
         """See ``ChoiceFormat``."""
-        return {"text": text, "reason": reason}
+        return {"text": text, "reason": reason, "thought": False}
 
     def piece(
         self,
@@ -58,10 +61,15 @@ class SaidFormat(ChoiceFormat[Said, Said]):
         samples: int,
     ) -> Said:
         """See ``ChoiceFormat``."""
-        return {"text": text, "reason": reason}
+        return {"text": text, "reason": reason, "thought": False}
+
+    def thought(self, index: int, text: str) -> Said:
+        """See ``ChoiceFormat``."""
+        return {"text": text, "reason": None, "thought": True}
 
 
 Reader = TextReader[Said, Said]
+Part = str | CallPiece | Thoughts
 Event = Mapping[str, object]
 """The data of a stream event; its ``type`` is the event's name."""
 
@@ -92,15 +100,15 @@ class NamedJob(TextJob[Said, Said]):
 
     @abstractmethod
     def answer(self, reader: Reader, heard: Heard) -> Mapping[str, object]:
-        """The complete answer, after the end, with all texts and calls."""
+        """The complete answer, after the end, with all thoughts, texts and calls."""
 
     @abstractmethod
     def begin(self) -> Iterator[Event]:
         """The first events, before there is any text."""
 
     @abstractmethod
-    def more(self, part: str | CallPiece) -> Iterator[Event]:
-        """Events of more text, which is not empty, or of a call."""
+    def more(self, part: Part) -> Iterator[Event]:
+        """Events of more text or thoughts, which are not empty, or of a call."""
 
     @abstractmethod
     def end(self, reader: Reader, heard: Heard) -> Iterator[Event]:
@@ -113,7 +121,10 @@ class NamedJob(TextJob[Said, Said]):
     async def whole(self, readers: Sequence[Reader]) -> Mapping[str, object]:
         """See ``Job``."""
         (reader,) = readers
-        return self.answer(reader, read_whole(self.plan.reader(), reader.text.text))
+        thoughts, content = reader.divided()
+        heard = read_whole(self.plan.reader(), content)
+        first = Heard((Thoughts(thoughts),)) if thoughts else Heard()
+        return self.answer(reader, first.joined(heard))
 
     async def stream(
         self, readers: Sequence[Reader], subscriptions: Sequence[Subscription]
@@ -131,8 +142,12 @@ class NamedJob(TextJob[Said, Said]):
                     yield _written(self.failure(found))
                     return
                 for piece in found:
-                    more = calls.feed(piece.choice["text"])
-                    if piece.choice["reason"] is not None:
+                    said = piece.choice
+                    if said["thought"]:
+                        more = Heard((Thoughts(said["text"]),))
+                    else:
+                        more = calls.feed(said["text"])
+                    if said["reason"] is not None:
                         more = more.joined(calls.end())
                     heard = heard.joined(more)
                     for event in (event for part in more.parts for event in self.more(part)):

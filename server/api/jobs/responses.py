@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from server.api.context import State
 from server.api.jobs.constraints import Constraint
-from server.api.jobs.named import Event, NamedJob, Reader, SaidFormat
+from server.api.jobs.named import Event, NamedJob, Part, Reader, SaidFormat
 from server.api.jobs.prompts import Prompt
 from server.api.jobs.tools import ToolPlan
 from server.api.schemas.requests import TextFields
@@ -23,15 +23,23 @@ from server.api.schemas.responses.openai_responses import (
     OutputItem,
     OutputItemEvent,
     OutputMessage,
+    OutputReasoning,
     OutputText,
+    ReasoningText,
     ResponseEvent,
     ResponseObject,
     ResponseUsage,
     TextDeltaEvent,
     TextDoneEvent,
+    ThoughtsDeltaEvent,
+    ThoughtsDoneEvent,
 )
 from server.engine.events import Failed
 from server.output.calls import CallPiece, Heard
+from server.output.thoughts import Thoughts
+
+PREFIXES: dict[type[Part], str] = {str: "msg_", Thoughts: "rs_", CallPiece: "fc_"}
+"""Of the ids of items."""
 
 
 class ResponseFormat(SaidFormat):
@@ -73,14 +81,16 @@ class ResponseJob(NamedJob):
         self._asked, self._user, self._echoed = body.max_tokens, body.user, echoed
         self._number = count()
         self._items = 0  # begun in the stream
-        self._open: str | CallPiece | None = None  # the last of them, as far as it has come
+        self._open: Part | None = None  # the last of them, as far as it has come
 
     def answer(self, reader: Reader, heard: Heard) -> ResponseObject:
         """See ``NamedJob``."""
         complete = reader.text.reason == "stop" or bool(heard.calls)
         parts = heard.parts or ("",)
-        status = _status(complete)
-        answer = self._object([self._item(i, part, status) for i, part in enumerate(parts)])
+        last = len(parts) - 1
+        statuses = [_status(complete or i < last) for i in range(len(parts))]
+        items = enumerate(zip(parts, statuses, strict=True))
+        answer = self._object([self._item(i, part, status) for i, (part, status) in items])
         answer["status"] = "completed" if complete else "incomplete"
         answer["completed_at"] = int(time.time()) if complete else None
         answer["incomplete_details"] = None if complete else {"reason": "max_output_tokens"}
@@ -97,7 +107,7 @@ class ResponseJob(NamedJob):
             }
             yield begun
 
-    def more(self, part: str | CallPiece) -> Iterator[Event]:
+    def more(self, part: Part) -> Iterator[Event]:
         """See ``NamedJob``."""
         if isinstance(part, str):
             if not isinstance(self._open, str):
@@ -105,6 +115,21 @@ class ResponseJob(NamedJob):
             assert isinstance(self._open, str)
             self._open += part
             yield self._text_delta(part)
+            return
+        if isinstance(part, Thoughts):
+            if not isinstance(self._open, Thoughts):
+                yield from self._begun(Thoughts(""))
+            assert isinstance(self._open, Thoughts)
+            self._open = Thoughts(self._open.text + part.text)
+            thought: ThoughtsDeltaEvent = {
+                "type": "response.reasoning_text.delta",
+                "sequence_number": next(self._number),
+                "item_id": self._id(self._items - 1, part),
+                "output_index": self._items - 1,
+                "content_index": 0,
+                "delta": part.text,
+            }
+            yield thought
             return
         if part.id:
             yield from self._begun(CallPiece(part.index, "", part.id, part.name))
@@ -147,14 +172,14 @@ class ResponseJob(NamedJob):
             "response": answer,
         }
 
-    def _begun(self, part: str | CallPiece) -> Iterator[Event]:
+    def _begun(self, part: Part) -> Iterator[Event]:
         """Events that end the last item and begin another."""
         if self._open is not None:
             yield from self._closed("completed")
         self._open, index = part, self._items
         self._items += 1
         item = self._item(index, part, "in_progress")
-        if item["type"] == "message":
+        if item["type"] != "function_call":
             item["content"] = []
         added: OutputItemEvent = {
             "type": "response.output_item.added",
@@ -163,8 +188,8 @@ class ResponseJob(NamedJob):
             "item": item,
         }
         yield added
-        if isinstance(part, str):
-            yield self._part("response.content_part.added", "")
+        if not isinstance(part, CallPiece):
+            yield self._part("response.content_part.added", part)
 
     def _closed(self, status: ItemStatus) -> Iterator[Event]:
         """Events that end the last item."""
@@ -181,6 +206,17 @@ class ResponseJob(NamedJob):
                 "logprobs": [],
             }
             yield done
+            yield self._part("response.content_part.done", part)
+        elif isinstance(part, Thoughts):
+            thought: ThoughtsDoneEvent = {
+                "type": "response.reasoning_text.done",
+                "sequence_number": next(self._number),
+                "item_id": self._id(index, part),
+                "output_index": index,
+                "content_index": 0,
+                "text": part.text,
+            }
+            yield thought
             yield self._part("response.content_part.done", part)
         else:
             made: ArgumentsDoneEvent = {
@@ -211,22 +247,22 @@ class ResponseJob(NamedJob):
             "logprobs": [],
         }
 
-    def _part(self, name: Any, text: str) -> ContentPartEvent:
+    def _part(self, name: Any, part: str | Thoughts) -> ContentPartEvent:
         return {
             "type": name,
             "sequence_number": next(self._number),
-            "item_id": self._id(self._items - 1, text),
+            "item_id": self._id(self._items - 1, part),
             "output_index": self._items - 1,
             "content_index": 0,
-            "part": _text(text),
+            "part": _text(part) if isinstance(part, str) else _reasoning(part),
         }
 
-    def _id(self, index: int, part: str | CallPiece) -> str:
+    def _id(self, index: int, part: Part) -> str:
         """The id of an item of the output."""
-        kind = "msg_" if isinstance(part, str) else "fc_"
+        kind = PREFIXES[type(part)]
         return f"{self.head.id.replace(ResponseFormat.prefix, kind, 1)}{index:02x}"
 
-    def _item(self, index: int, part: str | CallPiece, status: ItemStatus) -> OutputItem:
+    def _item(self, index: int, part: Part, status: ItemStatus) -> OutputItem:
         if isinstance(part, str):
             message: OutputMessage = {
                 "id": self._id(index, part),
@@ -236,6 +272,16 @@ class ResponseJob(NamedJob):
                 "content": [_text(part)],
             }
             return message
+        if isinstance(part, Thoughts):
+            thoughts: OutputReasoning = {
+                "id": self._id(index, part),
+                "type": "reasoning",
+                "summary": [],
+                "content": [_reasoning(part)],
+                "encrypted_content": None,
+                "status": status,
+            }
+            return thoughts
         call: OutputCall = {
             "id": self._id(index, part),
             "type": "function_call",
@@ -295,6 +341,10 @@ class ResponseJob(NamedJob):
 
 def _text(text: str) -> OutputText:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _reasoning(part: Thoughts) -> ReasoningText:
+    return {"type": "reasoning_text", "text": part.text}
 
 
 def _status(complete: bool) -> ItemStatus:

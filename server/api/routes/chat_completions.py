@@ -38,6 +38,7 @@ from server.api.schemas.responses.text import (
 )
 from server.api.schemas.responses.text import TokenLogProb as TokenEntry
 from server.api.schemas.strict import StrictBody
+from server.api.schemas.template import Settings
 from server.api.schemas.tools import ToolChoice, Tools
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
@@ -55,6 +56,7 @@ class ChatBody(TextFields):
     names: ClassVar = FieldNames(prompt="messages")
 
     messages: Messages
+    chat_template_kwargs: Settings | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: StrictBool | None = None
@@ -264,6 +266,7 @@ async def read_chat(
         to_fill=True,
         field=body.names.prompt,
         tools=plan.shown,
+        settings=body.chat_template_kwargs,
     )
     if (spec := plan.spec()) is None:
         return plan, ids, None

@@ -17,6 +17,7 @@ from server.api.schemas.messages import Messages
 from server.api.schemas.responses.models import Detokenized, TokenizerInfo, Tokens
 from server.api.schemas.responses.openapi import ASKING, says
 from server.api.schemas.strict import Ids, StrictBody
+from server.api.schemas.template import Settings
 from server.http.errors import ApiError
 from server.http.json_body import JsonRoute
 from server.http.json_response import JsonResponse
@@ -31,6 +32,7 @@ class TokenizeBody(StrictBody):
     model: str | None = None
     prompt: StrictStr | None = None
     messages: Messages | None = None
+    chat_template_kwargs: Settings | None = None
     add_special_tokens: StrictBool = True
     return_token_strs: StrictBool = False
 
@@ -56,7 +58,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> JsonResponse:
         raise ApiError(400, "give a prompt or messages", param="prompt")
     size = len(await request.body())
     if body.messages is not None:
-        ids = await ids_of_chat(request, state, body.messages)
+        ids = await ids_of_chat(request, state, body.messages, settings=body.chat_template_kwargs)
     else:
         prompt, canvas = body.prompt or "", state.checkpoint.info.max_length
         limits.check_texts("prompt", [prompt], canvas)

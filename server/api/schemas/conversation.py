@@ -99,6 +99,27 @@ class InputResult(StrictPart):
         add_result(messages, self.call_id, self.output)
 
 
+class ThoughtPart(StrictPart):
+    """A text of what the model thought."""
+
+    type: Literal["reasoning_text", "summary_text"]
+    text: StrictStr
+
+
+class InputThoughts(StrictPart):
+    """What the model thought, as the answer had it; templates do not get it."""
+
+    neutral: ClassVar = {"id": LABEL, "status": LABEL, "encrypted_content": LABEL}
+
+    type: Literal["reasoning"]
+    summary: list[ThoughtPart] | None = None
+    content: list[ThoughtPart] | None = None
+
+    def add_to(self, messages: list[Message]) -> None:
+        """Nothing."""
+        del messages
+
+
 def add_call(messages: list[Message], id_: str, name: str, arguments: str) -> None:
     """Append a call to the assistant's last message, or to one without a text."""
     function = CalledFunction.model_construct(name=name, arguments=arguments)
@@ -120,6 +141,7 @@ KINDS = {
     "message": "item message",
     "function_call": "item call",
     "function_call_output": "item result",
+    "reasoning": "item thoughts",
 }
 """Tags of the items by type; they are not identifiers, so that errors do not name them."""
 
@@ -132,11 +154,13 @@ def _kind(given: Any) -> str | None:
 Item = Annotated[
     Annotated[InputMessage, Tag("item message")]
     | Annotated[InputCall, Tag("item call")]
-    | Annotated[InputResult, Tag("item result")],
+    | Annotated[InputResult, Tag("item result")]
+    | Annotated[InputThoughts, Tag("item thoughts")],
     Discriminator(
         _kind,
         custom_error_type="item",
-        custom_error_message="type must be one of message, function_call and function_call_output",
+        custom_error_message="type must be one of message, function_call, function_call_output and "
+        "reasoning",
     ),
 ]
 
@@ -153,7 +177,9 @@ Input = Annotated[
 """Items of an input; a text is the message of a user."""
 
 
-def messages_of(items: Iterable[InputMessage | InputCall | InputResult]) -> list[Message]:
+def messages_of(
+    items: Iterable[InputMessage | InputCall | InputResult | InputThoughts],
+) -> list[Message]:
     """Items as messages of a chat."""
     messages: list[Message] = []
     for item in items:

@@ -52,6 +52,7 @@ FIELDS: dict[str, Schema] = {
         "the conversation, for the checkpoint's chat template",
         [{"role": "user", "content": "Once upon a time"}],
     ),
+    "chat_template_kwargs": _said("variables that the chat template reads", {}),
     "tools": _said("functions that the model may call", [EXAMPLE_TOOL]),
     "tool_choice": _said("whether a function is called", "auto"),
     "parallel_tool_calls": _said("false: one call at most", False),

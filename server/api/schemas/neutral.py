@@ -79,7 +79,7 @@ NOT_REGULAR = "grammars are not regular; use a JSON schema or a regular expressi
 NO_PENALTY = "counts of earlier tokens mean nothing where all positions are written at once"
 NO_TRUNCATION = "use temperature and top_p"
 NO_TEMPLATE = "conversations use the checkpoint's chat template"
-NO_THOUGHTS = "reasoning cannot be asked for or steered"
+NO_THOUGHTS = "reasoning is asked for by chat_template_kwargs, as the chat template has it"
 ALL_SPECIAL = "special tokens are never part of texts"
 
 LABELS: dict[str, Neutral] = {
@@ -155,7 +155,6 @@ CHAT: dict[str, Neutral] = {
     "web_search_options": Neutral((), "nothing is looked up"),
     "documents": Neutral(([],), NO_TEMPLATE),
     "chat_template": Neutral((), NO_TEMPLATE),
-    "chat_template_kwargs": Neutral(({},), NO_TEMPLATE),
     "mm_processor_kwargs": Neutral(({},), NO_SOUND),
     "add_generation_prompt": Neutral((True,), NO_TEMPLATE),
     "continue_final_message": Neutral((False,), NO_TEMPLATE),

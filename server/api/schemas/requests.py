@@ -13,6 +13,7 @@ from server.api.schemas.constraints import ConstraintFields
 from server.api.schemas.neutral import TEXT, Neutral
 from server.api.schemas.sampling import REQUESTABLE, SamplingFields
 from server.api.schemas.strict import Number, OpenIds, StrictPart
+from server.api.schemas.template import Settings
 from server.engine import request_params
 from server.engine.constrained_params import constrained_params
 from server.engine.request_params import ModelKind
@@ -88,6 +89,9 @@ class DialogueFields(SamplingFields):
     latency_budget_ms: Budget | None = None
     logit_bias: Biases | None = Field(default=None, max_length=MOST_BIASES)
     ignore_eos: StrictBool | None = None
+    chat_template_kwargs: Settings | None = None
+    draft: StrictStr | OpenIds | None = None
+    pinned: OpenIds | None = None
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,21 @@ class ResultPart(StrictPart):
     is_error: StrictBool | None = None
 
 
-KINDS = {"text": "block text", "tool_use": "block use", "tool_result": "block result"}
+class ThinkingPart(StrictPart):
+    """What the model thought, as the answer had it; templates do not get it."""
+
+    neutral: ClassVar = {"signature": LABEL, "cache_control": CACHED}
+
+    type: Literal["thinking"]
+    thinking: StrictStr
+
+
+KINDS = {
+    "text": "block text",
+    "thinking": "block thinking",
+    "tool_use": "block use",
+    "tool_result": "block result",
+}
 """Tags of the blocks by type; they are not identifiers, so that errors do not name them."""
 
 
@@ -79,7 +93,8 @@ def _kind(given: Any) -> str | None:
 Part = Annotated[
     Annotated[BlockPart, Tag("block text")]
     | Annotated[UsePart, Tag("block use")]
-    | Annotated[ResultPart, Tag("block result")],
+    | Annotated[ResultPart, Tag("block result")]
+    | Annotated[ThinkingPart, Tag("block thinking")],
     Discriminator(_kind),
 ]
 
@@ -93,7 +108,7 @@ def _as_parts(given: Any) -> Any:
         if not isinstance(kind, str):
             raise part_fault(i, "is not an object with a type")
         if kind not in KINDS:
-            known = "only text, tool_use and tool_result are supported"
+            known = "only text, thinking, tool_use and tool_result are supported"
             raise part_fault(i, f"is of type {kind[:64]!r}; {known}")
     return given
 
@@ -127,8 +142,8 @@ class Turn(StrictPart):
     @model_validator(mode="after")
     def _of_its_role(self) -> Self:
         for part in self.content:
-            if isinstance(part, UsePart) and self.role != "assistant":
-                raise refuse("content", "tool_use is the assistant's")
+            if isinstance(part, UsePart | ThinkingPart) and self.role != "assistant":
+                raise refuse("content", f"{part.type} is the assistant's")
             if isinstance(part, ResultPart) and self.role != "user":
                 raise refuse("content", "tool_result is the user's")
         return self

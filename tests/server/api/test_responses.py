@@ -123,7 +123,7 @@ def test_a_list_of_messages_is_a_conversation(client, chatty):
         ({"input": None}, "input", "input"),
         ({"input": 5}, "input", "input"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input", "input[0].role"),
-        ({"input": [{"type": "reasoning"}]}, "input", "input[0]: type must be one of"),
+        ({"input": [{"type": "file_search_call"}]}, "input", "input[0]: type must be one of"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input", "part 0"),
         ({"input": [{"role": "user", "content": "x", "mood": 1}]}, "input", "input[0].mood"),
         ({"max_output_tokens": 0}, "max_output_tokens", "max_output_tokens must be at least 1"),

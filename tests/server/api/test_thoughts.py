@@ -44,6 +44,8 @@ def served(tmp_path_factory):
     )
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content }} {% endfor %}"
+        "{% set tone = tone | default('plain') %}{% set ns = namespace(x=1) %}"
+        "{% if enable_thinking is defined and enable_thinking %}Think. {% endif %}{{ tone }}"
     )
     engine = make_engine(load_checkpoint(folder))
     yield from run_server(engine, settings_of(checkpoints=["m"]))
@@ -92,6 +94,124 @@ def test_thoughts_without_an_end_and_empty_ones(served):
     assert "reasoning_content" not in message
     message = ask(served, pinned=pins_of(served, "Lily")).json()["choices"][0]["message"]
     assert "reasoning_content" not in message
+
+
+THOUGHT, SAID = "she had a dog and a big red ball", "Lily had a cat"
+
+
+def test_responses_have_thoughts_as_an_item_of_their_own(served):
+    pins = pins_of(served, BEGIN, f"thought\n{THOUGHT}", END, SAID)
+    body = {**SAYS, "input": "Once", "pinned": pins, "max_output_tokens": SAYS["max_tokens"]}
+    del body["max_tokens"]
+    answer = requests.post(f"{served.url}/v1/responses", json=body)
+    assert answer.status_code == 200, answer.text
+    thoughts, message = answer.json()["output"]
+    assert (thoughts["type"], thoughts["summary"]) == ("reasoning", [])
+    assert thoughts["content"] == [{"type": "reasoning_text", "text": THOUGHT}]
+    text = message["content"][0]["text"]
+    assert text.startswith("Lily had a ") and THOUGHT not in text
+
+    told = events(requests.post(f"{served.url}/v1/responses", json={**body, "stream": True}).text)
+    told = [json.loads(event) for event in told]
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    said = {"reasoning_text": "", "output_text": ""}
+    for event in told:
+        kind, _, what = event["type"].removeprefix("response.").partition(".")
+        if what == "delta":
+            said[kind] += event["delta"]
+            assert event["output_index"] == list(said).index(kind)
+    assert said == {"reasoning_text": THOUGHT, "output_text": text}
+    done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
+    last = told[-1]["response"]["output"]
+    assert done == last
+    same = ("type", "content")
+    assert [{n: item[n] for n in same} for item in last] == [
+        {n: item[n] for n in same} for item in (thoughts, message)
+    ]
+
+    back = [{"role": "user", "content": "Once"}, *last, {"role": "user", "content": "Once"}]
+    without = [item for item in back if item.get("type") != "reasoning"]
+    one, two = (
+        requests.post(f"{served.url}/v1/responses", json={**body, "input": items}).json()
+        for items in (back, without)
+    )
+    assert one["usage"]["input_tokens"] == two["usage"]["input_tokens"]
+
+
+def test_messages_have_thoughts_as_a_block_of_their_own(served):
+    pins = pins_of(served, BEGIN, f"thought\n{THOUGHT}", END, SAID)
+    body = {**SAYS, "messages": TALK, "pinned": pins}
+    answer = requests.post(f"{served.url}/v1/messages", json=body)
+    assert answer.status_code == 200, answer.text
+    thinking, text = answer.json()["content"]
+    assert thinking == {"type": "thinking", "thinking": THOUGHT, "signature": ""}
+    assert text["text"].startswith("Lily had a ") and THOUGHT not in text["text"]
+
+    told = events(requests.post(f"{served.url}/v1/messages", json={**body, "stream": True}).text)
+    said = ["", ""]
+    for event in map(json.loads, told):
+        if event["type"] == "content_block_start":
+            assert event["content_block"]["type"] == ("thinking", "text")[event["index"]]
+        if event["type"] == "content_block_delta":
+            delta = event["delta"]
+            said[event["index"]] += delta["thinking" if event["index"] == 0 else "text"]
+            assert delta["type"] == ("thinking_delta", "text_delta")[event["index"]]
+    assert said == [THOUGHT, text["text"]]
+
+    talk = [*TALK, {"role": "assistant", "content": [thinking, text]}, *TALK]
+    without = [*TALK, {"role": "assistant", "content": [text]}, *TALK]
+    one, two = (
+        requests.post(f"{served.url}/v1/messages", json={**body, "messages": m}).json()
+        for m in (talk, without)
+    )
+    assert one["usage"]["input_tokens"] == two["usage"]["input_tokens"]
+    wrong = [{"role": "user", "content": [thinking]}]
+    refused = requests.post(f"{served.url}/v1/messages", json={**body, "messages": wrong})
+    assert refused.status_code == 400 and "thinking is the assistant's" in refused.text
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({}, "plain"),
+        ({"enable_thinking": False}, "plain"),
+        ({"enable_thinking": True}, "Think. plain"),
+        ({"enable_thinking": True, "tone": "kind <channel|>"}, "Think. kind <channel|>"),
+        ({"enable_thinking": None}, "plain"),
+    ],
+)
+def test_requests_set_variables_of_the_template(served, settings, text):
+    tokenizer = served.engine.checkpoint.tokenizer
+    expected = tokenizer.encode(f"Once {text}", start=False)
+    body = {"messages": TALK, "chat_template_kwargs": settings}
+    told = requests.post(f"{served.url}/tokenize", json=body).json()
+    assert told["tokens"] == expected
+    for path in ("chat/completions", "messages", "responses"):
+        asked = {"input": "Once"} if path == "responses" else {"messages": TALK, "max_tokens": 16}
+        asked |= {"model": "m", "max_denoising_steps": 1, "chat_template_kwargs": settings}
+        answer = requests.post(f"{served.url}/v1/{path}", json=asked)
+        assert answer.status_code == 200, answer.text
+        count = "prompt_tokens" if path == "chat/completions" else "input_tokens"
+        assert answer.json()["usage"][count] == len(expected)
+
+
+@pytest.mark.parametrize(
+    "settings, field",
+    [
+        ({"thinking": True}, "chat_template_kwargs.thinking"),
+        ({"ns": 1}, "chat_template_kwargs.ns"),
+        ({"messages": "x"}, "chat_template_kwargs.messages"),
+        ({"bos_token": "x"}, "chat_template_kwargs.bos_token"),
+        ({"enable_thinking": [1]}, "chat_template_kwargs"),
+        ({"enable_thinking": "x" * 257}, "chat_template_kwargs"),
+        ({f"a{i}": 1 for i in range(17)}, "chat_template_kwargs"),
+    ],
+)
+def test_variables_that_the_template_does_not_read_are_refused(served, settings, field):
+    body = {**SAYS, "messages": TALK, "chat_template_kwargs": settings}
+    answer = requests.post(f"{served.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith(field)
 
 
 def test_completions_have_all_and_conversations_may_send_thoughts_back(served):

@@ -229,7 +229,7 @@ def test_a_tool_loop_of_responses_comes_to_an_answer(client, extra):
     [
         ({"tools": [{"type": "web_search"}]}, "tools", "tools[0].type"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "'f'"),
-        ({"input": [{"type": "reasoning"}]}, "input", "input[0]"),
+        ({"input": [{"type": "file_search_call"}]}, "input", "input[0]"),
         (
             {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]},
             "input",

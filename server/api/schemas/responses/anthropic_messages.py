@@ -29,7 +29,15 @@ class ToolUseBlock(Answer):
     input: dict[str, Any]
 
 
-Block = TextBlock | ToolUseBlock
+class ThinkingBlock(Answer):
+    """What the model thought."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: Annotated[str, Field(description="always empty")]
+
+
+Block = TextBlock | ToolUseBlock | ThinkingBlock
 
 
 class MessageUsage(Answer):
@@ -99,6 +107,13 @@ class TextDelta(Answer):
     text: str
 
 
+class ThinkingDelta(Answer):
+    """More thoughts of a block."""
+
+    type: Literal["thinking_delta"]
+    thinking: str
+
+
 class InputDelta(Answer):
     """More of the input of a call."""
 
@@ -111,7 +126,7 @@ class BlockDeltaEvent(Answer):
 
     type: Literal["content_block_delta"]
     index: int
-    delta: TextDelta | InputDelta
+    delta: TextDelta | InputDelta | ThinkingDelta
 
 
 class BlockStopEvent(Answer):

@@ -42,7 +42,25 @@ class OutputCall(Answer):
     status: ItemStatus
 
 
-OutputItem = OutputMessage | OutputCall
+class ReasoningText(Answer):
+    """What the model thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class OutputReasoning(Answer):
+    """Thoughts before the answer."""
+
+    id: str
+    type: Literal["reasoning"]
+    summary: Annotated[list[str], Field(description="always empty")]
+    content: list[ReasoningText]
+    encrypted_content: None
+    status: ItemStatus
+
+
+OutputItem = OutputMessage | OutputCall | OutputReasoning
 
 
 class InputTokensDetails(Answer):
@@ -55,7 +73,7 @@ class InputTokensDetails(Answer):
 class OutputTokensDetails(Answer):
     """Generated tokens by their purpose."""
 
-    reasoning_tokens: Annotated[int, Field(description="always 0")]
+    reasoning_tokens: Annotated[int, Field(description="always 0: not counted apart")]
 
 
 class ResponseUsage(Answer):
@@ -158,7 +176,7 @@ class ContentPartEvent(NumberedEvent):
     item_id: str
     output_index: int
     content_index: int
-    part: OutputText
+    part: OutputText | ReasoningText
 
 
 class TextDeltaEvent(NumberedEvent):
@@ -181,6 +199,26 @@ class TextDoneEvent(NumberedEvent):
     content_index: int
     text: str
     logprobs: list[str]
+
+
+class ThoughtsDeltaEvent(NumberedEvent):
+    """More thoughts."""
+
+    type: Literal["response.reasoning_text.delta"]
+    item_id: str
+    output_index: int
+    content_index: int
+    delta: str
+
+
+class ThoughtsDoneEvent(NumberedEvent):
+    """All thoughts of an item."""
+
+    type: Literal["response.reasoning_text.done"]
+    item_id: str
+    output_index: int
+    content_index: int
+    text: str
 
 
 class ArgumentsDeltaEvent(NumberedEvent):
@@ -208,6 +246,8 @@ RESPONSE_EVENTS = (
     ContentPartEvent,
     TextDeltaEvent,
     TextDoneEvent,
+    ThoughtsDeltaEvent,
+    ThoughtsDoneEvent,
     ArgumentsDeltaEvent,
     ArgumentsDoneEvent,
 )

@@ -1,4 +1,4 @@
-"""What a chat template reads: tools and parts of a conversation with them, and settings."""
+"""Parts of a conversation that a chat template reads: tools and calls of them, and settings."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ClassSums:
 
 @dataclass(frozen=True)
 class _Part:
-    """What was read of the rows of one chunk.
+    """The classes of the rows of one chunk, on their device.
 
     Attributes:
         top, sums: of the classes, as the model gave them; see ``_Classes``.
@@ -199,7 +199,7 @@ class _Classes:
         return cls(top, ordered.sub_(_spread(top, columns)))
 
     def sharper(self, sharpness: Float[Tensor, "R 1"]) -> _Classes:
-        """Those of logits times ``sharpness``."""
+        """The classes of logits times ``sharpness``."""
         return _Classes((self.top * sharpness).clamp_(min=LEAST), self.below * sharpness)
 
     def sums(self, columns: Columns) -> Float[Tensor, "R C"]:

@@ -47,7 +47,7 @@ def peak(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sharpness_of(temperature: Tensor) -> Tensor:
-    """What logits are multiplied by, in fp32; 1 at temperature 0."""
+    """The inverse temperature in fp32, by which logits are multiplied; 1 at temperature 0."""
     return torch.where(temperature == 0, 1.0, (1.0 / temperature).clamp(max=1e30)).float()
 
 

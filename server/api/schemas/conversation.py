@@ -107,7 +107,7 @@ class ThoughtPart(StrictPart):
 
 
 class InputThoughts(StrictPart):
-    """What the model thought, as the answer had it; templates do not get it."""
+    """Thoughts of the model, as the answer had them; templates do not get them."""
 
     neutral: ClassVar = {"id": LABEL, "status": LABEL, "encrypted_content": LABEL}
 

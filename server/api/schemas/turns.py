@@ -68,7 +68,7 @@ class ResultPart(StrictPart):
 
 
 class ThinkingPart(StrictPart):
-    """What the model thought, as the answer had it; templates do not get it."""
+    """Thoughts of the model, as the answer had them; templates do not get them."""
 
     neutral: ClassVar = {"signature": LABEL, "cache_control": CACHED}
 

@@ -30,7 +30,7 @@ class ToolUseBlock(Answer):
 
 
 class ThinkingBlock(Answer):
-    """What the model thought."""
+    """Thoughts of the model."""
 
     type: Literal["thinking"]
     thinking: str

@@ -43,7 +43,7 @@ class OutputCall(Answer):
 
 
 class ReasoningText(Answer):
-    """What the model thought."""
+    """Thoughts of the model."""
 
     type: Literal["reasoning_text"]
     text: str

@@ -59,32 +59,38 @@ class BucketedAttention:
     grows with the logarithm of the longest sequence, not with the number of sequences.
     """
 
-    def __init__(self, offsets: Tensor, rows: int, block_length: int | None = None) -> None:
+    def __init__(
+        self,
+        offsets: Tensor,
+        rows: int,
+        block_length: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         """Lay out sequences b at offsets[b]:offsets[b + 1].
 
         Args:
-            offsets: [B + 1].
+            offsets: [B + 1]. On the host nothing here waits for the device.
             rows: length of the packed tensors; those past the last offset belong to nobody.
             block_length: a position sees its own block and all earlier ones; blocks are counted
                 from the first position of the sequence. None: it sees the whole sequence.
+            device: of the packed tensors; that of ``offsets`` if None.
         """
-        device = offsets.device
+        device = offsets.device if device is None else device
         lengths = offsets.diff()
         total = int(offsets[-1])
         sequence = torch.repeat_interleave(lengths, output_size=total)
-        within = torch.arange(total, device=device) - offsets[sequence]
-        self.positions = F.pad(within, (0, rows - total))
+        within = torch.arange(total, device=offsets.device) - offsets[sequence]
+        self.positions = _there(F.pad(within, (0, rows - total)), device)
         padded = bucket_length(lengths)
         self._buckets: list[_Bucket] = []
-        self._places = torch.zeros(rows, dtype=torch.long, device=device)
-        """Where each packed position is in the results of all buckets."""
+        places = torch.zeros(rows, dtype=torch.long, device=offsets.device)
         before = 0
         for length in padded.unique().tolist():
             mine = padded == length
             rank = mine.cumsum(0) - 1  # which row of the bucket a sequence is
             tokens = torch.nonzero(mine[sequence])[:, 0]
-            self._places[tokens] = before + rank[sequence[tokens]] * length + within[tokens]
-            place = torch.arange(length, device=device)
+            places[tokens] = before + rank[sequence[tokens]] * length + within[tokens]
+            place = torch.arange(length, device=offsets.device)
             keys = place < lengths[mine, None]
             last = (offsets[1:][mine, None] - 1).clamp(min=0)
             fill = torch.minimum(offsets[:-1][mine, None] + place, last).flatten()
@@ -93,7 +99,10 @@ class BucketedAttention:
             if block_length is not None:
                 block = place // block_length
                 mask = mask & (block[:, None] >= block)
-            self._buckets.append(_Bucket(fill, len(keys), length, mask))
+            bucket = _Bucket(_there(fill, device), len(keys), length, _there(mask, device))
+            self._buckets.append(bucket)
+        self._places = _there(places, device)
+        """Where each packed position is in the results of all buckets."""
         self._as_they_lie = before == total == rows
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -110,15 +119,22 @@ class PackedAttention:
     ``flash_attn_varlen_func``, or one that is called alike).
     """
 
-    def __init__(self, offsets: Tensor, rows: int, kernel: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        offsets: Tensor,
+        rows: int,
+        kernel: Callable[..., Any],
+        device: torch.device | None = None,
+    ) -> None:
         """See ``BucketedAttention``."""
+        device = offsets.device if device is None else device
         lengths = offsets.diff()
-        self._kernel, self._offsets = kernel, offsets.int()
+        self._kernel, self._offsets = kernel, _there(offsets.int(), device)
         self._total, self._longest = torch.stack((offsets[-1], lengths.max())).tolist()
         sequence = torch.repeat_interleave(lengths, output_size=self._total)
         within = torch.arange(self._total, device=offsets.device) - offsets[sequence]
         self._rest = rows - self._total
-        self.positions = F.pad(within, (0, self._rest))
+        self.positions = _there(F.pad(within, (0, self._rest)), device)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``Attention``."""
@@ -131,6 +147,15 @@ class PackedAttention:
             causal=False,
         )
         return F.pad(mixed, (0, 0, 0, 0, 0, self._rest))
+
+
+def _there(layout: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a layout on the device of the packed tensors, without waiting for the copy."""
+    if layout.device == device:
+        return layout
+    if device.type == "cuda":
+        layout = layout.pin_memory()
+    return layout.to(device, non_blocking=True)
 
 
 @cache
@@ -169,13 +194,15 @@ def attention_over(
     dtype: torch.dtype,
     head_dim: int,
     block_length: int | None = None,
+    device: torch.device | None = None,
 ) -> Attention:
-    """The fastest attention that there is for heads of ``dtype`` where ``offsets`` are; see
+    """The fastest attention that there is for heads of ``dtype`` on the device; see
     ``BucketedAttention``.
     """
-    if takes_packed(offsets.device, dtype, head_dim, block_length):
-        return PackedAttention(offsets, rows, flash_kernel())
-    return BucketedAttention(offsets, rows, block_length)
+    device = offsets.device if device is None else device
+    if takes_packed(device, dtype, head_dim, block_length):
+        return PackedAttention(offsets, rows, flash_kernel(), device)
+    return BucketedAttention(offsets, rows, block_length, device)
 
 
 def takes_packed(

@@ -291,7 +291,9 @@ class Transformer(DenoiserModule):
         kind, least = next(self.parameters()).dtype, self.least_rows
         padded = max(tokens.numel(), least)
         if segments is None:
-            attention = attention_over(offsets, padded, kind, self.head_dim, self.block_length)
+            attention = attention_over(
+                offsets, padded, kind, self.head_dim, self.block_length, tokens.device
+            )
         else:
             if self.slab is None:
                 raise ValueError("this network keeps no keys and values")
@@ -304,8 +306,9 @@ class Transformer(DenoiserModule):
         of_tokens = None
         if self.classes:
             if labels is None:
-                labels = torch.full_like(offsets[1:], self.classes)
-            of_each = labels.repeat_interleave(offsets.diff(), output_size=tokens.numel())
+                labels = torch.full_like(offsets[1:], self.classes, device=tokens.device)
+            lengths = offsets.diff().to(tokens.device, non_blocking=True)
+            of_each = labels.repeat_interleave(lengths, output_size=tokens.numel())
             of_tokens = pad_rows(of_each, least)
         elif labels is not None:
             raise ValueError("this network takes no labels")

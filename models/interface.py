@@ -31,7 +31,8 @@ class Denoiser(Protocol):
 
         Args:
             tokens: ids.
-            offsets: [B + 1].
+            offsets: [B + 1]; on the host, so that no layout waits for the device, or on the
+                device.
             rows: [R].
             labels: [B], one a sequence; None is the null label for all. Networks without classes
                 take none.

@@ -25,7 +25,7 @@ class Run:
 
     Attributes:
         tokens: packed positions that it reads.
-        ends: where each of these canvases ends among them.
+        ends: where each of these canvases ends among them; on the host, but for a ``bound``.
         positions: which positions of the batch they are; None for all.
         canvases: which canvases of the batch; None for all.
         shift: for each row of logits, how many positions before it are left out; None for none.
@@ -53,15 +53,15 @@ class Run:
         lengths = host.lengths.numpy()
         left_out = np.where(run, 0, lengths)
         parts = (
-            lengths[run].cumsum(),
             run[host.canvas.numpy()].nonzero()[0],
             run.nonzero()[0],
             np.repeat(left_out.cumsum() - left_out, counts),
         )
         sizes = [len(part) for part in parts]
         found = to_device(torch.from_numpy(np.concatenate(parts)), device)
-        ends, positions, canvases, shift = found.split(sizes)
-        return cls(sizes[1], ends, positions, canvases, shift)
+        positions, canvases, shift = found.split(sizes)
+        ends = torch.from_numpy(lengths[run].cumsum())
+        return cls(sizes[0], ends, positions, canvases, shift)
 
     @classmethod
     def parts_of(
@@ -89,13 +89,14 @@ class Run:
         canvases = queries.nonzero()[0]
         queries = queries[canvases]
         shift = rows - np.searchsorted(positions, rows)
-        parts = (queries.cumsum(), positions, canvases, shift)
+        parts = (positions, canvases, shift)
         sizes = [len(part) for part in parts]
         found = to_device(torch.from_numpy(np.concatenate(parts)), device)
         at = host.position.numpy()[positions]
         segments = (queries, at, starts[canvases], reading.used[canvases])
         segments += tuple(column[canvases] for column in reading.denoised)
-        ends, positions, canvases, shift = found.split(sizes)
+        positions, canvases, shift = found.split(sizes)
+        ends = torch.from_numpy(queries.cumsum())
         return cls(len(at), ends, positions, canvases, shift, segments)
 
     def places(self, at: Int[Tensor, " R"]) -> Int[Tensor, " R"]:

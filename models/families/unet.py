@@ -195,7 +195,7 @@ class UNet(DenoiserModule):
         if tokens.numel() != count * shape.length:
             raise ValueError(f"canvases must have {shape.length} tokens each")
         if labels is None:
-            labels = torch.full_like(offsets[1:], self.classes)
+            labels = torch.full_like(offsets[1:], self.classes, device=tokens.device)
         x = 2.0 * tokens.float() / self.config.vocab_size - 1.0
         x = x.view(count, shape.channels, shape.height, shape.width)
         # CPU libraries convolve one image alone with other rounding, so it gets a companion

@@ -50,6 +50,20 @@ def test_packed_and_bucketed_attention_agree(kv_heads, lengths):
     torch.testing.assert_close(found[here], expected[here], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("packed, block_length", [(True, None), (False, None), (False, 4)])
+def test_a_layout_made_on_the_host_asks_the_device_nothing(packed, block_length):
+    """Tensors of the device ``meta`` have no values to ask for."""
+    offsets, device = torch.tensor([0, 5, 69, 134]), torch.device("meta")
+    attention = (
+        PackedAttention(offsets, 150, lambda q, *_, **__: q, device)
+        if packed
+        else BucketedAttention(offsets, 150, block_length, device)
+    )
+    assert attention.positions.device == device
+    q, k, v = (torch.empty(150, h, 8, device=device) for h in (4, 2, 2))
+    assert attention(q, k, v).shape == q.shape
+
+
 @pytest.mark.parametrize("length", [64, 128, 192, 256])
 def test_a_full_bucket_gets_the_bits_that_it_gets_in_company(length):
     g = torch.Generator().manual_seed(2)

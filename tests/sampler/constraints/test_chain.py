@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from sampler.constraints.algebra import AT_ONCE, LogSums
 from sampler.constraints.byte_automaton import DEAD
-from sampler.constraints.chain import AT_ONCE, Chain, Impossible, LogSums, Masses
+from sampler.constraints.chain import Chain, Impossible, Masses
 from sampler.constraints.token_automaton import TokenAutomaton
 from tests.sampler.chance import odds
 from tests.sampler.constraints.languages import END, MASK, SIZE, TOKENS, canvases

@@ -24,12 +24,14 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from sklearn.svm import SVC
 
 from benchmarks.isolated import RESULTS, save
+from models.checkpoints.devices import DType
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
 from models.checkpoints.malloc import keep_freed_memory
 from recipes.digits.data import LEVELS, load
@@ -120,7 +122,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--sampler", default=None)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, there in fp32 as well")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--dtype", choices=get_args(DType), default="float32", help="of the weights"
+    )
     parser.add_argument("--count", type=int, default=1000, help="digits for each setting")
     parser.add_argument("--save", help="write this file of results/")
     parser.add_argument("--write-examples", type=Path, help="write the real digits, and no more")
@@ -136,7 +141,7 @@ def main() -> None:
     keep_freed_memory()
     svm, real = judge()
     print(f"the judge is right about {100 * real:.1f} % of 10 000 real digits")
-    loaded = load_checkpoint(find_checkpoint(args.checkpoint), args.device, "float32")
+    loaded = load_checkpoint(find_checkpoint(args.checkpoint), args.device, args.dtype)
     labels = [i % loaded.info.classes for i in range(args.count)]
     records = []
     for steps in args.steps:

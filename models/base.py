@@ -151,6 +151,8 @@ class DenoiserModule(CheckpointModule, ABC):
         shifted: whether a position's logits come from the position before it.
         block_length: positions of a block of block-causal attention; None for bidirectional.
         widens: whether it can compute in float32 with weights in bfloat16 (``models.widening``).
+        narrows: whether the products of its blocks are those of linear layers, which can be in
+            float8 (``models.float8``).
         own_head: whether all of its products are those of linear layers: the head has a matrix of
             its own, there are no experts.
         least_rows: that its products have.
@@ -162,6 +164,7 @@ class DenoiserModule(CheckpointModule, ABC):
     shifted: bool = False
     block_length: int | None = None
     widens: bool = False
+    narrows: bool = False
     own_head: bool = False
     least_rows: int = MIN_ROWS
     canvas_length: int | None = None

@@ -59,10 +59,10 @@ class Settings(BaseSettings):
         "auto",
         description="auto, cpu, cuda or cuda:N; auto is CUDA where there is a device, or cpu",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float8", "int8"] = Field(
         "auto",
         description="of the weights; auto is bfloat16 on CUDA, and for large models on CPUs that "
-        "compute in it, else float32; int8 is for CPUs, and an approximation",
+        "compute in it, else float32; float8 and int8 are approximations, int8 is for CPUs",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 uses all cores")
     force_memory: bool = Field(

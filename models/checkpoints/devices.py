@@ -9,15 +9,17 @@ import torch
 
 from models import cpu
 from models.errors import CheckpointError
+from models.float8 import CAPABILITY
+from models.float8 import KIND as FLOAT8
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 DEVICE_WORDS = "auto, cpu, cuda or cuda:N"
-DType = Literal["auto", "float32", "bfloat16", "int8"]
+DType = Literal["auto", "float32", "bfloat16", "float8", "int8"]
 LARGE = 1 << 28
 """Parameters of a network whose weights would take a GiB in float32. There bfloat16 saves memory
 and most of the time of a step; below, a seed keeps its tokens in any company.
 """
-DTYPE_WORDS = "auto, float32, bfloat16 or, on a CPU, int8"
+DTYPE_WORDS = "auto, float32, bfloat16, float8 or, on a CPU, int8"
 
 
 def device_named(name: str) -> torch.device:
@@ -46,8 +48,15 @@ def dtype_named(name: DType, device: torch.device, parameters: int) -> torch.dty
     and on a CPU with instructions for it from ``LARGE`` parameters on; else float32.
 
     Raises:
-        CheckpointError: int8 on CUDA.
+        CheckpointError: int8 on CUDA, or float8 on a CUDA device that cannot multiply it.
     """
+    if name == "float8":
+        if device.type == "cuda" and (has := torch.cuda.get_device_capability(device)) < CAPABILITY:
+            raise CheckpointError(
+                f"dtype is 'float8': it needs a device of compute capability 8.9 or later, "
+                f"{str(device)!r} has {has[0]}.{has[1]}"
+            )
+        return FLOAT8
     if name == "int8":
         if device.type != "cpu":
             raise CheckpointError(f"dtype is 'int8': it is for CPUs, device is {str(device)!r}")
@@ -59,13 +68,20 @@ def dtype_named(name: DType, device: torch.device, parameters: int) -> torch.dty
 
 def type_name(kind: torch.dtype) -> str:
     """As settings name it: ``float32``."""
-    return str(kind).removeprefix("torch.")
+    return "float8" if kind == FLOAT8 else str(kind).removeprefix("torch.")
+
+
+def type_called(name: str) -> torch.dtype:
+    """The type of a ``type_name``."""
+    return FLOAT8 if name == "float8" else getattr(torch, name)
 
 
 def arithmetic(kind: torch.dtype, device: torch.device) -> torch.dtype:
-    """The type that a device computes in with weights of a type: float32 for int8, and where a CPU
-    has no instructions for bfloat16.
+    """The type that a device computes in with weights of a type: bfloat16 for float8, float32 for
+    int8 and where a CPU has no instructions for bfloat16.
     """
+    if kind == FLOAT8:
+        return torch.bfloat16
     if kind == torch.int8 or (device.type == "cpu" and not cpu.has_fast_bfloat16()):
         return torch.float32
     return kind

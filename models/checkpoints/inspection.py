@@ -16,6 +16,7 @@ from models.checkpoints.devices import DType, arithmetic, device_named, dtype_na
 from models.checkpoints.memory import Needs, needs_of
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import in_a_line
+from models.float8 import KIND
 from models.interface import ModelInfo
 
 
@@ -26,12 +27,13 @@ def check_computes(
     cannot compute with on a device.
 
     Raises:
-        CheckpointError: int8, or bfloat16 on a CPU without instructions for it, for a network that
-            does not widen its weights, or for a part of one.
+        CheckpointError: float8, int8, or bfloat16 on a CPU without instructions for it, for a
+            network that does not take weights of that type, or for a part of one.
     """
-    if arithmetic(kind, device) != kind and (ranks > 1 or not network.widens):
+    takes = network.narrows if kind == KIND else network.widens
+    if arithmetic(kind, device) != kind and (ranks > 1 or not takes):
         which = "a network in several processes" if ranks > 1 else "this kind of network"
-        where = "" if kind == torch.int8 else " on a CPU without instructions for it"
+        where = " on a CPU without instructions for it" if kind == torch.bfloat16 else ""
         raise CheckpointError(
             f"dtype is {type_name(kind)!r}: not for {which}{where}; it can be 'float32'"
         )

@@ -16,14 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models import float8
 from models.attention import kernel_name
 from models.base import DenoiserModule, Transformer
 from models.checkpoints import weights
 from models.checkpoints.adapter import Adapter, read_adapter
 from models.checkpoints.describe import Described, described, described_decoder
-from models.checkpoints.devices import DType, arithmetic, device_named, dtype_named, type_name
+from models.checkpoints.devices import (
+    DType,
+    arithmetic,
+    device_named,
+    dtype_named,
+    type_called,
+    type_name,
+)
 from models.checkpoints.filling import fill
 from models.checkpoints.find import checkpoint_outline, find_checkpoint
 from models.checkpoints.inspection import (
@@ -98,7 +106,7 @@ class Checkpoint:
     @property
     def arithmetic(self) -> str:
         """The type that it computes in, of ``info.dtype`` unless the CPU widens the weights."""
-        return type_name(arithmetic(getattr(torch, self.info.dtype), self.device))
+        return type_name(arithmetic(type_called(self.info.dtype), self.device))
 
     @property
     def attention(self) -> str:
@@ -160,7 +168,7 @@ def load_checkpoint(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the weights; ``auto`` is bfloat16 on CUDA and, for large networks, on a CPU with
             instructions for it, else float32 (bitwise reproducible). A CPU without them computes in
-            float32 with weights in bfloat16. int8 is for CPUs, and an approximation.
+            float32 with weights in bfloat16. float8 and int8 are approximations; int8 is for CPUs.
         adapter: folder of a LoRA adapter that is added to the weights.
         progress: observes it.
 
@@ -216,10 +224,10 @@ def _filled(
         _check_memory(path, read.info.parameters * kind.itemsize)
     part = weights.whole if adapter is None else adapter.part
     stored, settle = kind, pack_layer if packed else None
-    if kind == torch.int8:
-        stored, settle = torch.bfloat16, quantise_layer
+    if kind in SETTLED:
+        stored, settle = torch.bfloat16, SETTLED[kind]
     fill(network, read.found, where, stored, part, progress, settle)
-    if arithmetic(kind, where) != kind:
+    if arithmetic(kind, where) != kind and kind != float8.KIND:
         compute_wide(network)
     network.ready(where)
     return network.eval()
@@ -262,6 +270,13 @@ def load_divided_checkpoint(
         raise CheckpointError(f"{path}: {error}") from None
     where = torch.device(where.type)
     return Checkpoint(model, read.text, info, read.defaults, where, needs=needs)
+
+
+SETTLED: dict[torch.dtype, Callable[[nn.Module, str], None]] = {
+    float8.KIND: float8.narrow_layer,
+    torch.int8: quantise_layer,
+}
+"""What makes of a layer in bfloat16 one of another type, as soon as its weights are there."""
 
 
 def _check_memory(path: Path, size: int) -> None:

@@ -36,6 +36,7 @@ class Needs:
         width: of the network.
         inner: of its widest layer but for the head.
         vocab_size: of a row of logits.
+        outer: numbers of the embedding and of the head, among ``narrow``.
     """
 
     narrow: int
@@ -43,6 +44,7 @@ class Needs:
     width: int
     inner: int
     vocab_size: int
+    outer: int = 0
 
     def weights(self, itemsize: int) -> int:
         """Bytes of the weights in a type of ``itemsize`` bytes."""
@@ -61,7 +63,8 @@ def needs_of(network: DenoiserModule, vocab_size: int) -> Needs:
     matrices = [tensor.shape for tensor in state.values() if tensor.dim() == 2]
     inner = max((max(shape) for shape in matrices if vocab_size not in shape), default=0)
     width = max((min(shape) for shape in matrices if vocab_size in shape), default=inner)
-    return Needs(sum(sizes.values()) - wide, wide, width, inner, vocab_size)
+    outer = sum(shape.numel() for shape in matrices if vocab_size in shape)
+    return Needs(sum(sizes.values()) - wide, wide, width, inner, vocab_size, outer)
 
 
 def available_memory(device: torch.device) -> int:

@@ -161,7 +161,7 @@ class Decoder(Transformer):
         self.config = config
         self.block_length, self.shifted = config.block_length, config.shifted
         sparse = config.sparse or (False,) * config.num_hidden_layers
-        self.widens = not any(sparse)
+        self.widens = self.narrows = not any(sparse)
         self.own_head = self.widens and not config.tie_word_embeddings
         self.model = nn.ModuleDict(
             {

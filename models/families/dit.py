@@ -139,6 +139,7 @@ class DiT(Transformer):
     """
 
     wide = ("sigma_map.", "y_embedder.", "norm", "adaLN_modulation.")
+    narrows = True
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__(Rope(config.model_length, config.hidden_dim // config.n_heads, ROPE_BASE))

@@ -63,7 +63,7 @@ class LLaDA(Transformer):
     logits.
     """
 
-    widens = True
+    widens = narrows = True
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(Rope(config.max_sequence_length, config.head_dim, config.rope_theta))

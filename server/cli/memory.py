@@ -15,8 +15,7 @@ from server.engine.needs import step_bytes
 from server.engine.position_limits import cache_bytes, computed_itemsize, position_limit
 
 ITEMSIZES = {"bfloat16": 2, "float32": 4}
-PLANNED = {"float8": 1}
-"""A type that models are not served in yet; its needs are told all the same."""
+NARROW = ("float8", "int8")
 CANVASES, LENGTH = (1, 8, 32), 1024  # of the steps that ``xdlm info`` shows
 
 
@@ -27,7 +26,7 @@ def memory_of(info: ModelInfo, needs: Needs) -> dict[str, Any]:
     kept = info.cache
     return {
         "cached_position": {n: kept.bytes_of(1, s) for n, s in ITEMSIZES.items()} if kept else {},
-        "weights": {n: weights_bytes(needs, n) for n in (*ITEMSIZES, *PLANNED, "int8")},
+        "weights": {n: weights_bytes(needs, n) for n in (*ITEMSIZES, *NARROW)},
         "step": {str(n): step_bytes(needs, n * LENGTH, 2, "cuda") for n in CANVASES},
     }
 
@@ -36,8 +35,7 @@ def memory_line(info: ModelInfo, needs: Needs) -> str:
     """The same in words."""
     memory = memory_of(info, needs)
     by_type = memory["weights"]
-    weights = ", ".join(f"{bytes_text(by_type[name])} in {name}" for name in (*ITEMSIZES, "int8"))
-    weights += f", {bytes_text(by_type['float8'])} in float8 (not served yet)"
+    weights = ", ".join(f"{bytes_text(n)} in {name}" for name, n in by_type.items())
     steps = ", ".join(f"{bytes_text(n)} for {count}" for count, n in memory["step"].items())
     kept = ", ".join(f"{bytes_text(n)} in {name}" for name, n in memory["cached_position"].items())
     cached = f"; a cached position {kept}" if kept else ""
@@ -48,10 +46,14 @@ def memory_line(info: ModelInfo, needs: Needs) -> str:
 
 
 def weights_bytes(needs: Needs, dtype: str) -> int:
-    """Bytes of the weights in a type; in int8 the embedding stays in bfloat16."""
+    """Bytes of the weights in a type. With int8 the embedding stays in bfloat16, with float8 the
+    head too.
+    """
     if dtype == "int8":
         return needs.weights(1) + needs.vocab_size * needs.width
-    return needs.weights((ITEMSIZES | PLANNED)[dtype])
+    if dtype == "float8":
+        return needs.weights(1) + needs.outer
+    return needs.weights(ITEMSIZES[dtype])
 
 
 def check_memory(models: Sequence[tuple[ModelInfo, Needs]], settings: Settings) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from models.checkpoints.devices import arithmetic
+from models.checkpoints.devices import arithmetic, type_called
 from models.checkpoints.load import Checkpoint
 from models.checkpoints.memory import available_memory
 from models.interface import ModelInfo
@@ -80,7 +80,7 @@ def within(limit: PositionLimit, loaded: Checkpoint, room: int) -> PositionLimit
 
 def computed_itemsize(info: ModelInfo, device: str) -> int:
     """Bytes of a number in the type that a kind of device computes in with a model's weights."""
-    return arithmetic(getattr(torch, info.dtype), torch.device(device)).itemsize
+    return arithmetic(type_called(info.dtype), torch.device(device)).itemsize
 
 
 def cache_slots(settings: Settings, info: ModelInfo, device: str) -> int:

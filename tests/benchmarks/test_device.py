@@ -46,6 +46,7 @@ def test_every_section_runs_on_a_cpu_and_verifies(tmp_path, capsys):
     assert built == SECTIONS.keys() - {1, 7}  # our own kernels and caches are not built
     timed = {(r["section"], r["variant"]) for r in records if r["seconds"]}
     assert {(n, v) for n in (4, 5, 6, 8) for v in ("reference", "eager")} <= timed
+    assert {(n, "eager-fp8") for n in (4, 5)} <= timed
     assert {(9, "eager"), (10, "together"), (10, "churn"), (12, "served")} <= timed
     assert {r["variant"] for r in records if r["note"] == NOT_BUILT} == {
         *("graph", "fused", "fp8", "dual")

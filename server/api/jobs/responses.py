@@ -88,7 +88,7 @@ class ResponseJob(NamedJob):
         complete = reader.text.reason == "stop" or bool(heard.calls)
         parts = heard.parts or ("",)
         last = len(parts) - 1
-        statuses = [_status(complete or i < last) for i in range(len(parts))]
+        statuses: list[ItemStatus] = [_status(complete or i < last) for i in range(len(parts))]
         items = enumerate(zip(parts, statuses, strict=True))
         answer = self._object([self._item(i, part, status) for i, (part, status) in items])
         answer["status"] = "completed" if complete else "incomplete"

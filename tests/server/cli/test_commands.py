@@ -133,7 +133,8 @@ def test_official_runs_from_the_command_line(tmp_path, golden):
 def test_info():
     facts = json.loads(xdlm("info", "stories", "--json").stdout)
     assert facts["family"] == "llada" and facts["samplers"] == ANY_KIND.samplers
-    eight = {"float8": 8_541_216, "int8": 8_541_216 + 4454 * 288}  # an embedding in bfloat16
+    embedding = 4454 * 288  # in bfloat16, and with float8 the head as well
+    eight = {"float8": 8_541_216 + 2 * embedding, "int8": 8_541_216 + embedding}
     assert facts["memory"]["weights"] == {"bfloat16": 17_082_432, "float32": 34_164_864, **eight}
     # keys and values of 6 layers, 6 heads of 48
     assert facts["memory"]["cached_position"] == {"bfloat16": 6912, "float32": 13_824}

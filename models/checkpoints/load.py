@@ -276,7 +276,7 @@ SETTLED: dict[torch.dtype, Callable[[nn.Module, str], None]] = {
     float8.KIND: float8.narrow_layer,
     torch.int8: quantise_layer,
 }
-"""What makes of a layer in bfloat16 one of another type, as soon as its weights are there."""
+"""Makes of a layer in bfloat16 one of another type, as soon as its weights are there."""
 
 
 def _check_memory(path: Path, size: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer
 
+from models.bundled import BUNDLED
 from models.checkpoints.load import find_checkpoint, load_checkpoint
 from recipes.stories.batches import encode
-from recipes.stories.corpus import RECIPE, read_corpus, split
+from recipes.stories.corpus import read_corpus, split
 from recipes.stories.evaluate import sample, words
 from recipes.stories.validation import nelbo
 from sampler.noise_kernel import NoiseKernel
@@ -35,7 +36,7 @@ def test_readable_stories_that_end_with_the_shipped_defaults(stories):
 @pytest.mark.slow
 def test_nelbo_on_held_out_stories(stories):
     _, held = split(read_corpus())
-    tokenizer = Tokenizer.from_file(str(RECIPE.parent / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(BUNDLED / "stories" / "tokenizer.json"))
     kernel = NoiseKernel(0.1, stories.info.vocab_size, stories.info.mask_id)
     found = nelbo(stories.model, encode(held, tokenizer)[:128], kernel, 4)
     assert found["nats_per_token"] < 2.0

@@ -220,16 +220,19 @@ class _Classes:
         return places, sums
 
     def likeliest(self, columns: Columns) -> Int[Tensor, "R C"]:
-        """The place of the likeliest id of each class; of the first of equals."""
+        """The place of the likeliest id of each class; of the first of equals. Of some id where
+        logits are not numbers.
+        """
         count = self.below.shape[1]
         if self.below.device.type == "cpu":  # half of the time
             row, place = np.divmod(np.flatnonzero(self.below.numpy() == 0), count)
             of_class = row * len(columns.lasts) + columns.labels.numpy()[place]
-            first = np.diff(of_class, prepend=-1) != 0
-            return torch.from_numpy(place[first]).view_as(self.top)
+            firsts = place[np.diff(of_class, prepend=-1) != 0]
+            if len(firsts) == self.top.numel():
+                return torch.from_numpy(firsts).view_as(self.top)
         places = torch.arange(count, device=self.below.device, dtype=torch.int32)
         found = torch.where(self.below == 0, places, count)
-        return _of_each(found, columns, "amin").long()
+        return _of_each(found, columns, "amin").long().clamp_(max=count - 1)
 
 
 def _spread(of_classes: Tensor, columns: Columns) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import openai
 import pytest
 import requests
 import torch
@@ -222,3 +223,23 @@ def test_completions_have_all_and_conversations_may_send_thoughts_back(served):
     without = {"role": "assistant", "content": "Lily"}
     one, two = (ask(served, messages=[*TALK, m, *TALK]).json() for m in (said, without))
     assert one["choices"] == two["choices"]
+
+
+def test_openais_sdk_takes_thoughts_of_responses(served):
+    pins = pins_of(
+        served, BEGIN, f"thought\n{THOUGHT}", END, SAID, served.engine.checkpoint.ends[0]
+    )
+    asked = {"model": "m", "input": "Once", "max_output_tokens": SAYS["max_tokens"]}
+    extra = {n: SAYS[n] for n in ("seed", "max_denoising_steps")} | {"pinned": pins}
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as sdk:
+        whole = sdk.responses.create(**asked, temperature=0, extra_body=extra)
+        with sdk.responses.stream(**asked, temperature=0, extra_body=extra) as stream:
+            events = list(stream)
+            final = stream.get_final_response()
+    for answer in (whole, final):
+        thoughts, message = answer.output
+        assert thoughts.type == "reasoning" and thoughts.content is not None
+        assert [part.text for part in thoughts.content] == [THOUGHT]
+        assert message.type == "message" and answer.output_text == SAID
+    told = [e.delta for e in events if e.type == "response.reasoning_text.delta"]
+    assert "".join(told) == THOUGHT

@@ -12,6 +12,7 @@ import torch
 
 from models.attention import PackedAttention, attention_over
 from models.checkpoints.load import find_checkpoint, load_checkpoint
+from models.float8 import Float8Linear
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.likelihood.monte_carlo import ScoreParams
@@ -223,3 +224,25 @@ def test_classes_and_guidance():
             batch = take_step(sampler, loaded.model, batch).batch
         runs.append(batch.tokens.cpu())
     assert (runs[0] == runs[1]).double().mean() > 0.98
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_layout_from_the_host_is_that_from_the_device_and_waits_for_nothing(packed):
+    dtype = torch.bfloat16 if packed else torch.float32
+    offsets = torch.tensor([0, 5, 69, 134])
+    there = attention_over(offsets.to(CUDA), 150, dtype, 8)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        here = attention_over(offsets, 150, dtype, 8, device=CUDA)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert isinstance(here, PackedAttention) == packed
+    q, k, v = (torch.randn(150, h, 8, device=CUDA, dtype=dtype) for h in (4, 2, 2))
+    assert torch.equal(here(q, k, v)[:134], there(q, k, v)[:134])
+
+
+def test_products_in_float8_are_those_of_a_cpu():
+    layer = torch.nn.Linear(512, 256, dtype=torch.bfloat16).requires_grad_(False)
+    narrow, x = Float8Linear(layer), torch.randn(40, 512).bfloat16()
+    expected, found = narrow(x), narrow.to(CUDA)(x.to(CUDA)).cpu()
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)

@@ -2,9 +2,9 @@
 
 Each row of a matrix has a scale, by which its greatest entry becomes the greatest number of the
 format; so has each row of input, found anew in each pass. Products are rounded to bfloat16, on
-Hopper from sums of about 14 bits. Half of the memory of bfloat16 and up to twice its rate of products. Only
-matrices of a network's blocks are replaced: embedding, head, norms and modulation are what
-they were. On a CPU the same numbers come out, without a gain of time.
+Hopper from sums of about 14 bits. That is half of the memory of bfloat16, and up to twice its rate
+of products. Only matrices of a network's blocks are replaced: embedding, head, norms and modulation
+are what they were. On a CPU products are the same within rounding, without a gain of time.
 """
 
 from __future__ import annotations

@@ -182,24 +182,27 @@ class Masses:
             through).
         """
         automaton, state = self.chain.automaton, self.chain.state
-        first, label, target = automaton.first.tolist(), automaton.label, automaton.target
+        first, label, target = automaton.firsts, automaton.label, automaton.target
+        weights = self.algebra.weights
         drawn, states = np.zeros(len(self.peaks), dtype=np.int64), [state]
         last = int((self.chain.tokens < UNREAD).nonzero()[0].max(initial=-1))
         for at, code in enumerate(self.chain.tokens[: last + 1].tolist(), start=1):
             if code >= 0:
                 state = automaton.after(state, code)
             else:
-                here = slice(first[state], first[state + 1])
-                terms = self.of[at].take(target[here])
-                if code != UNREAD:
-                    own = self.algebra.weights[-2 - code].take(label[here])
+                begin, end = first[state], first[state + 1]
+                terms = self.of[at].take(target[begin:end])
+                if code == UNREAD:
+                    pick = begin + int(terms.argmax())
+                else:
+                    own = weights[-2 - code].take(label[begin:end])
                     terms = self.algebra.product(own, terms)
-                pick = int(terms.argmax())
-                if code != UNREAD:
-                    if u is not None:
-                        pick = self._picked(terms, float(u[-2 - code]))
-                    drawn[-2 - code] = label[here][pick]
-                state = int(target[here][pick])
+                    found = (
+                        terms.argmax() if u is None else self._picked(terms, float(u[-2 - code]))
+                    )
+                    pick = begin + int(found)
+                    drawn[-2 - code] = label[pick]
+                state = int(target[pick])
             states.append(state)
         return drawn, np.array(states)
 
@@ -207,7 +210,7 @@ class Masses:
         """Which of some terms is hit by a uniform."""
         edges = self.algebra.shares(terms).cumsum()
         found = int(edges.searchsorted(u * edges[-1], side="right"))
-        return min(found, int(edges.searchsorted(edges[-1])))
+        return found if found < len(edges) else int(edges.searchsorted(edges[-1]))
 
     def log_ratios(self, states: Int[np.ndarray, " L1"]) -> Float[np.ndarray, " R"]:
         """Logarithm of B_{i+1}(s_{i+1}) / B_i(s_i) in each row: added to the log-probability of a

@@ -168,6 +168,11 @@ class TokenAutomaton:
         return np.searchsorted(self.source, np.arange(self.states + 1))
 
     @cached_property
+    def firsts(self) -> list[int]:
+        """``first`` as a list, whose entries are read one by one."""
+        return self.first.tolist()
+
+    @cached_property
     def leaving(self) -> Int[np.ndarray, " S"]:
         """States that have transitions."""
         return np.flatnonzero(np.diff(self.first))

@@ -29,7 +29,7 @@ from sampler.constraints.region import Region
 from sampler.logits.categorical import sharpness_of
 from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import CERTAINTY, Asks
-from sampler.philox import Role, uniforms
+from sampler.philox import Role, uniforms, uniforms_on_host
 from sampler.plan import Rows, Written
 from sampler.transfer import to_device
 
@@ -122,6 +122,9 @@ class Constrained:
         if self.greedy:
             none = torch.zeros(len(position), dtype=torch.float64, device=position.device)
             return none, none
+        if position.device.type == "cpu":
+            drawn = uniforms_on_host(self.seed, self.step, position.numpy(), Role.JOINT)
+            return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1])
         seed, step = (torch.full_like(position, value) for value in (self.seed, self.step))
         one, other = uniforms(seed, step, position, Role.JOINT)
         return one, other

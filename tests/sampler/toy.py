@@ -5,6 +5,7 @@ neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +85,12 @@ class Mixing:
     def trunk(self, tokens, offsets, rows, labels=None):
         x = self.embedding[tokens]
         upto = F.pad(x.double().cumsum(0), (0, 0, 1, 0))
+        if offsets.device != tokens.device:  # on the host: nothing has to be copied or asked
+            bounds = list(pairwise(offsets.tolist()))
+            sums = [upto.select(0, end) - upto.select(0, begin) for begin, end in bounds]
+            sizes = [end - begin for begin, end in bounds]
+            means = [(s / max(n, 1)).expand(n, -1) for s, n in zip(sums, sizes, strict=True)]
+            return (2 * x + torch.cat(means).float())[rows]
         sums = upto[offsets[1:]] - upto[offsets[:-1]]
         mean = sums / offsets.diff().clamp(min=1)[:, None]
         place = torch.arange(len(tokens), device=tokens.device)

@@ -7,7 +7,8 @@ text of the language, so that the canvas can always be completed.
 
 Where the independent draws happen to be a text of the language, they are kept. That is the first
 try of rejection sampling; if it fails, the joint draw has the same distribution, so together they
-draw exactly. A language that allows everything changes nothing.
+draw exactly. A language that allows everything changes nothing. Where a sampler reads only some of
+the open positions (``dream`` with ``alg: origin``), tokens are always those of the joint draw.
 
 Tokens that a sampler would replace are open too. Which ones is decided by the independent draws,
 since a joint draw holds only if all of it is kept.

@@ -39,7 +39,8 @@ MEMORY = 512 << 20
 """Bytes of address space; Python and Jinja take about 30 MiB of it."""
 MOST_TEXT = 1 << 20
 """Characters that a template may write besides four times those that it was given."""
-GIVEN = ("messages", "tools", "add_generation_prompt", "raise_exception", *DEFAULT_NAMESPACE)
+OF_JINJA = ("loop", "self", "super", "caller", "varargs", "kwargs", *DEFAULT_NAMESPACE)
+GIVEN = ("messages", "tools", "add_generation_prompt", "raise_exception", *OF_JINJA)
 """Names that a template finds in every conversation, besides special tokens."""
 LONGEST_REASON = 500
 """Characters of an error that are told."""

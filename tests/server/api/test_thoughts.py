@@ -201,6 +201,7 @@ def test_requests_set_variables_of_the_template(served, settings, text):
     [
         ({"thinking": True}, "chat_template_kwargs.thinking"),
         ({"ns": 1}, "chat_template_kwargs.ns"),
+        ({"loop": 1}, "chat_template_kwargs.loop"),
         ({"messages": "x"}, "chat_template_kwargs.messages"),
         ({"bos_token": "x"}, "chat_template_kwargs.bos_token"),
         ({"enable_thinking": [1]}, "chat_template_kwargs"),

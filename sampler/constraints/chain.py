@@ -124,25 +124,6 @@ class Chain:
             of[at] = ahead
         return Masses(self, of, scales, peak, over)
 
-    def states(self, ids: Int[np.ndarray, " L"]) -> Int[np.ndarray, " L1"] | None:
-        """The states that tokens at all positions lead through; None where they are no text of the
-        language.
-        """
-        automaton, state, found = self.automaton, self.state, [self.state]
-        for label in automaton.class_of[ids].tolist():
-            state = int(automaton.table[label, state])
-            if state == DEAD:
-                return None
-            found.append(state)
-        return np.array(found) if automaton.accepting[state] else None
-
-    def with_rows(self, sample: Int[np.ndarray, " R"]) -> Int[np.ndarray, " L"] | None:
-        """The tokens with those of the rows; None where a position is unread."""
-        codes = self.tokens
-        if (codes == UNREAD).any():
-            return None
-        return np.where(codes < 0, np.append(sample, 0)[-2 - np.minimum(codes, -2)], codes)
-
 
 @dataclass(frozen=True)
 class Masses:
@@ -172,6 +153,33 @@ class Masses:
             raise Impossible("no text of the language completes the canvas")
         return self
 
+    def follow(self, sample: Int[np.ndarray, " R"]) -> Int[np.ndarray, " L1"] | None:
+        """The states that tokens in the rows lead through, as ``draw`` returns them; None where it
+        cannot draw these tokens.
+        """
+        automaton, state = self.chain.automaton, self.chain.state
+        states = [state]
+        for at, code in enumerate(self._up_to_the_last_row(), start=1):
+            if code == UNREAD:
+                state = int(automaton.target[self._best(at, state)])
+            else:
+                state = automaton.after(state, code if code >= 0 else int(sample[-2 - code]))
+            if state == DEAD or not self.of[at, state] > self.algebra.zero:
+                return None
+            states.append(state)
+        return np.array(states)
+
+    def _up_to_the_last_row(self) -> list[int]:
+        """The chain's tokens up to the last that is drawn."""
+        last = int((self.chain.tokens < UNREAD).nonzero()[0].max(initial=-1))
+        return self.chain.tokens[: last + 1].tolist()
+
+    def _best(self, at: int, state: int) -> int:
+        """The transition at an unread position: the one with the most completions behind it."""
+        begin, end = self.chain.automaton.firsts[state : state + 2]
+        terms = self.of[at].take(self.chain.automaton.target[begin:end])
+        return begin + int(terms.argmax())
+
     def draw(
         self, u: Float[np.ndarray, " R"] | None
     ) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " L1"]]:
@@ -185,24 +193,18 @@ class Masses:
         first, label, target = automaton.firsts, automaton.label, automaton.target
         weights = self.algebra.weights
         drawn, states = np.zeros(len(self.peaks), dtype=np.int64), [state]
-        last = int((self.chain.tokens < UNREAD).nonzero()[0].max(initial=-1))
-        for at, code in enumerate(self.chain.tokens[: last + 1].tolist(), start=1):
+        for at, code in enumerate(self._up_to_the_last_row(), start=1):
             if code >= 0:
                 state = automaton.after(state, code)
+            elif code == UNREAD:
+                state = int(target[self._best(at, state)])
             else:
-                begin, end = first[state], first[state + 1]
-                terms = self.of[at].take(target[begin:end])
-                if code == UNREAD:
-                    pick = begin + int(terms.argmax())
-                else:
-                    own = weights[-2 - code].take(label[begin:end])
-                    terms = self.algebra.product(own, terms)
-                    found = (
-                        terms.argmax() if u is None else self._picked(terms, float(u[-2 - code]))
-                    )
-                    pick = begin + int(found)
-                    drawn[-2 - code] = label[pick]
-                state = int(target[pick])
+                row, begin, end = -2 - code, first[state], first[state + 1]
+                own = weights[row].take(label[begin:end])
+                terms = self.algebra.product(own, self.of[at].take(target[begin:end]))
+                found = terms.argmax() if u is None else self._picked(terms, float(u[row]))
+                pick = begin + int(found)
+                drawn[row], state = label[pick], int(target[pick])
             states.append(state)
         return drawn, np.array(states)
 

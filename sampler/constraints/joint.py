@@ -7,8 +7,7 @@ text of the language, so that the canvas can always be completed.
 
 Where the independent draws happen to be a text of the language, they are kept. That is the first
 try of rejection sampling; if it fails, the joint draw has the same distribution, so together they
-draw exactly. A language that allows everything changes nothing. Where a sampler reads only some of
-the open positions (``dream`` with ``alg: origin``), tokens are always those of the joint draw.
+draw exactly. A language that allows everything changes nothing.
 
 Tokens that a sampler would replace are open too. Which ones is decided by the independent draws,
 since a joint draw holds only if all of it is kept.
@@ -280,19 +279,15 @@ def _draw(
     mass, model, token, log_p = (
         getattr(sums, name)[open_] for name in ("mass", "model", "token", "log_p")
     )
-    sample = host.sample[read]
-    whole = chain.with_rows(sample)
-    states = None if whole is None else chain.states(whole)
+    masses = drawn_by = chain.masses(model)
+    if canvas.greedy:
+        drawn_by = chain.best(mass)
+    elif canvas.tempered or canvas.top_p < 1.0:
+        drawn_by = chain.masses(mass)
+    states = drawn_by.follow(host.sample[read])
     if states is not None:
-        masses = chain.masses(model)
         log_of = np.log(host.p_sample[read].clip(min=1e-300))
     else:
-        if canvas.greedy:
-            masses, drawn_by = chain.masses(model), chain.best(mass)
-        elif canvas.tempered or canvas.top_p < 1.0:
-            masses, drawn_by = chain.masses(model), chain.masses(mass)
-        else:
-            masses = drawn_by = chain.masses(model)
         classes, states = drawn_by.draw(None if canvas.greedy else u[open_])
         each = np.arange(len(open_))
         host.sample[read] = token[each, classes]

@@ -5,6 +5,8 @@ Chi-square tests have fixed seeds; each would fail by chance once in 10,000 seed
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -116,9 +118,7 @@ def test_ratios_give_the_probability_of_each_token_given_those_before_it(case: s
     masses = chain.masses(by_class(log_p))
     wanted = exact(log_p, tokens, rows)
     for ids, p in wanted.items():
-        whole = chain.with_rows(np.array(ids))
-        assert whole is not None
-        states = chain.states(whole)
+        states = masses.follow(np.array(ids))
         assert states is not None
         own = np.exp(log_p[np.arange(len(rows)), ids] + masses.log_ratios(states))
         assert np.prod(own) == pytest.approx(p, rel=1e-9)
@@ -129,9 +129,9 @@ def test_ratios_give_the_probability_of_each_token_given_those_before_it(case: s
 
 
 def test_states_of_tokens_that_are_no_text_is_none() -> None:
-    chain = chain_of([MASK, MASK], [0, 1])
-    assert chain.states(np.array([0, 0])) is None
-    assert chain.states(np.array([1, 0])) is not None
+    masses = chain_of([MASK, MASK], [0, 1]).masses(by_class(log_rows(2, 1)))
+    assert masses.follow(np.array([0, 0])) is None
+    assert masses.follow(np.array([1, 0])) is not None
 
 
 @pytest.mark.parametrize("unread", [[2, 3], [0, 1], [1, 3]], ids=str)
@@ -146,7 +146,22 @@ def test_positions_that_were_not_read_can_be_filled_after_every_draw(
     texts = canvases(TOKENS, 4)
     for ids in drawn_by(masses, log_p, 300, 1):
         assert any(all(text[at] == i for at, i in zip(rows, ids, strict=True)) for text in texts)
-    assert chain.with_rows(np.array([0, 0])) is None
+        assert masses.follow(np.array(ids)) is not None
+
+
+@pytest.mark.parametrize("unread", [[], [2, 3], [0, 1], [1, 3], [0, 2]], ids=str)
+def test_tokens_that_can_be_followed_are_those_that_can_be_drawn(unread: list[int]) -> None:
+    """Together they have the mass that is drawn from, so rejection and joint draws agree."""
+    rows = [at for at in range(4) if at not in unread]
+    log_p = log_rows(len(rows), 6)
+    masses = chain_of([MASK] * 4, rows).masses(by_class(log_p))
+    followed = [
+        np.exp(sum(log_p[r, id_] for r, id_ in enumerate(ids)))
+        for ids in itertools.product(range(SIZE), repeat=len(rows))
+        if masses.follow(np.array(ids)) is not None
+    ]
+    whole = np.log(masses.of[0, 0]) + masses.scales.sum() + masses.peaks.sum()
+    assert sum(followed) == pytest.approx(np.exp(whole), rel=1e-9)
 
 
 def test_last_positions_that_were_not_read_weigh_only_whether_a_text_can_be_completed() -> None:

@@ -13,7 +13,7 @@ ROWS = 9
 
 
 def read(logits: torch.Tensor, temperature: float, parts: int = 1):
-    """What is read of rows, in several chunks."""
+    """Read the rows in ``parts`` chunks."""
     u = torch.rand(ROWS, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     sharpness = None if temperature in (0, 1) else torch.full((ROWS,), 1 / temperature)
     reader = ClassReader(TOKENS, slice(0, ROWS), u, temperature == 0, sharpness)

@@ -30,7 +30,7 @@ from sampler.batch import CanvasBatch
 from sampler.cache import CAUSAL, ENCODED, MODES, NOTHING, CacheColumns
 from sampler.interface import Sampler
 from sampler.params import SamplingParams
-from sampler.step import take_step
+from sampler.step import TakeSteps, take_steps
 
 BATCH, LENGTH, STEPS = 8, 128, 32
 RESULTS = Path(__file__).parent / "results"
@@ -72,12 +72,15 @@ def steps_of(
     sampler: Sampler,
     canvases: Sequence[tuple[list[int], list[bool], SamplingParams]],
     device: str,
+    take: TakeSteps = take_steps,
 ) -> tuple[torch.Tensor, int]:
-    """All steps of some canvases; their tokens [positions], and the rows of logits computed."""
+    """All steps of some canvases, by ``take``; their tokens [positions], and the rows of logits
+    computed.
+    """
     batch = sampler.begin(CanvasBatch.of(canvases, device))
     rows = 0
     for _ in range(canvases[0][2].calls):
-        result = take_step(sampler, network, batch)
+        (result,) = take(network, [(sampler, batch)])
         batch, rows = result.batch, rows + result.head_rows
     return batch.tokens, rows
 

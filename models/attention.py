@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,24 @@ from torch import Tensor
 
 SMALLEST_BUCKET = 64
 WIDEST_FLASH_HEAD = 256  # and a multiple of 8
+
+
+class Packing(NamedTuple):
+    """Where B sequences lie in a pass whose shapes are fixed before: on the device, so that a
+    recorded pass serves other sequences. Positions behind the last sequence are nobody's: what
+    comes out there means nothing.
+
+    Attributes:
+        positions: of each packed position in its sequence, [T].
+        sequence: which one that is, [T]; B for nobody's.
+        offsets: where each begins and the last ends, [B + 1] in int32; sequences may be empty.
+        longest: positions of one at most.
+    """
+
+    positions: Tensor
+    sequence: Tensor
+    offsets: Tensor
+    longest: int
 
 
 class Attention(Protocol):
@@ -147,6 +165,57 @@ class PackedAttention:
             causal=False,
         )
         return F.pad(mixed, (0, 0, 0, 0, 0, self._rest))
+
+
+class FixedPackedAttention:
+    """``PackedAttention`` in fixed shapes."""
+
+    def __init__(self, packing: Packing, kernel: Callable[..., Any]) -> None:
+        """``kernel``: see ``PackedAttention``."""
+        self.positions = packing.positions
+        self._packing, self._kernel = packing, kernel
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``Attention``."""
+        return self._kernel(
+            *(q, k, v),
+            cu_seqlens_q=self._packing.offsets,
+            cu_seqlens_k=self._packing.offsets,
+            max_seqlen_q=self._packing.longest,
+            max_seqlen_k=self._packing.longest,
+            causal=False,
+        )
+
+
+class FixedMaskedAttention:
+    """SDPA over all packed positions at once, each of which sees its own sequence; for few of them,
+    where no kernel takes sequences end to end.
+    """
+
+    def __init__(self, packing: Packing, block_length: int | None = None) -> None:
+        """``block_length``: see ``BucketedAttention``."""
+        self.positions, of = packing.positions, packing.sequence
+        mask = of[:, None] == of
+        if block_length is not None:
+            block = packing.positions // block_length
+            mask = mask & (block[:, None] >= block)
+        self._mask = mask[None]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``Attention``."""
+        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+        if shared := q.shape[0] // k.shape[0] - 1:
+            k, v = (x.repeat_interleave(shared + 1, 0) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask).transpose(0, 1)
+
+
+def fixed_attention(
+    packing: Packing, dtype: torch.dtype, head_dim: int, block_length: int | None = None
+) -> Attention:
+    """As ``attention_over``, in fixed shapes."""
+    if takes_packed(packing.offsets.device, dtype, head_dim, block_length):
+        return FixedPackedAttention(packing, flash_kernel())
+    return FixedMaskedAttention(packing, block_length)
 
 
 def _there(layout: Tensor, device: torch.device) -> Tensor:

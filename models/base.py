@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, attention_over
+from models.attention import Attention, Packing, attention_over, fixed_attention
 from models.cache import CacheShape, Segments, Sight, Slab, SlabAttention
 from models.errors import UnsupportedConfig
 
@@ -158,6 +158,8 @@ class DenoiserModule(CheckpointModule, ABC):
         least_rows: that its products have.
         canvas_length: positions that are denoised at a time after an encoded prompt; None for
             networks that encode nothing.
+        fixed_shapes: whether there is ``trunk_of``, a pass in shapes that are fixed before
+            (``models.interface.FixedDenoiser``).
     """
 
     classes: int = 0
@@ -168,6 +170,7 @@ class DenoiserModule(CheckpointModule, ABC):
     own_head: bool = False
     least_rows: int = MIN_ROWS
     canvas_length: int | None = None
+    fixed_shapes: bool = False
 
     @property
     def cache_shape(self) -> CacheShape | None:
@@ -215,6 +218,7 @@ class Transformer(DenoiserModule):
     cos: Tensor
     sin: Tensor
     slab: Slab | None = None
+    fixed_shapes = True
 
     def __init__(self, rope: Rope, head_dim: int | None = None) -> None:
         super().__init__()
@@ -318,3 +322,15 @@ class Transformer(DenoiserModule):
         wanted = pad_rows(self.predictors(rows, attention.positions), least)
         hidden = self.hidden(pad_rows(tokens, least), attention, wanted, of_tokens)
         return hidden[: rows.numel()]
+
+    def trunk_of(
+        self, tokens: Tensor, packing: Packing, rows: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """See ``FixedDenoiser``."""
+        packing = Packing(*packing)
+        kind = next(self.parameters()).dtype
+        attention = fixed_attention(packing, kind, self.head_dim, self.block_length)
+        of_tokens = None
+        if labels is not None:
+            of_tokens = F.pad(labels, (0, 1), value=self.classes)[packing.sequence]
+        return self.hidden(tokens, attention, self.predictors(rows, packing.positions), of_tokens)

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from models.attention import Packing
 from models.cache import CacheShape, Segments
 from models.images.layout import ImageShape
 
@@ -56,6 +57,23 @@ class Denoiser(Protocol):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, D] -> logits [R, V]. Any selection of rows, in any order."""
+        ...
+
+
+class FixedDenoiser(Denoiser, Protocol):
+    """A network that can run in shapes that are fixed before, and then asks the device nothing."""
+
+    def trunk_of(
+        self, tokens: Tensor, packing: Packing, rows: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """As ``trunk``.
+
+        Args:
+            tokens: ids [T]; any where ``packing`` has nobody.
+            packing: where the sequences lie; also a plain tuple of the same.
+            rows: packed positions, [R]; neither T nor R is less than ``least_rows``.
+            labels: [B]; for networks that take them.
+        """
         ...
 
 

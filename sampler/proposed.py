@@ -103,7 +103,9 @@ def rows_asked(
         ahead: their next step, where it was proposed.
     """
     if batch.asked is not None:
-        return batch.asked
+        if batch.ahead is not None or batch.active is None:
+            return batch.asked
+        return np.where(batch.active.numpy(), batch.asked, 0)  # some have left since
     if ahead is None or batch.layout is not batch.host:
         ahead = Ahead.of(sampler, batch.on_host)
     return ahead.proposed.counts.numpy()

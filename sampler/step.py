@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -57,6 +57,10 @@ class StepResult:
     run: int
     kept: int
     settled: Int[Tensor, " B"]
+
+
+TakeSteps = Callable[[Denoiser, Sequence[tuple[Sampler, CanvasBatch]]], list[StepResult]]
+"""``take_steps``, or that of ``graphs.StepGraphs``."""
 
 
 def take_step(sampler: Sampler, network: Denoiser, batch: CanvasBatch) -> StepResult:
@@ -138,6 +142,7 @@ def take(
     rooms: Sequence[Room],
     constrained: Sequence[Sequence[Constrained]] = (),
     guesses: Sequence[bool] = (),
+    run: Callable[[Sequence[Rows]], Tensor] | None = None,
 ) -> list[tuple[Written, dict[str, Tensor]]]:
     """Run the network for the proposed rows and write what follows; on the device, without a
     question to it, unless texts of a language are drawn.
@@ -148,6 +153,8 @@ def take(
         rooms: of each part.
         constrained: canvases of each part whose text is of a language; none where missing.
         guesses: parts whose samples are told for all rows, written or not; none where missing.
+        run: runs the network for the rows of each part, in place of what ``rooms`` say; gives the
+            hidden states of all rows, then of their twins.
 
     Returns:
         for each part what it wrote, and all that the host needs to know of the step.
@@ -165,7 +172,7 @@ def take(
     bases = [sum(room.asked for room in rooms[:n]) for n in range(len(rooms))]
     draws = [Draws.of(*of_part) for of_part in zip(constrained or [()], rows, bases, strict=False)]
     readers = [reader for of_part in draws for reader in of_part.readers]
-    hidden = _run(network, proposed, rooms, rows)
+    hidden = _run(network, proposed, rooms, rows) if run is None else run(rows)
     memory = self_conditioned(network) if rooms[0].run.segments is not None else None
     stats = readout(
         network.head,

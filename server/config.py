@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         description="canvas positions whose keys and values can be kept; 0 means 8192 on a CPU and "
         "for models with block-causal attention, and none for others on CUDA",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="record denoising steps on CUDA and run the recordings; false launches each "
+        "kernel of each step",
+    )
     max_backlog: int = Field(
         2**26, ge=1, description="queued work before 429, in steps times positions"
     )

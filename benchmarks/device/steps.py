@@ -10,13 +10,13 @@ import torch
 from benchmarks.device.decoding import K
 from benchmarks.device.measures import profiled, seconds
 from benchmarks.device.networks import Bench
-from benchmarks.device.variants import built
+from benchmarks.device.variants import built, graphs_of
 from models.checkpoints.load import Checkpoint
 from models.families.llada import LLaDA
 from models.interface import Denoiser, ModelInfo
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
-from sampler.step import take_step
+from sampler.step import TakeSteps, take_steps
 from server.engine.batches import Batches
 from server.engine.events import GenerationRequest
 from server.engine.stream import Subscription
@@ -58,27 +58,31 @@ def profile(
     built(bench.report)
     sampler = SAMPLERS[name].make(vocab, mask, ())
     params = make_params(steps=32, sampler=name, mixing_ratio=K, temperature=0.0)
-    batch = sampler.begin(
-        CanvasBatch.of([([0] * length, [True] * length, params)] * batch_size, bench.device)
-    )
+    canvases = [([0] * length, [True] * length, params)] * batch_size
+    ways: dict[str, TakeSteps] = {
+        "eager": take_steps,
+        "graph": graphs_of(model, bench.device).take_steps,
+    }
+    for variant, take in ways.items():
+        batch = sampler.begin(CanvasBatch.of(canvases, bench.device))
 
-    def step() -> None:
-        nonlocal batch
-        batch = take_step(sampler, model, batch).batch
+        def step(take: TakeSteps = take) -> None:
+            nonlocal batch
+            batch = take(model, [(sampler, batch)])[0].batch
 
-    for _ in range(WARM_STEPS):
-        step()
-    taken = [seconds(step, bench.device) for _ in range(bench.runs(8))]
-    found = profiled(step, bench.device, 1 if bench.small else 4)
-    note = f"{found.syncs:.0f} waits, {found.wall_ms:.2f} ms under the profiler; {found.top}"
-    bench.report.add(
-        case,
-        "eager",
-        seconds=taken,
-        kernels=found.kernels,
-        busy_ms=found.busy_ms,
-        note=note.removesuffix("; "),
-    )
+        for _ in range(WARM_STEPS):
+            step()
+        taken = [seconds(step, bench.device) for _ in range(bench.runs(8))]
+        found = profiled(step, bench.device, 1 if bench.small else 4)
+        note = f"{found.syncs:.0f} waits, {found.wall_ms:.2f} ms under the profiler; {found.top}"
+        bench.report.add(
+            case,
+            variant,
+            seconds=taken,
+            kernels=found.kernels,
+            busy_ms=found.busy_ms,
+            note=note.removesuffix("; "),
+        )
 
 
 def churn(bench: Bench) -> None:
@@ -123,7 +127,8 @@ class Runner:
     def __init__(self, bench: Bench, model: LLaDA, length: int, steps: int) -> None:
         vocab, mask = model.config.vocab_size, model.config.mask_token_id
         info = ModelInfo("random", "llada", 0, vocab, mask, None, 4096, str(bench.dtype))
-        self.batches = Batches(Checkpoint(model, None, info, {}, torch.device(bench.device)))
+        checkpoint = Checkpoint(model, None, info, {}, torch.device(bench.device))
+        self.batches = Batches(checkpoint, graphs=graphs_of(model, bench.device))
         self.steps, self.length, self.begun, self.alive = steps, length, 0, 0
 
     def begin(self, count: int) -> None:

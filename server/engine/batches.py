@@ -13,7 +13,8 @@ from jaxtyping import Bool, Int
 
 from models.checkpoints.load import Checkpoint
 from sampler import SAMPLERS
-from sampler.step import StepResult
+from sampler.graphs import StepGraphs
+from sampler.step import StepResult, take_steps
 from server.engine.arena import Arena
 from server.engine.caching import Caching
 from server.engine.canvases import Canvases
@@ -43,6 +44,7 @@ class StepOutcome:
         run, kept: positions of these that the network ran, and whose keys and values were kept
             instead; those of unconditional copies included.
         reused: prompt positions whose keys and values were copied from earlier requests.
+        replayed: whether the step was taken by a recording.
     """
 
     records: list[GroupStep] = field(default_factory=list)
@@ -54,13 +56,18 @@ class StepOutcome:
     run: int = 0
     kept: int = 0
     reused: int = 0
+    replayed: bool = False
 
 
 class Batches:
     """Running and preempted canvases of each sampler, all in one arena."""
 
     def __init__(
-        self, checkpoint: Checkpoint, caching: Caching | None = None, slots: Slots | None = None
+        self,
+        checkpoint: Checkpoint,
+        caching: Caching | None = None,
+        slots: Slots | None = None,
+        graphs: StepGraphs | None = None,
     ) -> None:
         """None so far, of a checkpoint.
 
@@ -68,7 +75,9 @@ class Batches:
             checkpoint: the model.
             caching: how requests are cached; not at all where None.
             slots: that they have been given.
+            graphs: of the model; None to take each step eagerly.
         """
+        self._graphs = graphs
         self._checkpoint = checkpoint
         self._caching = caching or Caching(checkpoint.info, 0)
         self._slots = slots or Slots(0)
@@ -173,7 +182,13 @@ class Batches:
         stepped = StepOutcome()
         stepped.reused = self.prompts.before_step()
         parts = [c.part(now, step_seconds) for c in self._canvases.values() if c]
-        for part, outcome in step_parts(self._checkpoint.model, parts):
+        graphs, replayed = self._graphs, 0
+        if graphs is not None:
+            replayed = graphs.replayed
+        take = take_steps if graphs is None else graphs.take_steps
+        outcomes = step_parts(self._checkpoint.model, parts, take)
+        stepped.replayed = graphs is not None and graphs.replayed > replayed
+        for part, outcome in outcomes:
             if isinstance(outcome, StepResult):
                 failed = self._taken_in(part, outcome, stepped)
             else:

@@ -18,6 +18,7 @@ from typing import TypeVar
 import structlog
 
 from models.checkpoints.load import Checkpoint
+from sampler.graphs import StepGraphs
 from server.engine.batches import Batches, Notification
 from server.engine.caching import Caching
 from server.engine.delivery import Delivery
@@ -75,8 +76,11 @@ class Engine:
         deadlines: Deadlines,
         limit: PositionLimit,
         caching: Caching,
+        graphs: StepGraphs | None = None,
     ):
-        """The thread runs only after ``start``. ``limit``: of the positions in a step."""
+        """The thread runs only after ``start``. ``limit``: of the positions in a step; ``graphs``:
+        see ``Batches``.
+        """
         self.caching = caching
         self.checkpoint = checkpoint
         self.scheduler = scheduler
@@ -85,7 +89,7 @@ class Engine:
         self.watchdog = watchdog
         self._deadlines = deadlines
         self._limit = limit
-        self._batches = Batches(checkpoint, caching, scheduler.slots)
+        self._batches = Batches(checkpoint, caching, scheduler.slots, graphs)
         self._timer = StepTimer()
         self._delivery = Delivery(metrics)
         self._cancelled: set[Subscription] = set()
@@ -292,6 +296,7 @@ class Engine:
             run=stepped.run,
             kept=stepped.kept,
             reused=stepped.reused,
+            replayed=stepped.replayed,
         )
         self._end(stepped.ended)
 

@@ -12,6 +12,7 @@ from models.errors import CheckpointError
 from models.progress import SILENT, Progress, Work
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
+from sampler.graphs import CudaRecorder, StepGraphs
 from sampler.registry import DEFAULT_SAMPLER
 from sampler.step import take_step
 from server.config import Settings
@@ -65,6 +66,9 @@ def engine_of(
         settings.score_positions or min(positions, 1024),
         settings.max_backlog,
     )
+    graphs = None
+    if device == "cuda" and settings.cuda_graphs:
+        graphs = StepGraphs(checkpoint.model, checkpoint.device, CudaRecorder())
     deadlines = Deadlines(settings.queue_seconds or math.inf, settings.request_seconds or math.inf)
     return Engine(
         checkpoint,
@@ -75,6 +79,7 @@ def engine_of(
         deadlines,
         limit,
         Caching(checkpoint.info, slots),
+        graphs,
     )
 
 

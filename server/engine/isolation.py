@@ -9,7 +9,7 @@ import structlog
 import torch
 
 from sampler.interface import Denoiser
-from sampler.step import StepResult, take_steps
+from sampler.step import StepResult, TakeSteps
 from server.engine.events import Failed
 from server.engine.part import Part
 
@@ -24,8 +24,10 @@ OUT_OF_MEMORY = Failed("out_of_memory", "there is not enough memory for this req
 STEP_FAILED = Failed("internal", "the denoising step failed")
 
 
-def step_parts(network: Denoiser, parts: Sequence[Part]) -> list[tuple[Part, PartOutcome]]:
-    """Take one step of all parts together.
+def step_parts(
+    network: Denoiser, parts: Sequence[Part], take_steps: TakeSteps
+) -> list[tuple[Part, PartOutcome]]:
+    """Take one step of all parts together, by ``take_steps``.
 
     If it fails, it is repeated for each half of the requests, recursively, until the failing
     request is found; the others are not affected. A failed step changes nothing, and random numbers
@@ -48,7 +50,7 @@ def step_parts(network: Denoiser, parts: Sequence[Part]) -> list[tuple[Part, Par
     # after the handler: the traceback keeps the step's tensors alive
     if failed is OUT_OF_MEMORY and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return [pair for half in split(parts) for pair in step_parts(network, half)]
+    return [pair for half in split(parts) for pair in step_parts(network, half, take_steps)]
 
 
 def split(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:

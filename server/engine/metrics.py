@@ -99,6 +99,7 @@ class Metrics:
             "prompt_positions_reused",
             "Prompt positions whose keys and values were computed for an earlier request",
         )
+        self._replayed = counter("steps_replayed", "Denoising steps taken by a CUDA graph")
         self._head_rows = counter("head_rows", "Rows of logits computed")
         self._tasks = {
             "scores": counter("scores", "Texts scored"),
@@ -148,6 +149,7 @@ class Metrics:
         run: int,
         kept: int,
         reused: int,
+        replayed: bool = False,
     ) -> None:
         """One step of the batch is done."""
         self._step.observe(seconds)
@@ -158,6 +160,7 @@ class Metrics:
         self._run.inc(run)
         self._kept.inc(kept)
         self._reused.inc(reused)
+        self._replayed.inc(replayed)
 
     @_guarded
     def ended(self, request: GenerationRequest, event: Event, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,3 +55,25 @@ class Tape(TorchDispatchMode):
                 for old, new in zip(_tensors(out), _tensors(again), strict=True):
                     if _memory(old) != _memory(new):
                         old.copy_(new)
+
+
+class TapeRecorder:
+    """Records steps as ``sampler.graphs.CudaRecorder`` does, on a CPU.
+
+    Attributes:
+        foreign: of each recording, the memory that it read though it had not made it.
+    """
+
+    def __init__(self) -> None:
+        self.foreign: list[set[int]] = []
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        with Tape([]) as tape:
+            result = work()
+        self.foreign.append({_memory(t) for _, t in tape.foreign})
+        return tape.replay, result
+
+
+def memory_of(*tensors: Tensor) -> set[int]:
+    """Names of the memory of some tensors, as in ``TapeRecorder.foreign``."""
+    return {_memory(t) for t in tensors}

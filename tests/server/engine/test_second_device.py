@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.checkpoints.load import Checkpoint
 from models.interface import ModelInfo
+from sampler.graphs import StepGraphs
 from sampler.params import SamplerParams
 from server.engine.batches import Batches
 from server.engine.events import Done, Event, Failed, GenerationRequest, Step
 from server.engine.stream import Subscription
 from tests.sampler.settings import KINDS, SOME_KINDS, canvas
+from tests.sampler.tape import TapeRecorder
 from tests.sampler.toy import Mixing
 from tests.support.second_device import DEVICE, Remote, SecondDevice
 
@@ -24,6 +28,21 @@ V, MASK = 96, 95
 PACE = 1e-3
 ALL = list(KINDS)
 DEVICES = {"cpu": torch.device("cpu"), "second": DEVICE}
+
+
+class Repeating:
+    """Takes a recorded step anew, operation by operation, where the recording would run."""
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        result = work()
+
+        def again() -> None:
+            result.copy_(work())
+
+        return again, result
+
+
+RECORDERS = {"cpu": TapeRecorder, "second": Repeating}
 
 
 class Stumbling(Mixing):
@@ -46,12 +65,15 @@ def least(own: SamplerParams) -> dict[str, float]:
 class Bench:
     """Canvases without a thread and an event loop."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, recorder: Any = None) -> None:
+        """``recorder``: of steps; each is taken eagerly where None."""
         self.network: Any = Stumbling(V)
         if device == DEVICE:
             self.network.embedding = self.network.embedding.to(device)
         info = ModelInfo("toy", "llada", 0, V, MASK, 1, 4096, "float32")
-        self.batches = Batches(Checkpoint(self.network, None, info, {}, device))
+        self.graphs = None if recorder is None else StepGraphs(self.network, device, recorder)
+        checkpoint = Checkpoint(self.network, None, info, {}, device)
+        self.batches = Batches(checkpoint, graphs=self.graphs)
         self.owners: list[Subscription] = []
         self.begun = 0
 
@@ -146,6 +168,48 @@ def test_a_second_device_gives_the_events_of_the_cpu(courses):
     assert courses["cpu"] == courses["second"]
     ends = [type(some[-1]) for some in courses["cpu"]]
     assert ends.count(Failed) == 0 and ends.count(Done) == len(ends) - 2  # two were cancelled
+
+
+@pytest.mark.parametrize("kind", SOME_KINDS)
+@pytest.mark.parametrize("device", ["cpu", "second"])
+def test_recorded_steps_give_the_events_of_those_taken_eagerly(device, kind):
+    """While requests arrive, leave and wait."""
+    found = []
+    for recorder in (None, RECORDERS[device]()):
+        with at(DEVICES[device]):
+            bench = Bench(DEVICES[device], recorder)
+            for turn in range(3):
+                some = bench.begin(*[kind] * 4, steps=turn < 2, slow=turn != 1)
+                bench.step(2)
+                bench.batches.drop(some[:1])
+                bench.batches.pause(some[1:2])
+                bench.step(4)
+                bench.batches.resume(some[1:2])
+                bench.step()
+            bench.step(16)
+            assert not bench.batches
+        found.append(bench.events())
+        if (graphs := bench.graphs) is not None:
+            assert graphs.replayed > graphs.recorded > 0 and graphs.refused == 0
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", SOME_KINDS)
+def test_a_recorded_step_is_one_copy_there_and_one_back(kind):
+    with SecondDevice() as device:
+        bench = Bench(DEVICE, Repeating())
+        bench.begin(*[kind] * 6, slow=True)
+        bench.begin(kind, slow=True, steps=True)
+        assert bench.graphs is not None
+        spent = set()
+        while bench.batches:
+            before, replayed = (device.waits, device.copies), bench.graphs.replayed
+            bench.step()
+            if bench.graphs.replayed > replayed:
+                spent.add((device.waits - before[0], device.copies - before[1]))
+        assert (1, 1) in spent
+        # the first of a size are taken both ways; of a batch that has shrunk the layout is sent
+        assert max(spent) <= (2, 2)
 
 
 @pytest.mark.parametrize("device", ["cpu", "second"])

@@ -1,0 +1,71 @@
+"""Steps that are recorded and run again, on a CPU by a recording of their operations."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sampler import SAMPLERS
+from sampler.batch import CanvasBatch
+from sampler.graphs import StepGraphs
+from sampler.philox import constants
+from sampler.proposed import rows_asked
+from sampler.step import StepResult, take_steps
+from tests.sampler.settings import KINDS, SOME_KINDS, canvas
+from tests.sampler.tape import TapeRecorder, memory_of
+from tests.sampler.toy import Mixing
+from tests.support.effort import count
+
+V, MASK, ENDS = 96, 95, (1, 2)
+CPU = torch.device("cpu")
+
+
+def batch_of(kind: str, rng: random.Random, sizes):
+    sampler = SAMPLERS[KINDS[kind]["sampler"]].make(V, MASK, ENDS)
+    canvases = [canvas(kind, rng, V, prompt, length) for prompt, length in sizes]
+    opening = None
+    if kind == "canvases":  # a third of the positions keep what they begin with
+        free = [at for _, editable, _ in canvases for at in editable]
+        pinned = np.array([at and rng.random() < 0.3 for at in free])
+        opening = pinned, pinned
+    return sampler, sampler.begin(CanvasBatch.of(canvases, opening=opening))
+
+
+def same(one: StepResult, other: StepResult) -> bool:
+    assert torch.equal(one.batch.tokens, other.batch.tokens)
+    assert one.head_rows == other.head_rows and one.run == other.run and one.kept == other.kept
+    for name in ("forwards", "failed", "settled"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for name, column in vars(one.change).items():
+        if isinstance(column, torch.Tensor):
+            assert torch.allclose(column, getattr(other.change, name), atol=1e-6), name
+    for name in one.batch.own.of_canvases():
+        assert torch.equal(getattr(one.batch.own, name), getattr(other.batch.own, name)), name
+    return True
+
+
+@pytest.mark.parametrize("kind", SOME_KINDS)
+def test_recorded_steps_are_those_taken_eagerly(kind):
+    """Mixtures of other requests, in other layouts, with canvases that end before the others."""
+    rng, network, recorder = random.Random(4), Mixing(V), TapeRecorder()
+    graphs = StepGraphs(network, CPU, recorder)
+    constants(CPU)  # made once
+    for trial in range(count(3, 10)):
+        lengths = [
+            (rng.randrange(12), rng.choice([8, 16, 24, 32])) for _ in range(rng.choice([3, 5]))
+        ]
+        sampler, batch = batch_of(kind, rng, lengths)
+        alone = batch
+        for step in range(int(batch.calls.max())):
+            (taken,) = graphs.take_steps(network, [(sampler, batch)])
+            (eager,) = take_steps(network, [(sampler, alone)])
+            assert same(eager, taken), (trial, step)
+            batch, alone = taken.batch, eager.batch
+            if batch.asked is not None:
+                assert (batch.asked == rows_asked(sampler, alone)).all()
+    assert graphs.replayed > 3 * graphs.recorded > 0 and graphs.refused == 0
+    known = memory_of(network.embedding, *constants(CPU))
+    assert all(len(read - known) == 1 for read in recorder.foreign)  # its own buffer

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -31,12 +32,21 @@ class Packing(NamedTuple):
         sequence: which one that is, [T]; B for nobody's.
         offsets: where each begins and the last ends, [B + 1] in int32; sequences may be empty.
         longest: positions of one at most.
+        slots: where the keys and values of each position are kept, [T]; -1 for nobody's. None where
+            none are.
+        starts, used: the slots that a sequence attends over: the first, [B + 1] in int32, the last
+            entry for nobody's, and how many, [B] in int32.
+        most_used: of ``used`` at most.
     """
 
     positions: Tensor
     sequence: Tensor
     offsets: Tensor
     longest: int
+    slots: Tensor | None = None
+    starts: Tensor | None = None
+    used: Tensor | None = None
+    most_used: int = 0
 
 
 class Attention(Protocol):
@@ -207,6 +217,14 @@ class FixedMaskedAttention:
         if shared := q.shape[0] // k.shape[0] - 1:
             k, v = (x.repeat_interleave(shared + 1, 0) for x in (k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask).transpose(0, 1)
+
+
+@cache
+def kernel_over_slots() -> Callable[..., Any] | None:
+    """PyTorch's ``varlen_attn``, if it can attend over a part of the keys of each sequence."""
+    from torch.nn.attention.varlen import varlen_attn  # takes a while, and no CPU needs it
+
+    return varlen_attn if "seqused_k" in signature(varlen_attn).parameters else None
 
 
 def fixed_attention(

@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, Packing, attention_over, fixed_attention
-from models.cache import CacheShape, Segments, Sight, Slab, SlabAttention
+from models.attention import (
+    Attention,
+    Packing,
+    attention_over,
+    fixed_attention,
+    kernel_over_slots,
+    takes_packed,
+)
+from models.cache import CacheShape, FixedSlabAttention, Segments, Sight, Slab, SlabAttention
 from models.errors import UnsupportedConfig
 
 MIN_ROWS = 16
@@ -20,6 +27,8 @@ way, so a canvas would get other bits alone than in company. ``sampler.logits.he
 number for the rows that it gives to ``head``: the sampler imports nothing of ``models``. Networks
 whose products do not need it have their own ``least_rows``.
 """
+MOST_PAIRS = 1 << 22
+"""Queries times keys of a pass in fixed shapes that masks them one by one."""
 MOST_POSITIONS = 1 << 18
 """Of a canvas; the longest contexts that language models are trained with."""
 MOST_ROTARY = 1 << 28
@@ -158,8 +167,6 @@ class DenoiserModule(CheckpointModule, ABC):
         least_rows: that its products have.
         canvas_length: positions that are denoised at a time after an encoded prompt; None for
             networks that encode nothing.
-        fixed_shapes: whether there is ``trunk_of``, a pass in shapes that are fixed before
-            (``models.interface.FixedDenoiser``).
     """
 
     classes: int = 0
@@ -170,7 +177,6 @@ class DenoiserModule(CheckpointModule, ABC):
     own_head: bool = False
     least_rows: int = MIN_ROWS
     canvas_length: int | None = None
-    fixed_shapes: bool = False
 
     @property
     def cache_shape(self) -> CacheShape | None:
@@ -218,7 +224,6 @@ class Transformer(DenoiserModule):
     cos: Tensor
     sin: Tensor
     slab: Slab | None = None
-    fixed_shapes = True
 
     def __init__(self, rope: Rope, head_dim: int | None = None) -> None:
         super().__init__()
@@ -323,13 +328,30 @@ class Transformer(DenoiserModule):
         hidden = self.hidden(pad_rows(tokens, least), attention, wanted, of_tokens)
         return hidden[: rows.numel()]
 
+    def fits(self, positions: int, cached: bool) -> bool:
+        """See ``FixedDenoiser``."""
+        kind, device = next(self.parameters()).dtype, self.cos.device
+        if cached and self.slab is None:
+            return False
+        if takes_packed(device, kind, self.head_dim, None if cached else self.block_length):
+            return not cached or kernel_over_slots() is not None
+        keys = self.slab.slots if cached and self.slab is not None else positions
+        return positions * keys <= MOST_PAIRS
+
     def trunk_of(
         self, tokens: Tensor, packing: Packing, rows: Tensor, labels: Tensor | None = None
     ) -> Tensor:
         """See ``FixedDenoiser``."""
         packing = Packing(*packing)
         kind = next(self.parameters()).dtype
-        attention = fixed_attention(packing, kind, self.head_dim, self.block_length)
+        if packing.slots is None:
+            attention = fixed_attention(packing, kind, self.head_dim, self.block_length)
+        else:
+            if self.slab is None:
+                raise ValueError("this network keeps no keys and values")
+            packed = takes_packed(tokens.device, kind, self.head_dim, None)
+            kernel = kernel_over_slots() if packed else None
+            attention = FixedSlabAttention(self.slab, packing, kernel)
         of_tokens = None
         if labels is not None:
             of_tokens = F.pad(labels, (0, 1), value=self.classes)[packing.sequence]

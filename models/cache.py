@@ -9,16 +9,16 @@ Whether that is exact is the caller's matter (``sampler.cache``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.attention import bucket_length
+from models.attention import Packing, bucket_length
 
 LEAST_QUERIES = 8
 """Queries of a sequence are padded to this number at least: CPU kernels round products of fewer in
@@ -85,13 +85,15 @@ class Sight(NamedTuple):
 
 
 class Slab:
-    """Keys and values of a network by layer and slot, each [layers, slots, H_kv, d]."""
+    """Keys and values of a network by layer and slot, each [layers, slots + 1, H_kv, d]. The last
+    slot is nobody's: passes in fixed shapes write there what belongs to no canvas.
+    """
 
     def __init__(
         self, shape: CacheShape, slots: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         """Room for ``slots`` positions; on a CPU memory is taken when they are first written."""
-        size = (shape.layers, slots, shape.heads, shape.width)
+        size = (shape.layers, slots + 1, shape.heads, shape.width)
         self.keys, self.values = (_zeros(size, dtype, device) for _ in range(2))
 
     def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
@@ -103,8 +105,8 @@ class Slab:
 
     @property
     def slots(self) -> int:
-        """How many there are."""
-        return self.keys.shape[1]
+        """How many there are for canvases."""
+        return self.keys.shape[1] - 1
 
 
 def _zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -260,6 +262,53 @@ class SlabAttention:
         if group.slots is None:
             return group.attend(q, group.padded(k), group.padded(v))
         return group.attend(q, *(x.index_select(0, group.slots) for x in (keys, values)))
+
+
+class FixedSlabAttention:
+    """``SlabAttention`` in fixed shapes (``models.attention.Packing``). Queries that see different
+    keys are sequences of their own.
+    """
+
+    def __init__(self, slab: Slab, packing: Packing, kernel: Callable[..., Any] | None) -> None:
+        """Lay out a pass.
+
+        Args:
+            slab: keys and values.
+            packing: of its sequences, with slots.
+            kernel: called like PyTorch's ``varlen_attn``; SDPA with a mask where None.
+        """
+        self._slab, self._packing, self._kernel, self._layer = slab, packing, kernel, 0
+        self.positions = packing.positions
+        self._mask: Tensor | None = None
+        assert packing.slots is not None and packing.starts is not None
+        assert packing.used is not None
+        self._slots = torch.where(packing.slots < 0, slab.slots, packing.slots)
+        self._starts, self._used = packing.starts, packing.used
+        if kernel is None:
+            used = F.pad(self._used, (0, 1), value=1)[packing.sequence, None]
+            begin = self._starts[packing.sequence, None]
+            slot = torch.arange(slab.keys.shape[1], device=slab.keys.device)
+            self._mask = ((slot >= begin) & (slot < begin + used))[None]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``Attention``."""
+        keys, values = self._slab.keys[self._layer], self._slab.values[self._layer]
+        self._layer += 1
+        keys.index_copy_(0, self._slots, k)
+        values.index_copy_(0, self._slots, v)
+        if self._kernel is None:
+            q, keys, values = (x.transpose(0, 1)[None] for x in (q, keys, values))
+            shared = q.shape[1] != keys.shape[1]
+            mixed = F.scaled_dot_product_attention(
+                q, keys, values, attn_mask=self._mask, enable_gqa=shared
+            )
+            return mixed[0].transpose(0, 1)
+        return self._kernel(
+            *(q, keys, values, self._packing.offsets, self._starts),
+            *(self._packing.longest, self._packing.most_used),
+            enable_gqa=q.shape[1] != keys.shape[1],
+            seqused_k=self._used,
+        )
 
 
 def _bounds(

@@ -63,6 +63,10 @@ class Denoiser(Protocol):
 class FixedDenoiser(Denoiser, Protocol):
     """A network that can run in shapes that are fixed before, and then asks the device nothing."""
 
+    def fits(self, positions: int, cached: bool) -> bool:
+        """Whether ``trunk_of`` takes this many positions; ``cached``: with slots."""
+        ...
+
     def trunk_of(
         self, tokens: Tensor, packing: Packing, rows: Tensor, labels: Tensor | None = None
     ) -> Tensor:

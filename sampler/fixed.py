@@ -14,10 +14,11 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
+from sampler.cache import FAR, Reading
 from sampler.interface import Denoiser, Sampler
 from sampler.layout import Layout
 from sampler.logits.guidance import unconditional
@@ -25,11 +26,11 @@ from sampler.logits.row_requests import ALL, Asks
 from sampler.now import Now
 from sampler.outcome import Outcome
 from sampler.plan import Rows
-from sampler.proposed import Proposed
+from sampler.proposed import Ahead, Proposed, rows_asked
 from sampler.room import Room, Run
 from sampler.step import take
 
-Packing = tuple[Tensor, Tensor, Tensor, int]
+Packing = tuple[Tensor | int | None, ...]
 """See ``FixedDenoiser``."""
 LEAST_POSITIONS = 256
 LEAST_CANVASES = 8
@@ -44,7 +45,11 @@ and lengths cost next to nothing where they are empty.
 class FixedDenoiser(Denoiser, Protocol):
     """A network that can run in fixed shapes."""
 
-    fixed_shapes: bool
+    def fits(self, positions: int, cached: bool) -> bool:
+        """Whether it takes this many positions; ``cached``: of canvases whose keys and values are
+        kept.
+        """
+        ...
 
     def trunk_of(
         self, tokens: Tensor, packing: Packing, rows: Tensor, labels: Tensor | None = None
@@ -53,8 +58,11 @@ class FixedDenoiser(Denoiser, Protocol):
 
         Args:
             tokens: ids [T].
-            packing: position of each on its canvas [T], the canvas [T], B for those of none; where
-                each canvas begins and the last one ends [B + 1] in int32; positions of one at most.
+            packing: position of each on its canvas [T]; its sequence [T], B for those of none;
+                where each sequence begins and the last one ends [B + 1] in int32; and positions of
+                one at most. Where keys and values are kept also the slot of each position [T], -1
+                for those of none; the first slot that each sequence attends over [B + 1], and how many [B], in int32; and
+                the most of them.
             rows, labels: see there.
         """
         ...
@@ -62,7 +70,7 @@ class FixedDenoiser(Denoiser, Protocol):
 
 def in_fixed_shapes(network: Denoiser) -> FixedDenoiser | None:
     """The network, if it is one of these."""
-    return cast(FixedDenoiser, network) if getattr(network, "fixed_shapes", False) else None
+    return cast(FixedDenoiser, network) if hasattr(network, "trunk_of") else None
 
 
 def power_of_two(count: int, least: int) -> int:
@@ -86,8 +94,9 @@ class Sizes:
         sampler: its policy.
         positions, canvases: of the batch.
         rows: of logits.
-        run, longest: positions that the network runs, unconditional copies included, and of one
-            canvas at most.
+        run, sequences, longest: positions that the network runs, unconditional copies included,
+            the sequences that they are, and positions of one at most.
+        used: slots that one attends over at most; 0 where no keys and values are kept.
         guided: whether each canvas is run a second time, unconditionally.
         guesses, pinned: whether samples are told for all rows, and tokens may be pinned.
         asks: what any row may ask for.
@@ -99,17 +108,14 @@ class Sizes:
     canvases: int
     rows: int
     run: int
+    sequences: int
     longest: int
+    used: int
     guided: bool
     guesses: bool
     pinned: bool
     asks: tuple[str, ...]
     columns: tuple[tuple[Any, ...], tuple[Any, ...]]
-
-    @property
-    def sequences(self) -> int:
-        """Canvases that the network runs at most, unconditional copies included."""
-        return self.canvases * (2 if self.guided else 1)
 
 
 Pieces = dict[str, np.ndarray]
@@ -119,6 +125,77 @@ ROW_COLUMNS = {
     *("log_p", "top_ids", "top_log_p", "entropy"),
 }
 """Names of what ``take`` tells of rows of logits; the rest is of canvases, but for the tokens."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The positions that the network runs in a step: of canvases, or of parts of them, then of
+    their unconditional copies. On the host.
+
+    Attributes:
+        source: each one's packed position in the batch, [T]; of a copy, that of the canvas.
+        copied: whether it is a copy's, [T].
+        position: on its canvas, [T].
+        lengths, canvases: of each sequence, its positions, and its canvas in the batch, [S].
+        slots: of each position, [T]; None where no keys and values are kept.
+        starts, used: the slots that each sequence attends over, [S]; likewise.
+    """
+
+    source: np.ndarray
+    copied: np.ndarray
+    position: np.ndarray
+    lengths: np.ndarray
+    canvases: np.ndarray
+    slots: np.ndarray | None = None
+    starts: np.ndarray | None = None
+    used: np.ndarray | None = None
+
+    @classmethod
+    def whole(cls, host: Layout, runs: Bool[np.ndarray, " B"], copies: int) -> Passed:
+        """All positions of some canvases, each ``copies`` times."""
+        source, canvases = runs[host.canvas.numpy()].nonzero()[0], runs.nonzero()[0]
+        return cls(
+            np.tile(source, copies),
+            np.repeat(np.arange(copies) > 0, len(source)),
+            np.tile(host.position.numpy()[source], copies),
+            np.tile(host.lengths.numpy()[canvases], copies),
+            np.tile(canvases, copies),
+        )
+
+    @classmethod
+    def parts(
+        cls, host: Layout, reading: Reading, grid: Int[np.ndarray, " B"], copies: int
+    ) -> Passed:
+        """Some positions of canvases whose keys and values are kept.
+
+        Args:
+            host: where the canvases lie.
+            reading: the positions.
+            grid: positions of a block of block-causal attention, of each canvas; 0 for none. Blocks
+                are sequences of their own: they see other keys.
+            copies: 2 where unconditional copies are run too.
+        """
+        canvas, position = host.canvas.numpy(), host.position.numpy()
+        source = np.tile(reading.run.nonzero()[0], copies)
+        count = len(source) // copies
+        copied = np.arange(len(source)) >= count
+        of, at = canvas[source], position[source]
+        block = at // np.where(grid > 0, grid, FAR)[of]
+        begins = np.r_[True, (np.diff(of) != 0) | (np.diff(block) != 0) | np.diff(copied)]
+        first = begins.nonzero()[0]
+        canvases = of[first]
+        begin = np.where(copied[first], reading.twins[canvases], reading.starts[canvases])
+        ends = np.where(grid[canvases] > 0, (block[first] + 1) * grid[canvases], FAR)
+        return cls(
+            source,
+            copied,
+            at,
+            np.diff(np.append(first, len(source))),
+            canvases,
+            np.where(copied, reading.twins[of], reading.starts[of]) + at,
+            begin,
+            np.minimum(reading.used[canvases], ends),
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +209,8 @@ class FixedStep:
         now, following: settings in the step and in the next.
         asks: of each canvas.
         counts: rows that each asks for.
-        run: the canvases that ask for any.
+        passed: the positions that the network runs.
+        reading: of canvases whose keys and values are kept; None for others.
     """
 
     sizes: Sizes
@@ -142,54 +220,62 @@ class FixedStep:
     following: Now
     asks: Asks
     counts: Int[np.ndarray, " B"]
-    run: Run
+    passed: Passed
+    reading: Reading | None = None
 
     @classmethod
-    def of(
-        cls, sampler: Sampler, batch: CanvasBatch, counts: Int[np.ndarray, " B"]
-    ) -> FixedStep | None:
+    def of(cls, network: FixedDenoiser, sampler: Sampler, batch: CanvasBatch) -> FixedStep | None:
         """The next step of a batch. None where it has no fixed shapes: where no row is asked for,
-        texts are of a language, keys and values are kept, or only some canvases are guided.
+        texts are of a language, only some canvases are guided or cached, or there are too many
+        positions.
 
         Args:
+            network: the network.
             sampler: the policy.
             batch: the canvases.
-            counts: rows of logits that each asks for.
         """
-        host = batch.host
-        batch = replace(batch, active=_active(batch))
-        assert batch.active is not None
-        counts = np.where(batch.active.numpy(), counts, 0)
-        runs = counts > 0
-        if not runs.any() or batch.regions or batch.cached or batch.mirror is None:
+        host, tokens, active = batch.host, batch.mirror, _active(batch)
+        if batch.regions or tokens is None:
             return None
+        reading, counts = None, np.where(active.numpy(), rows_asked(sampler, batch), 0)
+        if not (runs := counts > 0).any():
+            return None
+        batch = replace(batch, active=active)
         plan = sampler.plan(batch)
         following = sampler.plan(replace(batch, step=batch.step + 1))
         guided = plan.asks.get("guided")
         if guided is not None and not guided[runs].all():
             return None
         copies = 1 if guided is None else 2
-        run = Run.of(host, torch.device("cpu"), counts)
+        if batch.cached:
+            on_host = batch.on_host
+            marks = Ahead.of(sampler, on_host).proposed.marks.numpy()
+            reading = Reading.of(on_host, marks, sampler.mask_id)
+            if reading.denoised or (reading.starts[runs] < 0).any():
+                return None
+            assert batch.cache is not None
+            passed = Passed.parts(host, reading, batch.cache.grid.numpy(), copies)
+        else:
+            passed = Passed.whole(host, runs, copies)
         sizes = Sizes(
             sampler,
             positions=power_of_two(host.positions + 1, LEAST_POSITIONS),
             canvases=power_of_two(host.size + 1, LEAST_CANVASES),
             rows=rounded_up(int(counts.sum()), LEAST_ROWS, 2),
-            run=rounded_up(copies * run.tokens, LEAST_RUN, 8),
-            longest=power_of_two(int(host.lengths.numpy()[runs].max()), LEAST_LENGTH),
+            run=rounded_up(len(passed.source), LEAST_RUN, 8),
+            sequences=power_of_two(len(passed.lengths), LEAST_CANVASES),
+            longest=power_of_two(int(passed.lengths.max()), LEAST_LENGTH),
+            used=0 if passed.used is None else power_of_two(int(passed.used.max()), LEAST_LENGTH),
             guided=guided is not None,
             guesses=bool(batch.guess.any()),
             pinned=host.pinned is not None,
             asks=tuple(sorted(plan.asks)),
             columns=(_columns(plan.now), _columns(following.now)),
         )
-        known = batch.mirror, plan.now, following.now
-        return cls(sizes, host, *known, plan.asks, counts, run)
-
-    @property
-    def run_tokens(self) -> int:
-        """Positions that the network runs, twice under guidance."""
-        return self.run.tokens * (2 if self.sizes.guided else 1)
+        if not network.fits(sizes.run, reading is not None):
+            return None
+        settings = plan.now, following.now
+        return cls(sizes, host, tokens, *settings, plan.asks, counts, passed, reading)
 
     def pieces(self) -> Pieces:
         """Everything that the step reads but the network's weights, filled up."""
@@ -199,7 +285,7 @@ class FixedStep:
             "tokens": _filled(self.tokens.numpy(), sizes.positions, 0),
             **_now_pieces("now", self.now, sizes.canvases),
             **_now_pieces("next", self.following, sizes.canvases),
-            **_run_pieces(self.host, self.run, self.counts, sizes),
+            **_run_pieces(self.passed, sizes),
         }
 
     def cut(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -253,16 +339,23 @@ def fixed_step(
 def _hidden(
     network: FixedDenoiser, sizes: Sizes, proposed: Proposed, rows: Rows, given: dict[str, Tensor]
 ) -> Tensor:
-    """Run the network; hidden states of the rows, then of their unconditional twins."""
-    assert rows.valid is not None
+    """Run the network; hidden states of the rows, then of their unconditional twins. Empty rows
+    have those of any position that is run.
+    """
     tokens, labels = proposed.tokens, proposed.now.of_canvases("label")
-    # the first position that is run takes the place of an empty one
-    at = torch.where(rows.valid, rows.at - given["left_out"][rows.canvas], 0)
+    at = given["place"][0, rows.at]
     if sizes.guided:
         bare, none = unconditional(tokens, proposed.layout, labels, proposed.sampler.mask_id)
         tokens, labels = torch.cat((tokens, bare)), torch.cat((labels, none))
-        at = torch.cat((at, at + given["twins"]))
-    packing = (given["run_position"], given["sequence"], given["offsets"].int(), sizes.longest)
+        at = torch.cat((at, given["place"][1, rows.at]))
+    packing: Packing = (
+        given["run_position"],
+        given["sequence"],
+        given["offsets"].int(),
+        sizes.longest,
+    )
+    if sizes.used:
+        packing += (given["slots"], given["starts"].int(), given["used"].int(), sizes.used)
     tokens = tokens[given["run"]]
     if not network.classes:
         return network.trunk_of(tokens, packing, at)
@@ -312,27 +405,25 @@ def _now_pieces(name: str, now: Now, canvases: int) -> Pieces:
     return {f"{name}.whole": whole, f"{name}.real": real}
 
 
-def _run_pieces(host: Layout, run: Run, counts: np.ndarray, sizes: Sizes) -> Pieces:
-    """Positions that the network runs: of canvases that ask for rows, then of their copies."""
-    assert run.positions is not None and run.canvases is not None
-    positions, canvases = run.positions.numpy(), run.canvases.numpy()
-    lengths, copies = host.lengths.numpy(), range(2 if sizes.guided else 1)
-    of = np.repeat(np.arange(len(canvases)), lengths[canvases])
-    offsets = np.concatenate(([0], np.tile(lengths[canvases], len(copies)).cumsum()))
-    left_out = np.where(counts > 0, 0, lengths).cumsum()
-    many = {
-        "run": (positions, sizes.positions),
-        "run_position": (host.position.numpy()[positions], 0),
-        "sequence": (of, len(canvases)),
-        "run_canvas": (canvases, sizes.canvases),
-    }
-    joined = {n: np.concatenate([a + c * more for c in copies]) for n, (a, more) in many.items()}
-    return {
-        "run": _filled(joined["run"], sizes.run, 0),
-        "run_position": _filled(joined["run_position"], sizes.run, 0),
-        "sequence": _filled(joined["sequence"], sizes.run, sizes.sequences),
-        "run_canvas": _filled(joined["run_canvas"], sizes.sequences, 0),
+def _run_pieces(passed: Passed, sizes: Sizes) -> Pieces:
+    """What the network runs, and where each position of the batch is among it, [copies, T]."""
+    count, sequences = len(passed.source), len(passed.lengths)
+    offsets = np.concatenate(([0], passed.lengths.cumsum()))
+    place = np.zeros((2 if sizes.guided else 1, sizes.positions), dtype=np.int64)
+    place[passed.copied.astype(np.int64), passed.source] = np.arange(count)
+    copied = passed.copied[offsets[:-1]]
+    run = passed.source + passed.copied * sizes.positions
+    of = np.repeat(np.arange(sequences), passed.lengths)
+    pieces = {
+        "run": _filled(run, sizes.run, 0),
+        "run_position": _filled(passed.position, sizes.run, 0),
+        "sequence": _filled(of, sizes.run, sizes.sequences),
+        "run_canvas": _filled(passed.canvases + copied * sizes.canvases, sizes.sequences, 0),
         "offsets": _filled(offsets, sizes.sequences + 1, offsets[-1]),
-        "left_out": _filled(left_out, sizes.canvases, 0),
-        "twins": np.array([run.tokens]),
+        "place": place,
     }
+    if passed.slots is not None and passed.starts is not None and passed.used is not None:
+        pieces["slots"] = _filled(passed.slots, sizes.run, -1)
+        pieces["starts"] = _filled(passed.starts, sizes.sequences + 1, 0)
+        pieces["used"] = _filled(passed.used, sizes.sequences, 0)
+    return pieces

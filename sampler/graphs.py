@@ -20,7 +20,6 @@ from sampler.batch import CanvasBatch
 from sampler.fixed import FixedDenoiser, FixedStep, Pieces, Sizes, fixed_step, in_fixed_shapes
 from sampler.interface import Denoiser, Sampler
 from sampler.outcome import Outcome
-from sampler.proposed import rows_asked
 from sampler.step import StepResult, settle, take_steps
 
 log = logging.getLogger(__name__)
@@ -152,7 +151,7 @@ class StepGraphs:
         self._network, self._device, self._recorder = in_fixed_shapes(network), device, recorder
         self._kept: OrderedDict[Sizes, Recorded] = OrderedDict()
         self._seen: Counter[Sizes] = Counter()
-        self._off = self._network is None
+        self._off = False
         self.replayed = self.recorded = self.refused = 0
 
     @torch.inference_mode()
@@ -160,9 +159,9 @@ class StepGraphs:
         self, network: Denoiser, parts: Sequence[tuple[Sampler, CanvasBatch]]
     ) -> list[StepResult]:
         """See ``sampler.step.take_steps``."""
-        if not self._off and len(parts) == 1:
+        if self._network is not None and not self._off and len(parts) == 1:
             sampler, batch = parts[0]
-            step = FixedStep.of(sampler, batch, rows_asked(sampler, batch))
+            step = FixedStep.of(self._network, sampler, batch)
             if step is not None and (outcome := self._outcome_of(step)) is not None:
                 return [_settled(sampler, batch, step, outcome)]
         return take_steps(network, parts)
@@ -219,7 +218,10 @@ def _settled(
     sampler: Sampler, batch: CanvasBatch, step: FixedStep, outcome: _Fetched
 ) -> StepResult:
     moved = replace(batch, tokens=outcome.tokens, step=batch.step + 1, ahead=None)
-    return settle(sampler, batch, moved, step.asks, step.counts, outcome.found, step.run_tokens)
+    if step.reading is not None:
+        moved = step.reading.taken(moved)
+    run = len(step.passed.source)
+    return settle(sampler, batch, moved, step.asks, step.counts, outcome.found, run)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,18 @@ import torch
 
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
+from sampler.cache import MODES
 from sampler.graphs import StepGraphs
 from sampler.philox import constants
 from sampler.proposed import rows_asked
 from sampler.step import StepResult, take_steps
 from tests.sampler.settings import KINDS, SOME_KINDS, canvas
 from tests.sampler.tape import TapeRecorder, memory_of
+from tests.sampler.test_cache import MASK as MASK_OF_NETWORK
+from tests.sampler.test_cache import mixture, network_of
 from tests.sampler.toy import Mixing
-from tests.support.effort import count
+from tests.support.caching import begun
+from tests.support.effort import THOROUGH, count
 
 V, MASK, ENDS = 96, 95, (1, 2)
 CPU = torch.device("cpu")
@@ -34,14 +38,14 @@ def batch_of(kind: str, rng: random.Random, sizes):
     return sampler, sampler.begin(CanvasBatch.of(canvases, opening=opening))
 
 
-def same(one: StepResult, other: StepResult) -> bool:
+def same(one: StepResult, other: StepResult, atol: float = 1e-6) -> bool:
     assert torch.equal(one.batch.tokens, other.batch.tokens)
     assert one.head_rows == other.head_rows and one.run == other.run and one.kept == other.kept
     for name in ("forwards", "failed", "settled"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     for name, column in vars(one.change).items():
         if isinstance(column, torch.Tensor):
-            assert torch.allclose(column, getattr(other.change, name), atol=1e-6), name
+            assert torch.allclose(column, getattr(other.change, name), atol=atol), name
     for name in one.batch.own.of_canvases():
         assert torch.equal(getattr(one.batch.own, name), getattr(other.batch.own, name)), name
     return True
@@ -69,3 +73,29 @@ def test_recorded_steps_are_those_taken_eagerly(kind):
     assert graphs.replayed > 3 * graphs.recorded > 0 and graphs.refused == 0
     known = memory_of(network.embedding, *constants(CPU))
     assert all(len(read - known) == 1 for read in recorder.foreign)  # its own buffer
+
+
+@pytest.mark.parametrize("mode", [*(mode for mode in MODES if mode != "none"), "causal"])
+def test_recorded_steps_of_cached_canvases_are_those_taken_eagerly(mode):
+    """Samplers in blocks and without, guidance, logits from the position before."""
+    network, fixed = (network_of(4 if mode == "causal" else None) for _ in range(2))
+    for one in (network, fixed):
+        one.reserve(512)
+    kinds = ["topk guided and told", "threshold entropy"]
+    chosen = {} if mode == "causal" else {"cache": mode, "cache_interval": 3}
+    for kind in [*kinds, "topk ends", "ancestral guided"] if THOROUGH else kinds:
+        for shifted in (False, True) if mode == "causal" else (False,):
+            network.shifted = fixed.shifted = shifted
+            graphs = StepGraphs(fixed, CPU, TapeRecorder())
+            for trial in range(2):
+                canvases = mixture([kind], 3, trial, **chosen)
+                sampler, batch = begun(network, MASK_OF_NETWORK, canvases)
+                alone = batch
+                for step in range(int(batch.calls.max())):
+                    (taken,) = graphs.take_steps(fixed, [(sampler, batch)])
+                    (eager,) = take_steps(network, [(sampler, alone)])
+                    assert same(eager, taken, 1e-4), (kind, trial, step)
+                    batch, alone = taken.batch, eager.batch
+                    assert batch.held is not None and alone.held is not None
+                    assert (batch.held == alone.held).all()
+            assert graphs.replayed > graphs.recorded > 0 and graphs.refused == 0

@@ -77,7 +77,6 @@ class Mixing:
     """Logits depend on a position and on the mean of its canvas; shapes on nothing but the room."""
 
     classes = 0
-    fixed_shapes = True
 
     def __init__(self, vocab_size: int) -> None:
         g = torch.Generator().manual_seed(0)
@@ -98,8 +97,11 @@ class Mixing:
         of = torch.searchsorted(offsets, place, right=True) - 1
         return (2 * x + mean.float()[of])[rows]
 
+    def fits(self, positions, cached):
+        return not cached
+
     def trunk_of(self, tokens, packing, rows, labels=None):
-        _, sequence, offsets, _ = packing
+        _, sequence, offsets, *_ = packing
         x = self.embedding[tokens]
         upto = F.pad(x.double().cumsum(0), (0, 0, 1, 0))
         sums = upto[offsets[1:].long()] - upto[offsets[:-1].long()]

@@ -16,8 +16,11 @@ Compare = Callable[[Draw], Pairs]
 
 
 def norms() -> dict[str, Compare]:
-    """Residual and RMSNorm: ``stories`` is 288 wide, LLaDA-8B 4,096, Dream-7B 3,584."""
-    sizes = [(size, adds) for size in (1, 48, 288, 3584, 4096) for adds in (True, False)]
+    """Residual and RMSNorm: ``stories`` is 288 wide, LLaDA-8B 4,096, Dream-7B 3,584; and the
+    widest that a program takes.
+    """
+    widths = (1, 48, 288, 3584, 4096, norm.WIDEST)
+    sizes = [(size, adds) for size in widths for adds in (True, False)]
     return {f"norm-{s}-{a}": partial(norm._compare, s, a, 1e-5) for s, a in sizes}
 
 
@@ -36,10 +39,12 @@ def gates() -> dict[str, Compare]:
 
 
 def modulations(dtype: torch.dtype) -> dict[str, Compare]:
-    """Norms of a DiT, whose blocks have a type: with one condition, and with one for each row."""
+    """Norms of a DiT, whose blocks have a type: with one condition, and with one for each row; the
+    widest that a program takes.
+    """
     return {
         f"modulate-{size}-{kind}-{dims}": partial(modulate._compare, size, kind, dims, dtype)
-        for size in (144, 768, 1024)
+        for size in (144, 768, 1024, modulate.WIDEST)
         for kind in (None, dtype)
         for dims in (1, 2)
     }

@@ -7,8 +7,8 @@ BIN := .venv/bin
 BROWSER := tests/browser
 SOURCES := server sampler models loadtest recipes tests benchmarks constraints
 
-.PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster soak fuzz \
-    image check words format lock clean
+.PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster \
+    test-kernels soak fuzz image check words format lock clean
 
 serve: .venv/runtime  ## serve the bundled checkpoints on http://127.0.0.1:8000
 	$(BIN)/xdlm serve stories digits
@@ -45,6 +45,9 @@ soak: .venv/dev  ## the long versions of the fault tests (an hour or two)
 test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
 	.venv-cluster/bin/python -m pytest -m cluster tests/cluster
 
+test-kernels: .venv-kernels/ready  ## Triton kernels, interpreted, and compiled without a GPU
+	.venv-kernels/bin/python -m pytest tests/models/kernels
+
 fuzz: .venv/dev  ## fifty thousand requests generated from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/api/test_fuzz.py tests/server/api/test_bodies.py
 
@@ -66,7 +69,7 @@ format: .venv/dev
 lock:  ## regenerate constraints/*.txt from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q torch==2.13.0
-	.venv-lock/bin/pip install -q packaging -e ".[otel,dev,loadtest,ray]"
+	.venv-lock/bin/pip install -q packaging -e ".[otel,dev,loadtest,ray,kernels]"
 	.venv-lock/bin/python constraints/lock.py
 	rm -rf .venv-lock
 
@@ -119,10 +122,20 @@ CLIENTS := tests/clients
 	    -c constraints/dev.txt -c constraints/ray.txt -e ".[ray]"
 	touch $@
 
+# So has Triton: no CPU needs it, and it takes 200 MB to fetch.
+.venv-kernels/ready: .venv/dev constraints/kernels.txt
+	@echo "Installing Triton into .venv-kernels (once; 200 MB) ..."
+	test -x .venv-kernels/bin/python || $(PYTHON) -m venv .venv-kernels
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	    $$(.venv-kernels/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	.venv-kernels/bin/pip install -q --disable-pip-version-check -c constraints/runtime.txt \
+	    -c constraints/kernels.txt -e ".[kernels]"
+	touch $@
+
 $(CLIENTS)/node_modules/ready: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
 	npm ci --prefix $(CLIENTS) --no-audit --no-fund
 	touch $@
 
 clean:
-	rm -rf .venv .venv-clients .venv-cluster $(CLIENTS)/node_modules $(BROWSER)/node_modules \
+	rm -rf .venv .venv-clients .venv-cluster .venv-kernels $(CLIENTS)/node_modules $(BROWSER)/node_modules \
 	    .pytest_cache .ruff_cache build dist

@@ -1,5 +1,6 @@
 """Write the constraint files of this folder from the installed packages: one for the runtime, and
-one for each of the extras ``loadtest``, ``dev`` and ``ray``, which includes that of the runtime.
+one for each of the extras ``loadtest``, ``dev``, ``ray`` and ``kernels``, which includes that of
+the runtime.
 
     python constraints/lock.py      # in an environment with all extras; ``make lock`` makes one
 """
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).parent
-EXTRAS = ("loadtest", "dev", "ray")
+EXTRAS = ("loadtest", "dev", "ray", "kernels")
 UNPINNED = {"pip", "setuptools", "wheel"}  # each environment brings its own
 HEADER = "# Written by make lock from pyproject.toml.\n"
 TORCH = "# torch has its plain version: the index decides between CPU and CUDA builds.\n"

@@ -174,7 +174,7 @@ class PackedAttention:
             max_seqlen_k=self._longest,
             causal=False,
         )
-        return F.pad(mixed, (0, 0, 0, 0, 0, self._rest))
+        return F.pad(mixed, (0, 0, 0, 0, 0, self._rest)) if self._rest else mixed
 
 
 class FixedPackedAttention:

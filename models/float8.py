@@ -28,6 +28,32 @@ def scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale).to(KIND), scale
 
 
+def multiplied(x: Tensor, entries: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply rows by a rounded matrix: x W^T + b, about, in bfloat16.
+
+    Args:
+        x: [..., K] in bfloat16.
+        entries, scale: of W, [N, K] in e4m3 and [1, N] in float32.
+        bias: [N] in bfloat16.
+
+    Returns:
+        [..., N].
+    """
+    rows, row_scale = scaled(x.reshape(-1, x.shape[-1]))
+    if not len(rows):
+        return x.new_empty(*x.shape[:-1], len(entries))
+    y = torch.ops.aten._scaled_mm(
+        rows,
+        entries.t(),
+        row_scale,
+        scale,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,  # Hopper: at the full rate
+    )
+    y = y if bias is None else y.add_(bias)
+    return y.view(*x.shape[:-1], len(entries))
+
+
 class Float8Linear(nn.Module):
     """x W^T + b, about, for inputs in bfloat16; it cannot be trained or saved.
 
@@ -52,19 +78,7 @@ class Float8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]."""
-        entries, scale = scaled(x.reshape(-1, x.shape[-1]))
-        if not len(entries):
-            return x.new_empty(*x.shape[:-1], len(self.entries))
-        y = torch.ops.aten._scaled_mm(
-            entries,
-            self.entries.t(),
-            scale,
-            self.scale,
-            out_dtype=self.weight.dtype,
-            use_fast_accum=True,  # Hopper: at the full rate
-        )
-        y = y if self.bias is None else y.add_(self.bias)
-        return y.view(*x.shape[:-1], len(self.entries))
+        return multiplied(x, self.entries, self.scale, self.bias)
 
 
 def narrow_layer(network: nn.Module, name: str) -> None:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from models import cpu
 from models.base import MIN_ROWS, DenoiserModule
+from models.joined import Joined, products
+from models.kernels.choice import possible
+from models.kernels.gate import swiglu
 
 _OPS = torch.ops.mkldnn
 LEAST = 1 << 21
@@ -62,9 +65,14 @@ class PackedLinear(nn.Module):
 
 
 def gated(
-    gate: nn.Module, up: nn.Module, y: Tensor, act: Callable[[Tensor], Tensor] = F.silu
+    gate: nn.Module,
+    up: nn.Module,
+    y: Tensor,
+    act: Callable[[Tensor], Tensor] = F.silu,
+    joined: Joined | None = None,
 ) -> Tensor:
-    """act(gate(y)) * up(y) of two linear layers, element by element.
+    """act(gate(y)) * up(y) of two linear layers, element by element; of the one that they are
+    ``joined`` in, if there is one.
 
     In bfloat16, whose products are short, silu and the factor are part of packed ones: that saves
     two passes over the widest tensor of a layer, and two roundings.
@@ -72,7 +80,13 @@ def gated(
     narrow = y.dtype == torch.bfloat16
     if narrow and act is F.silu and isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
         return up.times(y, gate.silu(y))
-    opened, factor = act(gate(y)), up(y)
+    if act is F.silu and possible(y):
+        return swiglu(*products(y, joined, (gate, up)))
+    if joined is None:
+        opened, factor = act(gate(y)), up(y)
+    else:
+        opened, factor = joined(y)
+        opened = act(opened)
     # in place where no gradient needs the factors: one buffer less to walk through
     return opened * factor if torch.is_grad_enabled() else opened.mul_(factor)
 

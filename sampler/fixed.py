@@ -61,8 +61,8 @@ class FixedDenoiser(Denoiser, Protocol):
             packing: position of each on its canvas [T]; its sequence [T], B for those of none;
                 where each sequence begins and the last one ends [B + 1] in int32; and positions of
                 one at most. Where keys and values are kept also the slot of each position [T], -1
-                for those of none; the first slot that each sequence attends over [B + 1], and how many [B], in int32; and
-                the most of them.
+                for those of none; the first slot that each sequence attends over [B + 1], and how
+                many [B], in int32; and the most of them.
             rows, labels: see there.
         """
         ...

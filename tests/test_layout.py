@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "models": {"models"},
     "loadtest": {"loadtest"},
 }
-OPTIONAL = {"opentelemetry": "otel", "ray": "ray", "flash_attn": "flash"}
+OPTIONAL = {"opentelemetry": "otel", "ray": "ray", "flash_attn": "flash", "triton": "kernels"}
 """Imports that need an extra of this project, and which."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SAMPLER_NEEDS = {"torch", "jaxtyping", "numpy"}

@@ -9,9 +9,9 @@ when they do not choose.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from models.images.pixels import pixels
 from models.images.vq_decoder import VQDecoder
 from models.int8 import quantise_layer
 from models.interface import Denoiser, ModelInfo
+from models.joined import join_layer
 from models.packed import pack, pack_layer
 from models.progress import SILENT, Progress, Work
 from models.tokenization.tokenizer import TextTokenizer
@@ -226,6 +227,8 @@ def _filled(
     stored, settle = kind, pack_layer if packed else None
     if kind in SETTLED:
         stored, settle = torch.bfloat16, SETTLED[kind]
+    if packed and where.type == "cuda":
+        settle = partial(_settled, [each for each in (settle, join_layer) if each is not None])
     fill(network, read.found, where, stored, part, progress, settle)
     if arithmetic(kind, where) != kind and kind != float8.KIND:
         compute_wide(network)
@@ -270,6 +273,14 @@ def load_divided_checkpoint(
         raise CheckpointError(f"{path}: {error}") from None
     where = torch.device(where.type)
     return Checkpoint(model, read.text, info, read.defaults, where, needs=needs)
+
+
+def _settled(
+    steps: Sequence[Callable[[nn.Module, str], None]], network: nn.Module, name: str
+) -> None:
+    """Take several steps with a layer whose weights are there."""
+    for step in steps:
+        step(network, name)
 
 
 SETTLED: dict[torch.dtype, Callable[[nn.Module, str], None]] = {

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import MIN_ROWS, pad_rows
+from models.kernels.modulate import EPS
 
 TIME_FEATURES = 256
-EPS = 1e-5
 
 
 class TimeEmbedding(nn.Module):
@@ -64,10 +63,3 @@ def conditions(times: TimeEmbedding, labels: LabelEmbedding | None) -> Tensor:
 def norm(width: int) -> nn.LayerNorm:
     """The norm whose output is modulated."""
     return nn.LayerNorm(width, eps=EPS, bias=False)
-
-
-def modulated(h: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """LN(h) * gain + shift, h [T, D]; gain and shift [D], or [T, D] where labels differ."""
-    if gain.dim() == 1:
-        return F.layer_norm(h, h.shape[-1:], gain, shift, EPS)
-    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=EPS), gain)

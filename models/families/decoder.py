@@ -15,16 +15,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import Piece, RMSNorm, Rope, Transformer, rotate
+from models.base import Piece, RMSNorm, Rope, Transformer
 from models.cache import CacheShape
 from models.families.decoder_config import DecoderConfig
 from models.families.experts import Experts, Router, Routing
+from models.joined import Groups, Joined, products
+from models.kernels.norm import add_norm
+from models.kernels.rope import rotated
 from models.packed import gated
 from models.widening import linear
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values, and the way back."""
+    """Queries, keys and values, and the way back.
+
+    Attributes:
+        joins: layers of one input; see ``models.joined``.
+    """
+
+    joins: ClassVar[Groups] = {"qkv": ("q_proj", "k_proj", "v_proj")}
+    qkv: Joined | None
 
     def __init__(self, c: DecoderConfig) -> None:
         super().__init__()
@@ -36,16 +46,18 @@ class SelfAttention(nn.Module):
         self.o_proj = nn.Linear(heads, c.hidden_size, bias=False)
         self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
+        self.register_module("qkv", None)
 
     def forward(self, y: Tensor, attention: Attention, cos: Tensor, sin: Tensor) -> Tensor:
         """[T, D] -> [T, H d], what ``back`` takes."""
         q, k, v = (
-            proj(y).unflatten(-1, (-1, self.head_dim))
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            x.unflatten(-1, (-1, self.head_dim))
+            for x in products(y, self.qkv, (self.q_proj, self.k_proj, self.v_proj))
         )
+        norms = None
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        return attention(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
+            norms = (self.q_norm, self.k_norm)
+        return attention(*rotated(q, k, cos, sin, norms), v).flatten(1)
 
     def back(self, mixed: Tensor) -> Tensor:
         """[R, H d] -> [R, D]."""
@@ -57,8 +69,11 @@ class MLP(nn.Module):
 
     Attributes:
         act: of the gate, element by element: SwiGLU's silu.
+        joins: layers of one input; see ``models.joined``.
     """
 
+    joins: ClassVar[Groups] = {"gate_up": ("gate_proj", "up_proj")}
+    gate_up: Joined | None
     act: Callable[[Tensor], Tensor] = staticmethod(F.silu)
 
     def __init__(self, hidden: int, width: int) -> None:
@@ -66,10 +81,11 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(hidden, width, bias=False)
         self.up_proj = nn.Linear(hidden, width, bias=False)
         self.down_proj = nn.Linear(width, hidden, bias=False)
+        self.register_module("gate_up", None)
 
     def forward(self, y: Tensor) -> Tensor:
         """[R, D] -> same."""
-        return self.down_proj(gated(self.gate_proj, self.up_proj, y, self.act))
+        return self.down_proj(gated(self.gate_proj, self.up_proj, y, self.act, self.gate_up))
 
 
 class SparseMLP(nn.Module):
@@ -131,15 +147,32 @@ class DecoderLayer(nn.Module):
         return self.mlp(y)
 
     def forward(
-        self, h: Tensor, attention: Attention, cos: Tensor, sin: Tensor, rows: Tensor | None
-    ) -> Tensor:
-        """H [T, D] -> same, or [R, D] if only some rows are asked for."""
+        self,
+        h: Tensor,
+        pending: Tensor | None,
+        attention: Attention,
+        cos: Tensor,
+        sin: Tensor,
+        rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the layer but for its last sum, which the norm that follows takes.
+
+        Args:
+            h: [T, D].
+            pending: output of the layer before, which is still to be added to h; None in the first.
+            attention, cos, sin: see ``Transformer.hidden``.
+            rows: [R] if only some rows are asked for.
+
+        Returns:
+            h and pending as the next layer takes them, [T, D] or [R, D].
+        """
         own: Any = getattr(self, self.attention_name)
-        mixed = own(self.input_layernorm(h), attention, cos, sin)
+        h, y = add_norm(h, pending, self.input_layernorm)
+        mixed = own(y, attention, cos, sin)
         if rows is not None:
             h, mixed = h[rows], mixed[rows]
-        h = h + own.back(mixed)
-        return h + self.feed_forward(self.post_attention_layernorm(h))
+        h, y = add_norm(h, own.back(mixed), self.post_attention_layernorm)
+        return h, self.feed_forward(y)
 
 
 class Decoder(Transformer):
@@ -205,9 +238,11 @@ class Decoder(Transformer):
         h = parts[self.embedding](tokens)
         cos, sin = self.cos[attention.positions], self.sin[attention.positions]
         *layers, last = parts["layers"]
+        pending = None
         for layer in layers:
-            h = layer(h, attention, cos, sin, None)
-        return parts["norm"](last(h, attention, cos, sin, rows))
+            h, pending = layer(h, pending, attention, cos, sin, None)
+        h, pending = last(h, pending, attention, cos, sin, rows)
+        return add_norm(h, pending, parts["norm"])[1]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, D] -> logits [R, vocab_size]."""

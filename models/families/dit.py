@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import Rope, Transformer, rotate
+from models.base import Rope, Transformer
 from models.cache import CacheShape
 from models.checkpoints.meta_init import without_values
-from models.families.adaln import LabelEmbedding, TimeEmbedding, conditions, modulated, norm
+from models.families.adaln import LabelEmbedding, TimeEmbedding, conditions, norm
 from models.families.dit_config import (
     DIT_SHAPES,
     INV_FREQ,
@@ -31,6 +31,8 @@ from models.families.dit_config import (
     stored_sizes,
 )
 from models.family import FamilySpec, Fields, Shapes
+from models.kernels.modulate import add_modulate
+from models.kernels.rope import rotated
 
 MLP_RATIO = 4
 ROPE_BASE = 10_000.0
@@ -89,28 +91,39 @@ class Block(nn.Module):
     def forward(
         self,
         h: Tensor,
+        pending: tuple[Tensor, Tensor] | None,
         vectors: Tensor,
         labels: Tensor | None,
         attention: Attention,
         cos: Tensor,
         sin: Tensor,
         rows: Tensor | None,
-    ) -> Tensor:
-        """H [T, D] in fp32, modulation ``vectors`` [C, 6, D], labels [T] if there are any -> same
-        as h, or [R, D] if only some rows are asked for.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run the block but for its last sum, which the norm that follows takes.
+
+        Args:
+            h: [T, D] in fp32.
+            pending: output of the block before, of the type of the weights, and its gate, which are
+                still to be added to h; None in the first block.
+            vectors: modulation, [C, 6, D].
+            labels: [T], if there are any.
+            attention, cos, sin: see ``Transformer.hidden``.
+            rows: [R] if only some rows are asked for.
+
+        Returns:
+            h and pending as the next block takes them, of [T, D] or [R, D].
         """
         gain1, shift1 = _chosen(vectors[:, :2], labels)
         kind = self.attn_qkv.weight.dtype
-        y = modulated(h, gain1, shift1).to(kind)
+        h, y = add_modulate(h, pending, gain1, shift1, kind)
         q, k, v = self.attn_qkv(y).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        mixed = attention(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
+        mixed = attention(*rotated(q, k, cos, sin), v).flatten(1)
         if rows is not None:
             h, mixed = h[rows], mixed[rows]
             labels = None if labels is None else labels[rows]
         gate1, gain2, shift2, gate2 = _chosen(vectors[:, 2:], labels)
-        h = torch.addcmul(h, gate1, self.attn_out(mixed).to(h.dtype))
-        y = self.mlp(modulated(h, gain2, shift2).to(kind))
-        return torch.addcmul(h, gate2, y.to(h.dtype))
+        h, y = add_modulate(h, (self.attn_out(mixed), gate1), gain2, shift2, kind)
+        return h, (self.mlp(y), gate2)
 
 
 class OutputLayer(nn.Module):
@@ -207,13 +220,14 @@ class DiT(Transformer):
         h = self.vocab_embed(tokens).float()
         cos, sin = self.cos[attention.positions], self.sin[attention.positions]
         *blocks, last = zip(self.blocks, of_blocks, strict=True)
+        pending = None
         for block, mine in blocks:
-            h = block(h, mine, labels, attention, cos, sin, None)
-        h = last[0](h, last[1], labels, attention, cos, sin, rows)
+            h, pending = block(h, pending, mine, labels, attention, cos, sin, None)
+        h, pending = last[0](h, pending, last[1], labels, attention, cos, sin, rows)
         if rows is not None and labels is not None:
             labels = labels[rows]
         gain, shift = _chosen(of_output, labels)
-        return modulated(h, gain, shift).to(self.output_layer.linear.weight.dtype)
+        return add_modulate(h, pending, gain, shift, self.output_layer.linear.weight.dtype)[1]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, D] -> logits [R, vocab_size]."""

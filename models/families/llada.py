@@ -10,22 +10,36 @@ block's down projection and the language-model head.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import RMSNorm, Rope, Transformer, rotate
+from models.base import RMSNorm, Rope, Transformer
 from models.cache import CacheShape
 from models.errors import UnsupportedConfig
 from models.families.llada_config import SHAPES, LLaDAConfig
 from models.family import FamilySpec, Fields, Shapes, ShardPlan
+from models.joined import Groups, Joined, products
+from models.kernels.norm import add_norm
+from models.kernels.rope import rotated
 from models.packed import gated
 from models.widening import linear
 
 
 class Block(nn.Module):
-    """h += Wo attn(RMS(h)); h += W_down(silu(W_gate y) * W_up y), y = RMS(h)."""
+    """h += Wo attn(RMS(h)); h += W_down(silu(W_gate y) * W_up y), y = RMS(h).
+
+    Attributes:
+        joins: layers of one input; see ``models.joined``.
+    """
+
+    joins: ClassVar[Groups] = {
+        "qkv": ("q_proj", "k_proj", "v_proj"),
+        "gate_up": ("ff_proj", "up_proj"),
+    }
+    qkv: Joined | None
+    gate_up: Joined | None
 
     def __init__(self, c: LLaDAConfig) -> None:
         super().__init__()
@@ -40,22 +54,39 @@ class Block(nn.Module):
         self.ff_proj = nn.Linear(c.d_model, c.mlp_hidden_size, bias=False)
         self.up_proj = nn.Linear(c.d_model, c.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(c.mlp_hidden_size, c.d_model, bias=False)
+        for name in self.joins:
+            self.register_module(name, None)
 
     def forward(
-        self, h: Tensor, attention: Attention, cos: Tensor, sin: Tensor, rows: Tensor | None
-    ) -> Tensor:
-        """H [T, d_model] -> same, or [R, d_model] if only some rows are asked for."""
-        y = self.attn_norm(h)
+        self,
+        h: Tensor,
+        pending: Tensor | None,
+        attention: Attention,
+        cos: Tensor,
+        sin: Tensor,
+        rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the block but for its last sum, which the norm that follows takes.
+
+        Args:
+            h: [T, d_model].
+            pending: output of the block before, which is still to be added to h; None in the first.
+            attention, cos, sin: see ``Transformer.hidden``.
+            rows: [R] if only some rows are asked for.
+
+        Returns:
+            h and pending as the next block takes them, [T, d_model] or [R, d_model].
+        """
+        h, y = add_norm(h, pending, self.attn_norm)
         q, k, v = (
-            proj(y).unflatten(-1, (-1, self.head_dim))
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            x.unflatten(-1, (-1, self.head_dim))
+            for x in products(y, self.qkv, (self.q_proj, self.k_proj, self.v_proj))
         )
-        mixed = attention(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
+        mixed = attention(*rotated(q, k, cos, sin), v).flatten(1)
         if rows is not None:
             h, mixed = h[rows], mixed[rows]
-        h = h + self.attn_out(mixed)
-        y = self.ff_norm(h)
-        return h + self.ff_out(gated(self.ff_proj, self.up_proj, y))
+        h, y = add_norm(h, self.attn_out(mixed), self.ff_norm)
+        return h, self.ff_out(gated(self.ff_proj, self.up_proj, y, joined=self.gate_up))
 
 
 class LLaDA(Transformer):
@@ -99,9 +130,11 @@ class LLaDA(Transformer):
         h = parts["wte"](tokens)
         cos, sin = self.cos[attention.positions], self.sin[attention.positions]
         *blocks, last = parts["blocks"]
+        pending = None
         for block in blocks:
-            h = block(h, attention, cos, sin, None)
-        return parts["ln_f"](last(h, attention, cos, sin, rows))
+            h, pending = block(h, pending, attention, cos, sin, None)
+        h, pending = last(h, pending, attention, cos, sin, rows)
+        return add_norm(h, pending, parts["ln_f"])[1]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, d_model] -> logits [R, vocab_size]."""

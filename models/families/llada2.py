@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.base import RMSNorm, rotate
+from models.base import RMSNorm
 from models.errors import UnsupportedConfig
 from models.families.decoder import MLP, Decoder, DecoderLayer, SparseMLP
 from models.families.decoder_config import BLOCK_DEFAULTS, DecoderConfig, shard_plan
 from models.families.experts import Router, Routing
 from models.families.fields import FieldReader
 from models.family import FamilySpec, Fields, Shapes
+from models.kernels.rope import rotated
 
 MASK, END = 156895, 156892
 """Ids of the published vocabulary, which ``config.json`` does not say."""
@@ -44,9 +45,10 @@ class FusedAttention(nn.Module):
     def forward(self, y: Tensor, attention: Attention, cos: Tensor, sin: Tensor) -> Tensor:
         """[T, D] -> [T, H d], the input of ``back``."""
         q, k, v = self.query_key_value(y).unflatten(-1, (-1, self.head_dim)).split(self.heads, 1)
+        norms = None
         if self.query_layernorm is not None and self.key_layernorm is not None:
-            q, k = self.query_layernorm(q), self.key_layernorm(k)
-        return attention(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(1)
+            norms = (self.query_layernorm, self.key_layernorm)
+        return attention(*rotated(q, k, cos, sin, norms), v).flatten(1)
 
     def back(self, mixed: Tensor) -> Tensor:
         """[R, H d] -> [R, D]."""

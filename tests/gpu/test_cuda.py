@@ -13,6 +13,9 @@ import torch
 from models.attention import PackedAttention, attention_over
 from models.checkpoints.load import find_checkpoint, load_checkpoint
 from models.float8 import Float8Linear
+from models.joined import Joined
+from models.kernels import choice
+from models.kernels.choice import Draw
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.likelihood.monte_carlo import ScoreParams
@@ -24,6 +27,7 @@ from tests.models.families import test_dit, test_dit_image
 from tests.models.families.test_llada import official as official_llada  # noqa: F401
 from tests.models.families.test_unet import official as official_unet  # noqa: F401
 from tests.models.images import test_vq_decoder as test_vq
+from tests.support import kernels
 from tests.support.engine import request, result
 from tests.support.serving import make_engine, run_server, settings_of, write_tiny
 
@@ -246,3 +250,30 @@ def test_products_in_float8_are_those_of_a_cpu():
     narrow, x = Float8Linear(layer), torch.randn(40, 512).bfloat16()
     expected, found = narrow(x), narrow.to(CUDA)(x.to(CUDA)).cpu()
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_agree_with_torch(dtype):
+    """At sizes of published networks; the residual in bfloat16 too is the same bits."""
+    cases = kernels.norms() | kernels.ropes() | kernels.gates() | kernels.modulations(dtype)
+    with torch.inference_mode():
+        for name, compare in cases.items():
+            pairs = list(compare(Draw(CUDA, dtype)))
+            assert all(choice._excess(*pair) <= 1 for pair in pairs), name
+            assert not name.startswith("norm") or torch.equal(*pairs[0]), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8"])
+def test_loaded_network_is_joined_and_runs_by_kernels(monkeypatch, dtype):
+    monkeypatch.setattr(choice, "_agree", {})
+    network = load_checkpoint(find_checkpoint("stories"), "cuda", dtype).model
+    assert isinstance(network, torch.nn.Module)
+    assert sum(isinstance(part, Joined) for part in network.modules()) == 12
+    tokens, offsets = torch.arange(300, 364, device=CUDA), torch.tensor([0, 24, 64])
+    with torch.inference_mode():
+        found = network.trunk(tokens, offsets)
+        assert len(choice._agree) == 4 and all(choice._agree.values())
+        monkeypatch.setattr(choice, "DEVICES", frozenset())
+        expected = network.trunk(tokens, offsets)
+    error = (found.float() - expected.float()).norm() / expected.float().norm()
+    assert error < {"float32": 1e-5, "bfloat16": 2e-2, "float8": 5e-2}[dtype]

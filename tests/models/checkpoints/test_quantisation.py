@@ -19,9 +19,11 @@ from models.checkpoints.load import check_checkpoint, inspect_whole, load_checkp
 from models.checkpoints.quantisation import quantised, read_layouts
 from models.checkpoints.random_init import write_random
 from models.errors import CheckpointError, UnsupportedConfig
+from models.families.decoder import Decoder
 from models.files import read_json
 from models.float8 import Float8Linear
 from models.registry import FAMILIES
+from tests.models.checkpoints.test_adapter import write_adapter
 from tests.support.fp8 import (
     BLOCK,
     LAYOUTS,
@@ -174,6 +176,24 @@ def test_facts_say_that_it_is_in_fp8(tmp_path):
     assert found.quantisation == "fp8 (e4m3), a scale of each row; compressed-tensors"
     assert wide.quantisation == ""
     assert (found.needs, found.info.parameters) == (wide.needs, wide.info.parameters)
+
+
+def test_an_adapter_is_added_to_what_it_stands_for(tmp_path):
+    _, narrow, plain = made(tmp_path, "sdar", "block")
+    layer = MATRIX.removesuffix(".weight")
+    product = {
+        f"base_model.model.{layer}.lora_A.weight": torch.randn(2, 64),
+        f"base_model.model.{layer}.lora_B.weight": torch.randn(64, 2),
+    }
+    adapter = write_adapter(tmp_path / "adapter", product)
+    states = []
+    for place in (narrow, plain):
+        model = load_checkpoint(place, adapter=adapter).model
+        assert isinstance(model, Decoder)
+        states.append(model.state_dict())
+    one, two = states
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one[MATRIX], load_network(narrow).state_dict()[MATRIX])
 
 
 @pytest.mark.parametrize("family", ["sdar", "diffusion_gemma"])

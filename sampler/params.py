@@ -195,9 +195,6 @@ class SamplerParams:
     def check_cached(self) -> None:
         """Raise InvalidParam for choices that exclude a cache of keys and values."""
 
-    def check_logprobs(self) -> None:
-        """Raise InvalidParam for choices whose log-probabilities are not told."""
-
     def unread(self) -> dict[str, str]:
         """Parameters that the other values make meaningless, each with the reason."""
         return {}
@@ -340,8 +337,6 @@ class SamplingParams:
             self.own.check_cached()
         if not isinstance(self.logprobs, bool):
             raise InvalidParam("logprobs", f"must be true or false, got {self.logprobs!r}")
-        if self.logprobs:
-            self.own.check_logprobs()
         if self.guesses and not self.own.reads_open_masks:
             why = "needs a sampler that reads masks before it fills them"
             raise InvalidParam("trajectory_guesses", f"{why}; got {self.sampler}")

@@ -141,8 +141,12 @@ class Written:
             column, which is also their name in ``Now``.
         noise: of each row of logits, whether its position holds noise that no mask shows; None
             where a mask stands for noise.
+        completed: of each row, whether its position was written for good, be it with the token that
+            stood there; of these rows alone log-probabilities are reported. None where they are
+            reported for every change.
     """
 
     tokens: Int[Tensor, " T"]
     columns: Mapping[str, Tensor]
     noise: Bool[Tensor, " R"] | None = None
+    completed: Bool[Tensor, " R"] | None = None

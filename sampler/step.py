@@ -31,7 +31,7 @@ from sampler.packing import joined
 from sampler.plan import Rows, Written
 from sampler.proposed import Ahead, Proposed, rows_asked
 from sampler.room import Room, Run, offsets_of, segments_of
-from sampler.transition import Guesses, Transition
+from sampler.transition import Completed, Guesses, Transition
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,8 @@ def take(
             told |= {"guess": mine.sample, "p_guess": mine.p_sample}
         if mine.log_p is not None and mine.top_ids is not None and mine.top_log_p is not None:
             told |= {"log_p": mine.log_p, "top_ids": mine.top_ids, "top_log_p": mine.top_log_p}
+            if after.completed is not None:
+                told["completed"] = after.completed
             if mine.told_entropy is not None:
                 told["entropy"] = mine.told_entropy
         results.append((after, told))
@@ -294,6 +296,10 @@ def settle(
     before = batch.on_host.tokens.numpy()
     names = ("confidence", "log_p", "top_ids", "top_log_p", "entropy")
     told = {n: found.pop(n)[valid] for n in names if n in found}
+    completed = None
+    if "completed" in found:
+        which = found.pop("completed")[valid]
+        completed = Completed.of(rows, {n: told.pop(n) for n in names[1:]}, which)
     guesses = None
     if "guess" in found and sampler.mask_id is not None:
         ids, p = found.pop("guess")[valid], found.pop("p_guess")[valid]
@@ -307,7 +313,7 @@ def settle(
         noise[1][rows] = found.pop("noise")[valid]
         moved = replace(moved, noise=noise[1])
     change = Transition.between(before, after, sampler.mask_id, rows, told, noise)
-    change = replace(change, guesses=guesses)
+    change = replace(change, guesses=guesses, completed=completed)
     ran = counts > 0
     forwards = ran.astype(np.int64)
     if "guided" in asks:

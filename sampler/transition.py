@@ -38,6 +38,30 @@ class Guesses:
 
 
 @dataclass(frozen=True)
+class Completed:
+    """Log-probabilities of tokens that a step wrote for good, whether they stood there before or
+    not, on the host.
+
+    Attributes:
+        rows: packed positions, ascending.
+        log_p, top_ids, top_log_p: as in ``RowStats``.
+        entropy: of the model's distribution, in nats.
+    """
+
+    rows: Int[Tensor, " W"]
+    log_p: Float[Tensor, " W"]
+    top_ids: Int[Tensor, "W K"]
+    top_log_p: Float[Tensor, "W K"]
+    entropy: Float[Tensor, " W"]
+
+    @classmethod
+    def of(cls, rows: np.ndarray, told: Mapping[str, np.ndarray], which: np.ndarray) -> Completed:
+        """Of the ``rows`` [R] that ``which`` [R] marks; ``told`` has the other fields."""
+        found = {n: torch.from_numpy(values[which]) for n, values in told.items()}
+        return cls(torch.from_numpy(rows[which]), **found)
+
+
+@dataclass(frozen=True)
 class Transition:
     """The changes of one step: one entry per changed position, in packed order, on the host.
 
@@ -46,9 +70,12 @@ class Transition:
         old, new: ids before and after.
         op: index into ``OPS``.
         confidence: probability the model gave to the new token; 0 for noise.
-        log_p, top_ids, top_log_p: as in ``RowStats``; None where no canvas wants them.
+        log_p, top_ids, top_log_p: as in ``RowStats``; None where no canvas wants them, or
+            ``completed`` has them.
         entropy: of the model's distribution, in nats; likewise.
         guesses: of masks that stay; None where no canvas wants them.
+        completed: log-probabilities of what was written for good, changed or not; None where they
+            are those of changes.
     """
 
     rows: Int[Tensor, " C"]
@@ -61,6 +88,7 @@ class Transition:
     top_log_p: Float[Tensor, "C K"] | None = None
     entropy: Float[Tensor, " C"] | None = None
     guesses: Guesses | None = None
+    completed: Completed | None = None
 
     @classmethod
     def between(

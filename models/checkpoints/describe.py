@@ -11,6 +11,7 @@ from typing import Any
 
 from models.checkpoints import weights
 from models.checkpoints.meta_init import without_values
+from models.checkpoints.quantisation import quantised
 from models.checkpoints.weights import Header
 from models.errors import CheckpointError, UnsupportedConfig
 from models.files import member, read_json
@@ -32,12 +33,13 @@ class Described:
     """A checkpoint folder without its weights.
 
     Attributes:
-        found: where the weights are stored.
+        found: where the weights are stored, and the scales of those in fp8.
         built: the network on the meta device, with its family and config.
         text: the tokenizer, if the folder has one.
         info: facts, without the type of the weights.
         defaults: ``generation_config.json`` over the checkpoint's recipe over the defaults of its
             family; a null there counts as missing.
+        quantisation: how weights are stored in fp8, in words; empty where none are.
     """
 
     found: dict[str, Header]
@@ -45,6 +47,7 @@ class Described:
     text: TextTokenizer | None
     info: ModelInfo
     defaults: dict[str, Any]
+    quantisation: str = ""
 
 
 def described(path: Path) -> Described:
@@ -52,6 +55,8 @@ def described(path: Path) -> Described:
     name = name_of(path)
     config = named_config(read_json(path / "config.json"), name)
     found = weights.headers(path)
+    if (narrow := quantised(path, found, config)) is not None:
+        found = dict(narrow.tensors)
     shapes = {name: header.shape for name, header in found.items()}
     try:
         built = build(config, shapes)
@@ -59,6 +64,8 @@ def described(path: Path) -> Described:
         raise CheckpointError(f"{path}: {error}") from None
     spec, sizes, network = built
     weights.compare(path, shapes, network)
+    if narrow is not None:
+        found = narrow.scaled(path, network.passed_over)
     file = read_json(path / "generation_config.json", required=False)
     try:
         said = spec.read_defaults({n: value for n, value in file.items() if value is not None})
@@ -91,7 +98,8 @@ def described(path: Path) -> Described:
     )
     has_text = (path / "tokenizer.json").is_file()
     text = read_tokenizer(path, sizes.vocab_size, info.mask_id) if has_text else None
-    return Described(found, built, text, info, defaults)
+    how = "" if narrow is None else str(narrow.layouts)
+    return Described(found, built, text, info, defaults, how)
 
 
 def _more_ends(path: Path, said: Any, vocab_size: int) -> tuple[int, ...]:

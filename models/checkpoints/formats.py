@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from models.checkpoints import safe_unpickler, weights
+from models.checkpoints.quantisation import FIELD, quantised
 from models.checkpoints.safe_unpickler import Inert, StoredTensor, TorchFile
 from models.errors import CheckpointError
 from models.files import member, read_json
@@ -117,16 +119,23 @@ def opened_decoder(path: Path) -> Iterator[dict[str, LazyTensor]]:
 
 
 def _headers(place: Path) -> dict[str, LazyTensor]:
+    return _lazy(weights.headers(place))
+
+
+def _lazy(found: Mapping[str, weights.Header]) -> dict[str, LazyTensor]:
+    """Tensors by their headers; what is in fp8 will be in bfloat16."""
+
     def reader(header: weights.Header) -> Callable[[], Tensor]:
         def read() -> Tensor:
             with weights.opened(header.path) as file:
-                return file.get_tensor(header.key)
+                tensor = weights.whole(file, header)
+            return tensor if header.scale is None else tensor.to(torch.bfloat16)
 
         return read
 
     return {
         name: LazyTensor(header.shape, reader(header))
-        for name, header in weights.headers(place).items()
+        for name, header in found.items()
         if not name.startswith(IMAGE_CODEC)
     }
 
@@ -137,7 +146,13 @@ def _folder(path: Path) -> Source:
     defaults = read_json(path / "generation_config.json", required=False)
     places = [member(path, name) for name in COMPANIONS]
     companions = tuple(place for place in places if place.is_file())
-    return Source(_headers(path), config, defaults, companions)
+    found = weights.headers(path)
+    if (narrow := quantised(path, found, config)) is not None:
+        found = narrow.scaled(path, lambda name: not found[name].dtype.startswith("F8_"))
+        for fields in (config, config.get("text_config")):
+            if isinstance(fields, dict):
+                fields.pop(FIELD, None)
+    return Source(_lazy(found), config, defaults, companions)
 
 
 def _trained(file: TorchFile, raw: bool) -> Source:

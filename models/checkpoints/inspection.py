@@ -46,11 +46,13 @@ class Inspected(NamedTuple):
         info: facts of the model.
         defaults: of its sampling parameters.
         needs: sizes that decide about memory.
+        quantisation: how weights are stored in fp8, in words; empty where none are.
     """
 
     info: ModelInfo
     defaults: dict[str, Any]
     needs: Needs
+    quantisation: str = ""
 
 
 def inspect_whole(path: Path) -> Inspected:
@@ -62,7 +64,8 @@ def inspect_whole(path: Path) -> Inspected:
     with in_a_line(path):
         read = described(path)
     info = replace(read.info, dtype=weights.stored_dtype(read.found))
-    return Inspected(info, read.defaults, needs_of(read.built.network, info.vocab_size))
+    needs = needs_of(read.built.network, info.vocab_size)
+    return Inspected(info, read.defaults, needs, read.quantisation)
 
 
 def inspect_checkpoint(path: Path) -> tuple[ModelInfo, dict[str, Any]]:
@@ -101,4 +104,5 @@ def check_checkpoint(
         except UnsupportedConfig as error:
             raise CheckpointError(f"{path}: {error}") from None
     info = replace(read.info, dtype=type_name(kind))
-    return Inspected(info, read.defaults, needs_of(built.network, info.vocab_size))
+    needs = needs_of(built.network, info.vocab_size)
+    return Inspected(info, read.defaults, needs, read.quantisation)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.base import CheckpointModule
+from models.checkpoints import fp8
 from models.errors import CheckpointError
 from models.files import member, read_json
 from models.progress import SILENT, Progress
@@ -26,16 +27,24 @@ SHARD_BYTES = 4 << 30
 PREFIXES = ("_forward_module.", "module.", "model.backbone.", "backbone.")
 MOST_HEADER = 16 << 20  # bytes of a safetensors header
 ITEMSIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes of the floats that are stored."""
+"""Bytes of the floats that are stored without scales."""
 
 
 class Header(NamedTuple):
-    """Where a stored tensor is and what its file says of it."""
+    """Where a stored tensor is and what its file says of it.
+
+    Attributes:
+        path, key, shape, dtype: its file, its name there, and what the file says.
+        scale: of a tensor in fp8, where its scales are stored.
+        block: rows and columns of it that share one.
+    """
 
     path: Path
     key: str
     shape: tuple[int, ...]
     dtype: str
+    scale: Header | None = None
+    block: fp8.Block = (1, 1)
 
     @property
     def size(self) -> int:
@@ -167,8 +176,44 @@ def stored_dtype(found: Mapping[str, Header]) -> str:
 
 
 def whole(file: Any, header: Header) -> Tensor:
-    """All of a stored tensor, from its open file."""
-    return file.get_tensor(header.key)
+    """All of a stored tensor, from its open file; what is in fp8 times its scales, in fp32.
+
+    Raises:
+        CheckpointError: scales that are not positive numbers.
+    """
+    tensor = file.get_tensor(header.key)
+    return tensor if header.scale is None else _multiplied(file, header, tensor, (0, 0))
+
+
+def sliced(file: Any, header: Header, along: int, which: slice) -> Tensor:
+    """Rows (``along`` = 0) or columns (1) of a stored matrix, or entries of a vector; otherwise as
+    ``whole``.
+    """
+    stored = file.get_slice(header.key)
+    part = (stored[which] if along == 0 else stored[:, which]).contiguous()
+    if header.scale is None:
+        return part
+    return _multiplied(file, header, part, (0, which.start) if along else (which.start, 0))
+
+
+def _multiplied(file: Any, header: Header, part: Tensor, first: tuple[int, int]) -> Tensor:
+    """A part of a tensor in fp8 that begins at row and column ``first``, times its scales, which
+    may be in another file.
+    """
+    where = header.scale
+    assert where is not None
+    if where.path == header.path:
+        scales = file.get_tensor(where.key)
+    else:
+        with opened(where.path, part.device) as other:
+            scales = other.get_tensor(where.key)
+    scales = scales.float()
+    if not bool((scales.isfinite() & (scales > 0)).all()):
+        raise CheckpointError(f"{where.path}: {where.key} holds scales that are not positive")
+    shape = fp8.grid(header.shape, header.block)
+    alone = scales.numel() == 1  # of a stack too
+    scales = scales.reshape(1, 1) if alone else scales.reshape(shape)
+    return fp8.dequantised(part, scales, header.block, first)
 
 
 def write(

@@ -64,7 +64,11 @@ class GeluMLP(MLP):
 
 
 class GeluExperts(Experts):
-    """Such networks stacked, stored as they are."""
+    """Such networks stacked; stored as they are, or one by one."""
+
+    def __init__(self, routing: Routing, hidden: int, split: bool) -> None:
+        super().__init__(routing.experts, hidden, routing.width)
+        self.split = split
 
     @staticmethod
     def act(x: Tensor) -> Tensor:
@@ -72,7 +76,9 @@ class GeluExperts(Experts):
         return F.gelu(x, approximate="tanh")
 
     def pieces(self, prefix: str) -> dict[str, Piece]:
-        """Both stacks under their published names; see ``CheckpointModule``."""
+        """Both stacks under their published names, or what they are made of."""
+        if self.split:
+            return super().pieces(prefix)
         return {f"{prefix}{n}_proj": Piece(f"{prefix}{n}", ()) for n in ("gate_up", "down")}
 
 
@@ -139,7 +145,7 @@ class Layer(nn.Module):
         self.self_attn = SelfAttention(c, kind)
         self.mlp = GeluMLP(c.hidden_size, c.intermediate_size)
         self.router = ScaledRouter(c.hidden_size, c.routing, c.rms_norm_eps)
-        self.experts = GeluExperts(c.routing.experts, c.hidden_size, c.routing.width)
+        self.experts = GeluExperts(c.routing, c.hidden_size, c.split_experts)
         self.register_buffer("layer_scalar", torch.ones(1))
         self.input_layernorm = Norm(c.hidden_size, c.rms_norm_eps)
         self.post_attention_layernorm = Norm(c.hidden_size, c.rms_norm_eps)

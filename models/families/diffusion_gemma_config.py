@@ -18,6 +18,8 @@ ROPE: dict[str, dict[str, Any]] = {
     FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
 }
 """The published rotary positions, where ``config.json`` has none."""
+FIRST_EXPERT = "model.decoder.layers.0.experts.0.down_proj.weight"
+"""A tensor of files that store experts one by one."""
 SAID_ELSEWHERE = ("hidden_size_per_layer_input", "num_kv_shared_layers", "attn_logit_softcapping")
 """Fields of Gemma's other networks; each changes what is computed unless it is 0."""
 
@@ -54,6 +56,8 @@ class DiffusionGemmaConfig:
         full: of each layer, whether it attends over everything.
         kinds: attention of sliding layers, and of those.
         routing: of the mixture of experts that every layer has.
+        split_experts: files store the matrices of each expert alone, as quantised ones do
+            (llm-compressor, ``modeling/gemma4.py``), and not stacked.
     """
 
     vocab_size: int
@@ -68,6 +72,7 @@ class DiffusionGemmaConfig:
     full: tuple[bool, ...]
     kinds: tuple[LayerKind, LayerKind]
     routing: Routing
+    split_experts: bool = False
 
     @property
     def mask_token_id(self) -> None:
@@ -79,7 +84,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DiffusionGemmaConfig:
     """Read a ``config.json``; see ``FamilySpec``. Images are not read, whatever it says of them."""
     whole = FieldReader(raw, shapes)
     whole.only(tie_word_embeddings=True)
-    whole.refuse("quantization_config", "audio_config")
+    whole.refuse("audio_config")
     inner = raw.get("text_config")
     if not isinstance(inner, Mapping):
         raise UnsupportedConfig(f"text_config must be an object, got {inner!r}")
@@ -125,6 +130,7 @@ def read_config(raw: Fields, shapes: Shapes | None) -> DiffusionGemmaConfig:
         full=full,
         kinds=kinds,
         routing=routing,
+        split_experts=shapes is not None and FIRST_EXPERT in shapes,
     )
 
 

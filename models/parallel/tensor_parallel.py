@@ -103,8 +103,7 @@ def sharded(
             return weights.whole(file, header)
         (along,) = divided
         mine = slice(rank * share[along], (rank + 1) * share[along])
-        stored = file.get_slice(header.key)
-        return (stored[mine] if along == 0 else stored[:, mine]).contiguous()
+        return weights.sliced(file, header, along, mine)
 
     here = {name: header for name, header in found.items() if name in wanted}
     state = dict(weights_of(network, here, device, dtype, part))

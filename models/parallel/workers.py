@@ -115,8 +115,8 @@ class Leader:
         if rows is None:
             rows = torch.arange(tokens.numel(), device=tokens.device)
         with self._together():
-            parts = () if segments is None else map(torch.from_numpy, segments)
-            self._passes.tell((tokens, offsets, rows, *parts))
+            given = [part for part in segments or () if part is not None]
+            self._passes.tell((tokens, offsets, rows, *map(torch.from_numpy, given)))
             return self._network.trunk(tokens, offsets, rows, segments=segments)
 
     def reserve(self, slots: int) -> None:

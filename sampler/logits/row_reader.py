@@ -29,7 +29,7 @@ from sampler.logits.categorical import (
 )
 from sampler.logits.guidance import guided
 from sampler.logits.head import MIN_ROWS, logits_of
-from sampler.logits.row_requests import ALL, CERTAINTY, Chunk, Some
+from sampler.logits.row_requests import ALL, CERTAINTY, LIKELIEST, Chunk, Some
 from sampler.packing import joined
 
 TINY = torch.finfo(torch.float32).tiny
@@ -401,6 +401,8 @@ class RawDistribution:
             written = torch.where(given < 0, written, given)
         own = self.log_p.gather(1, written[:, None])[:, 0]
         likely, ids = self.log_p.topk(count)
+        if query.written is not None:
+            own = torch.where(query.written[rows] == LIKELIEST, likely[:, 0], own)
         # a floor, since 0 times minus infinity is no number; what lies below it weighs nothing
         entropy = -(self.log_p.exp() * self.log_p.clamp_min(LEAST_LOG_P)).sum(-1)
         return (

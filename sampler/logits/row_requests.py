@@ -36,6 +36,8 @@ UNASKED: dict[str, Any] = {
 }
 """Values that ask for nothing, of the fields of a query that may be missing."""
 
+LIKELIEST = -2
+"""Value of ``RowQuery.written``."""
 CERTAINTY = ("", "sample", "margin", "spread")
 """Measures of how sure a distribution is of its token: the probability of the one that was drawn;
 how far the likeliest is ahead of the next; the negative entropy, in nats. Their index is 0 where
@@ -111,7 +113,8 @@ class RowQuery:
             the mean embedding are wanted.
         guidance_scale: w; rows with another value than 1 have a second row of hidden states.
         tell: the model's log-probabilities are wanted.
-        written: id whose log-probability that is; -1 for the sample.
+        written: id whose log-probability that is; -1 for the sample, ``LIKELIEST`` for the
+            likeliest.
         bias_ids, bias: added to the logits, filled up with zeros to the longest.
     """
 

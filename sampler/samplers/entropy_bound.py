@@ -12,7 +12,8 @@ token: its logits are read as if every other token were impossible.
 
 A canvas is complete after N steps, or when its likeliest tokens were the same in the last
 ``stability_threshold`` steps and this one, and the mean entropy is below ``stop_entropy``. Then the
-likeliest tokens are written, and the next canvas begins.
+likeliest tokens are written, and the next canvas begins. Log-probabilities are those of the written
+tokens in that step, under the model at temperature 1.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ from torch import Tensor
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
 from sampler.logits.row_reader import RowStats
-from sampler.logits.row_requests import RowQuery
+from sampler.logits.row_requests import LIKELIEST, RowQuery
 from sampler.now import Now
 from sampler.packing import places, running_sums
 from sampler.params import (
     ENTROPY_BOUND,
     MAX_STEPS,
     BlockParams,
-    InvalidParam,
     integer,
     number,
     param,
@@ -156,10 +156,6 @@ class EntropyBoundParams(BlockParams):
         """The temperature follows from the steps of a canvas."""
         return "sampler: entropy_bound"
 
-    def check_logprobs(self) -> None:
-        """Raise InvalidParam: a token is written in another step than it was drawn in."""
-        raise InvalidParam("logprobs", "is not supported by sampler entropy_bound")
-
     def most_steps(self, free: int) -> int:
         """N for each canvas."""
         length = max(1, self.block_positions(free))
@@ -257,7 +253,10 @@ class EntropyBound:
         its = rows.settings
         heat = its["hottest"] - its["cooling"] * its["phase"]
         u, its["noise"] = uniforms(its["seed"], its["step"], rows.position, Role.TOKEN)
-        query = RowQuery.of(its, tokens[rows.at], u, temperature=heat)
+        more = {}
+        if "tell" in its:
+            more["written"] = torch.full_like(tokens[rows.at], LIKELIEST)
+        query = RowQuery.of(its, tokens[rows.at], u, temperature=heat, **more)
         if layout.pinned is None:
             return query
         return query.biased(query.current, torch.where(layout.pinned[rows.at], PINNED, 0.0))
@@ -304,7 +303,10 @@ class EntropyBound:
         }
         new = torch.where(ends, likeliest, new)
         after = F.pad(tokens, (0, 1)).scatter_(0, rows.packed, new)[:-1]
-        return Written(after, columns, noise=~(accepted | ends))
+        completed = ends
+        if layout.pinned is not None:  # given tokens are not the model's
+            completed = ends & ~layout.pinned[rows.at]
+        return Written(after, columns, noise=~(accepted | ends), completed=completed)
 
 
 def _digests(

@@ -47,7 +47,7 @@ def info(
 
     from server.engine.request_params import ModelKind
 
-    facts_of, defaults, needs = inspected(checkpoint)
+    facts_of, defaults, needs, quantisation = inspected(checkpoint)
     kind = ModelKind.of(facts_of)
     check_generation_config(checkpoint, defaults, kind)
     noise = {"mixing_ratio": defaults.get("mixing_ratio", "unknown")}
@@ -58,6 +58,8 @@ def info(
         "defaults": defaults,
         "memory": memory_of(facts_of, needs),
     }
+    if quantisation:
+        facts["quantization"] = quantisation
     if (recipe := recipe_of(facts_of.name)) is not None:
         facts["recipe"] = asdict(recipe)
     if as_json:

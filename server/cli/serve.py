@@ -173,7 +173,7 @@ def _check_checkpoints(settings: Settings) -> None:
     for name in settings.checkpoints:
         try:
             with checkpoint_outline(name) as folder:
-                info, defaults, needs = check_checkpoint(folder, *how)
+                info, defaults, needs, _ = check_checkpoint(folder, *how)
         except CheckpointError as error:
             stop(str(error))
         check_generation_config(name, defaults, ModelKind.of(info))

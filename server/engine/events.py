@@ -168,6 +168,8 @@ class Step:
         block: the block that the last of these steps worked on.
         guesses: of masks that the last of these steps read, in position order; None where they are
             not asked for.
+        completed: positions that were written for good, changed or not, with the log-probabilities
+            of their tokens, in position order; empty where changes have them, or none are wanted.
     """
 
     step: int
@@ -178,6 +180,7 @@ class Step:
     settled: int = 0
     block: int = 0
     guesses: tuple[Guess, ...] | None = None
+    completed: tuple[tuple[int, LogProbs], ...] = ()
 
     def applied_to(self, canvas: Sequence[int]) -> list[int]:
         """The canvas after this event; the first event brings its own."""
@@ -199,7 +202,9 @@ class Step:
                 change = replace(change, old=first.old)
             by_position[change.position] = change
         changes = tuple(by_position[p] for p in sorted(by_position))
-        return replace(later, changes=changes, final=self.final or later.final)
+        completed = tuple(sorted({**dict(self.completed), **dict(later.completed)}.items()))
+        final = self.final or later.final
+        return replace(later, changes=changes, final=final, completed=completed)
 
 
 @dataclass(frozen=True)

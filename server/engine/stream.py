@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sampler.step import StepResult
-from sampler.transition import OPS
+from sampler.transition import OPS, Completed, Transition
 from server.engine.events import (
     Change,
     Done,
@@ -133,9 +133,32 @@ async def merged(
 
 
 @dataclass(frozen=True)
+class TokenFacts:
+    """Log-probabilities of some tokens as plain lists, see ``LogProbs``."""
+
+    log_p: list[float]
+    top_ids: list[list[int]]
+    top_log_p: list[list[float]]
+    entropy: list[float]
+
+    @classmethod
+    def of(cls, told: Transition | Completed | None) -> TokenFacts | None:
+        """Log-probabilities of changes, or of completed tokens; None where no canvas wants them."""
+        if told is None or told.log_p is None:
+            return None
+        columns = (told.log_p, told.top_ids, told.top_log_p, told.entropy)
+        return cls(*map(_listed, columns))
+
+    def at(self, place: int, step: int) -> LogProbs:
+        """Log-probabilities of one token, as of a step."""
+        top = zip(self.top_ids[place], self.top_log_p[place], strict=True)
+        return LogProbs(step, self.log_p[place], tuple(top), self.entropy[place])
+
+
+@dataclass(frozen=True)
 class GroupStep:
     """One step of a sampler's canvases as plain lists; changes of canvas i are at
-    bounds[i]:bounds[i + 1], guesses likewise. An owner of None takes no part.
+    bounds[i]:bounds[i + 1], guesses and completed tokens likewise. An owner of None takes no part.
     """
 
     owners: Sequence[Subscription | None]
@@ -150,14 +173,14 @@ class GroupStep:
     new: list[int]
     op: list[int]
     confidence: list[float]
-    log_p: list[float]
-    top_ids: list[list[int]]
-    top_log_p: list[list[float]]
-    entropy: list[float]
+    facts: TokenFacts | None
     guess_bounds: list[int]
     guess_rows: list[int]
     guess_ids: list[int]
     guess_p: list[float]
+    completed_bounds: list[int]
+    completed_rows: list[int]
+    completed_facts: TokenFacts | None
 
     @classmethod
     def of(
@@ -166,6 +189,7 @@ class GroupStep:
         """Changes of a step to the canvases of ``owners``, each in its block of ``blocks`` [B]."""
         batch, change = result.batch, result.change
         ends, guesses = batch.lengths.cumsum(0), change.guesses
+        completed = change.completed
         return cls(
             owners=owners,
             steps_done=batch.step.tolist(),
@@ -179,14 +203,14 @@ class GroupStep:
             new=change.new.tolist(),
             op=change.op.tolist(),
             confidence=change.confidence.tolist(),
-            log_p=_listed(change.log_p),
-            top_ids=_listed(change.top_ids),
-            top_log_p=_listed(change.top_log_p),
-            entropy=_listed(change.entropy),
+            facts=TokenFacts.of(change),
             guess_bounds=[] if guesses is None else _bounds(guesses.rows, ends),
             guess_rows=_listed(guesses and guesses.rows),
             guess_ids=_listed(guesses and guesses.ids),
             guess_p=_listed(guesses and guesses.p),
+            completed_bounds=[] if completed is None else _bounds(completed.rows, ends),
+            completed_rows=_listed(completed and completed.rows),
+            completed_facts=TokenFacts.of(completed),
         )
 
     def deliver(self) -> None:
@@ -205,6 +229,7 @@ class GroupStep:
     def _step(self, i: int, request: GenerationRequest) -> Step:
         done, steps = self.steps_done[i], self.steps[i]
         step, end = min(done, steps), self.starts[i] + len(request.tokens)
+        facts = self.facts if request.params.logprobs else None
         changes = tuple(
             Change(
                 self.rows[c] - self.starts[i],
@@ -212,14 +237,24 @@ class GroupStep:
                 self.old[c],
                 self.new[c],
                 self.confidence[c],
-                self._logprobs(c, step) if request.params.logprobs else None,
+                None if facts is None else facts.at(c, step),
             )
             for c in range(self.bounds[i], self.bounds[i + 1])
             if self.rows[c] < end
         )
         settled = min(self.settled[i], len(request.tokens))
         guesses = self._guesses(i, end) if request.params.guesses else None
-        return Step(step, steps, changes, None, done > steps, settled, self.blocks[i], guesses)
+        return Step(
+            step,
+            steps,
+            changes,
+            None,
+            done > steps,
+            settled,
+            self.blocks[i],
+            guesses,
+            self._completed(i, end, step) if request.params.logprobs else (),
+        )
 
     def _guesses(self, i: int, end: int) -> tuple[Guess, ...]:
         if not self.guess_bounds:
@@ -230,9 +265,14 @@ class GroupStep:
             if self.guess_rows[g] < end
         )
 
-    def _logprobs(self, c: int, step: int) -> LogProbs:
-        top = zip(self.top_ids[c], self.top_log_p[c], strict=True)
-        return LogProbs(step, self.log_p[c], tuple(top), self.entropy[c])
+    def _completed(self, i: int, end: int, step: int) -> tuple[tuple[int, LogProbs], ...]:
+        if self.completed_facts is None:
+            return ()
+        return tuple(
+            (self.completed_rows[w] - self.starts[i], self.completed_facts.at(w, step))
+            for w in range(self.completed_bounds[i], self.completed_bounds[i + 1])
+            if self.completed_rows[w] < end
+        )
 
 
 def _bounds(rows: Tensor, ends: Tensor) -> list[int]:

@@ -41,6 +41,7 @@ class WrittenLogProbs:
         for change in step.changes:
             if change.logprobs is not None:
                 self._written[change.position] = change.logprobs
+        self._written.update(step.completed)
 
     def alternatives(self, positions: Sequence[int]) -> int:
         """Number of likely tokens that ``of`` returns for some positions."""

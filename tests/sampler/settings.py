@@ -46,6 +46,7 @@ KINDS: dict[str, dict] = {
     },
     "canvases": {"sampler": "entropy_bound", "entropy_bound": 2.0, "max_denoising_steps": 4},
     "canvases nucleus": {"sampler": "entropy_bound", "top_p": 0.9, "stop_entropy": 3.0},
+    "canvases told": {"sampler": "entropy_bound", "max_denoising_steps": 3, "logprobs": True},
 }
 
 _QUICK = [

@@ -24,6 +24,7 @@ from models.families.llada_config import SHAPES
 from models.parallel.tensor_parallel import check
 from models.parallel.workers import Leader
 from models.registry import FAMILIES, build
+from tests.support.fp8 import LAYOUTS, quantise
 from tests.support.ranks import unexpected
 
 GROUPED = {"n_heads": 8, "n_kv_heads": 2}
@@ -105,6 +106,29 @@ def test_two_processes_give_the_logits_of_one_of_other_families(tmp_path, family
         offsets = torch.tensor([0, 5, 69, 199])
         with torch.inference_mode():
             one, two = (c.model.head(c.model.trunk(tokens, offsets)) for c in (whole, divided))
+        assert one.std() > 0.3
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+    finally:
+        divided.model.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "layout"), [("sdar", "block"), ("sdar_moe", "channel")])
+def test_two_processes_read_fp8_as_one_does(tmp_path, family, layout):
+    folder, narrow = tmp_path / "random", tmp_path / "narrow"
+    write_random(folder, FAMILIES[family].shapes["tiny"], family=family, dtype=torch.float32)
+    state = load_file(folder / "model.safetensors")
+    wider = {n: w * (1 if w.ndim == 1 else 4) for n, w in state.items()}
+    save_file(wider, folder / "model.safetensors")
+    quantise(folder, LAYOUTS[layout], narrow, tmp_path / "plain")
+    whole, divided = load_checkpoint(narrow), load_divided_checkpoint(narrow, 2, unexpected)
+    assert isinstance(divided.model, Leader)
+    try:
+        tokens = torch.randint(512, (40,), generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            one, two = (
+                c.model.head(c.model.trunk(tokens, torch.tensor([0, 40]))) for c in (whole, divided)
+            )
         assert one.std() > 0.3
         torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
     finally:

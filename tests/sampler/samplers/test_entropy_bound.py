@@ -132,6 +132,66 @@ def test_a_canvas_has_the_same_tokens_alone_and_in_company():
     assert together == [run(one)[0] for one in many]
 
 
+def test_log_probabilities_are_those_of_the_step_that_ends_a_canvas():
+    """Also of tokens that stood there, at temperature 1 and before ``top_p``, with biases."""
+    values = {"seed": 5, "block_length": 8, "max_denoising_steps": 4, "entropy_bound": 4.0}
+    values |= {"top_p": 0.8, "temperature": 0.6, "logit_bias": ((4, 1.5),), "logprobs": True}
+    plain = {**values, "logprobs": False}
+    batch, network = begun(canvas(20, **values), canvas(11, **plain)), Hashed()
+    silent = begun(canvas(20, **plain), canvas(11, **plain))
+    kept = 0
+    for _ in range(13):
+        result = take_step(SAMPLER, network, batch)
+        silent = take_step(SAMPLER, network, silent).batch
+        before, canvas_before = batch.tokens, int(batch.own.canvas[0])
+        batch = result.batch
+        assert torch.equal(batch.tokens, silent.tokens)
+        assert result.change.log_p is None
+        told = result.change.completed
+        if told is None:
+            assert not result.head_rows
+            continue
+        rows = told.rows[told.rows < 22]
+        if int(batch.own.canvas[0]) == canvas_before:
+            assert not len(rows)
+            continue
+        begin = 2 + 8 * canvas_before
+        assert rows.tolist() == list(range(begin, min(begin + 8, 22)))
+        offsets = torch.tensor([0, *batch.lengths.tolist()]).cumsum(0)
+        logits = network.head(network.trunk(before, offsets, rows)).double()
+        logits[:, 4] += 1.5
+        log_p = logits.log_softmax(-1)
+        best = log_p.max(-1)
+        count = len(rows)
+        assert torch.equal(batch.tokens[rows], best.indices)
+        assert torch.allclose(told.log_p[:count], best.values, atol=1e-6)
+        assert torch.allclose(told.top_log_p[:count], log_p.topk(N).values, atol=1e-6)
+        assert torch.equal(told.top_ids[:count, 0], best.indices)
+        entropy = torch.special.entr(log_p.exp()).sum(-1)
+        assert torch.allclose(told.entropy[:count], entropy, atol=1e-6)
+        kept += int((before[rows] == batch.tokens[rows]).sum())
+    assert kept
+
+
+def test_log_probabilities_are_the_same_alone_and_in_company():
+    values = {"block_length": 8, "max_denoising_steps": 3, "logprobs": True}
+    many = [canvas(9 + 3 * i, seed=i, **values) for i in range(4)]
+
+    def told(*canvases) -> list[tuple]:
+        batch, found = begun(*canvases), []
+        for _ in range(9):
+            result = take_step(SAMPLER, Hashed(), batch)
+            batch, done = result.batch, result.change.completed
+            if done is not None:
+                first = int(batch.lengths[:-1].sum())
+                mine = done.rows >= first
+                columns = (done.rows - first, done.log_p, done.top_ids, done.top_log_p)
+                found += zip(*(c[mine].tolist() for c in columns), strict=True)
+        return found
+
+    assert told(*many) == told(many[-1]) and len(told(many[-1])) == 18
+
+
 def test_digests_tell_ids_and_their_places():
     ids = torch.randint(50, (4000, 6), generator=torch.Generator().manual_seed(0))
     rows, place = ids.flatten(), torch.arange(6).repeat(4000)
@@ -155,7 +215,7 @@ def test_digests_do_not_depend_on_the_order_of_rows():
     ("field", "value"),
     [
         *[("t_min", 0.0), ("t_max", 11.0), ("max_denoising_steps", 0), ("stop_entropy", -1.0)],
-        *[("stability_threshold", -1), ("entropy_bound", -0.1), ("logprobs", True)],
+        *[("stability_threshold", -1), ("entropy_bound", -0.1)],
         *[("mixing_ratio", 0.5), ("confidence_threshold", 0.5), ("editing_threshold", 0.5)],
     ],
 )

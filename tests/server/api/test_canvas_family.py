@@ -11,8 +11,10 @@ import requests
 import torch
 
 from models.bundled import BUNDLED
-from models.checkpoints.load import load_checkpoint
+from models.checkpoints.load import load_checkpoint, load_network
 from models.checkpoints.random_init import parse_shape, write_random
+from models.families.diffusion_gemma import DiffusionGemma
+from tests.support.canvases import Canvas, denoised, remembered
 from tests.support.http import events
 from tests.support.serving import make_engine, run_server, settings_of, write_tiny
 
@@ -30,16 +32,20 @@ OTHER = {"model": "tiny", "max_denoising_steps": None, "entropy_bound": None}
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    place = tmp_path_factory.mktemp("served")
-    folder = place / "gemma"
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "gemma"
     shape = parse_shape("tiny", "diffusion_gemma", STORIES)
     write_random(folder, shape, family="diffusion_gemma", dtype=torch.float32, tokenizer=STORIES)
     template = "{% for m in messages %}{{ m.content }} {% endfor %}"
     (folder / "chat_template.jinja").write_text(template)
     shutil.copy(STORIES / "tokenizer_config.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder):
     engine = make_engine(load_checkpoint(folder))
-    other = make_engine(load_checkpoint(write_tiny(place / "tiny")))
+    other = make_engine(load_checkpoint(write_tiny(folder.parent / "tiny")))
     yield from run_server(engine, settings_of(checkpoints=["gemma", "tiny"]), other)
 
 
@@ -208,7 +214,6 @@ def test_chats_and_trajectories_are_served(served):
 @pytest.mark.parametrize(
     ("field", "more"),
     [
-        ("logprobs", {"logprobs": 2}),
         ("latency_budget_ms", {"latency_budget_ms": 500}),
         ("sampler", {"sampler": "ancestral"}),
         ("block_length", {"block_length": 8}),
@@ -244,3 +249,99 @@ def test_images_and_scores_are_refused(served):
     assert answer.status_code == 400 and "image_url" in answer.text
     score = requests.post(f"{served.url}/v1/score", json={"model": "gemma", "text": "Once"})
     assert score.status_code == 400 and score.json()["error"]["param"] == "model"
+
+
+TOLD = {"max_tokens": 32, "temperature": 0.7, "logit_bias": {"300": 3}, "ignore_eos": True}
+"""Two whole canvases."""
+
+
+def told(served, **more) -> dict:
+    """The log-probabilities of a completion."""
+    answer = post(served, **{**TOLD, "logprobs": 3, **more})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["logprobs"]
+
+
+def test_log_probabilities_are_the_models_in_the_step_that_ends_a_canvas(served, folder):
+    """Recomputed from the trajectory: each step of each canvas, through a network of its own that
+    remembers what the steps before expected.
+    """
+    network = load_network(folder)
+    assert isinstance(network, DiffusionGemma)
+    network.reserve(128)
+    *steps, last = recorded(served, **TOLD)
+    ids = list(steps[0]["snapshot"]["ids"])
+    prompt, encoded, phase, block = len(ids) - 32, 0, 0, 0
+    expected: dict[int, tuple[int, torch.Tensor]] = {}
+    for step in steps[1:]:
+        phase = phase + 1 if step["block"] == block and step["step"] > 1 else 0
+        block = step["block"]
+        begin = prompt + 16 * block
+        tokens = torch.tensor(ids)
+        part = Canvas(tokens[encoded:begin], tokens[begin : begin + 16], 0, encoded, phase)
+        _, (logits,) = denoised(network, part)
+        encoded = begin
+        logits = logits[:, : network.config.vocab_size].clone()
+        logits[:, 300] += 3
+        heat = 0.7 * (0.8 - 0.4 * phase / 3)
+        slots = range(begin, begin + 16)
+        remembered(network, (logits / heat).softmax(-1), slots, phase + 1)
+        for change in step["changes"]:
+            ids[change["pos"]] = change["id"]
+        for at, row in zip(slots, logits.double().log_softmax(-1), strict=True):
+            expected[at] = step["step"], row
+    assert ids == last["choices"][0]["ids"]
+    found = told(served)
+    assert len(found["tokens"]) == 32 and set(found["steps"]) == {3, 6}
+    piece = served.engine.checkpoint.tokenizer.token
+    for i in range(32):
+        number, row = expected[prompt + i]
+        own = ids[prompt + i]
+        assert own == int(row.argmax())
+        assert (found["tokens"][i], found["steps"][i]) == (piece(own).label, number)
+        assert found["token_logprobs"][i] == pytest.approx(float(row[own]), abs=1e-3)
+        entropy = float(torch.special.entr(row.exp()).sum())
+        assert found["entropies"][i] == pytest.approx(entropy, abs=1e-3)
+        best = row.topk(3).values.tolist()
+        assert sorted(found["top_logprobs"][i].values())[::-1] == pytest.approx(best, abs=1e-3)
+        assert found["top_logprobs"][i][found["tokens"][i]] == found["token_logprobs"][i]
+
+
+def test_log_probabilities_change_no_token_and_are_the_same_in_streams_and_in_company(served):
+    alone = told(served)
+    assert "".join(alone["tokens"]).strip()
+    whole = text_of(served, **TOLD)
+    assert text_of(served, **TOLD, logprobs=3) == whole
+    answer = post(served, **TOLD, logprobs=3, stream=True)
+    chunks = [json.loads(c) for c in events(answer.text)[:-1]]
+    parts = [part for c in chunks if c["choices"] and (part := c["choices"][0]["logprobs"])]
+    assert len(parts) >= 2
+    for name, values in alone.items():
+        assert [value for part in parts for value in part[name]] == values
+    bodies = [{}, {"logprobs": None}, {"seed": 6}, {"max_tokens": 50}, {"top_p": 0.5}]
+    with ThreadPoolExecutor(10) as pool:
+        for more in [*bodies, *bodies]:
+            pool.submit(post, served, **{**TOLD, "logprobs": 2, **more})
+        assert told(served) == alone
+    choices = post(served, **TOLD, logprobs=3, n=3).json()["choices"]
+    assert choices[0]["logprobs"] == alone != choices[1]["logprobs"]
+
+
+def test_log_probabilities_of_pinned_tokens_are_null(served):
+    pins: list[int | None] = [None] * 32
+    pins[3], pins[20] = 301, 302
+    found = told(served, pinned=pins)
+    unknown = [i for i, log_p in enumerate(found["token_logprobs"]) if log_p is None]
+    assert unknown == [3, 20]
+    assert all(log_p <= 0 for log_p in found["token_logprobs"] if log_p is not None)
+
+
+def test_log_probabilities_of_chats(served):
+    more = {"messages": [{"role": "user", "content": "Once"}], "prompt": None}
+    answer = post(served, "chat/completions", **TOLD, **more, logprobs=True, top_logprobs=2)
+    assert answer.status_code == 200, answer.text
+    entries = answer.json()["choices"][0]["logprobs"]["content"]
+    assert len(entries) == 32 and {entry["step"] for entry in entries} == {3, 6}
+    for entry in entries:
+        best, second = (top["logprob"] for top in entry["top_logprobs"])
+        assert second <= best == entry["logprob"] <= 0 < entry["entropy"]

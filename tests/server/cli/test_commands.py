@@ -16,9 +16,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from models.checkpoints.random_init import write_random
+from models.registry import FAMILIES
 from server.engine.request_params import ANY_KIND
 from server.trajectories.sheet import MASKED
 from tests.support.effort import THOROUGH, count
+from tests.support.fp8 import LAYOUTS, quantise
 from tests.support.processes import XDLM, xdlm
 
 
@@ -139,6 +142,17 @@ def test_info():
     # keys and values of 6 layers, 6 heads of 48
     assert facts["memory"]["cached_position"] == {"bfloat16": 6912, "float32": 13_824}
     assert 0 < facts["memory"]["step"]["1"] < facts["memory"]["step"]["32"]
+
+
+def test_info_of_a_checkpoint_in_fp8(tmp_path):
+    source, narrow = tmp_path / "source", tmp_path / "narrow"
+    assert "quantization" not in json.loads(xdlm("info", "stories", "--json").stdout)
+    write_random(source, FAMILIES["sdar"].shapes["tiny"], family="sdar")
+    quantise(source, LAYOUTS["block"], narrow, tmp_path / "plain")
+    facts = json.loads(xdlm("info", str(narrow), "--json").stdout)
+    assert facts["quantization"] == "fp8 (e4m3), a scale of each block of 24 x 32; fp8"
+    assert facts["dtype"] == "BF16+F8_E4M3"
+    assert "quantization  fp8 (e4m3), a scale" in xdlm("info", str(narrow)).stdout
 
 
 def test_errors_are_one_line_and_have_exit_codes(tmp_path):

@@ -15,7 +15,7 @@ from models.families.llada import LLaDA
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.step import take_step
-from server.engine.events import Change, Done, Failed, GenerationRequest, Step
+from server.engine.events import Change, Done, Failed, GenerationRequest, LogProbs, Step
 from server.engine.scheduler import QueueFull
 from tests.support.effort import count
 from tests.support.engine import request, result, until_idle
@@ -128,6 +128,11 @@ def test_merging_steps():
     merged = first.merged(second)
     assert merged.step == 2
     assert [(c.position, c.old, c.new) for c in merged.changes] == [(0, 5, 7), (1, 5, 6), (2, 8, 9)]
+    told = [LogProbs(step, -0.5, ()) for step in range(3)]
+    one, two = replace(first, completed=((0, told[0]), (2, told[1]))), replace(second, completed=())
+    assert one.merged(two).completed == one.completed
+    two = replace(second, completed=((1, told[2]), (2, told[2])))
+    assert one.merged(two).completed == ((0, told[0]), (1, told[2]), (2, told[2]))
     start = Step(0, 9, (), (5, 5, 8))
     assert start.merged(first).merged(second).canvas == (7, 6, 9)
 

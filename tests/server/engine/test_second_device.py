@@ -119,7 +119,11 @@ class Bench:
         if isinstance(event, Done):
             return replace(event, tally=replace(event.tally, queue_ms=0.0, denoise_ms=0.0))
         if isinstance(event, Step):  # a sum over a vocabulary is not compared to the last bit
-            return replace(event, changes=tuple(replace(c, logprobs=None) for c in event.changes))
+            changes = tuple(replace(c, logprobs=None) for c in event.changes)
+            written = tuple(
+                (at, replace(told, log_p=0.0, top=(), entropy=0.0)) for at, told in event.completed
+            )
+            return replace(event, changes=changes, completed=written)
         return event
 
 

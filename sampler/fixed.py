@@ -122,7 +122,7 @@ Pieces = dict[str, np.ndarray]
 """int64 and float64 arrays by name."""
 ROW_COLUMNS = {
     *("rows", "finite", "confidence", "noise", "guess", "p_guess"),
-    *("log_p", "top_ids", "top_log_p", "entropy"),
+    *("log_p", "top_ids", "top_log_p", "entropy", "completed"),
 }
 """Names of what ``take`` tells of rows of logits; the rest is of canvases, but for the tokens."""
 

@@ -9,8 +9,10 @@ import subprocess
 import torch
 
 from benchmarks.device.measures import copy_rate, matrix_rate, seconds
-from benchmarks.device.networks import Bench
-from benchmarks.device.report import NOT_BUILT
+from benchmarks.device.networks import Bench, random_llada
+from models.families.llada_config import SHAPES
+from models.joined import join
+from models.kernels.choice import decisions, operations_of_pytorch
 
 
 def card(bench: Bench) -> None:
@@ -67,5 +69,24 @@ def fp8_rate(bench: Bench, m: int, k: int, n: int, scaling: str) -> None:
 
 
 def kernels(bench: Bench) -> None:
-    """Kernels of our own against torch."""
-    bench.report.skip("kernels", "fused", NOT_BUILT)
+    """Whether the project's own kernels agree with PyTorch's operations, in both types, and a
+    network by them with one without.
+    """
+    if bench.device == "cpu":
+        bench.report.skip("kernels", "fused", "skipped: no kernels on a CPU")
+        return
+    for dtype in (torch.float32, torch.bfloat16):
+        few = {"n_layers": 2, "vocab_size": 2048, "mask_token_id": 2047, "eos_token_id": 1}
+        network = random_llada({**SHAPES["llada-8b"], **few}, bench.device, dtype)
+        tokens = torch.arange(96, device=bench.device)
+        with operations_of_pytorch():
+            expected = network.trunk(tokens, torch.tensor([0, 40, 96])).float()
+        join(network)
+        found = network.trunk(tokens, torch.tensor([0, 40, 96])).float()
+        error = float((found - expected).norm() / expected.norm())
+        most = 2e-2 if dtype == torch.bfloat16 else 1e-4
+        case = f"two layers, {str(dtype).removeprefix('torch.')}"
+        bench.report.verify(case, "fused", error < most, f"relative error {error:.2g}")
+    for (name, _, dtype, *sizes), agreed in decisions().items():
+        case = f"{name} {str(dtype).removeprefix('torch.')} {sizes}"
+        bench.report.add(case, "fused", ok=agreed, note="used" if agreed else "deviates: not used")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
 from benchmarks.device.decoding import K
 from benchmarks.device.measures import profiled, seconds
 from benchmarks.device.networks import Bench
-from benchmarks.device.variants import built, graphs_of
+from benchmarks.device.variants import built, copy_of, graphs_of
 from models.checkpoints.load import Checkpoint
 from models.families.llada import LLaDA
 from models.interface import Denoiser, ModelInfo
+from models.kernels.choice import operations_of_pytorch
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.step import TakeSteps, take_steps
@@ -59,21 +61,25 @@ def profile(
     sampler = SAMPLERS[name].make(vocab, mask, ())
     params = make_params(steps=32, sampler=name, mixing_ratio=K, temperature=0.0)
     canvases = [([0] * length, [True] * length, params)] * batch_size
-    ways: dict[str, TakeSteps] = {
-        "eager": take_steps,
-        "graph": graphs_of(model, bench.device).take_steps,
+    joined = copy_of(model, "joined")
+    ways: dict[str, tuple[Denoiser, TakeSteps]] = {
+        "eager": (model, take_steps),
+        "graph": (model, graphs_of(model, bench.device).take_steps),
+        "fused": (joined, graphs_of(joined, bench.device).take_steps),
     }
-    for variant, take in ways.items():
+    for variant, (network, take) in ways.items():
+        apart = nullcontext() if variant == "fused" else operations_of_pytorch()
         batch = sampler.begin(CanvasBatch.of(canvases, bench.device))
 
-        def step(take: TakeSteps = take) -> None:
+        def step(network: Denoiser = network, take: TakeSteps = take) -> None:
             nonlocal batch
-            batch = take(model, [(sampler, batch)])[0].batch
+            batch = take(network, [(sampler, batch)])[0].batch
 
-        for _ in range(WARM_STEPS):
-            step()
-        taken = [seconds(step, bench.device) for _ in range(bench.runs(8))]
-        found = profiled(step, bench.device, 1 if bench.small else 4)
+        with apart:
+            for _ in range(WARM_STEPS):
+                step()
+            taken = [seconds(step, bench.device) for _ in range(bench.runs(8))]
+            found = profiled(step, bench.device, 1 if bench.small else 4)
         note = f"{found.syncs:.0f} waits, {found.wall_ms:.2f} ms under the profiler; {found.top}"
         bench.report.add(
             case,

@@ -14,6 +14,8 @@ from benchmarks.isolated import steps_of
 from models.base import DenoiserModule
 from models.float8 import narrow_layer
 from models.interface import Denoiser
+from models.joined import join
+from models.kernels.choice import operations_of_pytorch
 from sampler.graphs import CudaRecorder, Recorder, StepGraphs
 from sampler.interface import Sampler
 from sampler.params import SamplingParams
@@ -22,23 +24,42 @@ Canvases = Sequence[tuple[list[int], list[bool], SamplingParams]]
 Decode = Callable[[Denoiser, Sampler, Canvases, str], tuple[Tensor, int]]
 """(network, sampler, canvases, device) -> (tokens [positions], rows of logits computed)."""
 
-_NARROW: WeakKeyDictionary[nn.Module, DenoiserModule] = WeakKeyDictionary()
+_COPIES: dict[str, WeakKeyDictionary[nn.Module, DenoiserModule]] = {}
+
+
+def copy_of(network: Denoiser, kind: str) -> DenoiserModule:
+    """A copy of a network, made when it is first asked for: ``joined``, with its layers of one
+    input as one; ``narrow``, with its blocks in float8; ``narrow joined``, both.
+    """
+    assert isinstance(network, DenoiserModule)
+    made = _COPIES.setdefault(kind, WeakKeyDictionary())
+    if (found := made.get(network)) is None:
+        found = deepcopy(network)
+        if "narrow" in kind:
+            for name, p in found.named_parameters():
+                if not any(part in name for part in found.wide):
+                    p.data = p.data.to(torch.bfloat16)
+            for name in [name for name, _ in found.named_modules()]:
+                narrow_layer(found, name)
+        if "joined" in kind:
+            join(found)
+        made[network] = found
+    return found
+
+
+def eagerly(
+    network: Denoiser, sampler: Sampler, canvases: Canvases, device: str
+) -> tuple[Tensor, int]:
+    """``steps_of`` by the operations of PyTorch, one by one."""
+    with operations_of_pytorch():
+        return steps_of(network, sampler, canvases, device)
 
 
 def in_float8(
     network: Denoiser, sampler: Sampler, canvases: Canvases, device: str
 ) -> tuple[Tensor, int]:
-    """``steps_of`` by a copy of the network with its blocks in float8, made in the first call."""
-    assert isinstance(network, DenoiserModule)
-    if (narrow := _NARROW.get(network)) is None:
-        narrow = deepcopy(network)
-        for name, p in narrow.named_parameters():
-            if not any(part in name for part in narrow.wide):
-                p.data = p.data.to(torch.bfloat16)
-        for name in [name for name, _ in narrow.named_modules()]:
-            narrow_layer(narrow, name)
-        _NARROW[network] = narrow
-    return steps_of(narrow, sampler, canvases, device)
+    """``eagerly`` with the blocks in float8."""
+    return eagerly(copy_of(network, "narrow"), sampler, canvases, device)
 
 
 class Repeated:
@@ -66,7 +87,7 @@ def graphs_of(network: Denoiser, device: str) -> StepGraphs:
     return graphs
 
 
-def in_graphs(
+def _in_graphs(
     network: Denoiser, sampler: Sampler, canvases: Canvases, device: str
 ) -> tuple[Tensor, int]:
     """``steps_of`` by recorded steps.
@@ -81,18 +102,41 @@ def in_graphs(
     return found
 
 
+def in_graphs(
+    network: Denoiser, sampler: Sampler, canvases: Canvases, device: str
+) -> tuple[Tensor, int]:
+    """By recorded steps of the operations of PyTorch."""
+    with operations_of_pytorch():
+        return _in_graphs(network, sampler, canvases, device)
+
+
+def fused(
+    network: Denoiser, sampler: Sampler, canvases: Canvases, device: str
+) -> tuple[Tensor, int]:
+    """By recorded steps with joined layers and the project's own kernels."""
+    return _in_graphs(copy_of(network, "joined"), sampler, canvases, device)
+
+
+def fused_in_float8(
+    network: Denoiser, sampler: Sampler, canvases: Canvases, device: str
+) -> tuple[Tensor, int]:
+    """``fused`` with the blocks in float8."""
+    return _in_graphs(copy_of(network, "narrow joined"), sampler, canvases, device)
+
+
 VARIANTS: dict[str, Decode | None] = {
-    "eager": steps_of,
+    "eager": eagerly,
     "graph": in_graphs,
-    "fused": None,
-    "fp8": None,
+    "fused": fused,
+    "fp8": fused_in_float8,
     "eager-fp8": in_float8,
     "dual": None,
 }
-"""By name; None where there is no implementation yet. ``graph``: the step recorded as a CUDA graph;
-``fused``: that with fused kernels; ``fp8``: that with 8-bit weights; ``eager-fp8``: ``eager`` with
-them; ``dual``: with a cache of keys and values outside the block."""
-ALIKE = {"graph"}
+"""By name; None where there is no implementation yet. ``eager``: the operations of PyTorch one by
+one; ``graph``: the step recorded as a CUDA graph; ``fused``: that with joined layers and kernels;
+``fp8``: that with 8-bit weights; ``eager-fp8``: ``eager`` with them; ``dual``: with a cache of keys
+and values outside the block."""
+ALIKE = {"graph", "fused"}
 """Variants that compute the same, but for the rounding of products of other sizes."""
 
 

@@ -9,7 +9,8 @@ instead. While gradients are recorded they always do: kernels have none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,7 @@ ROWS = 5
 Pairs = Iterable[tuple[Tensor, Tensor]]
 """Results of a kernel, each beside that of PyTorch."""
 _agree: dict[tuple[Hashable, ...], bool] = {}
+_off: list[bool] = []
 _warned: set[str] = set()
 
 
@@ -61,11 +63,27 @@ def programs() -> ModuleType | None:
 def possible(like: Tensor) -> bool:
     """Whether kernels may take tensors of this device and type at all."""
     return (
-        like.device.type in DEVICES
+        not _off
+        and like.device.type in DEVICES
         and not torch.is_grad_enabled()
         and like.dtype in RELATIVE
         and programs() is not None
     )
+
+
+@contextmanager
+def operations_of_pytorch() -> Iterator[None]:
+    """No kernel is used inside, to compare both."""
+    _off.append(True)
+    try:
+        yield
+    finally:
+        _off.pop()
+
+
+def decisions() -> dict[tuple[Hashable, ...], bool]:
+    """Whether each kernel that has been asked for is used: by its name, device, type and sizes."""
+    return dict(_agree)
 
 
 def ordinary(*tensors: Tensor) -> bool:

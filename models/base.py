@@ -249,14 +249,15 @@ class Transformer(DenoiserModule):
         self.make_rope(device)
 
     def reserve(self, slots: int, ranks: int = 1) -> None:
-        """Make room for keys and values of ``slots`` positions; of a network that is divided among
-        ranks, for this one's heads.
+        """Make room for keys and values of ``slots`` positions, and of one that is nobody's, to
+        which passes in fixed shapes write what belongs to no canvas; of a network that is divided
+        among ranks, for this one's heads.
         """
         shape, like = self.cache_shape, next(self.parameters())
         if shape is None:
             return super().reserve(slots)
         own = shape._replace(heads=shape.heads // ranks)
-        self.slab = Slab(own, slots, like.dtype, self.cos.device)
+        self.slab = Slab(own, slots + 1, like.dtype, self.cos.device)
 
     def copy_slots(self, sources: np.ndarray, targets: np.ndarray) -> None:
         """See ``Denoiser``."""

@@ -85,15 +85,13 @@ class Sight(NamedTuple):
 
 
 class Slab:
-    """Keys and values of a network by layer and slot, each [layers, slots + 1, H_kv, d]. The last
-    slot is nobody's: passes in fixed shapes write there what belongs to no canvas.
-    """
+    """Keys and values of a network by layer and slot, each [layers, slots, H_kv, d]."""
 
     def __init__(
         self, shape: CacheShape, slots: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         """Room for ``slots`` positions; on a CPU memory is taken when they are first written."""
-        size = (shape.layers, slots + 1, shape.heads, shape.width)
+        size = (shape.layers, slots, shape.heads, shape.width)
         self.keys, self.values = (_zeros(size, dtype, device) for _ in range(2))
 
     def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
@@ -105,8 +103,8 @@ class Slab:
 
     @property
     def slots(self) -> int:
-        """How many there are for canvases."""
-        return self.keys.shape[1] - 1
+        """How many there are."""
+        return self.keys.shape[1]
 
 
 def _zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -266,7 +264,7 @@ class SlabAttention:
 
 class FixedSlabAttention:
     """``SlabAttention`` in fixed shapes (``models.attention.Packing``). Queries that see different
-    keys are sequences of their own.
+    keys are sequences of their own. The last slot of the slab is nobody's.
     """
 
     def __init__(self, slab: Slab, packing: Packing, kernel: Callable[..., Any] | None) -> None:
@@ -282,12 +280,12 @@ class FixedSlabAttention:
         self._mask: Tensor | None = None
         assert packing.slots is not None and packing.starts is not None
         assert packing.used is not None
-        self._slots = torch.where(packing.slots < 0, slab.slots, packing.slots)
+        self._slots = torch.where(packing.slots < 0, slab.slots - 1, packing.slots)
         self._starts, self._used = packing.starts, packing.used
         if kernel is None:
             used = F.pad(self._used, (0, 1), value=1)[packing.sequence, None]
             begin = self._starts[packing.sequence, None]
-            slot = torch.arange(slab.keys.shape[1], device=slab.keys.device)
+            slot = torch.arange(slab.slots, device=slab.keys.device)
             self._mask = ((slot >= begin) & (slot < begin + used))[None]
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def test_attention_over_slots_by_a_kernel_and_by_a_mask_agree(kv_heads):
     results = []
     q, k, v = (torch.randn(len(packing.positions), h, 8, generator=g) for h in (4, *[kv_heads] * 2))
     for kernel in (over_slots, None):
-        slab = Slab(CacheShape(1, kv_heads, 8), 80, torch.float32, torch.device("cpu"))
+        slab = Slab(CacheShape(1, kv_heads, 8), 81, torch.float32, torch.device("cpu"))
         slab.keys.normal_(generator=torch.Generator().manual_seed(1))
         slab.values.normal_(generator=torch.Generator().manual_seed(2))
         before = slab.keys.clone()

@@ -251,8 +251,11 @@ class Transformer(DenoiserModule):
     def reserve(self, slots: int, ranks: int = 1) -> None:
         """Make room for keys and values of ``slots`` positions, and of one that is nobody's, to
         which passes in fixed shapes write what belongs to no canvas; of a network that is divided
-        among ranks, for this one's heads.
+        among ranks, for this one's heads. What there is stays if it is large enough, since recorded
+        passes read it.
         """
+        if self.slab is not None and self.slab.slots > slots:
+            return None
         shape, like = self.cache_shape, next(self.parameters())
         if shape is None:
             return super().reserve(slots)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.caches import PlainForward
 from benchmarks.device.measures import matrix_rate, peak_mib
 from benchmarks.device.networks import Bench
-from benchmarks.device.report import NOT_BUILT, OUT_OF_TIME
-from benchmarks.device.variants import Canvases, built
-from benchmarks.isolated import logits_of
-from benchmarks.reference import explicit_posterior_loop, llada_loop
+from benchmarks.device.report import OUT_OF_TIME
+from benchmarks.device.variants import VARIANTS, Canvases, copy_of, graphs_of
+from benchmarks.isolated import cached, logits_of
+from benchmarks.reference import explicit_posterior_loop, fast_dllm_loop, llada_loop
+from models.base import DenoiserModule
 from models.families.llada import LLaDA
+from models.kernels.choice import operations_of_pytorch
 from sampler import SAMPLERS, make_params
+from sampler.batch import CanvasBatch
+from sampler.interface import Sampler
+from sampler.step import take_steps
 
 K = 0.1
 PROMPT, GENERATED = 128, 256
@@ -67,9 +74,10 @@ def llada_case(
     editable = [False] * prompt_length + [True] * length
     canvases: Canvases = [(p + [0] * length, editable, params) for p in prompt.tolist()]
     sampler = SAMPLERS["topk"].make(vocab, mask, ())
-    decoders = built(bench.report)
+    decoders = VARIANTS
     rows = 0
     for variant, decode in decoders.items():  # verified before it is timed
+        decode(model, sampler, canvases, bench.device)  # in the next, sizes are recorded
         found, rows = decode(model, sampler, canvases, bench.device)
         found = found.view(batch, -1)
         whole = bool((found[:, :prompt_length].cpu() == prompt).all())
@@ -128,9 +136,71 @@ def many_canvases(bench: Bench) -> None:
 
 
 def caches(bench: Bench) -> None:
-    """Section 7: caches of keys and values against the published ones."""
-    for batch in (1, 16):
-        bench.report.skip(f"{bench.llada_name} {batch}, caches", "dual", NOT_BUILT)
+    """Section 7: Fast-dLLM's caches against its own loop, which takes one canvas at a time."""
+    model, shape = bench.llada(), bench.llada_shape
+    mask = shape["mask_token_id"]
+    prompt, length, block, steps = (16, 16, 8, 4) if bench.small else (PROMPT, GENERATED, 32, 64)
+    sampler = SAMPLERS["topk"].make(shape["vocab_size"], mask, ())
+    g = torch.Generator().manual_seed(0)
+    given = torch.randint(3, min(1000, mask), (16, prompt), generator=g)
+    networks = {"eager": model, "graph": model, "fused": copy_of(model, "joined")}
+    # once for all cases: a recorded step stays with the memory that it was recorded for
+    for network in (model, networks["fused"]):
+        network.reserve(16 * (prompt + length))
+    for mode in ("dual", "prefix"):
+        for count in (1, 16):
+            case = f"{bench.llada_name} {count} x {steps} steps {mode}"
+            if not bench.report.has_time:
+                bench.report.skip(case)
+                continue
+            params = make_params(
+                sampler="topk",
+                steps=steps,
+                mixing_ratio=0.0,
+                temperature=0.0,
+                block_length=block,
+                cache=mode,
+            )
+            editable = [False] * prompt + [True] * length
+            canvases: Canvases = [
+                ([*ids, *[0] * length], editable, params) for ids in given[:count].tolist()
+            ]
+            reference = partial(
+                fast_dllm_loop,
+                PlainForward(model),
+                prompt=given[:1].to(bench.device),
+                length=length,
+                block=block,
+                steps=steps,
+                mask_id=mask,
+                mode=mode,
+            )
+            sides: list[Side] = [("reference", reference, bench.runs(2))]
+            for variant, network in networks.items():
+                work = partial(_cached_run, variant, network, sampler, canvases, mode, bench.device)
+                tokens = work()
+                whole = bool((tokens != mask).all())
+                bench.report.verify(case, variant, whole, "no mask left" if whole else "masks left")
+                sides.append((variant, work, bench.runs(3)))
+            said = "" if count == 1 else f"; the reference is of one canvas, {count} take as often"
+            in_turn(bench, case, sides, lambda s, n=count, t=said: f"{n * length / s:.0f} tok/s{t}")
+
+
+def _cached_run(
+    variant: str,
+    network: DenoiserModule,
+    sampler: Sampler,
+    canvases: Canvases,
+    mode: str,
+    device: str,
+) -> Tensor:
+    """All steps of some canvases whose keys and values are kept; their tokens."""
+    take = take_steps if variant == "eager" else graphs_of(network, device).take_steps
+    with nullcontext() if variant == "fused" else operations_of_pytorch():
+        batch = cached(network, sampler.begin(CanvasBatch.of(canvases, device)), mode)
+        for _ in range(canvases[0][2].calls):
+            batch = take(network, [(sampler, batch)])[0].batch
+    return batch.tokens
 
 
 def posterior(bench: Bench) -> None:
@@ -150,7 +220,7 @@ def posterior(bench: Bench) -> None:
             ([0] * length, [True] * length, make_params(steps=steps, mixing_ratio=mixing, seed=i))
             for i in range(batch)
         ]
-        decoders = built(bench.report)
+        decoders = VARIANTS
         for variant, decode in decoders.items():
             found: Tensor = decode(model, sampler, canvases, bench.device)[0]
             whole = bool(

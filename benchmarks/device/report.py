@@ -12,7 +12,6 @@ from typing import IO, Any
 from benchmarks.device.predictions import PREDICTED_KERNELS, PREDICTED_SECONDS
 
 TABLE_LINES = 60
-NOT_BUILT = "skipped: not built"
 OUT_OF_TIME = "skipped: out of time"
 
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks.device.decoding import K
 from benchmarks.device.measures import profiled, seconds
 from benchmarks.device.networks import Bench
-from benchmarks.device.variants import built, copy_of, graphs_of
+from benchmarks.device.variants import copy_of, graphs_of
 from models.checkpoints.load import Checkpoint
 from models.families.llada import LLaDA
 from models.interface import Denoiser, ModelInfo
@@ -57,7 +57,6 @@ def profile(
     if not bench.report.has_time:
         bench.report.skip(case)
         return
-    built(bench.report)
     sampler = SAMPLERS[name].make(vocab, mask, ())
     params = make_params(steps=32, sampler=name, mixing_ratio=K, temperature=0.0)
     canvases = [([0] * length, [True] * length, params)] * batch_size

@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 from benchmarks.device.networks import Bench
-from benchmarks.device.variants import ALIKE, Canvases, built
+from benchmarks.device.variants import ALIKE, VARIANTS, Canvases
 from models.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint
 from sampler import SAMPLERS, make_params
 from sampler.interface import Sampler
@@ -69,7 +69,7 @@ def _compare(
     bench: Bench, case: str, pair: tuple[Checkpoint, Checkpoint], name: str, canvases: Canvases
 ) -> None:
     found = {}
-    for variant, decode in built(bench.report).items():
+    for variant, decode in VARIANTS.items():
         found[variant], _ = decode(pair[1].model, _sampler(pair[1], name), canvases, bench.device)
         if variant == "eager":
             theirs, _ = decode(pair[0].model, _sampler(pair[0], name), canvases, "cpu")

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from benchmarks.device.report import NOT_BUILT, Report
 from benchmarks.isolated import steps_of
 from models.base import DenoiserModule
 from models.float8 import narrow_layer
@@ -124,28 +123,15 @@ def fused_in_float8(
     return _in_graphs(copy_of(network, "narrow joined"), sampler, canvases, device)
 
 
-VARIANTS: dict[str, Decode | None] = {
+VARIANTS: dict[str, Decode] = {
     "eager": eagerly,
     "graph": in_graphs,
     "fused": fused,
     "fp8": fused_in_float8,
     "eager-fp8": in_float8,
-    "dual": None,
 }
-"""By name; None where there is no implementation yet. ``eager``: the operations of PyTorch one by
-one; ``graph``: the step recorded as a CUDA graph; ``fused``: that with joined layers and kernels;
-``fp8``: that with 8-bit weights; ``eager-fp8``: ``eager`` with them; ``dual``: with a cache of keys
-and values outside the block."""
+"""By name. ``eager``: the operations of PyTorch one by one; ``graph``: the step recorded as a CUDA
+graph; ``fused``: that with joined layers and kernels; ``fp8``: that with 8-bit weights;
+``eager-fp8``: ``eager`` with them."""
 ALIKE = {"graph", "fused"}
 """Variants that compute the same, but for the rounding of products of other sizes."""
-
-
-def built(report: Report) -> dict[str, Decode]:
-    """The variants that exist; the others are recorded as skipped, once in a section."""
-    for variant, decode in VARIANTS.items():
-        known = any(
-            r["section"] == report.section and r["variant"] == variant for r in report.records
-        )
-        if decode is None and not known:
-            report.skip("all cases", variant, NOT_BUILT)
-    return {variant: decode for variant, decode in VARIANTS.items() if decode is not None}

@@ -23,7 +23,10 @@ RUN sh deploy/install.sh /src /opt/xdlm
 FROM ${PYTHON} AS cpu
 ENV XDLM_DEVICE=cpu
 
+# Triton compiles what launches a kernel
 FROM ${PYTHON} AS cuda
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 ENV XDLM_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # hadolint ignore=DL3006

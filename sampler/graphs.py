@@ -44,23 +44,26 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """CUDA graphs, which share the memory of what they compute on their way: only one runs at a
-    time, and its result is read before the next.
+    """CUDA graphs of one device. They share the memory of what they compute on their way: only one
+    runs at a time, and its result is read before the next.
     """
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device) -> None:
+        """``device``: where the work runs."""
+        self._device, self._pool = device, torch.cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         """See ``Recorder``."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            work()  # libraries allocate and choose kernels in their first call
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            result = work()
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                work()  # libraries allocate and choose kernels in their first call
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # other threads, such as those of another engine, go on meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = work()
         return graph.replay, result
 
 

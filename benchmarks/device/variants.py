@@ -81,8 +81,9 @@ def graphs_of(network: Denoiser, device: str) -> StepGraphs:
     """The recordings of a network, kept from call to call."""
     assert isinstance(network, nn.Module)
     if (graphs := _GRAPHS.get(network)) is None:
-        recorder: Recorder = Repeated() if device == "cpu" else CudaRecorder()
-        graphs = _GRAPHS[network] = StepGraphs(network, torch.device(device), recorder)
+        there = torch.device(device)
+        recorder: Recorder = Repeated() if device == "cpu" else CudaRecorder(there)
+        graphs = _GRAPHS[network] = StepGraphs(network, there, recorder)
     return graphs
 
 

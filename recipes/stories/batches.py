@@ -42,12 +42,23 @@ class Batch:
     weight: Tensor  # [R] shares of the loss
 
 
-def make_batch(data: Tensor, kernel: NoiseKernel, batch_tokens: int, seed: int, step: int) -> Batch:
+def make_batch(
+    data: Tensor,
+    kernel: NoiseKernel,
+    batch_tokens: int,
+    seed: int,
+    step: int,
+    noise_floor: float = 0.0,
+) -> Batch:
     """Batch number ``step``: same seed and step, same batch.
 
     Times are spread evenly over the batch. Half of the canvases keep a clean prefix, as a prompt
     would. Every noisy position is scored, and a random sample of the clean ones up to ``SCORED``,
     weighted up in turn: their loss is small, and the head is a third of the work.
+
+    Where the share of noise, 1 - alpha, is below ``noise_floor``, the weights are scaled by its
+    ratio to that: the NELBO gives the few noisy tokens of such a canvas a weight of about 1 / t,
+    and most of the gradient's variance.
     """
     g = torch.Generator().manual_seed(seed * 1_000_003 + step)
     shares = torch.tensor([share for _, share in LENGTHS])
@@ -68,5 +79,8 @@ def make_batch(data: Tensor, kernel: NoiseKernel, batch_tokens: int, seed: int, 
     order = torch.rand(x.numel(), generator=g) + 2.0 * noisy + 1.0 * clean
     rows = order.topk(int(SCORED * x.numel())).indices
     weight = noisy[rows] + clean[rows] * (clean.sum() / clean[rows].sum().clamp(min=1))
+    alpha = alpha.flatten()[rows]
     weight = weight / learn.sum()
-    return Batch(z, rows, x.flatten()[rows], alpha.flatten()[rows], weight)
+    if noise_floor:
+        weight = weight * ((1.0 - alpha) / noise_floor).clamp(max=1.0)
+    return Batch(z, rows, x.flatten()[rows], alpha, weight)

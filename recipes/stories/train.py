@@ -2,7 +2,8 @@
 
 The student starts from the teacher's own weights: causal mask dropped, rotary rows permuted from
 interleaved to half-split, vocabulary pruned, head untied. It learns the NELBO of eq. 15 with times
-spread evenly over each batch; half of the sequences keep a clean random prefix, as a prompt would.
+spread evenly over each batch, the terms of canvases with little noise scaled down; half of the
+sequences keep a clean random prefix, as a prompt would.
 Matrices of the blocks are trained by Muon, the rest by AdamW. The run writes its state to a work
 folder and goes on from there; the same seed and step draw the same batch.
 
@@ -45,6 +46,7 @@ class Recipe:
     batch_tokens: int = 4096
     muon_lr: float = 4e-3
     adam_lr: float = 1e-3
+    noise_floor: float = 0.3
     seed: int = 0
 
     @property
@@ -54,7 +56,7 @@ class Recipe:
 
 
 def loss_of(student: LLaDA, kernel: NoiseKernel, batch: Batch) -> Tensor:
-    """Weighted mean of the NELBO integrand over the scored positions; a scalar."""
+    """Weighted sum of the NELBO integrand over the scored positions; a scalar."""
     attention = EqualLengthAttention(*batch.z.shape, device=batch.z.device)
     with torch.autocast(batch.z.device.type, torch.bfloat16):
         logits = student.head(student.hidden(batch.z.flatten(), attention, batch.rows))
@@ -114,7 +116,7 @@ def train(
     loss_fn = torch.compile(loss_of, dynamic=False) if compile_ else loss_of
 
     def loss_at(step: int) -> Tensor:
-        batch = make_batch(data, kernel, recipe.batch_tokens, recipe.seed, step)
+        batch = make_batch(data, kernel, recipe.batch_tokens, recipe.seed, step, recipe.noise_floor)
         batch = Batch(*(getattr(batch, f.name).to(device) for f in fields(batch)))
         return loss_fn(student, kernel, batch)
 
@@ -135,6 +137,12 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=defaults.batch_tokens)
     parser.add_argument("--muon-lr", type=float, default=defaults.muon_lr)
     parser.add_argument("--adam-lr", type=float, default=defaults.adam_lr)
+    parser.add_argument(
+        "--noise-floor",
+        type=float,
+        default=defaults.noise_floor,
+        help="terms of canvases with less noise count less; 0 for the NELBO itself",
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--work", type=Path, help="where the run keeps its state")
     parser.add_argument("--out", type=Path, default=BUNDLED / "stories", help="checkpoint folder")
@@ -150,6 +158,7 @@ def main() -> None:
         batch_tokens=args.batch_tokens,
         muon_lr=args.muon_lr,
         adam_lr=args.adam_lr,
+        noise_floor=args.noise_floor,
         seed=args.seed,
     )
     work = args.work or WORK / f"train-k{recipe.mixing_ratio:g}"

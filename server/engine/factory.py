@@ -68,7 +68,7 @@ def engine_of(
     )
     graphs = None
     if device == "cuda" and settings.cuda_graphs:
-        graphs = StepGraphs(checkpoint.model, checkpoint.device, CudaRecorder())
+        graphs = StepGraphs(checkpoint.model, checkpoint.device, CudaRecorder(checkpoint.device))
     deadlines = Deadlines(settings.queue_seconds or math.inf, settings.request_seconds or math.inf)
     return Engine(
         checkpoint,

@@ -8,9 +8,8 @@ network runs, with some that belong to no canvas.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +18,12 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.cache import FAR, Reading
-from sampler.interface import Denoiser, Sampler
+from sampler.interface import FixedDenoiser, Sampler
 from sampler.layout import Layout
-from sampler.logits.guidance import unconditional
-from sampler.logits.row_requests import ALL, Asks
+from sampler.logits.row_requests import Asks
 from sampler.now import Now
-from sampler.outcome import Outcome
-from sampler.plan import Rows
-from sampler.proposed import Ahead, Proposed, rows_asked
-from sampler.room import Room, Run
-from sampler.step import take
+from sampler.proposed import Ahead, rows_asked
 
-Packing = tuple[Tensor | int | None, ...]
-"""See ``FixedDenoiser``."""
 LEAST_POSITIONS = 256
 LEAST_CANVASES = 8
 LEAST_RUN = 128
@@ -40,37 +32,6 @@ LEAST_LENGTH = 1024
 """Least sizes. A network takes as long for fewer rows, since its weights have to be read; canvases
 and lengths cost next to nothing where they are empty.
 """
-
-
-class FixedDenoiser(Denoiser, Protocol):
-    """A network that can run in fixed shapes."""
-
-    def fits(self, positions: int, cached: bool) -> bool:
-        """Whether it takes this many positions; ``cached``: of canvases whose keys and values are
-        kept.
-        """
-        ...
-
-    def trunk_of(
-        self, tokens: Tensor, packing: Packing, rows: Tensor, labels: Tensor | None = None
-    ) -> Tensor:
-        """As ``Denoiser.trunk``; nothing is asked of the device.
-
-        Args:
-            tokens: ids [T].
-            packing: position of each on its canvas [T]; its sequence [T], B for those of none;
-                where each sequence begins and the last one ends [B + 1] in int32; and positions of
-                one at most. Where keys and values are kept also the slot of each position [T], -1
-                for those of none; the first slot that each sequence attends over [B + 1], and how
-                many [B], in int32; and the most of them.
-            rows, labels: see there.
-        """
-        ...
-
-
-def in_fixed_shapes(network: Denoiser) -> FixedDenoiser | None:
-    """The network, if it is one of these."""
-    return cast(FixedDenoiser, network) if hasattr(network, "trunk_of") else None
 
 
 def power_of_two(count: int, least: int) -> int:
@@ -299,68 +260,6 @@ class FixedStep:
             else:
                 cut[name] = array[positions if name == "tokens" else canvases].copy()
         return cut
-
-
-def fixed_step(
-    network: FixedDenoiser, sizes: Sizes, now: Now, following: Now, given: dict[str, Tensor]
-) -> Outcome:
-    """Take a step on the device: run the network, write, and count the rows of the next step.
-
-    Args:
-        network: the network.
-        sizes: of the step.
-        now, following: its settings, and those of the next.
-        given: the pieces by name.
-    """
-    of_host = torch.zeros(sizes.canvases, dtype=torch.int64)  # a step on the device reads none
-    layout = Layout(
-        lengths=of_host,
-        canvas=given["canvas"],
-        position=given["position"],
-        rank=given["rank"],
-        editable=given["editable"] != 0,
-        ends=given["ends"],
-        first=of_host,
-        pinned=given["pinned"] != 0 if sizes.pinned else None,
-    )
-    proposed = Proposed.of(sizes.sampler, layout, now, given["tokens"])
-    asks = Asks({name: np.ones(sizes.rows, dtype=bool) for name in sizes.asks})
-    room = Room(sizes.rows, False, sizes.rows, asks, Run(sizes.run, of_host), None, ALL)
-
-    def run(rows: Sequence[Rows]) -> Tensor:
-        return _hidden(network, sizes, proposed, rows[0], given)
-
-    ((written, told),) = take(network, [proposed], [room], (), [sizes.guesses], run)
-    settings = following.with_columns(written.columns)
-    told["asked"] = Proposed.of(sizes.sampler, layout, settings, written.tokens).counts
-    return Outcome.of([told])
-
-
-def _hidden(
-    network: FixedDenoiser, sizes: Sizes, proposed: Proposed, rows: Rows, given: dict[str, Tensor]
-) -> Tensor:
-    """Run the network; hidden states of the rows, then of their unconditional twins. Empty rows
-    have those of any position that is run.
-    """
-    tokens, labels = proposed.tokens, proposed.now.of_canvases("label")
-    at = given["place"][0, rows.at]
-    if sizes.guided:
-        bare, none = unconditional(tokens, proposed.layout, labels, proposed.sampler.mask_id)
-        tokens, labels = torch.cat((tokens, bare)), torch.cat((labels, none))
-        at = torch.cat((at, given["place"][1, rows.at]))
-    packing: Packing = (
-        given["run_position"],
-        given["sequence"],
-        given["offsets"].int(),
-        sizes.longest,
-    )
-    if sizes.used:
-        packing += (given["slots"], given["starts"].int(), given["used"].int(), sizes.used)
-    tokens = tokens[given["run"]]
-    if not network.classes:
-        return network.trunk_of(tokens, packing, at)
-    labels = labels[given["run_canvas"]]
-    return network.trunk_of(tokens, packing, at, torch.where(labels < 0, network.classes, labels))
 
 
 def _active(batch: CanvasBatch) -> Tensor:

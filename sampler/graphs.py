@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from sampler.batch import CanvasBatch
-from sampler.fixed import FixedDenoiser, FixedStep, Pieces, Sizes, fixed_step, in_fixed_shapes
-from sampler.interface import Denoiser, Sampler
+from sampler.fixed import FixedStep, Pieces, Sizes
+from sampler.fixed_step import fixed_step
+from sampler.interface import Denoiser, FixedDenoiser, Sampler, in_fixed_shapes
 from sampler.outcome import Outcome
 from sampler.step import StepResult, settle, take_steps
 

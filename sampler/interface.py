@@ -15,6 +15,9 @@ from sampler.logits.row_requests import RowQuery
 from sampler.now import Now
 from sampler.plan import Plan, Rows, Written
 
+Packing = tuple[Tensor | int | None, ...]
+"""See ``FixedDenoiser``."""
+
 
 @runtime_checkable
 class Denoiser(Protocol):
@@ -64,6 +67,32 @@ class CachingDenoiser(Denoiser, Protocol):
         ...
 
 
+class FixedDenoiser(Denoiser, Protocol):
+    """A network that can run in fixed shapes."""
+
+    def fits(self, positions: int, cached: bool) -> bool:
+        """Whether it takes this many positions; ``cached``: of canvases whose keys and values are
+        kept.
+        """
+        ...
+
+    def trunk_of(
+        self, tokens: Tensor, packing: Packing, rows: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """As ``Denoiser.trunk``; nothing is asked of the device.
+
+        Args:
+            tokens: ids [T].
+            packing: position of each on its canvas [T]; its sequence [T], B for those of none;
+                where each sequence begins and the last one ends [B + 1] in int32; and positions of
+                one at most. Where keys and values are kept also the slot of each position [T], -1
+                for those of none; the first slot that each sequence attends over [B + 1], and how
+                many [B], in int32; and the most of them.
+            rows, labels: see there.
+        """
+        ...
+
+
 class SelfConditioned(CachingDenoiser, Protocol):
     """A network that reads, where it denoises, the mean embedding that the last step expected."""
 
@@ -81,6 +110,11 @@ class SelfConditioned(CachingDenoiser, Protocol):
 def self_conditioned(network: Denoiser) -> SelfConditioned | None:
     """The network, if it is one of these."""
     return cast(SelfConditioned, network) if hasattr(network, "remember") else None
+
+
+def in_fixed_shapes(network: Denoiser) -> FixedDenoiser | None:
+    """The network, if it is one of these."""
+    return cast(FixedDenoiser, network) if hasattr(network, "trunk_of") else None
 
 
 @runtime_checkable

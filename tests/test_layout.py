@@ -50,7 +50,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("server.http.*",),
     ("sampler", "sampler.registry"),
     ("sampler.samplers.*", "sampler.likelihood.*"),
-    ("sampler.fixed", "sampler.graphs"),
+    ("sampler.fixed", "sampler.fixed_step", "sampler.graphs"),
     ("sampler.step", "sampler.proposed", "sampler.interface", "sampler.transition"),
     ("sampler.constraints.joint",),
     ("sampler.deadline", "sampler.plan", "sampler.room"),

@@ -305,7 +305,7 @@ def _now_pieces(name: str, now: Now, canvases: int) -> Pieces:
 
 
 def _run_pieces(passed: Passed, sizes: Sizes) -> Pieces:
-    """What the network runs, and where each position of the batch is among it, [copies, T]."""
+    """Positions that the network runs, and the place of each of the batch among them."""
     count, sequences = len(passed.source), len(passed.lengths)
     offsets = np.concatenate(([0], passed.lengths.cumsum()))
     place = np.zeros((2 if sizes.guided else 1, sizes.positions), dtype=np.int64)

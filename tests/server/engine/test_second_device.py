@@ -22,6 +22,7 @@ from server.engine.stream import Subscription
 from tests.sampler.settings import KINDS, SOME_KINDS, canvas
 from tests.sampler.tape import TapeRecorder
 from tests.sampler.toy import Mixing
+from tests.support.effort import THOROUGH
 from tests.support.second_device import DEVICE, Remote, SecondDevice
 
 V, MASK = 96, 95
@@ -174,8 +175,15 @@ def test_a_second_device_gives_the_events_of_the_cpu(courses):
     assert ends.count(Failed) == 0 and ends.count(Done) == len(ends) - 2  # two were cancelled
 
 
-@pytest.mark.parametrize("kind", SOME_KINDS)
-@pytest.mark.parametrize("device", ["cpu", "second"])
+RECORDED = [
+    (device, kind)
+    for i, kind in enumerate(SOME_KINDS)
+    for j, device in enumerate(DEVICES)
+    if THOROUGH or (i + j) % 2  # in ``make test`` each kind on one of the devices
+]
+
+
+@pytest.mark.parametrize("device, kind", RECORDED)
 def test_recorded_steps_give_the_events_of_those_taken_eagerly(device, kind):
     """While requests arrive, leave and wait."""
     found = []

@@ -99,3 +99,43 @@ def test_recorded_steps_of_cached_canvases_are_those_taken_eagerly(mode):
                     assert batch.held is not None and alone.held is not None
                     assert (batch.held == alone.held).all()
             assert graphs.replayed > graphs.recorded > 0 and graphs.refused == 0
+
+
+class Wrong:
+    """Records something else than it was given, or nothing at all."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.asked = error, 0
+
+    def record(self, work):
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        result = work()
+
+        def again() -> None:
+            result.copy_(work())
+            result[:8] = MASK  # as if the first canvas had not changed
+
+        return again, result
+
+
+@pytest.mark.parametrize(
+    "recorder, recordings",
+    [
+        (Wrong(), 2),
+        (Wrong(RuntimeError("no graph")), 1),
+        (Wrong(torch.OutOfMemoryError("full")), 2),
+    ],
+    ids=["another result", "an error", "no memory"],
+)
+def test_a_recording_that_fails_is_left_out_and_the_steps_go_on(recorder, recordings, caplog):
+    """Another result, or no room, leaves out a size; after an error nothing is recorded."""
+    network, rng = Mixing(V), random.Random(0)
+    graphs = StepGraphs(network, CPU, recorder)
+    for length in (24, 24, 24, 300, 300, 300):  # two sizes
+        sampler, batch = batch_of("gidd", rng, [(0, length)])
+        eager = take_steps(network, [(sampler, batch)])[0]
+        assert same(eager, graphs.take_steps(network, [(sampler, batch)])[0])
+    assert graphs.replayed == 0 and graphs.refused == recorder.asked == recordings
+    assert len(caplog.records) == recordings

@@ -42,7 +42,7 @@ def launches(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], dict[str, A
 
 
 def compiled(name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """What Triton makes of a launch with aligned tensors, for a Hopper GPU."""
+    """A launch with aligned tensors as Triton compiles it for a Hopper GPU."""
     from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingImports]
     from triton.compiler import ASTSource  # pyright: ignore[reportMissingImports]
 

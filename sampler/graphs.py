@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 MOST_RECORDINGS = 64
 USES_BEFORE = 1
 """Steps of a size that are taken eagerly before one is recorded: many sizes come once."""
+MOST_SEEN = 4096
+"""Sizes whose uses are counted; then the counts begin anew."""
 NEVER = -(1 << 62)
 """Uses so far of a size that shall not be recorded."""
 
@@ -175,6 +177,8 @@ class StepGraphs:
         sizes = step.sizes
         recorded = self._kept.get(sizes)
         if recorded is None:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
             self._seen[sizes] += 1
             if self._seen[sizes] <= USES_BEFORE or (recorded := self._record(step)) is None:
                 return None

@@ -182,12 +182,10 @@ class Batches:
         stepped = StepOutcome()
         stepped.reused = self.prompts.before_step()
         parts = [c.part(now, step_seconds) for c in self._canvases.values() if c]
-        graphs, replayed = self._graphs, 0
-        if graphs is not None:
-            replayed = graphs.replayed
-        take = take_steps if graphs is None else graphs.take_steps
+        graphs = self._graphs
+        take, before = (take_steps, 0) if graphs is None else (graphs.take_steps, graphs.replayed)
         outcomes = step_parts(self._checkpoint.model, parts, take)
-        stepped.replayed = graphs is not None and graphs.replayed > replayed
+        stepped.replayed = graphs is not None and graphs.replayed > before
         for part, outcome in outcomes:
             if isinstance(outcome, StepResult):
                 failed = self._taken_in(part, outcome, stepped)

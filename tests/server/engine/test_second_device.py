@@ -184,8 +184,8 @@ RECORDED = [
 
 
 @pytest.mark.parametrize("device, kind", RECORDED)
-def test_recorded_steps_give_the_events_of_those_taken_eagerly(device, kind):
-    """While requests arrive, leave and wait."""
+def test_recorded_steps_give_the_events_of_those_taken_eagerly(device, kind, capsys):
+    """While requests arrive, leave and wait; no step fails and is repeated in halves."""
     found = []
     for recorder in (None, RECORDERS[device]()):
         with at(DEVICES[device]):
@@ -204,6 +204,7 @@ def test_recorded_steps_give_the_events_of_those_taken_eagerly(device, kind):
         if (graphs := bench.graphs) is not None:
             assert graphs.replayed > graphs.recorded > 0 and graphs.refused == 0
     assert found[0] == found[1]
+    assert "step failed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", SOME_KINDS)

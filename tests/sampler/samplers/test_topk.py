@@ -77,7 +77,11 @@ def reference_run(network, tokens, editable, params: SamplingParams) -> list[lis
             p[:, ENDS] = -torch.inf
         p = p.softmax(-1)
         sure = [float(p[j, guess[j]]) for j in range(len(x))]
-        masks = sorted((j for j in active if x[j] == MASK), key=lambda j: (-sure[j], j))
+        masks = [j for j in active if x[j] == MASK]
+        later = {
+            j for j in masks if any(abs(i - j) <= own.spacing and sure[i] > sure[j] for i in masks)
+        }
+        masks.sort(key=lambda j: (j in later, -sure[j], j))
         filled = masks if last else masks[: plan.absorb[i]]
         scope = active if own.refine_scope == "block" else spots[: (b + 1) * length]
         wrong = [j for j in scope if x[j] not in (MASK, guess[j]) and sure[j] >= float(p[j, x[j]])]
@@ -116,6 +120,7 @@ def random_canvas(g: torch.Generator, temperature: float = 0.0):
         topk_absorb=absorb,
         logits_eos_inf=number(0, 3) == 0,
         confidence_eos_eot_inf=number(0, 3) == 0,
+        spacing=number(1, 5) if number(0, 1) else 0,
         topk_uniform=tuple(number(0, 3) for _ in range(steps)) if number(0, 3) == 0 else "auto",
         seed=number(0, 2**31),
     )

@@ -160,7 +160,7 @@ class TopKState(SamplerState):
             remasking=columns.integers([REMASKING.words.index(o.remasking) for o in own]),
             compat=columns.integers([COMPAT.words.index(o.compat) for o in own]),
             crossing=columns.flags([o.keeps_crossing for o in own]),
-            spacing=columns.integers([o.spacing for o in own]),
+            spacing=columns.integers([0 if o.compat == "official" else o.spacing for o in own]),
             no_eos=columns.flags([o.logits_eos_inf for o in own]),
             ends_last=columns.flags([o.confidence_eos_eot_inf for o in own]),
             block_length=columns.integers(lengths),
@@ -264,8 +264,10 @@ class TopKParams(BlockParams):
             raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")
         if self.remasking == "random" and self.mixing_ratio > 0.0:
             raise InvalidParam("remasking", "random needs mixing_ratio 0")
-        if self.spacing and self.compat == "official":
-            raise InvalidParam("spacing", "must be 0 for compat official")
+
+    def unread(self) -> dict[str, str]:
+        """The published loop has an order of its own."""
+        return {"spacing": "is not for compat official"} if self.compat == "official" else {}
 
     def most_steps(self, free: int) -> int:
         """In aligned blocks without refinement each step fills a mask."""

@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.device.measures import copy_rate, matrix_rate, seconds
 from benchmarks.device.networks import Bench, random_llada
+from fusion.choice import decisions, operations_of_pytorch
 from models.families.llada_config import SHAPES
 from models.joined import join
-from models.kernels.choice import decisions, operations_of_pytorch
 
 
 def card(bench: Bench) -> None:

@@ -10,12 +10,12 @@ import urllib.request
 import pytest
 import torch
 
+from fusion import choice
+from fusion.choice import Draw
 from models.attention import PackedAttention, attention_over
 from models.checkpoints.load import find_checkpoint, load_checkpoint
 from models.float8 import Float8Linear
 from models.joined import Joined
-from models.kernels import choice
-from models.kernels.choice import Draw
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.graphs import CudaRecorder, StepGraphs

@@ -1,0 +1,9 @@
+"""The kernels in Triton's language. This package is imported where Triton is installed alone.
+
+Names in capitals are constants of a compilation; ranges are powers of two, so entries past a size
+are masked.
+"""
+
+from fusion.programs.layers import add_modulate, add_norm, rope, swiglu
+
+__all__ = ["add_modulate", "add_norm", "rope", "swiglu"]

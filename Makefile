@@ -46,7 +46,7 @@ test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
 	.venv-cluster/bin/python -m pytest -m cluster tests/cluster
 
 test-kernels: .venv-kernels/ready  ## Triton kernels, interpreted, and compiled without a GPU
-	.venv-kernels/bin/python -m pytest tests/models/kernels
+	.venv-kernels/bin/python -m pytest tests/models/kernels tests/sampler/kernels
 
 fuzz: .venv/dev  ## fifty thousand requests generated from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/api/test_fuzz.py tests/server/api/test_bodies.py

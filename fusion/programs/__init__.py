@@ -5,5 +5,16 @@ are masked.
 """
 
 from fusion.programs.layers import add_modulate, add_norm, rope, swiglu
+from fusion.programs.packing import marked, places, uniforms
+from fusion.programs.rows import read_rows
 
-__all__ = ["add_modulate", "add_norm", "rope", "swiglu"]
+__all__ = [
+    "add_modulate",
+    "add_norm",
+    "marked",
+    "places",
+    "read_rows",
+    "rope",
+    "swiglu",
+    "uniforms",
+]

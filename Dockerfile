@@ -17,6 +17,7 @@ COPY deploy/install.sh deploy/
 COPY server server
 COPY sampler sampler
 COPY models models
+COPY fusion fusion
 COPY loadtest loadtest
 RUN sh deploy/install.sh /src /opt/xdlm
 

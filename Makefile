@@ -5,7 +5,7 @@ PYTHON ?= $(or $(shell for each in python3.11 python3.12 python3.13 python3.14 p
     && break; done),$(error Python 3.11 or later is needed: make PYTHON=/path/to/python))
 BIN := .venv/bin
 BROWSER := tests/browser
-SOURCES := server sampler models loadtest recipes tests benchmarks constraints
+SOURCES := server sampler models fusion loadtest recipes tests benchmarks constraints
 
 .PHONY: serve loadtest test test-all test-browser screenshots test-clients test-cluster \
     test-kernels soak fuzz image check words format lock clean
@@ -46,7 +46,7 @@ test-cluster: .venv-cluster/ready  ## replicas on Ray Serve
 	.venv-cluster/bin/python -m pytest -m cluster tests/cluster
 
 test-kernels: .venv-kernels/ready  ## Triton kernels, interpreted, and compiled without a GPU
-	.venv-kernels/bin/python -m pytest tests/models/kernels
+	.venv-kernels/bin/python -m pytest tests/models/kernels tests/sampler/kernels
 
 fuzz: .venv/dev  ## fifty thousand requests generated from the specification, and broken bodies
 	$(BIN)/pytest -m slow tests/server/api/test_fuzz.py tests/server/api/test_bodies.py

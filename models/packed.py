@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusion.choice import possible
 from models import cpu
 from models.base import MIN_ROWS, DenoiserModule
 from models.joined import Joined, products
-from models.kernels.choice import possible
 from models.kernels.gate import swiglu
 
 _OPS = torch.ops.mkldnn

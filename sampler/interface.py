@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
-from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
+from sampler.logits.row_stats import RowStats
 from sampler.now import Now
 from sampler.plan import Plan, Rows, Written
 

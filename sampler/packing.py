@@ -9,6 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fusion.choice import Draw, Pairs, agrees, launch, ordinary
+
+SPAN, WALK = 1024, 4096
+"""Positions of which a program writes the marked ones, and of which it counts marks at once."""
+PLACED, OTHERS = 32, 128
+"""Rows whose places a program finds, and rows that it compares them with at once."""
+_FLAGS, _SCORES = frozenset({torch.bool}), frozenset({torch.float32, torch.float64})
+
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """One after the other; rows of tables are filled up with zeros to the widest."""
@@ -22,11 +30,43 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 def marked(marks: Bool[Tensor, " T"], room: int) -> Int[Tensor, " N"]:
     """The marked positions in order, T after the last; ``room`` is at least their number."""
+    if ordinary(marks) and agrees("marked", marks, (), _compare_marked, _FLAGS):
+        return _marked_kernel(marks, room)
+    return _marked_plain(marks, room)
+
+
+def _marked_plain(marks: Tensor, room: int) -> Tensor:
     count = marks.numel()
     upto = marks.cumsum(0)
     place = torch.where(marks, upto - 1, room)  # positions without a mark share one more place
     found = upto.new_full((room + 1,), count)
     return found.scatter_(0, place, torch.arange(count, device=marks.device))[:room]
+
+
+def _marked_kernel(marks: Tensor, room: int) -> Tensor:
+    count = marks.numel()
+    found = marks.new_empty(room, dtype=torch.int64)
+    launch(
+        "marked",
+        (-(-max(count, room) // SPAN),),
+        marks.device,
+        marks.contiguous(),
+        found,
+        count,
+        room,
+        SPAN=SPAN,
+        WALK=WALK,
+        num_warps=4,
+    )
+    return found
+
+
+def _compare_marked(draw: Draw) -> Pairs:
+    """Marks of more positions than a program walks over at once: none, all, some, and few."""
+    some = draw(WALK + SPAN + 3, dtype=torch.float32)
+    cases = [(some > limit, room) for limit, room in ((9, 7), (-9, len(some)), (0, len(some)))]
+    cases += [(some[:5] > 0, 2 * SPAN)]
+    return [(_marked_kernel(*case), _marked_plain(*case)) for case in cases]
 
 
 def places(
@@ -42,6 +82,12 @@ def places(
     Returns:
         (place of each row from 0, number of rows of each group).
     """
+    if ordinary(score, group) and agrees("places", score, (), _compare_places, _SCORES):
+        return _places_kernel(score, group, groups)
+    return _places_plain(score, group, groups)
+
+
+def _places_plain(score: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     by_score = score.argsort(descending=True, stable=True)
     of, within = group[by_score].sort(stable=True)
     count = torch.zeros(groups, dtype=torch.int64, device=group.device)
@@ -49,6 +95,33 @@ def places(
     first = count.cumsum(0) - count
     place = torch.arange(len(group), device=group.device) - first[of]
     return torch.empty_like(place).scatter_(0, by_score[within], place), count
+
+
+def _places_kernel(score: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    place, count = torch.empty_like(group), group.new_zeros(groups)
+    launch(
+        "places",
+        (-(-len(score) // PLACED),),
+        score.device,
+        score.contiguous(),
+        group.contiguous(),
+        place,
+        count,
+        len(score),
+        ROWS=PLACED,
+        OTHERS=OTHERS,
+        num_warps=8,
+    )
+    return place, count
+
+
+def _compare_places(draw: Draw) -> Pairs:
+    """Scores with ties and some that are no numbers, of groups of which one is empty."""
+    score = draw(2 * OTHERS + 3, dtype=torch.float32).mul(3).round()
+    group = draw(len(score), dtype=torch.float32).abs().mul(2).long().clamp(max=4)
+    score = score.masked_fill(score.abs() == 4, torch.nan).to(draw.dtype)
+    kernel, plain = (f(score, group, 6) for f in (_places_kernel, _places_plain))
+    return zip(kernel, plain, strict=True)
 
 
 def best_of_each(

@@ -7,19 +7,22 @@ depend on its neighbours in the batch, on the order of evaluation or on the devi
 from __future__ import annotations
 
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fusion.choice import Draw, Pairs, agrees, launch, ordinary
 from sampler.transfer import to_device
 
 _MASK32 = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
+SPAN = 256
+"""Positions whose numbers a program makes."""
 
 
 class Role(IntEnum):
@@ -74,6 +77,17 @@ def uniforms(seed: Tensor, step: Tensor, position: Tensor, *roles: Role) -> tupl
             The three broadcast together; each result has their common shape.
         roles: what they are for.
     """
+    columns = (seed, step, position)
+    alike = ordinary(*columns) and all(c.dim() == 1 and len(c) == len(position) for c in columns)
+    compare = partial(_compare, roles)
+    if alike and agrees("uniforms", position, roles, compare, frozenset({torch.int64})):
+        return _kernel(seed, step, position, roles)
+    return _plain(seed, step, position, roles)
+
+
+def _plain(
+    seed: Tensor, step: Tensor, position: Tensor, roles: tuple[Role, ...]
+) -> tuple[Tensor, ...]:
     role = torch.stack([torch.full_like(position, int(role)) for role in roles])
     words = philox(
         (position & _MASK32, step & _MASK32, role, position >> 32),
@@ -81,6 +95,34 @@ def uniforms(seed: Tensor, step: Tensor, position: Tensor, *roles: Role) -> tupl
     )
     pairs = (_unit(words[0], words[1]), _unit(words[2], words[3]))
     return tuple(u for of_role in zip(*pairs, strict=True) for u in of_role)
+
+
+def _kernel(
+    seed: Tensor, step: Tensor, position: Tensor, roles: tuple[Role, ...]
+) -> tuple[Tensor, ...]:
+    count = len(position)
+    out = position.new_empty(2 * len(roles), count, dtype=torch.float64)
+    launch(
+        "uniforms",
+        (-(-count // SPAN), len(roles)),
+        position.device,
+        *(column.contiguous() for column in (seed, step, position)),
+        out,
+        count,
+        ROLES=sum(role << 8 * n for n, role in enumerate(roles)),
+        ROUNDS=ROUNDS,
+        SPAN=SPAN,
+        num_warps=4,
+    )
+    return out.unbind(0)
+
+
+def _compare(roles: tuple[Role, ...], draw: Draw) -> Pairs:
+    """The bits of numbers of seeds of either sign, some of them more than 32 bits long."""
+    wide = draw(3, SPAN + 3, dtype=torch.float32).mul(2.0**40).long()
+    seed, step, position = wide[0] * 8191, wide[1].abs() >> 28, wide[2].abs() >> 20
+    pairs = zip(*(f(seed, step, position, roles) for f in (_kernel, _plain)), strict=True)
+    return [(found.view(torch.int64), expected.view(torch.int64)) for found, expected in pairs]
 
 
 def uniforms_on_host(

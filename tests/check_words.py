@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 GLOSSARY = ROOT / "docs" / "glossary.md"
-READ = ("server", "sampler", "models", "loadtest", "docs")
+READ = ("server", "sampler", "models", "fusion", "loadtest", "docs")
 SUFFIXES = {".py", ".md", ".js", ".html", ".css"}
 QUESTIONS = {"Who", "Whose", "What", "Those"}
 

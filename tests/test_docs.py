@@ -14,7 +14,17 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], key=lambda page: page.as_posix()
 )
-ROOMS = ("server", "sampler", "models", "loadtest", "tests", "docs", "benchmarks", "recipes")
+ROOMS = (
+    "server",
+    "sampler",
+    "models",
+    "fusion",
+    "loadtest",
+    "tests",
+    "docs",
+    "benchmarks",
+    "recipes",
+)
 PATH = re.compile(rf"(?:{'|'.join(ROOMS)})/[\w./-]+")
 
 

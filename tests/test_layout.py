@@ -19,11 +19,12 @@ from constraints.lock import EXTRAS, FOLDER, pins
 from tests.imports import circle, graph, imports, modules, sources, upward
 from tests.support.paths import ROOT
 
-PACKAGES = {"server", "sampler", "models", "loadtest"}
+PACKAGES = {"server", "sampler", "models", "fusion", "loadtest"}
 MAY_IMPORT = {
     "server": {"server", "sampler", "models"},
-    "sampler": {"sampler"},
-    "models": {"models"},
+    "sampler": {"sampler", "fusion"},
+    "models": {"models", "fusion"},
+    "fusion": {"fusion"},
     "loadtest": {"loadtest"},
 }
 OPTIONAL = {"opentelemetry": "otel", "ray": "ray", "flash_attn": "flash", "triton": "kernels"}
@@ -73,6 +74,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("models.checkpoints.*",),
     ("models.interface", "models.images.*", "models.hub.names", "models.hub.recipes"),
     ("models.*",),
+    ("fusion.*",),
     ("loadtest.*",),
 ]
 """From the highest to the lowest: a module imports from its own floor and from those below."""
@@ -224,15 +226,15 @@ def test_no_environment_reading_outside_settings():
 
 @pytest.mark.slow
 def test_names_resolve_to_this_project_from_anywhere(tmp_path):
-    """The four names are generic; an installation must not be shadowed by the working folder."""
-    code = "import json, server, sampler, models, loadtest as l\n" + (
-        "print(json.dumps([m.__file__ for m in (server, sampler, models, l)]))"
+    """The five names are generic; an installation must not be shadowed by the working folder."""
+    code = "import json, server, sampler, models, fusion, loadtest as l\n" + (
+        "print(json.dumps([m.__file__ for m in (server, sampler, models, fusion, l)]))"
     )
     run = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     for file, name in zip(
-        json.loads(run.stdout), ("server", "sampler", "models", "loadtest"), strict=True
+        json.loads(run.stdout), ("server", "sampler", "models", "fusion", "loadtest"), strict=True
     ):
         assert Path(file) == ROOT / name / "__init__.py"
 

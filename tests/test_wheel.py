@@ -23,7 +23,7 @@ from tests.support.http import call, wait_for
 from tests.support.paths import ROOT
 from tests.support.processes import Process, port_of
 
-PACKAGES = ("server", "sampler", "models", "loadtest")
+PACKAGES = ("server", "sampler", "models", "fusion", "loadtest")
 NOWHERE = "http://127.0.0.1:9"
 
 

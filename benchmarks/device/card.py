@@ -10,9 +10,10 @@ import torch
 
 from benchmarks.device.measures import copy_rate, matrix_rate, seconds
 from benchmarks.device.networks import Bench, random_llada
+from benchmarks.device.rows import reading
+from fusion.choice import decisions, operations_of_pytorch
 from models.families.llada_config import SHAPES
 from models.joined import join
-from models.kernels.choice import decisions, operations_of_pytorch
 
 
 def card(bench: Bench) -> None:
@@ -69,8 +70,8 @@ def fp8_rate(bench: Bench, m: int, k: int, n: int, scaling: str) -> None:
 
 
 def kernels(bench: Bench) -> None:
-    """Whether the project's own kernels agree with PyTorch's operations, in both types, and a
-    network by them with one without.
+    """Whether the project's own kernels agree with PyTorch's operations, in both types, a
+    network by them with one without, and rows of logits by theirs.
     """
     if bench.device == "cpu":
         bench.report.skip("kernels", "fused", "skipped: no kernels on a CPU")
@@ -87,6 +88,7 @@ def kernels(bench: Bench) -> None:
         most = 2e-2 if dtype == torch.bfloat16 else 1e-4
         case = f"two layers, {str(dtype).removeprefix('torch.')}"
         bench.report.verify(case, "fused", error < most, f"relative error {error:.2g}")
+    reading(bench)
     for (name, _, dtype, *sizes), agreed in decisions().items():
         case = f"{name} {str(dtype).removeprefix('torch.')} {sizes}"
         bench.report.add(case, "fused", ok=agreed, note="used" if agreed else "deviates: not used")

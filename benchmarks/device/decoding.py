@@ -17,9 +17,9 @@ from benchmarks.device.report import OUT_OF_TIME
 from benchmarks.device.variants import VARIANTS, Canvases, copy_of, graphs_of
 from benchmarks.isolated import cached, logits_of
 from benchmarks.reference import explicit_posterior_loop, fast_dllm_loop, llada_loop
+from fusion.choice import operations_of_pytorch
 from models.base import DenoiserModule
 from models.families.llada import LLaDA
-from models.kernels.choice import operations_of_pytorch
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.interface import Sampler

@@ -12,10 +12,10 @@ from benchmarks.device.decoding import K
 from benchmarks.device.measures import profiled, seconds
 from benchmarks.device.networks import Bench
 from benchmarks.device.variants import copy_of, graphs_of
+from fusion.choice import operations_of_pytorch
 from models.checkpoints.load import Checkpoint
 from models.families.llada import LLaDA
 from models.interface import Denoiser, ModelInfo
-from models.kernels.choice import operations_of_pytorch
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.step import TakeSteps, take_steps

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.isolated import steps_of
+from fusion.choice import operations_of_pytorch
 from models.base import DenoiserModule
 from models.float8 import narrow_layer
 from models.interface import Denoiser
 from models.joined import join
-from models.kernels.choice import operations_of_pytorch
 from sampler.graphs import CudaRecorder, Recorder, StepGraphs
 from sampler.interface import Sampler
 from sampler.params import SamplingParams

@@ -7,7 +7,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.choice import ROWS, Draw, Pairs, agrees, launch, ordinary
+from fusion.choice import ROWS, Draw, Pairs, agrees, launch, ordinary
 
 LANES = 1024
 """Entries of a row that a program computes."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.choice import ROWS, Draw, Pairs, agrees, launch, ordinary, power_of_two, warps
+from fusion.choice import ROWS, Draw, Pairs, agrees, launch, ordinary, power_of_two, warps
 
 EPS = 1e-5
 WIDEST = 1 << 14

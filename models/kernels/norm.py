@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fusion.choice import ROWS, Draw, Pairs, agrees, launch, ordinary, power_of_two, warps
 from models.base import RMSNorm
-from models.kernels.choice import ROWS, Draw, Pairs, agrees, launch, ordinary, power_of_two, warps
 
 WIDEST = 1 << 14
 """Entries of a row that one program holds."""

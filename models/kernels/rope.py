@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fusion.choice import ROWS, Draw, Pairs, agrees, launch, ordinary, power_of_two
 from models.base import RMSNorm, rotate
-from models.kernels.choice import ROWS, Draw, Pairs, agrees, launch, ordinary, power_of_two
 
 WIDEST = 512
 """Width of a head."""

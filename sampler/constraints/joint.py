@@ -27,8 +27,8 @@ from sampler.constraints.chain import Chain
 from sampler.constraints.class_sums import ClassReader, ClassSums
 from sampler.constraints.region import Region
 from sampler.logits.categorical import sharpness_of
-from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import CERTAINTY, Asks
+from sampler.logits.row_stats import RowStats
 from sampler.philox import Role, uniforms, uniforms_on_host
 from sampler.plan import Rows, Written
 from sampler.transfer import to_device

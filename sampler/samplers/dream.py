@@ -29,8 +29,8 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
-from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import CERTAINTY, Asks, RowQuery
+from sampler.logits.row_stats import RowStats
 from sampler.now import Now
 from sampler.packing import best_of_each
 from sampler.params import FIRST_ALONE, BlockParams, InvalidParam, choice, number, param

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
-from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
+from sampler.logits.row_stats import RowStats
 from sampler.noise_kernel import ReverseMixture
 from sampler.now import Now
 from sampler.params import NOISE_REMOVAL, SamplerParams, param, params_in

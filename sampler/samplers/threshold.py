@@ -30,8 +30,8 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
-from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import CERTAINTY, RowQuery
+from sampler.logits.row_stats import RowStats
 from sampler.now import Now
 from sampler.packing import places, running_sums
 from sampler.params import (

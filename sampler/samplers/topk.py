@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sampler.batch import CanvasBatch
 from sampler.layout import Layout
-from sampler.logits.row_reader import RowStats
 from sampler.logits.row_requests import RowQuery
+from sampler.logits.row_stats import RowStats
 from sampler.now import Now
 from sampler.packing import best_of_each, best_within
 from sampler.philox import Role, uniforms

@@ -12,6 +12,7 @@ from benchmarks.device.__main__ import SECTIONS, main, run
 from benchmarks.device.networks import Bench
 from benchmarks.device.predictions import PREDICTED_SECONDS
 from benchmarks.device.report import OUT_OF_TIME, TABLE_LINES, Report
+from benchmarks.device.rows import reading
 
 FIELDS = [
     *("section", "case", "variant", "device", "seconds", "kernels"),
@@ -52,6 +53,17 @@ def test_every_section_runs_on_a_cpu_and_verifies(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(printed) if "predicted" in line)
     assert len(printed) - head <= TABLE_LINES
+
+
+def test_rows_are_read_and_timed_both_ways():
+    report = report_until(60)
+    report.begin(1, 60)
+    reading(Bench("cpu", True, report))
+    assert [(r["variant"], r["ok"], bool(r["seconds"])) for r in report.records] == [
+        ("fused", True, False),
+        ("eager", True, True),
+        ("fused", True, True),
+    ]
 
 
 def test_run_without_time_skips_its_sections_and_says_so():

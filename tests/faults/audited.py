@@ -71,7 +71,7 @@ def foreign(seen: Iterable[Event], *folders: Path) -> list[Event]:
     paths = sysconfig.get_paths()
     installed = [Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     installed += [Path(place) for place in sys.path if place.endswith(".zip")]
-    ours = [ROOT / name for name in ("server", "sampler", "models")]
+    ours = [ROOT / name for name in ("server", "sampler", "models", "fusion")]
     home = [p for place in (*installed, *ours) for p in (place, place.resolve())]
     system = [
         Path(p) for p in ("/proc", "/sys", "/etc", "/usr/share", "/usr/lib", "/dev/null", "/dev/fd")

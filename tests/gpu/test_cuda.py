@@ -10,12 +10,12 @@ import urllib.request
 import pytest
 import torch
 
+from fusion import choice
+from fusion.choice import Draw
 from models.attention import PackedAttention, attention_over
 from models.checkpoints.load import find_checkpoint, load_checkpoint
 from models.float8 import Float8Linear
 from models.joined import Joined
-from models.kernels import choice
-from models.kernels.choice import Draw
 from sampler import SAMPLERS, make_params
 from sampler.batch import CanvasBatch
 from sampler.graphs import CudaRecorder, StepGraphs
@@ -28,6 +28,7 @@ from tests.models.families import test_dit, test_dit_image
 from tests.models.families.test_llada import official as official_llada  # noqa: F401
 from tests.models.families.test_unet import official as official_unet  # noqa: F401
 from tests.models.images import test_vq_decoder as test_vq
+from tests.sampler.kernels import cases
 from tests.support import kernels
 from tests.support.engine import request, result
 from tests.support.serving import make_engine, run_server, settings_of, write_tiny
@@ -294,6 +295,22 @@ def test_kernels_agree_with_torch(dtype):
             pairs = list(compare(Draw(CUDA, dtype)))
             assert all(choice._excess(*pair) <= 1 for pair in pairs), name
             assert not name.startswith("norm") or torch.equal(*pairs[0]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_read_by_the_kernel_are_those_by_torch(dtype):
+    """Every question of a sampler, at vocabularies of published networks and at small ones."""
+    reads = cases.reads((*cases.PUBLISHED, *cases.VOCABULARIES))
+    with torch.inference_mode():
+        for name, compare in reads.items():
+            pairs = list(compare(Draw(CUDA, dtype)))
+            assert all(choice._excess(*pair) <= 1 for pair in pairs), name
+
+
+def test_kernels_over_positions_are_exact():
+    with torch.inference_mode():
+        for name, (compare, dtype) in cases.others().items():
+            assert all(torch.equal(*pair) for pair in compare(Draw(CUDA, dtype))), name
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.kernels import choice, gate, modulate, norm, rope
-from models.kernels.choice import Draw, Pairs
+from fusion import choice
+from fusion.choice import Draw, Pairs
+from models.kernels import gate, modulate, norm, rope
 
 Compare = Callable[[Draw], Pairs]
 
@@ -51,7 +54,7 @@ def modulations(dtype: torch.dtype) -> dict[str, Compare]:
 
 
 class Launches:
-    """Stands in for ``models.kernels.programs``.
+    """Stands in for ``fusion.programs``.
 
     Attributes:
         names: of the kernels that were launched.
@@ -92,3 +95,23 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch, programs: Any = None) -> None:
     monkeypatch.setattr(choice, "_warned", set())
     if programs is not None:
         monkeypatch.setattr(choice, "programs", lambda: programs)
+
+
+FREE = {"empty", "empty_like", "new_empty"}
+"""Operations that launch nothing, beside views."""
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of PyTorch that are kernels on a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        del types
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.partition("::")[2]
+        if name not in FREE and not func.is_view and not name.startswith("_unsafe_view"):
+            self.names[name] += 1
+        return out

@@ -105,7 +105,7 @@ def test_a_family_added_to_the_registry_is_made_converted_loaded_and_served(tmp_
         ROOT / "models", tmp_path / "models", ignore=shutil.ignore_patterns("bundled", "*.pyc")
     )
     (tmp_path / "models" / "bundled").symlink_to(ROOT / "models" / "bundled")
-    for package in ("server", "sampler"):
+    for package in ("server", "sampler", "fusion"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "models" / "families" / "toy.py").write_text(MODULE)
     registry = tmp_path / "models" / "registry.py"

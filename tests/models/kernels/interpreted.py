@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fusion import choice
+from fusion.choice import Draw
 from models.base import RMSNorm, Transformer
 from models.families.dit import DiT
 from models.joined import join
-from models.kernels import choice, gate, modulate, norm, rope
-from models.kernels.choice import Draw
+from models.kernels import gate, modulate, norm, rope
 from models.registry import FAMILIES
 from tests.conftest import load_golden
 from tests.models.families.test_dit_image import official

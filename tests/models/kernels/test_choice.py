@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fusion import choice
 from models.base import RMSNorm
-from models.kernels import choice
 from models.kernels.gate import swiglu
 from models.kernels.modulate import add_modulate
 from models.kernels.norm import add_norm
@@ -153,8 +153,8 @@ def test_memory_that_runs_out_decides_nothing(monkeypatch, caplog):
 
 def test_without_triton_a_warning_is_logged(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "models.kernels.programs", raising=False)
-    monkeypatch.delattr("models.kernels.programs", raising=False)
+    monkeypatch.delitem(sys.modules, "fusion.programs", raising=False)
+    monkeypatch.delattr("fusion.programs", raising=False)
     monkeypatch.setattr(choice, "_warned", set())
     with caplog.at_level(logging.WARNING):
         assert choice.programs.__wrapped__() is None

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fusion import choice
 from models import base
 from models.attention import PackedAttention
 from models.base import Transformer
@@ -21,27 +21,7 @@ from models.families.llada_config import LLaDAConfig
 from models.families.sdar import FAMILY as SDAR
 from models.family import FamilySpec, Fields
 from models.joined import join
-from models.kernels import choice
-from tests.support.kernels import Launches, on_cpu
-
-FREE = {"empty", "empty_like", "new_empty"}
-"""Operations that launch nothing, beside views."""
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations of PyTorch that are kernels on a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        del types
-        out = func(*args, **(kwargs or {}))
-        name = func._schema.name.partition("::")[2]
-        if name not in FREE and not func.is_view and not name.startswith("_unsafe_view"):
-            self.names[name] += 1
-        return out
+from tests.support.kernels import Launches, Operations, on_cpu
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:

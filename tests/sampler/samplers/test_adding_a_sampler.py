@@ -63,7 +63,7 @@ print(json.dumps({
 @pytest.mark.slow
 def test_a_sampler_added_to_the_registry_reaches_api_cli_openapi_and_page(tmp_path):
     shutil.copytree(ROOT / "sampler", tmp_path / "sampler")
-    for package in ("server", "models"):
+    for package in ("server", "models", "fusion"):
         (tmp_path / package).symlink_to(ROOT / package)
     (tmp_path / "sampler" / "samplers" / "toy.py").write_text(MODULE)
     registry = tmp_path / "sampler" / "registry.py"

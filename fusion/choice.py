@@ -9,7 +9,7 @@ instead. While gradients are recorded they always do: kernels have none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 DEVICES = frozenset({"cuda"})
 """Types of devices that kernels run on."""
-RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-6}
-"""Types that kernels take, and the deviation that an entry may have, relative to itself. In
-bfloat16 that is two units in the last place: a sum in another order may tip two roundings. In
-float32 it is some tens of them, for the approximate roots of devices."""
+RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-6, torch.float64: 1e-5}
+"""Deviation that an entry may have, relative to itself; whole numbers are the same. In bfloat16
+that is two units in the last place: a sum in another order may tip two roundings. In float32 it is
+some tens of them, for the approximate roots and exponentials of devices; numbers in float64 follow
+from such."""
+OF_NETWORKS = frozenset({torch.float32, torch.bfloat16})
+"""Types of hidden states and logits that kernels take."""
 ABSOLUTE = 1e-5
 """May be added to it, for entries that cancel; inputs are of unit size."""
 ROWS = 5
@@ -37,36 +40,41 @@ _warned: set[str] = set()
 
 
 class Draw:
-    """Random numbers for a comparison, always the same."""
+    """Random numbers for a comparison, always the same.
+
+    Attributes:
+        device: where they are.
+        dtype: the type under test.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
+        self.device, self.dtype = device, dtype
         self._generator = torch.Generator().manual_seed(0)
 
     def __call__(self, *size: int, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal numbers of a size, of the type under test if no other is named."""
         drawn = torch.randn(size, generator=self._generator)
-        return drawn.to(self._device, dtype or self._dtype)
+        return drawn.to(self.device, dtype or self.dtype)
 
 
 @cache
 def programs() -> ModuleType | None:
     """The kernels, compiled when they are first launched; None without Triton."""
     try:
-        from models.kernels import programs as found
+        from fusion import programs as found
     except Exception as error:  # not installed, or not for this machine
         _warn("Triton", f"it cannot be imported: {error}")
         return None
     return found
 
 
-def possible(like: Tensor) -> bool:
-    """Whether kernels may take tensors of this device and type at all."""
+def possible(like: Tensor, types: Set[torch.dtype] = OF_NETWORKS) -> bool:
+    """Whether kernels that take these types may take tensors like one at all."""
     return (
         not _off
         and like.device.type in DEVICES
         and not torch.is_grad_enabled()
-        and like.dtype in RELATIVE
+        and like.dtype in types
         and programs() is not None
     )
 
@@ -94,20 +102,25 @@ def ordinary(*tensors: Tensor) -> bool:
 
 
 def agrees(
-    kernel: str, like: Tensor, sizes: tuple[Hashable, ...], compare: Callable[[Draw], Pairs]
+    kernel: str,
+    like: Tensor,
+    sizes: tuple[Hashable, ...],
+    compare: Callable[[Draw], Pairs],
+    types: Set[torch.dtype] = OF_NETWORKS,
 ) -> bool:
     """Whether a kernel may be used, found out when it is first asked for.
 
     Args:
-        kernel: its name in ``models.kernels.programs``.
+        kernel: its name in ``fusion.programs``.
         like: of the device and the type that it is for.
         sizes: the other facts that it is compiled for.
         compare: runs the kernel and PyTorch's operations on numbers that it draws.
+        types: that it takes.
 
     Raises:
         torch.OutOfMemoryError: the device has no room for a few rows; the next call asks again.
     """
-    if not possible(like):
+    if not possible(like, types):
         return False
     key = (kernel, like.device, like.dtype, *sizes)
     if key not in _agree:
@@ -137,6 +150,8 @@ def _excess(found: Tensor, expected: Tensor) -> float:
     """The greatest deviation of an entry, in units of that allowed."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return torch.inf
+    if not found.is_floating_point():
+        return 0.0 if torch.equal(found, expected) else torch.inf
     allowed = expected.double().abs() * RELATIVE[found.dtype] + ABSOLUTE
     return float(((found.double() - expected.double()).abs() / allowed).max())
 
@@ -156,7 +171,7 @@ def launch(
     """Run a kernel.
 
     Args:
-        kernel: its name in ``models.kernels.programs``.
+        kernel: its name in ``fusion.programs``.
         grid: how many programs along each axis.
         device: of its tensors.
         args: tensors and numbers.

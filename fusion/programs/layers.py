@@ -1,8 +1,5 @@
-"""The kernels in Triton's language. This module is imported where Triton is installed alone.
-
-A program computes a row, or some heads of one, in fp32, and rounds where PyTorch's operations do.
-Names in capitals are constants of a compilation; ranges are powers of two, so entries past a size
-are masked.
+"""Kernels of a layer: a program computes a row, or some heads of one, in fp32, and rounds where
+PyTorch's operations do.
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ def _run_once(checkpoint: Checkpoint, progress: Progress) -> None:
     params = sampling_params(checkpoint.defaults, first, kind)
     sampler = SAMPLERS[params.sampler].make(info.vocab_size, info.mask_id, checkpoint.ends)
     length = min(64, info.max_length) if info.image is None else info.image.length
+    length = min(length, params.own.block_positions(length))  # one step writes one block
     canvas = ([0] * length, [True] * length, params)
     batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
     with progress.of(Work(info.name, "warming up", "warmed up", WARM_UP_STEPS, "steps")):

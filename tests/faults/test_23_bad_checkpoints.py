@@ -166,6 +166,8 @@ BAD = {
     # defaults of requests
     "defaults: steps": defaults("steps", steps=10**30),
     "defaults: steps as text": defaults("steps", steps="4"),
+    "defaults: steps as a long text": defaults("steps", steps="4" * 100_000),
+    "defaults: steps as a long list": defaults("steps", steps=[*range(50_000)]),
     "defaults: sampler": defaults("sampler", sampler="../topk"),
     "defaults: sampler as list": defaults("sampler", sampler=["topk"]),
     "defaults: ratio": defaults("mixing_ratio", mixing_ratio=float("nan")),

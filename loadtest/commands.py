@@ -19,6 +19,7 @@ from loadtest import prompts as prompt_files
 from loadtest import report as reports
 from loadtest.answer_reader import KINDS, Kind
 from loadtest.errors import Refusal
+from loadtest.files import text_of
 from loadtest.measure import Quality, measure
 from loadtest.plan import Plan, Setting, Workload
 from loadtest.reconcile import against_counters, against_log
@@ -62,6 +63,16 @@ def server_of(url: str | None, serve: str | None) -> Iterator[str]:
         return
     with own_server((serve or "").split(",")) as found:
         yield found
+
+
+def _key_of(file: Path | None) -> str | None:
+    """The first word of a key file, if one is given."""
+    if file is None:
+        return None
+    words = text_of(file).split()
+    if not words:
+        raise Refusal(f"{file} has no key")
+    return words[0]
 
 
 @app.command()
@@ -153,7 +164,7 @@ def sweep(
         )
         objective = cli_types.objective(slo)
         quality = Quality(answers, samples, scorer, examples)
-        key = api_key_file.read_text().split()[0] if api_key_file else None
+        key = _key_of(api_key_file)
         least, most = plan.seconds
         out.print(
             f"{len(plan.cells())} cells, {least / 60:.1f} to {most / 60:.1f} minutes", style="dim"
@@ -211,7 +222,7 @@ def ledger(
         if header is None:
             raise Unsuitable(f"{directory} has no run")
         cells = list(folder.cells())
-        compared = against_log(cells, log.read_text().splitlines())
+        compared = against_log(cells, text_of(log).splitlines())
         kind = header["plan"]["workload"]["kind"]
         counted = [words for cell in cells if (words := against_counters(cell, kind))]
     print(f"{compared.sent} sent, {compared.logged} in the log, {len(compared.missing)} lost")

@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 
 from loadtest.errors import Refusal
+from loadtest.files import text_of
 
 OPENINGS = (
     "Once upon a time",
@@ -35,9 +36,9 @@ def read(path: Path) -> tuple[str, ...]:
     """Prompts of a text file, one a line, or of a JSONL file (strings, or objects with ``prompt``).
 
     Raises:
-        Refusal: the file has none or too many, or a line is not a prompt.
+        Refusal: the file is not UTF-8, has none or too many, or a line is not a prompt.
     """
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in text_of(path).splitlines() if line.strip()]
     if not 0 < len(lines) <= MOST:
         raise Refusal(f"{path} has {len(lines)} prompts; 1 to {MOST} are supported")
     if path.suffix != ".jsonl":

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from loadtest.errors import Refusal
+from loadtest.files import undamaged
 
 SCHEMA = 1
 
@@ -107,7 +108,7 @@ class Folder:
     """A run's folder.
 
     Raises:
-        Refusal: the folder's run has another schema.
+        Refusal: the folder's run has another schema, or a file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,9 +120,10 @@ class Folder:
         file = self.path / "run.json"
         if not file.exists():
             return None
-        header = orjson.loads(file.read_bytes())
-        if header.get("schema") != SCHEMA:
-            raise Refusal(f"{file} has schema {header.get('schema')}; this reads {SCHEMA}")
+        with undamaged(file):
+            header = orjson.loads(file.read_bytes())
+            if header.get("schema") != SCHEMA:
+                raise Refusal(f"{file} has schema {header.get('schema')}; this reads {SCHEMA}")
         return header
 
     def begin(self, header: dict[str, Any]) -> None:
@@ -141,16 +143,22 @@ class Folder:
     def cells(self) -> Iterator[Cell]:
         """All finished cells."""
         for file in sorted((self.path / "cells").glob("*.jsonl")):
-            *lines, last = (orjson.loads(line) for line in file.read_bytes().splitlines())
-            records = [Record(**line) for line in lines]
-            yield Cell(file.stem, records, CellSummary(**last["summary"]))
+            with undamaged(file):
+                *lines, last = (orjson.loads(line) for line in file.read_bytes().splitlines())
+                records = [Record(**line) for line in lines]
+                cell = Cell(file.stem, records, CellSummary(**last["summary"]))
+            yield cell
 
     def quality(self) -> list[dict[str, Any]]:
         """All judged answers."""
         file = self.path / "quality.jsonl"
         if not file.exists():
             return []
-        return [orjson.loads(line) for line in file.read_bytes().splitlines()]
+        with undamaged(file):
+            rows = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+            if not all({"setting", "seed"} <= {*row} for row in rows):
+                raise Refusal(f"{file} is damaged: a row has no setting or no seed")
+        return rows
 
     def keep_quality(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace all judged answers."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.errors import Refusal
+from loadtest.files import undamaged
 from loadtest.intervals import Estimate, of_positive
 from loadtest.plan import Load, Plan, Setting
 from loadtest.quality_stats import SettingQuality, quality_by_setting
@@ -114,13 +115,14 @@ def read(folder: Folder, objective: Objective) -> Run:
     """Figures of the run in a folder.
 
     Raises:
-        Refusal: the folder has no run, or no cell is finished.
+        Refusal: the folder has no run, no cell is finished, or a file is damaged.
     """
     header = folder.header()
     cells = {cell.name: cell for cell in folder.cells()} if header else {}
     if header is None or not cells:
         raise Refusal(f"{folder.path} has no finished cell of a run")
-    plan = Plan.read(header["plan"])
+    with undamaged(folder.path / "run.json"):
+        plan = Plan.read(header["plan"])
     groups: dict[tuple[Setting, Load], list[Cell]] = {}
     for planned in plan.cells():
         if planned.name in cells:

@@ -9,6 +9,7 @@ Whether that is exact is the caller's matter (``sampler.cache``).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -110,10 +111,15 @@ class Slab:
 def _zeros(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros; on a CPU in pages that the system gives when they are written, which ``torch.zeros``
     does at once.
+
+    Raises:
+        MemoryError: there are no such pages.
     """
     if device.type != "cpu" or 0 in size:  # no layers of a kind
         return torch.zeros(size, dtype=dtype, device=device)
-    pages = np.zeros(math.prod(size) * dtype.itemsize, np.uint8)
+    if (count := math.prod(size) * dtype.itemsize) > sys.maxsize:  # numpy's error is another
+        raise MemoryError
+    pages = np.zeros(count, np.uint8)
     return torch.from_numpy(pages).view(dtype).view(*size)
 
 

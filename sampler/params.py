@@ -21,11 +21,20 @@ PARAM = "param"
 """Key of a declaration in a dataclass field's metadata."""
 
 
+LONGEST_MESSAGE = 500  # characters
+
+
 class InvalidParam(ValueError):
-    """A parameter value that cannot be used; ``field`` names the parameter."""
+    """A parameter value that cannot be used; ``field`` names the parameter. The message is short,
+    however long the value is.
+    """
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field} {message}")
+        line = f"{field} {message}"
+        if len(line) > LONGEST_MESSAGE:
+            half = LONGEST_MESSAGE // 2 - 2
+            line = f"{line[:half]} … {line[-half:]}"
+        super().__init__(line)
         self.field = field
 
 

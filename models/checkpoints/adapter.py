@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.base import CheckpointModule
+from models.checkpoints.module_patterns import first_matches
 from models.checkpoints.weights import Header, opened, plain_name, whole
 from models.errors import CheckpointError
 from models.files import in_a_line, member, read_json
@@ -117,10 +118,6 @@ def _config(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{place}: {name} must be an object")
         for pattern, value in patterns.items():
             _positive(place, f"{name}[{pattern!r}]", value, whole_number=name == "rank_pattern")
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise CheckpointError(f"{place}: {name}: {pattern!r}: {error}") from None
     return config
 
 
@@ -161,6 +158,8 @@ def _pairs(
             raise CheckpointError(f"{place}: {key} holds {header.dtype}, not floats")
         layers.setdefault(match[1], {})[match[2]] = header
     stored, pairs = network.stored(), {}
+    ranks = _of_modules(folder, config, "rank_pattern", "r", list(layers))
+    alphas = _of_modules(folder, config, "alpha_pattern", "lora_alpha", list(layers))
     embeddings = {n for n, module in network.named_modules() if isinstance(module, nn.Embedding)}
     for module, sides in layers.items():
         layer = plain_name(module)
@@ -172,8 +171,7 @@ def _pairs(
         for side, other in ("AB", "BA"):
             if side not in sides:
                 raise CheckpointError(f"{place}: {module} has lora_{other} but no lora_{side}")
-        rank = _of_module(config, "rank_pattern", "r", module)
-        alpha = _of_module(config, "alpha_pattern", "lora_alpha", module)
+        rank, alpha = ranks[module], alphas[module]
         out, into = weight.shape
         for side, wanted in (("A", [rank, into]), ("B", [out, rank])):
             if (has := list(sides[side].shape)) != wanted:
@@ -186,12 +184,20 @@ def _pairs(
     return pairs
 
 
-def _of_module(config: Mapping[str, Any], patterns: str, usual: str, module: str) -> Any:
-    """A module's value: of the first pattern that matches the end of its name, or the usual one."""
-    for pattern, value in (config.get(patterns) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return config[usual]
+def _of_modules(
+    folder: Path, config: Mapping[str, Any], patterns: str, usual: str, modules: list[str]
+) -> dict[str, Any]:
+    """The value of each module: of the first pattern that matches the end of its name, or the usual
+    one.
+    """
+    given = config.get(patterns) or {}
+    try:
+        found = first_matches(list(given), modules)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {patterns}: {error}") from None
+    values = list(given.values())
+    chosen = (config[usual] if at is None else values[at] for at in found)
+    return dict(zip(modules, chosen, strict=True))
 
 
 def _check_finite(folder: Path, found: Mapping[str, Header]) -> None:

@@ -74,6 +74,7 @@ def parse_fields(
     fields: dict[str, Any] = {}
     for part in text.split(","):
         name, is_field, value = part.strip().partition("=")
+        is_field = name and is_field
         if not is_field and name in named:
             fields |= named[name]
         elif is_field:
@@ -83,11 +84,11 @@ def parse_fields(
                 outer = fields.get(field)
                 outer = outer if isinstance(outer, dict) else {}
                 fields[field] = {**outer, inner: known} if inner else known
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # no JSON, thousands of digits, nested deeply
                 raise CheckpointError(f"{what}: {value!r} is no value for {name}") from None
         else:
-            names = ", ".join(named) or "nothing else"
-            raise CheckpointError(f"{what}: {part!r} is neither FIELD=VALUE nor {names}")
+            words = f"neither FIELD=VALUE nor {', '.join(named)}" if named else "not FIELD=VALUE"
+            raise CheckpointError(f"{what}: {part!r} is {words}")
     return fields
 
 

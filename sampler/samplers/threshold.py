@@ -225,7 +225,9 @@ class ThresholdParams(BlockParams):
             rule = "entropy_bound" if bounded else "confidence_factor"
             raise InvalidParam("remasking_strategy", f"{strategy} excludes {rule}")
         if (part := self.sub_block_length) is not None:
-            if self.block_length is None or self.block_length % part:
+            if self.block_length is None:
+                raise InvalidParam("sub_block_length", "needs block_length")
+            if self.block_length % part:
                 reason = f"must divide block_length, {self.block_length}; got {part}"
                 raise InvalidParam("sub_block_length", reason)
             if self.editing_threshold is not None:

@@ -50,6 +50,17 @@ def stop(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def in_utf8(text: str | None) -> str | None:
+    """A text of the command line, whose bytes may be anything.
+
+    Raises:
+        typer.BadParameter: they are not UTF-8.
+    """
+    if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
+        raise typer.BadParameter("must be text in UTF-8")
+    return text
+
+
 def place_of(name: str) -> Path:
     """The folder of a checkpoint, after it has been downloaded if it is a hub's."""
     try:

@@ -13,6 +13,8 @@ from server.constraints.compiler import BadConstraint, Constraints
 from server.constraints.spec import Spec
 from server.engine.events import GenerationRequest
 
+MOST_SCHEMA = 1 << 20  # characters
+
 
 def constraint_of(json_schema: str | None, regex: str | None) -> tuple[str, Spec] | None:
     """The flag that constrains the text, and its constraint; None where neither is given."""
@@ -23,7 +25,10 @@ def constraint_of(json_schema: str | None, regex: str | None) -> tuple[str, Spec
     text = json_schema
     try:
         if not text.lstrip().startswith("{"):
-            text = Path(text).read_text(encoding="utf-8")
+            with Path(text).open(encoding="utf-8") as file:  # which may have no end
+                text = file.read(MOST_SCHEMA + 1)
+        if len(text) > MOST_SCHEMA:
+            stop(f"--json-schema has more than {MOST_SCHEMA} characters", 2)
         return "--json-schema", spec.json_schema(json.loads(text))
     except OSError as error:
         stop(f"--json-schema: {json_schema}: {error.strerror}", 2)

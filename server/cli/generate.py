@@ -16,6 +16,7 @@ from server.cli.common import (
     CheckpointOption,
     DeviceOption,
     DTypeOption,
+    in_utf8,
     load,
     params_of,
     stop,
@@ -27,7 +28,7 @@ from server.engine.request_params import default_length
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="prompt of the text")] = "",
+    prompt: Annotated[str, typer.Argument(help="prompt of the text", callback=in_utf8)] = "",
     checkpoint: CheckpointOption = "stories",
     adapter: AdapterOption = None,
     max_tokens: Annotated[
@@ -47,10 +48,14 @@ def generate(
     ] = False,
     svg: Annotated[Path | None, typer.Option(help="with --watch: save a picture here")] = None,
     json_schema: Annotated[
-        str | None, typer.Option(help="JSON schema of the text, or the path of a file with one")
+        str | None,
+        typer.Option(
+            help="JSON schema of the text, or the path of a file with one", callback=in_utf8
+        ),
     ] = None,
     regex: Annotated[
-        str | None, typer.Option(help="regular expression that the whole text matches")
+        str | None,
+        typer.Option(help="regular expression that the whole text matches", callback=in_utf8),
     ] = None,
     device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
@@ -63,6 +68,9 @@ def generate(
     from server.engine.factory import engine_of
     from server.engine.preparation import prepared
 
+    shown = watch and not as_json and prompt_ids is None
+    if svg is not None and not shown:
+        stop("--svg needs --watch, without --json and --prompt-ids", 2)
     loaded = load(checkpoint, device, dtype, adapter=adapter)
     constraint = constraint_of(json_schema, regex)
     params = params_of(loaded, chosen, None if constraint is None else constraint[0])
@@ -89,7 +97,7 @@ def generate(
         if prompt_ids is not None:
             asyncio.run(show_ids(engine, request, len(ids), as_json))
         else:
-            viewer = Viewer(loaded, len(ids), delay, svg) if watch and not as_json else None
+            viewer = Viewer(loaded, len(ids), delay, svg) if shown else None
             asyncio.run(show_text(engine, request, len(ids), viewer, as_json))
     except GenerationFailed as error:
         stop(str(error))

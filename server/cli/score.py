@@ -8,13 +8,23 @@ from typing import Annotated
 import typer
 
 from sampler.params import InvalidParam
-from server.cli.common import AdapterOption, CheckpointOption, DeviceOption, DTypeOption, load, stop
+from server.cli.common import (
+    AdapterOption,
+    CheckpointOption,
+    DeviceOption,
+    DTypeOption,
+    in_utf8,
+    load,
+    stop,
+)
 from server.config import Settings
 
 
 def score(
-    text: Annotated[str, typer.Argument(help="text to score")],
-    prompt: Annotated[str | None, typer.Option(help="prompt before the text")] = None,
+    text: Annotated[str, typer.Argument(help="text to score", callback=in_utf8)],
+    prompt: Annotated[
+        str | None, typer.Option(help="prompt before the text", callback=in_utf8)
+    ] = None,
     checkpoint: CheckpointOption = "stories",
     adapter: AdapterOption = None,
     estimator: Annotated[str, typer.Option(help="nelbo or llada")] = "nelbo",

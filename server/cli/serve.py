@@ -143,6 +143,14 @@ def _built(settings: Settings, url: str, lost: Callable[[int], None]) -> Server:
     end_idle_threads()  # from now on the engines' threads compute
     out = Console(highlight=False)
     limits = position_limits(models, settings)
+    metrics = Metrics()
+    try:
+        engines = [
+            engine_of(loaded, settings, metrics, limit=limit)
+            for loaded, limit in zip(models, limits, strict=True)
+        ]
+    except CheckpointError as error:
+        stop(str(error))
     for loaded, limit in zip(models, limits, strict=True):
         out.print(printable(_facts(loaded, limit)), style="dim", markup=False, soft_wrap=True)
     out.print(f"Listening on [bold]{url}[/bold]. Open it in a browser to watch, or try:\n")
@@ -152,11 +160,6 @@ def _built(settings: Settings, url: str, lost: Callable[[int], None]) -> Server:
             soft_wrap=True,
             markup=False,
         )
-    metrics = Metrics()
-    engines = [
-        engine_of(loaded, settings, metrics, limit=limit)
-        for loaded, limit in zip(models, limits, strict=True)
-    ]
     return Server(
         create_app(engines, settings),
         engines,

@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 
 import structlog
+import torch
 
 from models.checkpoints.load import Checkpoint
 from models.errors import CheckpointError
 from models.progress import SILENT, Progress, Work
+from models.sizes import bytes_text
 from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.graphs import CudaRecorder, StepGraphs
@@ -19,7 +21,7 @@ from server.config import Settings
 from server.engine.caching import Caching
 from server.engine.engine import Deadlines, Engine
 from server.engine.metrics import Metrics
-from server.engine.position_limits import cache_slots, position_limit
+from server.engine.position_limits import cache_bytes, cache_slots, position_limit
 from server.engine.request_params import ModelKind, check_defaults, sampling_params
 from server.engine.scheduler import Scheduler
 from server.engine.step_timer import PositionLimit
@@ -45,13 +47,16 @@ def engine_of(
 ) -> Engine:
     """An engine for a checkpoint, not started. Engines of one server share their metrics. Without
     ``limit`` its steps have the positions of the settings, whatever memory is free.
+
+    Raises:
+        CheckpointError: there is no memory for the keys and values that are kept.
     """
     device = checkpoint.device.type
     limit = limit or position_limit(settings, device)
     positions = limit.most
     slots = cache_slots(settings, checkpoint.info, device)
     if slots:
-        checkpoint.model.reserve(slots)
+        _reserve(checkpoint, slots, settings)
     scheduler = Scheduler(
         settings.max_waiting,
         settings.max_running,
@@ -81,6 +86,17 @@ def engine_of(
         Caching(checkpoint.info, slots),
         graphs,
     )
+
+
+def _reserve(checkpoint: Checkpoint, slots: int, settings: Settings) -> None:
+    try:
+        checkpoint.model.reserve(slots)
+    except (MemoryError, torch.OutOfMemoryError):
+        size = cache_bytes(checkpoint.info, settings, checkpoint.device.type)
+        raise CheckpointError(
+            f"{checkpoint.info.name}: {checkpoint.device} has no room for {bytes_text(size)} of "
+            f"cache; cache_positions is {slots}"
+        ) from None
 
 
 def check_servable(checkpoint: Checkpoint) -> Checkpoint:
@@ -129,6 +145,7 @@ def _run_once(checkpoint: Checkpoint, progress: Progress) -> None:
     params = sampling_params(checkpoint.defaults, first, kind)
     sampler = SAMPLERS[params.sampler].make(info.vocab_size, info.mask_id, checkpoint.ends)
     length = min(64, info.max_length) if info.image is None else info.image.length
+    length = min(length, params.own.block_positions(length))  # one step writes one block
     canvas = ([0] * length, [True] * length, params)
     batch = sampler.begin(CanvasBatch.of([canvas], checkpoint.device))
     with progress.of(Work(info.name, "warming up", "warmed up", WARM_UP_STEPS, "steps")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -141,7 +142,8 @@ def _first(faults: Sequence[Any]) -> ApiError:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"unknown field {str(first['loc'][-1])[:64]!r}"
-    if len(path) > 1 or (param is not None and param not in message):
+    words = re.findall(r"\w+", message)  # ``n`` is no word of "Input should be …"
+    if len(path) > 1 or (param is not None and param not in words):
         message = f"{_written(path)}: {message}"
     return ApiError(400, message, param=param, code="invalid_value")
 

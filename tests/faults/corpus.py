@@ -190,6 +190,12 @@ def bare_pickle(name: str) -> Spoil:
     return spoil
 
 
+def twice(count: int) -> str:
+    """An object of so many names, the last of them twice."""
+    names = ",".join(f'"k{i}":0' for i in range(count))
+    return f'{{{names},"k{count - 1}":0}}'
+
+
 def deep(open_: str = "[", close: str = "]", depth: int = 200_000) -> str:
     """JSON inside JSON inside JSON."""
     return open_ * depth + close * depth

@@ -42,6 +42,7 @@ from tests.faults.corpus import (
     pipe,
     shard,
     sparse,
+    twice,
     write,
 )
 from tests.support.effort import some
@@ -143,6 +144,9 @@ BAD = {
     "config: end as text": config("eos_token_id", eos_token_id="0"),
     "config: end": config("eos_token_id", eos_token_id=10**6),
     "config: twice": Bad(write("config.json", '{"a": 1, "a": 2}'), "'a' is there twice"),
+    "config: twice among many": Bad(
+        write("config.json", twice(200_000)), "'k199999' is there twice"
+    ),
     "config: a gibibyte": Bad(sparse("config.json", 1 << 30), "bytes; at most"),
     "config: rotary angles": config("max_sequence_length", max_sequence_length=2**24),
     "config: ratio as text": config("mlp_ratio", mlp_hidden_size=None, mlp_ratio="4"),
@@ -162,6 +166,8 @@ BAD = {
     # defaults of requests
     "defaults: steps": defaults("steps", steps=10**30),
     "defaults: steps as text": defaults("steps", steps="4"),
+    "defaults: steps as a long text": defaults("steps", steps="4" * 100_000),
+    "defaults: steps as a long list": defaults("steps", steps=[*range(50_000)]),
     "defaults: sampler": defaults("sampler", sampler="../topk"),
     "defaults: sampler as list": defaults("sampler", sampler=["topk"]),
     "defaults: ratio": defaults("mixing_ratio", mixing_ratio=float("nan")),

@@ -169,6 +169,30 @@ def test_run_without_requests_in_its_window_has_no_figures(tmp_path):
         read(Folder(tmp_path), GOAL)
 
 
+@pytest.mark.parametrize("content", [b'\xff{"a":', b'{"records": [1, 2', b"[]", b"{}\n", b"1\n"])
+@pytest.mark.parametrize("name", ["run.json", "cells/s4_c1_0.jsonl", "quality.jsonl"])
+def test_a_damaged_file_of_a_run_is_refused_by_its_name(tmp_path, command, name, content):
+    plan = plan_of((4,), (ONE,))
+    write(tmp_path / "run", plan, lambda planned: [record(0, 1, 2)], judged(plan))
+    assert (tmp_path / "run" / name).exists()
+    (tmp_path / "run" / name).write_bytes(content)
+    said = command("report", tmp_path / "run", code=2)
+    assert said.startswith("xdlm-loadtest:") and name.split("/")[-1] in said.replace(" ", "")
+
+
+def test_texts_that_are_not_utf_8_and_an_empty_key_file_are_refused(tmp_path, command):
+    (tmp_path / "bytes").write_bytes(b"\xff\n")
+    (tmp_path / "empty").write_text("\n")
+    goal = ("--url", "http://127.0.0.1:1", "--steps", 4, "--concurrency", 1)
+    for flag, file, words in (
+        ("--prompts", "bytes", "isnotUTF-8"),
+        ("--api-key-file", "bytes", "isnotUTF-8"),
+        ("--api-key-file", "empty", "hasnokey"),
+    ):
+        said = command("sweep", "--out", tmp_path, *goal, flag, tmp_path / file, code=2)
+        assert words in said.replace(" ", "") and file in said.replace(" ", "")
+
+
 def test_the_answer_names_the_most_steps_that_hold_the_objective(tmp_path):
     plan = plan_of((4, 8, 16, 32, 64), (ONE, FOUR), 2)
     run = read(write(tmp_path, plan, queueing, judged(plan)), Objective(95, 0.5))

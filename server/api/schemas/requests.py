@@ -182,9 +182,9 @@ class TextFields(DiffusionFields, ConstraintFields):
         """``logit_bias`` as (id, bias) pairs without biases of 0.
 
         Raises:
-            ApiError: 400 for a key that is not a token id.
+            ApiError: 400 for a key that is not a token id, or one that is given twice.
         """
-        biases = []
+        biases: dict[int, float] = {}
         for key, bias in (self.logit_bias or {}).items():
             if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab_size):
                 raise ApiError(
@@ -192,9 +192,11 @@ class TextFields(DiffusionFields, ConstraintFields):
                     f"logit_bias: {key[:20]!r} is not a token id between 0 and {vocab_size - 1}",
                     param="logit_bias",
                 )
-            if bias:
-                biases.append((int(key), bias))
-        return tuple(biases)
+            if int(key) in biases:
+                message = f"logit_bias: {int(key)} is given twice"
+                raise ApiError(400, message, param="logit_bias", code="invalid_value")
+            biases[int(key)] = bias
+        return tuple((id_, bias) for id_, bias in biases.items() if bias)
 
 
 def refused(error: InvalidParam) -> ApiError:

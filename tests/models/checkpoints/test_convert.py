@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -556,3 +557,19 @@ def test_the_command(tmp_path, trained, average):
     assert run(app, [*random[:-1], "gpt"]).exit_code == 2
     with pytest.raises(CheckpointError, match="--config"):
         parse_fields("tiny", {}, "--config")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x", "config: 'x' is not FIELD=VALUE"),
+        ("", "config: '' is not FIELD=VALUE"),
+        ("=1", "config: '=1' is not FIELD=VALUE"),
+        ("a=b", "config: 'b' is no value for a"),
+        ("a=" + "9" * 5000, "is no value for a"),
+        ("a=" + "[" * 100_000, "is no value for a"),
+    ],
+)
+def test_a_field_that_is_none_is_refused_in_a_line(text, words):
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        parse_fields(text, {}, "config")

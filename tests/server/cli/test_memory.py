@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from models.checkpoints.memory import Needs
 from models.checkpoints.meta_init import without_values
 from models.families.llada import LLaDA, LLaDAConfig
@@ -14,6 +16,7 @@ from models.interface import ModelInfo
 from server.cli.memory import check_memory
 from server.config import Settings
 from tests.support.processes import xdlm
+from tests.support.serving import write_tiny
 
 
 def holes(folder: Path, layers: int) -> int:
@@ -58,3 +61,15 @@ def test_a_canvas_longer_than_a_step_counts_as_a_step():
     needs = Needs(narrow=1000, wide=0, width=3584, inner=18944, vocab_size=152064)
     info = ModelInfo("long", "dream", 1000, 152064, 1, 2, 1 << 40, "float32")
     check_memory([(info, needs)], Settings.model_validate({"device": "cpu"}))
+
+
+@pytest.mark.parametrize("positions", [10**12, 2**53])
+def test_a_cache_that_the_machine_has_no_room_for_is_one_line_before_the_server_listens(
+    tmp_path, positions
+):
+    folder = write_tiny(tmp_path / "tiny")
+    how = ("--device", "cpu", "--cache-positions", str(positions), "--port", "0")
+    done = xdlm("serve", str(folder), *how)
+    assert done.returncode == 1 and not done.stdout, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("xdlm: tiny: cpu has no room for") and f"is {positions}" in line

@@ -170,6 +170,13 @@ def test_every_flag_with_a_wrong_value_stops_the_start(trials):
     cases.append({"args": ["score", "x", "--samples", "x"], "told": "--samples"})
     cases.append({"args": ["draw", "3", "x.png", "--count", "0"], "told": "--count"})
     cases.append({"args": ["make-random", "/nowhere/x", "--seed", "9" * 40], "told": "--seed"})
+    cases.append({"args": ["generate", "x\udcff"], "told": "must be text in UTF-8"})
+    cases.append({"args": ["score", "x\udcff"], "told": "must be text in UTF-8"})
+    cases.append({"args": ["score", "x", "--prompt", "\udcff"], "told": "--prompt"})
+    cases.append({"args": ["generate", "x", "--regex", "\udcff"], "told": "--regex"})
+    schema = ["generate", "x", "--json-schema", "/dev/zero"]
+    cases.append({"args": schema, "told": "--json-schema has more than"})
+    cases.append({"args": ["generate", "x", "--svg", "x.svg"], "told": "--svg needs --watch"})
     drawn = ["generate", "x", "--max-tokens", "2", "--steps", "1", "--watch", "--delay", "0"]
     cases.append({"args": [*drawn, "--svg", "/nowhere/x.svg"], "told": "--svg: /nowhere/x.svg: "})
     judged(trials, cases)

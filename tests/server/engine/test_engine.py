@@ -186,7 +186,7 @@ async def test_stopping_ends_every_stream_once(tiny):
 
 
 async def test_a_request_that_cannot_start_fails_and_the_engine_lives(engine):
-    steady = engine.submit(request(2, length=50, steps=400))
+    steady = engine.submit(request(2, length=50, steps=100))
     valid = request(1)
     unknown = replace(valid, params=replace(valid.params, sampler="nonsense"))
     bad = await result(engine.submit(unknown))

@@ -76,7 +76,7 @@ async def test_a_prompt_shared_by_many_requests_is_computed_once(blocks, alone):
 async def test_guided_requests_get_their_own_texts_beside_others_of_the_same_prompt(blocks):
     async with running(blocks) as engine:
         requests = [
-            request(engine, e, i, guidance_scale=1.0 + i % 2) for i, e in enumerate(endings(6))
+            request(engine, e, i, guidance_scale=1.0 + i % 2) for i, e in enumerate(endings(4))
         ]
         alone = [await tokens_of(engine.submit(r)) for r in requests]
     async with running(blocks) as engine:

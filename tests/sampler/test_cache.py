@@ -25,7 +25,7 @@ APPROXIMATE = [mode for mode in MODES if mode != "none"]
 WITHOUT_OFFICIAL = [kind for kind in KINDS if "official" not in kind]
 
 
-def network_of(block_length: int | None = None) -> LLaDA:
+def network_of(block_length: int | None = None, slots: int = 8192) -> LLaDA:
     torch.manual_seed(3)
     config = LLaDAConfig.from_dict(
         {
@@ -51,7 +51,7 @@ def network_of(block_length: int | None = None) -> LLaDA:
             if parameter.dim() == 2:
                 parameter.normal_(0, 0.25)
     network.block_length = block_length
-    network.reserve(8192)
+    network.reserve(slots)
     return network.eval()
 
 
@@ -77,11 +77,11 @@ def states(network, canvases, first: int = 0) -> list[list[list[int]]]:
 
 PAIRS = [
     (kind, mode)
-    for i, kind in enumerate(WITHOUT_OFFICIAL)
+    for i, kind in enumerate(k for k in SOME_KINDS if k in WITHOUT_OFFICIAL)
     for j, mode in enumerate(APPROXIMATE)
     if (i + j) % count(len(APPROXIMATE), 1) == 0
 ]
-"""Each kind with one mode in turn in ``make test``, with every mode in ``make test-all``."""
+"""Some kinds, each with one mode in turn, in ``make test``, all with all in ``test-all``."""
 
 
 @pytest.mark.parametrize(("kind", "mode"), PAIRS)

@@ -78,9 +78,8 @@ def test_recorded_steps_are_those_taken_eagerly(kind):
 @pytest.mark.parametrize("mode", [*(mode for mode in MODES if mode != "none"), "causal"])
 def test_recorded_steps_of_cached_canvases_are_those_taken_eagerly(mode):
     """Samplers in blocks and without, guidance, logits from the position before."""
-    network, fixed = (network_of(4 if mode == "causal" else None) for _ in range(2))
-    for one in (network, fixed):
-        one.reserve(512)
+    block_length = 4 if mode == "causal" else None
+    network, fixed = (network_of(block_length, slots=512) for _ in range(2))
     kinds = ["topk guided and told", "threshold entropy"]
     chosen = {} if mode == "causal" else {"cache": mode, "cache_interval": 3}
     for kind in [*kinds, "topk ends", "ancestral guided"] if THOROUGH else kinds:

@@ -14,8 +14,11 @@ aten = torch.ops.aten
 QUESTIONS = {
     *(aten.nonzero, aten.masked_select, aten.bincount, aten._local_scalar_dense, aten.equal),
     *(aten.is_nonzero, aten._unique2, aten.unique_dim, aten.unique_consecutive),
+    *(aten.item, aten.argwhere, aten.nonzero_numpy, aten.allclose),
 }
-"""Operations whose result, or its shape, the host has to wait for."""
+"""Operations whose result, or its shape, the host has to wait for. Some are made of others, and are
+seen as a whole in inference mode.
+"""
 
 
 class Remote(Tensor):
@@ -56,15 +59,20 @@ class SecondDevice(TorchDispatchMode):
         super().__init__()
         self.waits = self.copies = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; PyTorch's guard would take a fifth of the time."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, read = dict(kwargs or {}), []
+        to_it = kwargs.get("device") is not None and torch.device(kwargs["device"]) == DEVICE
+        if Remote not in types and not to_it:
+            return func(*args, **kwargs)
         held_args, held_kwargs = _held(args, read), {k: _held(v, read) for k, v in kwargs.items()}
         remote = [isinstance(t, Remote) for t in read]
-        to_it = kwargs.get("device") is not None and torch.device(kwargs["device"]) == DEVICE
         leaves = kwargs.get("device") is not None and not to_it
         packet = func.overloadpacket
-        if not any(remote) and not to_it:
-            return func(*args, **kwargs)
         here = to_it or (any(remote) and not leaves)
         if packet in self.SENT:
             if packet is aten.copy_:
@@ -75,7 +83,7 @@ class SecondDevice(TorchDispatchMode):
             strangers = [t for t, r in zip(read, remote, strict=True) if not r and t.dim()]
             assert not (strangers and any(remote)), f"{func} mixes devices"
             assert not leaves, f"{func} leaves the device"
-            self.waits += packet in QUESTIONS or self._counts(func, args)
+            self.waits += packet in QUESTIONS or self._counts(func, args, kwargs)
         if to_it:
             held_kwargs["device"] = "cpu"
         out = func(*held_args, **held_kwargs)
@@ -84,11 +92,13 @@ class SecondDevice(TorchDispatchMode):
         return _wrapped(out) if here else out
 
     @staticmethod
-    def _counts(func: Any, args: tuple) -> bool:
+    def _counts(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Whether the numbers in a tensor decide the shape of the result."""
         if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
             return any(i is not None and i.dtype == torch.bool for i in args[1])
-        return func is aten.repeat_interleave.Tensor
+        if func is aten.repeat_interleave.self_Tensor:
+            return kwargs.get("output_size") is None
+        return func in (aten.repeat_interleave.Tensor, aten.where.default)
 
 
 def _held(tree: Any, read: list[Tensor]) -> Any:

@@ -30,7 +30,7 @@ loaded = load_checkpoint(folder, "cpu", "float32")
 print("loaded", flush=True)
 sys.stdin.readline()
 """
-SHAPE = "max_sequence_length=1024,vocab_size=32000,mask_token_id=31999,eos_token_id=1,"
+SHAPE = "max_sequence_length=1024,vocab_size=16000,mask_token_id=15999,eos_token_id=1,"
 SMALL = "d_model=2048,n_layers=2,n_heads=16,n_kv_heads=16,mlp_hidden_size=5632"
 BILLION = "d_model=2048,n_layers=16,n_heads=16,n_kv_heads=16,mlp_hidden_size=5632"
 

@@ -79,8 +79,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("logs", [False, True], ids=["sums", "logarithms"])
-@pytest.mark.parametrize("case", CASES)
+JOINT = [*((case, False) for case in CASES), *((case, True) for case in CASES)]
+
+
+@pytest.mark.parametrize(("case", "logs"), JOINT[: count(len(CASES) + 2, len(JOINT))])
 def test_joint_draws_have_the_restricted_products_distribution(case: str, logs: bool) -> None:
     tokens = CASES[case]
     rows = [at for at, id_ in enumerate(tokens) if id_ == MASK]

@@ -81,7 +81,7 @@ def fuzz(served: Served, examples: int, derandomize: bool) -> Counter[tuple[str,
 
 
 def test_generated_requests(small):
-    counts = fuzz(small, count(12, 180), derandomize=True)
+    counts = fuzz(small, count(7, 180), derandomize=True)
     assert sum(counts.values()) >= count(90, 2_000)
     # a fuzzer whose every case is refused at the door sees nothing of the house
     for route in ("completions", "chat/completions", "responses", "messages", "decisions"):

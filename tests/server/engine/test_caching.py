@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
+import pytest_asyncio
 
 from benchmarks.poisoned import BAD, Stumbling, broken, no_memory, stumbling
 from models.interface import ModelInfo
@@ -30,6 +31,9 @@ MIXTURE = [
 ]
 
 
+MOST = count(14, 21)
+
+
 def mixed(many: int, seed: int = 0) -> list:
     rng = random.Random(seed)
     found = []
@@ -41,60 +45,54 @@ def mixed(many: int, seed: int = 0) -> list:
     return found
 
 
-async def one_by_one(checkpoint, requests) -> list[tuple[int, ...]]:
-    async with running(checkpoint) as engine:
-        return [await tokens_of(engine.submit(r)) for r in requests]
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alone(tiny) -> list[tuple[int, ...]]:
+    """The tokens of each request of a mixture, which begins as every shorter one does."""
+    async with running(tiny) as engine:
+        return [await tokens_of(engine.submit(r)) for r in mixed(MOST)]
 
 
 async def together(engine, requests) -> list[tuple[int, ...]]:
     return await asyncio.gather(*(tokens_of(engine.submit(r)) for r in requests))
 
 
-async def test_cached_requests_get_their_own_tokens_in_company(tiny):
-    requests = mixed(count(14, 21))
-    alone = await one_by_one(tiny, requests)
+async def test_cached_requests_get_their_own_tokens_in_company(tiny, alone):
     async with running(tiny) as engine:
-        assert await together(engine, requests) == alone
+        assert await together(engine, mixed(MOST)) == alone
 
 
-async def test_cached_requests_that_are_preempted_get_their_own_tokens(tiny):
+async def test_cached_requests_that_are_preempted_get_their_own_tokens(tiny, alone):
     requests = mixed(count(8, 14))
-    alone = await one_by_one(tiny, requests)
     async with running(tiny, max_running=3, max_positions=64) as engine:
-        assert await together(engine, requests) == alone
+        assert await together(engine, requests) == alone[: len(requests)]
 
 
-async def test_cached_requests_wait_for_free_positions(tiny):
-    requests = mixed(count(14, 21))
-    alone = await one_by_one(tiny, requests)
+async def test_cached_requests_wait_for_free_positions(tiny, alone):
     async with running(tiny, cache_positions=70) as engine:
-        assert await together(engine, requests) == alone
+        assert await together(engine, mixed(MOST)) == alone
 
 
 @pytest.mark.parametrize(("stumble", "code"), [(no_memory, "out_of_memory"), (broken, "internal")])
-async def test_cached_requests_are_not_changed_by_one_that_fails(tiny, stumble, code):
+async def test_cached_requests_are_not_changed_by_one_that_fails(tiny, alone, stumble, code):
     requests = mixed(5)
-    alone = await one_by_one(tiny, requests)
     async with running(stumbling(tiny, stumble)) as engine:
         good = [engine.submit(r) for r in requests[:3]]
         bad = engine.submit(replace(BAD, params=BAD.params.changed(cache="prompt")))
         good += [engine.submit(r) for r in requests[3:]]
         failed = await result(bad)
         assert isinstance(failed, Failed) and failed.code == code
-        assert [await tokens_of(s) for s in good] == alone
+        assert [await tokens_of(s) for s in good] == alone[:5]
 
 
-async def test_cached_requests_done_in_halves_get_their_own_tokens(tiny):
+async def test_cached_requests_done_in_halves_get_their_own_tokens(tiny, alone):
     class Small(Stumbling):
         def trunk(self, tokens, offsets, rows=None, labels=None, segments=None):
             if len(offsets) - 1 > 2:
                 no_memory()
             return self.network.trunk(tokens, offsets, rows, labels, segments)
 
-    requests = mixed(7)
-    alone = await one_by_one(tiny, requests)
     async with running(replace(tiny, model=Small(tiny.model, no_memory))) as engine:
-        assert await together(engine, requests) == alone
+        assert await together(engine, mixed(7)) == alone[:7]
 
 
 async def test_cancelled_requests_free_their_positions(tiny):

@@ -138,6 +138,30 @@ def best_of_each(
     return place < limit[group], torch.minimum(found, limit)[:-1]
 
 
+def best_within(
+    score: Float[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    position: Int[Tensor, " R"],
+    distance: Int[Tensor, " R"],
+    farthest: int,
+) -> Bool[Tensor, " R"]:
+    """Rows that no row of their group within a distance of them exceeds.
+
+    Args:
+        score, group: of the rows.
+        position: of the rows, ascending.
+        distance: positions to each side that a row is compared with.
+        farthest: the greatest distance there may be.
+    """
+    index = torch.arange(len(score), device=score.device)[:, None]
+    other = index + torch.arange(-farthest, farthest + 1, device=score.device)
+    inside = (other >= 0) & (other < len(score))
+    other = other.clamp(0, max(len(score) - 1, 0))
+    near = (position[other] - position[:, None]).abs() <= distance[:, None]
+    exceeds = (group[other] == group[:, None]) & (score[other] > score[:, None])
+    return ~(inside & near & exceeds).any(1)
+
+
 def running_sums(
     values: Float[Tensor, " R"],
     group: Int[Tensor, " R"],

@@ -4,6 +4,7 @@ samples, perplexity under the teacher, share of words the corpus knows, share of
     python -m recipes.stories.evaluate                      # the shipped checkpoint
     python -m recipes.stories.evaluate --checkpoint controls/k0 --mixing-ratio 0
     python -m recipes.stories.evaluate --dtype int8 --steps  # the NELBO alone
+    python -m recipes.stories.evaluate --rounds 0 --param sampler=ancestral
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from rich.progress import track
@@ -28,12 +29,12 @@ from recipes.stories.batches import END, encode
 from recipes.stories.build_tokenizer import full_tokenizer
 from recipes.stories.corpus import WORK, read_corpus, split
 from recipes.stories.validation import nelbo
-from sampler import make_params
+from sampler import SAMPLERS
 from sampler.batch import CanvasBatch
 from sampler.noise_kernel import NoiseKernel
 from sampler.params import SamplingParams
-from sampler.samplers.ancestral import Ancestral
 from sampler.step import take_step
+from server.engine.request_params import sampling_params
 
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 
@@ -47,7 +48,8 @@ def sample(
     loaded: Checkpoint, params: SamplingParams, count: int, length: int, prompt: str
 ) -> list[tuple[str, bool]]:
     """(text, whether it ended) of ``count`` canvases with seeds 0..count-1."""
-    sampler = Ancestral(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
+    make = SAMPLERS[params.sampler].make
+    sampler = make(loaded.info.vocab_size, loaded.info.mask_id, loaded.ends)
     ids = loaded.tokenizer.encode(prompt)
     texts = []
     for start in range(0, count, 16):
@@ -103,10 +105,25 @@ def report(judge: Judge, known: set[str], texts: list[tuple[str, bool]]) -> dict
     }
 
 
+def read_value(text: str) -> Any:
+    """A value as JSON; words need no quotes."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="stories")
     parser.add_argument("--mixing-ratio", type=float)
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the sampling other than the checkpoint's, as sampler=ancestral",
+    )
     parser.add_argument("--dtype", choices=get_args(DType), default="auto")
     parser.add_argument("--steps", type=int, nargs="*", default=[4, 8, 16, 32, 64])
     parser.add_argument("--samples", type=int, default=32)
@@ -121,16 +138,19 @@ def main() -> None:
     loaded = load_checkpoint(find_checkpoint(args.checkpoint), dtype=args.dtype)
     defaults = loaded.defaults
     k = defaults.get("mixing_ratio", 0.1) if args.mixing_ratio is None else args.mixing_ratio
-    params = make_params(
-        mixing_ratio=k,
-        temperature=defaults["temperature"] if args.temperature is None else args.temperature,
-        top_p=defaults["top_p"] if args.top_p is None else args.top_p,
-    )
+    chosen = {"mixing_ratio": k, "temperature": args.temperature, "top_p": args.top_p, "seed": 0}
+    chosen |= {n: read_value(value) for n, value in (each.split("=") for each in args.param)}
+    params = sampling_params(defaults, chosen)
     stories = read_corpus()
     _, held = split(stories)
     known = {w for s in stories for w in words(s.text)}
     result: dict = {"checkpoint": args.checkpoint, "mixing_ratio": k}
-    result |= {"temperature": params.temperature, "top_p": params.top_p, "steps": {}}
+    result |= {
+        "param": args.param,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "steps": {},
+    }
     if args.rounds:
         assert isinstance(loaded.model, LLaDA)
         tokenizer = Tokenizer.from_file(str(BUNDLED / "stories" / "tokenizer.json"))

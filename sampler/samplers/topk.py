@@ -3,7 +3,7 @@
 A budget says how many of each (``topk_plan``). Masks of the active block are filled in
 order of the model's confidence; tokens written before are replaced where the model would now rather
 have another one. Blocks are walked from left to right. With k = 0 nothing is refined, and this is
-LLaDA's own decoding.
+LLaDA's own decoding. ``spacing`` is not of the paper: it keeps the masks of a step apart.
 
 The published loop has quirks that we do not share (it rewrites prompts, it can write masks, it
 counts masks of other blocks); ``compat="official"`` repeats them, for its tables.
@@ -23,10 +23,17 @@ from sampler.layout import Layout
 from sampler.logits.row_requests import RowQuery
 from sampler.logits.row_stats import RowStats
 from sampler.now import Now
-from sampler.packing import best_of_each
+from sampler.packing import best_of_each, best_within
 from sampler.philox import Role, uniforms
 from sampler.plan import Plan, Rows, Written, row_settings
-from sampler.samplers.topk_plan import COMPAT, REFINE_SCOPE, REMASKING, TopKParams, TopKState
+from sampler.samplers.topk_plan import (
+    COMPAT,
+    FARTHEST,
+    REFINE_SCOPE,
+    REMASKING,
+    TopKParams,
+    TopKState,
+)
 
 __all__ = ["TopK", "TopKParams"]
 
@@ -126,6 +133,8 @@ class TopK:
         at_rows |= {"seed": batch.seed, "step": batch.step}
         if (at_random := own.remasking == RANDOM).any():
             at_rows["at_random"] = at_random
+        if own.spacing.any():
+            at_rows["spacing"] = own.spacing
         at_canvases = {
             "absorb": absorb,
             "refine": own.plan_refine[now],
@@ -179,6 +188,10 @@ class TopK:
         group = torch.where(masked, rows.canvas, torch.where(better, rows.canvas + size, 2 * size))
         if rows.valid is not None:
             group = torch.where(rows.valid, group, 2 * size)
+        if "spacing" in rows.settings:
+            distance = torch.where(masked, rows.settings["spacing"], 0)
+            apart = best_within(score, group, rows.packed, distance, FARTHEST)
+            score = torch.where(apart, score, -1.0 / score)  # below all others, in their order
         budget = torch.cat((now.of_canvases("absorb"), proposal.refine))
         chosen, taken = best_of_each(score, group, budget)
         carry = torch.where(now.of_canvases("ends") != 0, 0, proposal.refine - taken[size:])

@@ -23,6 +23,7 @@ from sampler.params import (
     SamplingParams,
     choice,
     flag,
+    integer,
     param,
     schedule,
 )
@@ -35,6 +36,8 @@ REFINE_SCOPE = choice(
     label="Refine in",
 )
 REMASKING = choice("order in which masks are filled", "low_confidence", "random", label="Fill by")
+FARTHEST = 16
+"""The greatest ``spacing``."""
 COMPAT = choice("official repeats the published loop, quirks included", "none", "official")
 
 
@@ -116,6 +119,7 @@ class TopKState(SamplerState):
         mixing_ratio: k.
         refine_scope, remasking, compat: index into their words.
         crossing: of ``top_p_rule``.
+        spacing: of the parameters.
         no_eos, ends_last: ``logits_eos_inf`` and ``confidence_eos_eot_inf``.
         block_length: positions of a block; all that are free where none was chosen.
         carry: refinements planned and not spent so far.
@@ -132,6 +136,7 @@ class TopKState(SamplerState):
     remasking: Int[Tensor, " B"]
     compat: Int[Tensor, " B"]
     crossing: Bool[Tensor, " B"]
+    spacing: Int[Tensor, " B"]
     no_eos: Bool[Tensor, " B"]
     ends_last: Bool[Tensor, " B"]
     block_length: Int[Tensor, " B"]
@@ -155,6 +160,7 @@ class TopKState(SamplerState):
             remasking=columns.integers([REMASKING.words.index(o.remasking) for o in own]),
             compat=columns.integers([COMPAT.words.index(o.compat) for o in own]),
             crossing=columns.flags([o.keeps_crossing for o in own]),
+            spacing=columns.integers([0 if o.compat == "official" else o.spacing for o in own]),
             no_eos=columns.flags([o.logits_eos_inf for o in own]),
             ends_last=columns.flags([o.confidence_eos_eot_inf for o in own]),
             block_length=columns.integers(lengths),
@@ -238,6 +244,15 @@ class TopKParams(BlockParams):
     )
     refine_scope: str = param(REFINE_SCOPE)
     remasking: str = param(REMASKING)
+    spacing: int = param(
+        integer(
+            0,
+            "fill masks last that have a more confident one within so many positions: tokens of "
+            "one step are drawn independently, and neighbours depend on each other",
+            0,
+            FARTHEST,
+        )
+    )
     confidence_eos_eot_inf: bool = param(
         flag(False, "write the ends of text and turn last", label="Ends last")
     )
@@ -249,6 +264,10 @@ class TopKParams(BlockParams):
             raise InvalidParam("mixing_ratio", "must be below 1 for the topk sampler")
         if self.remasking == "random" and self.mixing_ratio > 0.0:
             raise InvalidParam("remasking", "random needs mixing_ratio 0")
+
+    def unread(self) -> dict[str, str]:
+        """The published loop has an order of its own."""
+        return {"spacing": "is not for compat official"} if self.compat == "official" else {}
 
     def most_steps(self, free: int) -> int:
         """In aligned blocks without refinement each step fills a mask."""

@@ -14,7 +14,7 @@ import { modelFor, PRESETS } from "./presets.js";
 import { Run } from "./reducer.js";
 import { Runs, Told } from "./runs.js";
 import { Settings } from "./settings.js";
-import { decoded, fromJson } from "./share.js";
+import { decoded, fromJson, named, upToDate } from "./share.js";
 import { Sharing } from "./sharing.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -70,7 +70,7 @@ function drawer(open) {
 async function start() {
   play();
   const asked = new URLSearchParams(location.hash.slice(1));
-  const state = decoded(asked.get("run") ?? "");
+  const state = upToDate(decoded(asked.get("run") ?? ""));
   if (!(await ready()) || !state) return;
   await generate({ state, preset: PRESETS[state.preset], step: Number(asked.get("step") ?? Number.NaN) });
 }
@@ -111,7 +111,8 @@ async function generate({ state = null, preset, step } = {}) {
     asked.forEach((one, i) => {
       one.body = settings.withGuesses({ ...one.body, ...preset?.body, ...preset?.bodies?.[i] });
     });
-    const link = { ...settings.state, seed, ...(preset ? { preset: state.preset } : {}) };
+    const kept = { ...settings.state, seed, ...(preset ? { preset: state.preset } : {}) };
+    const link = named(kept, settings.facts.sampler);
     const ended = settings.chat ? await converse(asked, link) : await runs.start(asked, link, { ...preset, step });
     if (preset?.note) say(preset.note);
     if (ended && runs.shown.length > 1) for (const one of runs.shown) await runs.score(one);

@@ -45,7 +45,7 @@ export const PRESETS = {
   },
   mind: {
     name: "Change its mind",
-    state: { ...ONCE, seed: "6", variants: [{ steps: 32, mixing_ratio: 0 }, { steps: 32, mixing_ratio: 0.1 }, { steps: 32, mixing_ratio: 0.5 }] },
+    state: { ...ONCE, seed: "6", variants: [0, 0.1, 0.5].map((k) => ({ steps: 32, sampler: "ancestral", mixing_ratio: k })) },
     titles: ["k = 0: what is written stays", "k = 0.1: a little doubt", "k = 0.5: much doubt"],
     note: "The mixing ratio k is the share of random tokens in the noise: above 0 the model may refine a token or mask it again.",
     needs: ["ancestral"],

@@ -56,6 +56,20 @@ export function decoded(text) {
   }
 }
 
+/** Samplers of links that name none: the defaults of their models when such links were made. */
+const FORMER = new Map([["stories", "ancestral"]]);
+
+/** The state of a link that names the sampler of each run, whatever the default becomes. */
+export function named(state, sampler) {
+  return { ...state, variants: state.variants.map((variant) => ({ sampler, ...variant })) };
+}
+
+/** The state that an older link stands for. */
+export function upToDate(state) {
+  const former = FORMER.get(state?.model);
+  return former && Array.isArray(state.variants) ? named(state, former) : state;
+}
+
 /** Download a file. */
 export function save(blob, name) {
   const link = document.createElement("a");

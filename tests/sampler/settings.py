@@ -22,6 +22,7 @@ KINDS: dict[str, dict] = {
     "topk guided and told": {"sampler": "topk", "guidance_scale": 1.7, "logprobs": True},
     "topk nucleus and bias": {"sampler": "topk", "top_p": 0.7, "logit_bias": ((5, 2.0), (7, -1.0))},
     "topk random": {"sampler": "topk", "mixing_ratio": 0.0, "remasking": "random"},
+    "topk apart": {"sampler": "topk", "spacing": 3},
     "topk official": {"sampler": "topk", "compat": "official", "block_length": 8, "steps": 12},
     "topk ends": {"sampler": "topk", "logits_eos_inf": True, "confidence_eos_eot_inf": True},
     "threshold": {"sampler": "threshold", "confidence_threshold": 0.4},
@@ -51,8 +52,14 @@ KINDS: dict[str, dict] = {
 
 _QUICK = [
     *("ancestral greedy at the end", "ancestral guided", "gidd", "remdm loop", "topk official"),
-    *("topk guided and told", "topk nucleus and bias", "topk ends", "threshold editing"),
-    *("threshold entropy", "threshold in parts", "dream by margin", "dream by probability"),
+    *("topk guided and told", "topk nucleus and bias", "topk ends", "topk apart"),
+    *(
+        "threshold editing",
+        "threshold entropy",
+        "threshold in parts",
+        "dream by margin",
+        "dream by probability",
+    ),
     "canvases",
 ]
 SOME_KINDS = list(KINDS) if THOROUGH else _QUICK

@@ -73,6 +73,18 @@ class Hashed:
         return hidden
 
 
+class Placed(Hashed):
+    """The same, and another number for each of a canvas' first 64 positions."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.places = torch.randn(64, N, generator=torch.Generator().manual_seed(seed + 1))
+
+    def trunk(self, tokens: Tensor, offsets: Tensor, rows: Tensor, labels=None) -> Tensor:
+        canvas = torch.searchsorted(offsets, rows, right=True) - 1
+        return super().trunk(tokens, offsets, rows) + self.places[rows - offsets[canvas]]
+
+
 class Mixing:
     """Logits depend on a position and on the mean of its canvas; shapes on nothing but the room."""
 

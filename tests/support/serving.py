@@ -23,6 +23,13 @@ from server.engine.engine import Engine
 from server.engine.factory import engine_of
 from server.http.protocol import GuardedProtocol
 
+TINY_DEFAULTS = {
+    **{"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "max_new_tokens": 250},
+    **{"sampler": "ancestral", "steps": 32, "mixing_ratio": 0.1, "noise_schedule": "log_linear"},
+    **{"temperature": 0.3, "top_p": 1.0, "noise_removal": "ancestral"},
+}
+"""``generation_config.json`` of the tiny checkpoint."""
+
 
 def write_tiny(folder: Path, layers: int = 1) -> Path:
     """A seeded random LLaDA of 32 dimensions with the tokenizer of ``stories``."""
@@ -35,8 +42,8 @@ def write_tiny(folder: Path, layers: int = 1) -> Path:
     weights = {n: 2 * p.detach() for n, p in model.named_parameters()}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "generation_config.json"):
-        shutil.copy(BUNDLED / "stories" / name, folder / name)
+    shutil.copy(BUNDLED / "stories" / "tokenizer.json", folder / "tokenizer.json")
+    (folder / "generation_config.json").write_text(json.dumps(TINY_DEFAULTS))
     return folder
 
 

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { keyProblem } from "../../server/web/api.js";
 import { balanced, even, SHAPES } from "../../server/web/budgets.js";
 import { Run } from "../../server/web/reducer.js";
-import { asJson, decoded, encoded, fromJson, inScript, standalone } from "../../server/web/share.js";
+import { asJson, decoded, encoded, fromJson, inScript, named, standalone, upToDate } from "../../server/web/share.js";
 import { EventReader } from "../../server/web/sse.js";
 import { newest, timeline } from "../../server/web/timeline.js";
 
@@ -104,6 +104,15 @@ test("a link holds any prompt", () => {
   assert.match(encoded(state), /^[\w-]+$/);
   assert.deepEqual(decoded(encoded(state)), state);
   for (const bad of ["", "!!", "AAAA", "bnVsbA"]) assert.equal(decoded(bad), null);
+});
+
+test("a link names its samplers, and older ones mean the defaults of their time", () => {
+  const variants = [{ steps: 8 }, { steps: 4, sampler: "topk" }];
+  const older = { model: "stories", variants };
+  const meant = [{ steps: 8, sampler: "ancestral" }, { steps: 4, sampler: "topk" }];
+  assert.deepEqual(upToDate(older), { model: "stories", variants: meant });
+  assert.deepEqual(named(older, "dream").variants[0], { steps: 8, sampler: "dream" });
+  for (const other of [null, {}, { model: "stories" }, { model: "mine", variants }]) assert.equal(upToDate(other), other);
 });
 
 test("a key that no header can carry has a problem that says where", () => {

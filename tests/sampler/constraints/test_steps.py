@@ -33,6 +33,7 @@ KINDS: dict[str, dict] = {
     "topk refining blocks": {"sampler": "topk", "mixing_ratio": 0.5, "block_length": 4},
     "topk random": {"sampler": "topk", "mixing_ratio": 0.0, "remasking": "random"},
     "topk ends last": {"sampler": "topk", "confidence_eos_eot_inf": True},
+    "topk apart": {"sampler": "topk", "spacing": 2},
     "threshold": {"sampler": "threshold", "confidence_threshold": 0.4},
     "threshold blocks": {"sampler": "threshold", "confidence_threshold": 0.3, "block_length": 3},
     "threshold editing": {"sampler": "threshold", "editing_threshold": 0.1, "block_length": 4},

@@ -18,7 +18,7 @@ from sampler.params import InvalidParam, SamplingParams
 from sampler.samplers.topk import TopK, TopKParams
 from sampler.samplers.topk_plan import absorb_budget, refine_budget, step_plan
 from sampler.step import take_step, take_steps
-from tests.sampler.toy import MASK, Hashed, N, Table, behind, states
+from tests.sampler.toy import MASK, Hashed, N, Placed, Table, behind, states
 from tests.support.effort import count
 from tests.support.paths import GOLDEN
 
@@ -77,7 +77,11 @@ def reference_run(network, tokens, editable, params: SamplingParams) -> list[lis
             p[:, ENDS] = -torch.inf
         p = p.softmax(-1)
         sure = [float(p[j, guess[j]]) for j in range(len(x))]
-        masks = sorted((j for j in active if x[j] == MASK), key=lambda j: (-sure[j], j))
+        masks = [j for j in active if x[j] == MASK]
+        later = {
+            j for j in masks if any(abs(i - j) <= own.spacing and sure[i] > sure[j] for i in masks)
+        }
+        masks.sort(key=lambda j: (j in later, -sure[j], j))
         filled = masks if last else masks[: plan.absorb[i]]
         scope = active if own.refine_scope == "block" else spots[: (b + 1) * length]
         wrong = [j for j in scope if x[j] not in (MASK, guess[j]) and sure[j] >= float(p[j, x[j]])]
@@ -116,6 +120,7 @@ def random_canvas(g: torch.Generator, temperature: float = 0.0):
         topk_absorb=absorb,
         logits_eos_inf=number(0, 3) == 0,
         confidence_eos_eot_inf=number(0, 3) == 0,
+        spacing=number(1, 5) if number(0, 1) else 0,
         topk_uniform=tuple(number(0, 3) for _ in range(steps)) if number(0, 3) == 0 else "auto",
         seed=number(0, 2**31),
     )
@@ -125,10 +130,25 @@ def random_canvas(g: torch.Generator, temperature: float = 0.0):
 
 def test_sampler_equals_a_plain_loop():
     g = torch.Generator().manual_seed(1)
-    network, sampler = Hashed(), TopK(N, MASK, ENDS)
-    for _ in range(count(40, 120)):
-        canvas = random_canvas(g)
+    sampler = TopK(N, MASK, ENDS)
+    for i in range(count(60, 180)):
+        network, canvas = (Hashed(), Placed())[i % 2], random_canvas(g)
         assert states(network, sampler, canvas) == reference_run(network, *canvas)
+
+
+def test_the_published_loop_knows_no_spacing():
+    """A checkpoint's default gives way; a request that asks for both is refused."""
+    network, sampler = Placed(), TopK(N, MASK)
+    plain = GREEDY.changed(steps=4, block_length=12)
+    run = {
+        (compat, spacing): states(
+            network, sampler, behind([1, 2], 12, plain.changed(compat=compat, spacing=spacing))
+        )
+        for compat in ("none", "official")
+        for spacing in (0, 3)
+    }
+    assert run["official", 3] == run["official", 0] and run["none", 3] != run["none", 0]
+    assert "spacing" in plain.changed(compat="official").unread()
 
 
 def test_random_requests_keep_clamped_and_settled_positions():

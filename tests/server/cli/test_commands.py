@@ -48,7 +48,8 @@ def test_generate_is_seeded_text(tmp_path):
 
 
 def test_generate_json_lines_replay():
-    args = ("generate", "Tom", "--max-tokens", "64", "--seed", "1", "--watch", "--json")
+    args = ("generate", "Tom", "--max-tokens", "64", "--seed", "1", "--sampler", "ancestral")
+    args = (*args, "--watch", "--json")
     *steps, last = (json.loads(line) for line in xdlm(*args).stdout.splitlines())
     canvas = list(steps[0]["snapshot"]["ids"])
     kinds = set()
@@ -56,7 +57,7 @@ def test_generate_json_lines_replay():
         for change in step["changes"]:
             canvas[change["pos"]] = change["id"]
             kinds.add(change["op"])
-    assert kinds == {"unmask", "refine", "remask"}  # the bundled checkpoint at its 32 steps
+    assert kinds == {"unmask", "refine", "remask"}
     assert last["usage"]["steps"] == 32 and last["finish_reason"] in ("stop", "length")
     texts = {s["snapshot"]["ids"][0] for s in steps if "snapshot" in s}
     assert texts == {0}
@@ -107,6 +108,7 @@ def test_a_text_that_ends_early_stops_early():
     done = xdlm(
         *("generate", "Once upon a time", "--max-tokens", "250", "--steps", "60", "--seed", "1"),
         *("--sampler", "topk", "--mixing-ratio", "0", "--block-length", "25", "--json"),
+        *("--confidence-eos-eot-inf", "false", "--spacing", "0"),
     )
     answer = json.loads(done.stdout)
     assert answer["finish_reason"] == "stop"

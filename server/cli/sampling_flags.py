@@ -13,7 +13,9 @@ from sampler import PARAMS, READERS, SAMPLERS
 from sampler.params import InvalidParam, Param
 from sampler.registry import DEFAULT_SAMPLER
 
-TYPES: dict[str, Any] = {"number": float, "integer": int, "choice": str, "schedule": str}
+TYPES: dict[str, Any] = {
+    **{"number": float, "integer": int, "flag": bool, "choice": str, "schedule": str}
+}
 SAMPLER_FLAG = Annotated[
     str | None,
     typer.Option(
@@ -47,7 +49,7 @@ def with_sampling_flags(
     @functools.wraps(command)
     def run(**given: Any) -> None:
         chosen = {name: given.pop(name) for name in ("sampler", *declared)}
-        chosen = {n: v for n, v in chosen.items() if v is not None and v is not False}
+        chosen = {n: v for n, v in chosen.items() if v is not None}
         command(**given, chosen=chosen)
 
     parameters = [*own, *flags]
@@ -63,16 +65,13 @@ def _flag(name: str, declared: Param) -> inspect.Parameter:
         text += f" ({', '.join(declared.words)})"
     spelled = f"--{name.replace('_', '-')}"
     if declared.kind == "flag":
-        annotation: Any = Annotated[bool, typer.Option(spelled, help=text)]
-        default: Any = False
-    else:
-        given = declared.default is not None and name != "seed"  # which is random
-        shown = f"the checkpoint's, or {declared.default}" if given else True
-        option = typer.Option(spelled, help=text, show_default=shown)
-        annotation = Annotated[TYPES[declared.kind] | None, option]
-        default = None
+        spelled += f"/--no-{spelled[2:]}"
+    given = declared.default is not None and name != "seed"  # which is random
+    shown = f"the checkpoint's, or {declared.default}" if given else True
+    option = typer.Option(spelled, help=text, show_default=shown)
+    annotation = Annotated[TYPES[declared.kind] | None, option]
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None
     )
 
 

@@ -108,7 +108,7 @@ def test_a_text_that_ends_early_stops_early():
     done = xdlm(
         *("generate", "Once upon a time", "--max-tokens", "250", "--steps", "60", "--seed", "1"),
         *("--sampler", "topk", "--mixing-ratio", "0", "--block-length", "25", "--json"),
-        *("--confidence-eos-eot-inf", "false", "--spacing", "0"),
+        *("--no-confidence-eos-eot-inf", "--spacing", "0"),
     )
     answer = json.loads(done.stdout)
     assert answer["finish_reason"] == "stop"

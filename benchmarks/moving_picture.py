@@ -15,6 +15,7 @@ import structlog
 from benchmarks.screenshots import DOCS, MOST, served
 
 RUN = {"model": "stories", "prompt": "Once upon a time", "max_tokens": 64, "steps": 32, "seed": 6}
+RUN |= {"sampler": "ancestral"}  # which also masks again
 PICTURE = {"format": "gif", "theme": "light"}
 
 

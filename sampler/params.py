@@ -21,7 +21,7 @@ PARAM = "param"
 """Key of a declaration in a dataclass field's metadata."""
 
 
-LONGEST_MESSAGE = 500  # characters
+LONGEST_MESSAGE = 400  # characters
 
 
 class InvalidParam(ValueError):

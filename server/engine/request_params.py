@@ -63,7 +63,8 @@ def sampling_params(
 ) -> SamplingParams:
     """Params from ``generation_config.json`` and what was chosen; None means not chosen.
 
-    Keys that are no parameters are ignored; the seed is random where none is given.
+    Its ``by_sampler`` has defaults of single samplers, which go before those of all. Keys that are
+    no parameters are ignored; the seed is random where none is given.
 
     Args:
         defaults: fields of ``generation_config.json``.
@@ -83,7 +84,8 @@ def sampling_params(
         raise InvalidParam("sampler", reason)
     read = {*COMMON_PARAMS, *params_in(SAMPLERS[sampler].params)}
     given = {n: chosen[n] for n in (*PARAMS, "logprobs") if chosen.get(n) is not None}
-    values = {n: defaults[n] for n in PARAMS if n in defaults and n in read} | given
+    usual = defaults_of(defaults, sampler)
+    values = {n: usual[n] for n in PARAMS if n in usual and n in read} | given
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     values.setdefault("seed", secrets.randbits(53))
     params = make_params(sampler, **values)
@@ -108,13 +110,25 @@ def check_defaults(defaults: Mapping[str, Any], kind: ModelKind) -> None:
     Raises:
         InvalidParam: naming the field.
     """
+    of_each = defaults.get("by_sampler", {})
+    if not isinstance(of_each, dict) or not all(isinstance(own, dict) for own in of_each.values()):
+        raise InvalidParam("by_sampler", "must be an object of an object for each sampler")
     sampling_params(defaults, {}, kind)
     for name in READERS:
         if name in defaults:
             value = defaults[name]
             PARAMS[name].check(name, tuple(value) if isinstance(value, list) else value)
+    for sampler, own in of_each.items():
+        for name in own:
+            check_choice(f"by_sampler.{sampler}", name, tuple(PARAMS))
+        sampling_params(defaults, {"sampler": sampler}, kind)
     if "max_new_tokens" in defaults:
         check_integer("max_new_tokens", defaults["max_new_tokens"], 1, MAX_INTEGER)
+
+
+def defaults_of(defaults: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+    """A checkpoint's defaults for one sampler."""
+    return {**defaults, **defaults.get("by_sampler", {}).get(sampler, {})}
 
 
 def default_of(defaults: Mapping[str, Any], name: str) -> Any:

@@ -12,6 +12,7 @@ from recipes.stories.corpus import read_corpus, split
 from recipes.stories.evaluate import sample, words
 from recipes.stories.validation import nelbo
 from sampler.noise_kernel import NoiseKernel
+from sampler.samplers.topk import TopKParams
 from server.engine.request_params import sampling_params
 from tests.support.effort import count
 
@@ -31,6 +32,14 @@ def test_readable_stories_that_end_with_the_shipped_defaults(stories):
     assert sum(w in known for w in said) / len(said) >= 0.98
     assert sum(ended for _, ended in texts) >= 0.6 * many
     assert len({text for text, _ in texts}) == many
+
+
+def test_defaults_of_one_sampler_go_before_those_of_all(stories):
+    usual = {"sampler": "topk", "temperature": 0.3, "by_sampler": {"topk": {"temperature": 0.7}}}
+    heat = [sampling_params(usual, chosen).temperature for chosen in ({}, {"sampler": "ancestral"})]
+    assert heat == [0.7, 0.3] and sampling_params(usual, {"temperature": 0.5}).temperature == 0.5
+    shipped = sampling_params(stories.defaults, {}).own
+    assert isinstance(shipped, TopKParams) and shipped.spacing > 0
 
 
 @pytest.mark.slow

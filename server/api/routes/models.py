@@ -15,7 +15,7 @@ from server.api.schemas.responses.models import Model, Models
 from server.api.schemas.responses.openapi import says
 from server.api.schemas.sampling import REQUESTABLE, described
 from server.engine.engine import Engine
-from server.engine.request_params import ModelKind, default_length, default_of
+from server.engine.request_params import ModelKind, default_length, default_of, defaults_of
 from server.http.described_route import DescribedRoute
 from server.http.errors import ApiError
 
@@ -79,7 +79,9 @@ def makes_images(engine: Engine) -> bool:
 
 def describe(state: State) -> Model:
     """OpenAI's model object with an additional ``diffusion`` object."""
-    info, defaults, limits = state.checkpoint.info, state.defaults, state.settings
+    info, limits = state.checkpoint.info, state.settings
+    sampler = state.defaults.get("sampler", DEFAULT_SAMPLER)
+    defaults = defaults_of(state.defaults, sampler)
     images, tokenizer = info.image is not None, state.checkpoint.text
     return {
         "id": info.name,
@@ -92,7 +94,7 @@ def describe(state: State) -> Model:
             "dtype": info.dtype,
             "adapter": state.checkpoint.adapter or None,
             "samplers": ModelKind.of(info).samplers,
-            "sampler": defaults.get("sampler", DEFAULT_SAMPLER),
+            "sampler": sampler,
             "fields": {n: list(o) for n, o in READERS.items() if n in REQUESTABLE}
             | {"trajectory_guesses": [n for n, s in SAMPLERS.items() if s.params.reads_open_masks]},
             "request_parameters": [described(name, p) for name, p in REQUESTABLE.items()],

@@ -10,6 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BLOCK = 128
+FEW = 256
+"""Entries that most nuclei are found among."""
+SUMS = 1e-9
+"""Relative deviation of sums in float64 in another order, and more."""
 SORTED_ELEMENTS = 1 << 25
 """Entries that are sorted at once: sorting takes about 30 bytes for each."""
 
@@ -95,12 +99,17 @@ def _cut(weights: Tensor, limit: Tensor, own: Tensor) -> Tensor:
 
 
 def _cut_among_large(weights: Tensor, top_p: Tensor, limit: Tensor, own: Tensor) -> Tensor:
-    """See ``_cut``. Entries of less than (1 - top_p) / W of the mass cannot be in a nucleus
-    (together they weigh less than 1 - top_p), so only the others are sorted.
+    """See ``_cut``. The ``FEW`` largest are enough where those above the least of them exceed the
+    limit. Else, entries of less than (1 - top_p) / W of the mass cannot be in a nucleus (together
+    they weigh less than 1 - top_p), so only the others are sorted.
     """
-    floor = ((1.0 - top_p) / weights.shape[1] * (limit / top_p))[:, None]
-    candidates = max(1, int((weights >= floor).sum(-1).max()))
-    ids = weights.topk(candidates, sorted=False).indices.sort(-1).values
+    found, ids = weights.topk(min(FEW, weights.shape[1]), sorted=False)
+    above = found.where(found > found.amin(-1, keepdim=True), 0.0).sum(-1, dtype=torch.float64)
+    if not bool((above > limit * (1.0 + SUMS)).all()):
+        floor = ((1.0 - top_p) / weights.shape[1] * (limit / top_p))[:, None]
+        candidates = max(1, int((weights >= floor).sum(-1).max()))
+        ids = weights.topk(candidates, sorted=False).indices
+    ids = ids.sort(-1).values
     kept = _cut(weights.gather(1, ids), limit, own)
     return torch.zeros_like(weights).scatter_(1, ids, kept)
 

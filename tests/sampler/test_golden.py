@@ -70,6 +70,8 @@ def test_a_nucleus_is_the_same_whether_all_are_sorted_or_the_large_alone():
     asked = nucleus(weights, top_p, may_ask=True)
     assert torch.equal(nucleus(weights, top_p), asked)
     assert torch.equal(nucleus(weights, top_p, at_once=7 * 500), asked)
+    rows = zip(weights.split(1), top_p.split(1), strict=True)
+    assert torch.equal(torch.cat([nucleus(*row, may_ask=True) for row in rows]), asked)
     below = weights * (asked == 0)
     least = torch.where(asked > 0, asked, torch.inf).amin(-1)
     assert bool((below.amax(-1) <= least).all())

@@ -306,7 +306,7 @@ class RawDistribution:
                 own = logits[rows].double().log_softmax(-1)
                 entropy = _put(entropy, rows, entropy_of(own.exp_()), query.entropy[rows])
         if (rows := asks.get("endless")) is not None:
-            endless = _without_ends(logits[rows].double(), chunk, rows, ends).log_softmax(-1)
+            endless = _without_ends(logits[rows].clone(), chunk, rows, ends).log_softmax(-1)
         if (rows := asks.get("tell")) is not None:
             log_p = logits[rows].double().log_softmax(-1)
         hot = asks.get("reheated")
@@ -339,7 +339,7 @@ class RawDistribution:
             p = torch.where(_of(query.as_model, ALL), p, as_drawn)
         if self.log_p_endless is not None:
             rows = asks["endless"]
-            of_ids = self.log_p_endless.gather(1, ids[rows][:, None])[:, 0].exp()
+            of_ids = self.log_p_endless.gather(1, ids[rows][:, None])[:, 0].double().exp()
             flags = (query.eos_last, query.eot_last)
             either = torch.stack([flag for flag in flags if flag is not None]).any(0)
             p = _put(p, rows, of_ids, either[rows])

@@ -82,5 +82,9 @@ class State:
     @property
     def defaults(self) -> dict[str, Any]:
         """Default values of request parameters."""
-        steps = default_of(self.checkpoint.defaults, "steps")
-        return {**self.checkpoint.defaults, "steps": min(steps, self.settings.max_steps)}
+        usual, most = self.checkpoint.defaults, self.settings.max_steps
+        of_each = {
+            sampler: own | ({"steps": min(own["steps"], most)} if "steps" in own else {})
+            for sampler, own in usual.get("by_sampler", {}).items()
+        }
+        return {**usual, "steps": min(default_of(usual, "steps"), most), "by_sampler": of_each}

@@ -7,7 +7,7 @@ from typing import Any
 
 from sampler.params import InvalidParam, SamplingParams
 from sampler.registry import DEFAULT_SAMPLER
-from server.engine.request_params import ModelKind, sampling_params
+from server.engine.request_params import ModelKind, defaults_of, sampling_params
 
 KEEPING = ("topk", "threshold", "dream")
 """Samplers whose tokens stay, or are replaced all at once: what a constrained canvas holds remains
@@ -28,10 +28,11 @@ def constrained_params(
     Raises:
         InvalidParam: naming the field, also for a value that excludes a constraint.
     """
-    usual = {**defaults, "compat": "none", "logits_eos_inf": False}
-    sampler = chosen.get("sampler")
-    if sampler is None and defaults.get("sampler", DEFAULT_SAMPLER) not in KEEPING:
-        usual["sampler"] = "topk"
+    sampler = chosen.get("sampler") or defaults.get("sampler", DEFAULT_SAMPLER)
+    if not chosen.get("sampler") and sampler not in KEEPING:
+        sampler = "topk"
+    usual = {**defaults_of(defaults, sampler), "sampler": sampler, "by_sampler": {}}
+    usual |= {"compat": "none", "logits_eos_inf": False}
     if sampler == "ancestral":
         usual["mixing_ratio"] = 0.0
         if usual.get("noise_removal") == "none":

@@ -34,10 +34,7 @@ def test_readable_stories_that_end_with_the_shipped_defaults(stories):
     assert len({text for text, _ in texts}) == many
 
 
-def test_defaults_of_one_sampler_go_before_those_of_all(stories):
-    usual = {"sampler": "topk", "temperature": 0.3, "by_sampler": {"topk": {"temperature": 0.7}}}
-    heat = [sampling_params(usual, chosen).temperature for chosen in ({}, {"sampler": "ancestral"})]
-    assert heat == [0.7, 0.3] and sampling_params(usual, {"temperature": 0.5}).temperature == 0.5
+def test_shipped_defaults_keep_the_masks_of_a_step_apart(stories):
     shipped = sampling_params(stories.defaults, {}).own
     assert isinstance(shipped, TopKParams) and shipped.spacing > 0
 

@@ -22,7 +22,7 @@ from server.api.schemas.requests import StreamOptions, TextFields, refused
 from server.api.schemas.responses.common import Usage, UsageSoFar
 from server.engine.events import Done, Failed, GenerationRequest, Step
 from server.engine.preparation import prepared
-from server.engine.request_params import ModelKind, default_length, default_of
+from server.engine.request_params import ModelKind, default_length, default_of, defaults_of
 from server.engine.score_request import check_scorable
 from server.engine.stream import Subscription
 from server.http.errors import ApiError
@@ -56,7 +56,8 @@ class TextJob(Job[TextReader[ChoiceT, PieceT]], Generic[ChoiceT, PieceT]):
             params = replace(params, logprobs=tells, guesses=self.view.guesses, logit_bias=biases)
         except InvalidParam as error:
             raise refused(error) from None
-        if len(prompts) > 1 and body.seed is None and "seed" not in state.defaults:
+        usual = defaults_of(state.defaults, params.sampler)
+        if len(prompts) > 1 and body.seed is None and "seed" not in usual:
             params = replace(params, seed=-max(1, params.seed))  # all choices get different noise
         super().__init__(state, form.prefix, params, body.latency_budget_ms)
         self.names, self._constraint = body.names, constraint

@@ -6,6 +6,7 @@ import { EventReader } from "./sse.js";
 const RUNS = "/v1/diffusion/trajectories";
 const KEPT = "xdlm-key";
 const TRIES = 6; // attempts to resume a broken stream
+const LONGEST_QUEUE = 10; // seconds between tries while the queue is full: runs ahead may end early
 const LOST = "the server was restarted, and this run is lost; generate it again";
 
 /** An error response; `wait` is Retry-After in seconds, if the server sent it. */
@@ -140,7 +141,8 @@ export class Api {
       } catch (error) {
         const full = error instanceof Problem && (error.status === 429 || error.status === 503);
         if (!full) throw error;
-        for (let left = error.wait ?? 2; left > 0; left -= 1) {
+        const most = error.code === "queue_full" ? LONGEST_QUEUE : Infinity;
+        for (let left = Math.min(error.wait ?? 2, most); left > 0; left -= 1) {
           tell(`${sentence(error.message)} Trying again in ${left} s …`);
           await pause(1000, signal);
         }

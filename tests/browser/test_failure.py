@@ -31,7 +31,7 @@ pytestmark = pytest.mark.browser
 
 SMALL = {"max_tokens": 16, "steps": 8, "seed": 7}
 LONG = {"prompt": "Once", "max_tokens": 240, "steps": 400, "ignore_eos": True}
-"""Twenty seconds or so; half of what is left of two is how long a page is told to wait."""
+"""Twenty seconds or so on a quiet machine."""
 
 
 def test_markup_is_text_everywhere(nasty, watch, tmp_path):

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.padded_attention import attend
+
 SMALLEST_BUCKET = 64
 WIDEST_FLASH_HEAD = 256  # and a multiple of 8
 
@@ -72,11 +74,7 @@ class _Bucket:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[count * length, H, d] -> same."""
-        q, k, v = (x.unflatten(0, (self.count, self.length)).transpose(1, 2) for x in (q, k, v))
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self.key_mask, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        return mixed.transpose(1, 2).flatten(0, 1)
+        return attend(q, k, v, self.key_mask)
 
 
 class BucketedAttention:

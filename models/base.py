@@ -75,17 +75,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x: [T, H, d].
         cos, sin: [T, 1, r/2] in fp32.
     """
-    half = cos.shape[-1]
+    half, kind = cos.shape[-1], x.dtype
+    x = x.float()  # times fp32 it is that anyway; at once is faster
     first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
     if torch.is_grad_enabled():
-        turned = (first * cos - second * sin, second * cos + first * sin)  # times fp32 is fp32
-        return torch.cat((*turned, rest), dim=-1).to(x.dtype)
-    out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.cat((*turned, rest), dim=-1).to(kind)
+    out = torch.empty_like(x)
     torch.mul(first, cos, out=out[..., :half]).sub_(second * sin)
     torch.mul(second, cos, out=out[..., half : 2 * half]).add_(first * sin)
     if rest.shape[-1]:
         out[..., 2 * half :] = rest
-    return out.to(x.dtype)
+    return out.to(kind)
 
 
 class RMSNorm(nn.Module):
@@ -102,7 +103,9 @@ class RMSNorm(nn.Module):
             return F.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale).to(x.dtype) * self.weight
+        if wide is x or torch.is_grad_enabled():
+            return (wide * scale).to(x.dtype) * self.weight
+        return wide.mul_(scale).to(x.dtype).mul_(self.weight)
 
 
 def pad_rows(x: Tensor, least: int = MIN_ROWS) -> Tensor:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.attention import Packing, bucket_length
+from models.padded_attention import attend
 
 LEAST_QUERIES = 8
 """Queries of a sequence are padded to this number at least: CPU kernels round products of fewer in
@@ -147,17 +148,7 @@ class _Group:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries [count * queries, H, d], keys and values [count * keys, H_kv, d] -> like q."""
-        q = q.unflatten(0, (self.count, self.queries)).transpose(1, 2)
-        k, v = (x.unflatten(0, (self.count, self.keys)).transpose(1, 2) for x in (k, v))
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=self.mask,
-            scale=self.scale,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        return mixed.transpose(1, 2).flatten(0, 1)
+        return attend(q, k, v, self.mask, self.scale)
 
     def padded(self, x: Tensor) -> Tensor:
         """Packed [T, H, d] -> [count * queries, H, d]."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 
+@cache
 def has_fast_bfloat16() -> bool:
     """Whether matrix products in bfloat16 run on instructions of their own."""
     found = torch.cpu.get_capabilities()

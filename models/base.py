@@ -170,6 +170,8 @@ class DenoiserModule(CheckpointModule, ABC):
         least_rows: that its products have.
         canvas_length: positions that are denoised at a time after an encoded prompt; None for
             networks that encode nothing.
+        packed_head: of networks with a ``wide_head``: its matrix in another layout
+            (``models.packed``); None where it is not packed.
     """
 
     classes: int = 0
@@ -180,6 +182,14 @@ class DenoiserModule(CheckpointModule, ABC):
     own_head: bool = False
     least_rows: int = MIN_ROWS
     canvas_length: int | None = None
+    packed_head: nn.Module | None
+
+    @property
+    def wide_head(self) -> Tensor | None:
+        """The matrix [V, D] of a head that is also the embedding, where a step multiplies so many
+        rows with it that a packed copy is worth its memory; None for other networks.
+        """
+        return None
 
     @property
     def cache_shape(self) -> CacheShape | None:

@@ -37,12 +37,12 @@ class PackedLinear(nn.Module):
         in_features, out_features: as of ``nn.Linear``.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
-        """Pack the weights of a layer, which is not used any more."""
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Pack weights [N, K]; ``bias`` [N]."""
         super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight = _OPS._reorder_linear_weight(layer.weight.detach(), MIN_ROWS)
-        self._bias = None if layer.bias is None else layer.bias.detach()
+        self.out_features, self.in_features = weight.shape
+        self.weight = _OPS._reorder_linear_weight(weight.detach(), MIN_ROWS)
+        self._bias = None if bias is None else bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -93,14 +93,18 @@ def gated(
 
 def pack(network: nn.Module) -> None:
     """Replace the large linear layers of a network on a CPU by packed ones, one at a time: no more
-    than one matrix is there twice.
+    than one matrix is there twice. That of a ``wide_head`` stays twice.
     """
     if not _is_possible():
         return
     for name in [name for name, m in network.named_modules() if type(m) is nn.Linear]:
         pack_layer(network, name)
+    if not isinstance(network, DenoiserModule):
+        return
+    if (table := network.wide_head) is not None and _suits(table):
+        network.packed_head = PackedLinear(table)
     left = any(isinstance(m, nn.Linear) for m in network.modules())
-    if isinstance(network, DenoiserModule) and network.own_head and not left:
+    if network.own_head and not left:
         network.least_rows = 1
 
 
@@ -114,7 +118,7 @@ def pack_layer(network: nn.Module, name: str) -> None:
     if layer.bias is not None and layer.bias.is_meta:
         return
     owner, _, last = name.rpartition(".")
-    setattr(network.get_submodule(owner), last, PackedLinear(layer))
+    setattr(network.get_submodule(owner), last, PackedLinear(layer.weight, layer.bias))
 
 
 def _is_possible() -> bool:

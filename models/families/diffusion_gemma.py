@@ -218,6 +218,7 @@ class DiffusionGemma(DenoiserModule):
         scalars = nn.ModuleDict({"layers": nn.ModuleList(EncoderScalar() for _ in kinds)})
         encoder = nn.ModuleDict({"language_model": scalars})
         self.model = nn.ModuleDict({"decoder": decoder, "encoder": encoder})
+        self.register_module("packed_head", None)
 
     @property
     def max_length(self) -> int:
@@ -304,8 +305,9 @@ class DiffusionGemma(DenoiserModule):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden rows [R, D] -> logits [R, vocab_size] in fp32, within the cap."""
-        cap = self.config.final_logit_softcapping
-        return F.linear(hidden, self.table).float().div_(cap).tanh_().mul_(cap)
+        cap, packed = self.config.final_logit_softcapping, self.packed_head
+        logits = F.linear(hidden, self.table) if packed is None else packed(hidden)
+        return logits.float().div_(cap).tanh_().mul_(cap)
 
     def expected(self, p: Tensor) -> Tensor:
         """See ``SelfConditioned``."""
@@ -321,6 +323,11 @@ class DiffusionGemma(DenoiserModule):
         """The embedding [V, D], which is also the matrix of the head."""
         parts: Any = self.model
         return parts["decoder"]["embed_tokens"].weight
+
+    @property
+    def wide_head(self) -> Tensor:
+        """See ``DenoiserModule``: every step reads all rows of its canvases."""
+        return self.table
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Ids [T] -> scaled embeddings [T, D]."""

@@ -33,7 +33,6 @@ from sampler.logits.row_kernel import read_rows
 from sampler.logits.row_requests import ALL, CERTAINTY, LIKELIEST, Chunk, Some
 from sampler.logits.row_stats import RowStats
 
-TINY = torch.finfo(torch.float32).tiny
 LEAST_LOG_P = -1e4
 MOST_LIKELY = 20  # ids told of a row whose log-probabilities are wanted
 
@@ -146,10 +145,11 @@ def _plain(
             logits *= sharpness[:, None]
         else:
             logits[hot] *= sharpness[:, None]
-    draw = Draw.of(logits.exp_(), mode, chunk)
+    denoises = query.denoise is not None
+    draw = Draw.of(logits.exp() if denoises else logits.exp_(), mode, chunk)
     own_total = model.total(draw.total)
     log_p, top_ids, top_log_p, told_entropy = model.told(draw.sample, vocab)
-    spread, mean = draw.denoised(chunk, vocab, expected)
+    spread, mean = draw.denoised(logits, chunk, vocab, expected) if denoises else (None, None)
     return RowStats(
         sample=draw.sample,
         p_sample=model.p(draw.sample, draw, own_total, draw.p_sample),
@@ -225,22 +225,29 @@ class Draw:
         return cls(weights, total, sample, p_sample, p_here, certainty, drawn_from)
 
     def denoised(
-        self, chunk: Chunk, vocab: int, expected: Callable[[Tensor], Tensor] | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """``spread`` and ``expected`` of ``RowStats``; see ``readout``."""
-        if chunk.query.denoise is None:
-            return None, None
+        self,
+        log_weights: Tensor,
+        chunk: Chunk,
+        vocab: int,
+        expected: Callable[[Tensor], Tensor] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``spread`` and ``expected`` of ``RowStats``; see ``readout``.
+
+        Args:
+            log_weights: logarithms of ``weights`` [R, W]; they are written to.
+            chunk, vocab, expected: see ``readout``.
+        """
         spread = torch.zeros_like(chunk.query.u)
         rows = chunk.asks.get("denoise", spread.new_zeros(0, dtype=torch.int64))
         kept = self.kept[rows]
         total = block_sums(kept).sum(-1)
-        # three vectorised passes; ``torch.special.entr`` takes three times as long on a CPU
-        surprise = -block_sums(kept.clamp_min(TINY).log_().mul_(kept)).sum(-1)
+        # a floor, since 0 times minus infinity is no number; what lies below it weighs nothing
+        surprise = -block_sums(log_weights[rows].clamp_min_(LEAST_LOG_P).mul_(kept)).sum(-1)
         spread = _put(spread, rows, surprise / total + total.log())
         if expected is None:
             return spread, None
-        p = kept[:, :vocab]
-        mean = expected(F.pad(p, (0, 0, 0, max(0, MIN_ROWS - len(p)))))[: len(p)]
+        p, missing = kept[:, :vocab], MIN_ROWS - len(kept)
+        mean = expected(F.pad(p, (0, 0, 0, missing)) if missing > 0 else p)[: len(p)]
         mean = (mean.float() / total[:, None].float()).to(mean.dtype)
         return spread, _put(mean.new_zeros(len(spread), mean.shape[1]), rows, mean)
 

@@ -169,7 +169,9 @@ def test_layers_that_differ_in_kind_stay_apart():
         return part
 
     def packed(part: MLP) -> None:
-        part.gate_proj, part.up_proj = (PackedLinear(x) for x in (part.gate_proj, part.up_proj))  # pyright: ignore[reportAttributeAccessIssue]
+        part.gate_proj, part.up_proj = (
+            PackedLinear(x.weight) for x in (part.gate_proj, part.up_proj)
+        )  # pyright: ignore[reportAttributeAccessIssue]
 
     def narrow(part: MLP) -> None:
         part.up_proj = Float8Linear(part.up_proj.bfloat16())  # pyright: ignore[reportAttributeAccessIssue]

@@ -19,7 +19,7 @@ from models.packed import PackedLinear, pack
 def test_a_packed_layer_gives_the_results_of_the_layer(inner, outer, bias):
     torch.manual_seed(0)
     layer = nn.Linear(inner, outer, bias=bias).requires_grad_(False)
-    other, x = PackedLinear(layer), torch.randn(3, 5, inner)
+    other, x = PackedLinear(layer.weight, layer.bias), torch.randn(3, 5, inner)
     torch.testing.assert_close(other(x), layer(x), rtol=0, atol=2e-5)
     assert other(x[:, :0]).shape == (3, 0, outer)
 
@@ -31,7 +31,7 @@ def test_a_row_has_the_same_bits_with_any_number_of_others(threads):
     torch.set_num_threads(threads)
     try:
         for inner, outer in ((2048, 2048), (2048, 1024), (512, 8192), (1030, 4100)):
-            layer = PackedLinear(nn.Linear(inner, outer, bias=False))
+            layer = PackedLinear(nn.Linear(inner, outer, bias=False).weight)
             x = torch.randn(300, inner)
             whole = layer(x)
             for count in (1, 2, 3, 7, 16, 17, 33, 64, 100, 255):

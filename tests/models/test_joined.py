@@ -169,9 +169,8 @@ def test_layers_that_differ_in_kind_stay_apart():
         return part
 
     def packed(part: MLP) -> None:
-        part.gate_proj, part.up_proj = (
-            PackedLinear(x.weight) for x in (part.gate_proj, part.up_proj)
-        )  # pyright: ignore[reportAttributeAccessIssue]
+        for name in ("gate_proj", "up_proj"):
+            setattr(part, name, PackedLinear(part.get_submodule(name).weight))
 
     def narrow(part: MLP) -> None:
         part.up_proj = Float8Linear(part.up_proj.bfloat16())  # pyright: ignore[reportAttributeAccessIssue]

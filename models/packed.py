@@ -1,10 +1,9 @@
 """Weights of linear layers in the layout that oneDNN multiplies in.
 
-``F.linear`` on a CPU brings the weights into that layout in every call. For the few rows of a
-denoising step and a matrix that no cache holds, that takes about as long as the product. Small
-matrices gain nothing. A packed product has the same bits for any number of rows, so that a network
-of nothing else needs no rows that fill up its batches. In bfloat16, where the CPU computes in
-it, products are shorter and bringing weights into the layout matters more; their bits depend on
+``F.linear`` on a CPU brings the weights into such a layout in every call. For the few rows of a
+denoising step and a matrix that no cache holds, that takes about as long as the product. A packed
+product has the same bits for any number of rows, so that a network of nothing else needs no rows
+that fill up its batches. In bfloat16, which is packed where the CPU computes in it, bits depend on
 the number of rows, packed or not. Only for inference.
 """
 
@@ -18,15 +17,13 @@ from torch import Tensor, nn
 
 from fusion.choice import possible
 from models import cpu
-from models.base import MIN_ROWS, DenoiserModule
+from models.base import MIN_ROWS, CheckpointModule, DenoiserModule
 from models.joined import Joined, products
 from models.kernels.gate import swiglu
 
 _OPS = torch.ops.mkldnn
-LEAST = 1 << 21
-"""Entries of a matrix in fp32 that is packed at least."""
-LEAST_BFLOAT16 = 1 << 16
-"""Of one in bfloat16."""
+LEAST = 1 << 16
+"""Entries of a matrix that is packed at least."""
 
 
 class PackedLinear(nn.Module):
@@ -110,9 +107,12 @@ def pack(network: nn.Module) -> None:
 
 def pack_layer(network: nn.Module, name: str) -> None:
     """Replace a module of a network by a packed one, if it is a large linear layer on a CPU whose
-    weights are all there. Its matrix is there twice for that moment.
+    weights are all there. Its matrix is there twice for that moment. Those that stay wide are not
+    packed: a DiT computes with them in float64, once.
     """
     layer = network.get_submodule(name)
+    if isinstance(network, CheckpointModule) and any(n in f"{name}." for n in network.wide):
+        return
     if type(layer) is not nn.Linear or not _suits(layer.weight) or not _is_possible():
         return
     if layer.bias is not None and layer.bias.is_meta:
@@ -126,8 +126,6 @@ def _is_possible() -> bool:
 
 
 def _suits(weight: Tensor) -> bool:
-    if weight.device.type != "cpu":
-        return False
-    if weight.dtype == torch.bfloat16:
-        return weight.numel() >= LEAST_BFLOAT16 and cpu.has_fast_bfloat16()
-    return weight.dtype == torch.float32 and weight.numel() >= LEAST
+    narrow = weight.dtype == torch.bfloat16 and cpu.has_fast_bfloat16()
+    suits = weight.dtype == torch.float32 or narrow
+    return suits and weight.device.type == "cpu" and weight.numel() >= LEAST

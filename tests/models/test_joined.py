@@ -169,8 +169,8 @@ def test_layers_that_differ_in_kind_stay_apart():
         return part
 
     def packed(part: MLP) -> None:
-        for name in ("gate_proj", "up_proj"):
-            setattr(part, name, PackedLinear(part.get_submodule(name).weight))
+        part.register_module("gate_proj", PackedLinear(part.gate_proj.weight))
+        part.register_module("up_proj", PackedLinear(part.up_proj.weight))
 
     def narrow(part: MLP) -> None:
         part.up_proj = Float8Linear(part.up_proj.bfloat16())  # pyright: ignore[reportAttributeAccessIssue]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from itertools import pairwise
 
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from models import cpu, packed
+from models.families.dit import DiT
+from models.families.dit_config import DiTConfig
 from models.families.llada import LLaDA, LLaDAConfig
-from models.packed import PackedLinear, pack
+from models.packed import PackedLinear, pack, pack_layer
 
 
 @pytest.mark.parametrize(("inner", "outer", "bias"), [(2048, 2050, False), (1030, 4100, True)])
@@ -30,7 +33,7 @@ def test_a_row_has_the_same_bits_with_any_number_of_others(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for inner, outer in ((2048, 2048), (2048, 1024), (512, 8192), (1030, 4100)):
+        for inner, outer in ((2048, 2048), (288, 288), (768, 288), (512, 8192), (1030, 4100)):
             layer = PackedLinear(nn.Linear(inner, outer, bias=False).weight)
             x = torch.randn(300, inner)
             whole = layer(x)
@@ -82,6 +85,21 @@ def test_network_with_a_matrix_that_is_not_packed_keeps_its_least_rows():
         network = LLaDA(config).requires_grad_(False)
         pack(network)
         assert network.least_rows == 16
+
+
+def test_what_a_dit_computes_in_float64_is_not_packed():
+    torch.manual_seed(0)
+    network = DiT(DiTConfig(40, 8, 256, 256, 1, 4, 39, num_classes=3)).requires_grad_(False)
+    other = copy.deepcopy(network)
+    for name, _ in list(network.named_modules()):  # as while a file is read
+        pack_layer(network, name)
+    found = [name for name, m in network.named_modules() if isinstance(m, PackedLinear)]
+    assert found and not any("adaLN" in name or "sigma_map" in name for name in found)
+    network.fold(), other.fold()
+    assert network.folded is not None and torch.equal(network.folded, other.folded)
+    tokens, offsets, labels = torch.arange(8), torch.tensor([0, 8]), torch.tensor([1])
+    logits = [net.head(net.trunk(tokens, offsets, labels=labels)) for net in (network, other)]
+    torch.testing.assert_close(*logits, rtol=0, atol=2e-5)
 
 
 def test_one_matrix_at_a_time_is_there_twice():

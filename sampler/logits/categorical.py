@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BLOCK = 128
-FEW = 256
-"""Entries that most nuclei are found among."""
+FEW, MORE = 64, 4
+"""Entries that most nuclei are found among; how many times as many are tried next."""
 SUMS = 1e-9
 """Relative deviation of sums in float64 in another order, and more."""
 SORTED_ELEMENTS = 1 << 25
@@ -78,7 +78,7 @@ def nucleus(
     limit = top_p * weights.sum(-1, dtype=torch.float64)
     own = torch.ones_like(limit) if crossing is None else (~crossing).double()
     if may_ask:
-        return _cut_among_large(weights, top_p, limit, own)
+        return _cut_among_large(weights, limit, own)
     rows = max(1, at_once // weights.shape[1])
     if len(weights) <= rows:
         return _cut(weights, limit, own)
@@ -98,20 +98,44 @@ def _cut(weights: Tensor, limit: Tensor, own: Tensor) -> Tensor:
     return torch.zeros_like(weights).scatter_(1, order, kept)
 
 
-def _cut_among_large(weights: Tensor, top_p: Tensor, limit: Tensor, own: Tensor) -> Tensor:
-    """See ``_cut``. The ``FEW`` largest are enough where those above the least of them exceed the
-    limit. Else, entries of less than (1 - top_p) / W of the mass cannot be in a nucleus (together
-    they weigh less than 1 - top_p), so only the others are sorted.
+def _cut_among_large(weights: Tensor, limit: Tensor, own: Tensor, count: int = FEW) -> Tensor:
+    """See ``_cut``. A number of the largest are enough where those above the least of them exceed
+    the limit; rows in which they do not are tried with more.
     """
-    found, ids = weights.topk(min(FEW, weights.shape[1]), sorted=False)
+    if 2 * count >= weights.shape[1]:
+        return _cut(weights, limit, own)
+    found, ids = _largest(weights, count)
     above = found.where(found > found.amin(-1, keepdim=True), 0.0).sum(-1, dtype=torch.float64)
-    if not bool((above > limit * (1.0 + SUMS)).all()):
-        floor = ((1.0 - top_p) / weights.shape[1] * (limit / top_p))[:, None]
-        candidates = max(1, int((weights >= floor).sum(-1).max()))
-        ids = weights.topk(candidates, sorted=False).indices
+    left = (above <= limit * (1.0 + SUMS)).nonzero()[:, 0]
+    if len(left) == len(weights):
+        return _cut_among_large(weights, limit, own, MORE * count)
+    kept = _cut_among(weights, ids, limit, own)
+    if len(left):
+        more = _cut_among_large(weights[left], limit[left], own[left], MORE * count)
+        kept.index_copy_(0, left, more)
+    return kept
+
+
+def _cut_among(weights: Tensor, ids: Tensor, limit: Tensor, own: Tensor) -> Tensor:
+    """See ``_cut``; entries at other ids than these [R, N] are zero."""
     ids = ids.sort(-1).values
-    kept = _cut(weights.gather(1, ids), limit, own)
-    return torch.zeros_like(weights).scatter_(1, ids, kept)
+    return torch.zeros_like(weights).scatter_(1, ids, _cut(weights.gather(1, ids), limit, own))
+
+
+def _largest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest entries of each row and their ids, [R, count] in any order. They are in the
+    groups with the largest maxima, which are found much faster than the largest of all entries.
+    """
+    width = weights.shape[1]
+    size = 1 << max(0, (width // count).bit_length() // 2)  # such that both topk take as long
+    if size < 4 or width % size:
+        return weights.topk(count, sorted=False)
+    groups = weights.view(len(weights), size, width // size)  # ids of one remainder are a group
+    likely = groups.amax(1).topk(count, sorted=False).indices
+    members = torch.arange(0, width, width // size, device=weights.device)
+    ids = (likely[:, None] + members[:, None]).flatten(1)
+    found, at = weights.gather(1, ids).topk(count, sorted=False)
+    return found, ids.gather(1, at)
 
 
 def inverse_cdf(

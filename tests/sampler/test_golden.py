@@ -59,17 +59,18 @@ def test_nucleus(golden):
             torch.testing.assert_close(full, expected, rtol=1e-12, atol=0)
 
 
-def test_a_nucleus_is_the_same_whether_all_are_sorted_or_the_large_alone():
+@pytest.mark.parametrize("width", [90, 500, 1280, 4480])
+def test_a_nucleus_is_the_same_whether_all_are_sorted_or_the_large_alone(width):
     """Peaked, flat and tied rows; ties go to the lower id."""
     g = torch.Generator().manual_seed(3)
-    weights = torch.randn(300, 500, generator=g).mul(torch.linspace(0, 8, 300)[:, None])
+    weights = torch.randn(300, width, generator=g).mul(torch.linspace(0, 8, 300)[:, None])
     weights[::3] = weights[::3].round()  # ties
     weights[::7] = weights[::7].bfloat16().float()
     weights = (weights - weights.amax(-1, keepdim=True)).exp()
     top_p = torch.rand(300, generator=g).double().clamp(min=0.05)
     asked = nucleus(weights, top_p, may_ask=True)
     assert torch.equal(nucleus(weights, top_p), asked)
-    assert torch.equal(nucleus(weights, top_p, at_once=7 * 500), asked)
+    assert torch.equal(nucleus(weights, top_p, at_once=7 * width), asked)
     rows = zip(weights.split(1), top_p.split(1), strict=True)
     assert torch.equal(torch.cat([nucleus(*row, may_ask=True) for row in rows]), asked)
     below = weights * (asked == 0)

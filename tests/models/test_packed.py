@@ -95,8 +95,10 @@ def test_what_a_dit_computes_in_float64_is_not_packed():
         pack_layer(network, name)
     found = [name for name, m in network.named_modules() if isinstance(m, PackedLinear)]
     assert found and not any("adaLN" in name or "sigma_map" in name for name in found)
-    network.fold(), other.fold()
-    assert network.folded is not None and torch.equal(network.folded, other.folded)
+    for each in (network, other):
+        each.fold()
+    assert network.folded is not None and other.folded is not None
+    assert torch.equal(network.folded, other.folded)
     tokens, offsets, labels = torch.arange(8), torch.tensor([0, 8]), torch.tensor([1])
     logits = [net.head(net.trunk(tokens, offsets, labels=labels)) for net in (network, other)]
     torch.testing.assert_close(*logits, rtol=0, atol=2e-5)

@@ -22,7 +22,7 @@ from models.joined import Joined, products
 from models.kernels.gate import swiglu
 
 _OPS = torch.ops.mkldnn
-LEAST = 1 << 16
+LEAST = 1 << 14
 """Entries of a matrix that is packed at least."""
 
 
@@ -43,18 +43,31 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        if x.numel() == self.in_features and x.dtype == torch.float32:
-            # some CPUs sum a single row in another order
-            return self.forward(torch.cat([x.view(1, -1)] * 2))[:1].view(*x.shape[:-1], -1)
-        return _OPS._linear_pointwise(x, self.weight, self._bias, "none", [], "")
+        return self._product(x)
 
     def silu(self, x: Tensor) -> Tensor:
         """The silu of ``forward``, taken within the product."""
-        return _OPS._linear_pointwise(x, self.weight, self._bias, "swish", [], "")
+        return self._product(x, "swish")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The gelu of ``forward`` in its tanh form, taken within the product."""
+        return self._product(x, "gelu", "tanh")
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """``forward`` times a factor of its shape, multiplied within the product."""
+        if self._is_alone(x):
+            return self.forward(x) * factor
         return _OPS._linear_pointwise.binary(x, factor, self.weight, self._bias, "mul")
+
+    def _product(self, x: Tensor, act: str = "none", form: str = "") -> Tensor:
+        if self._is_alone(x):
+            twice = torch.cat([x.view(1, -1)] * 2)
+            return self._product(twice, act, form)[:1].view(*x.shape[:-1], -1)
+        return _OPS._linear_pointwise(x, self.weight, self._bias, act, [], form)
+
+    def _is_alone(self, x: Tensor) -> bool:
+        """Whether x is a single row in float32, which some CPUs sum in another order."""
+        return x.numel() == self.in_features and x.dtype == torch.float32
 
     def extra_repr(self) -> str:
         """As of ``nn.Linear``."""
@@ -71,11 +84,11 @@ def gated(
     """act(gate(y)) * up(y) of two linear layers, element by element; of the one that they are
     ``joined`` in, if there is one.
 
-    In bfloat16, whose products are short, silu and the factor are part of packed ones: that saves
-    two passes over the widest tensor of a layer, and two roundings.
+    Silu and the factor are part of packed products. That saves two passes over the widest tensor of
+    a layer, in bfloat16 two roundings, and in float32 every entry is computed alike: PyTorch's silu
+    rounds the last entries of a thread's share in another way.
     """
-    narrow = y.dtype == torch.bfloat16
-    if narrow and act is F.silu and isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
+    if act is F.silu and isinstance(gate, PackedLinear) and isinstance(up, PackedLinear):
         return up.times(y, gate.silu(y))
     if act is F.silu and possible(y):
         return swiglu(*products(y, joined, (gate, up)))
@@ -86,6 +99,13 @@ def gated(
         opened = act(opened)
     # in place where no gradient needs the factors: one buffer less to walk through
     return opened * factor if torch.is_grad_enabled() else opened.mul_(factor)
+
+
+def gelu_of(layer: nn.Module, y: Tensor) -> Tensor:
+    """The gelu, in its tanh form, of a linear layer; as part of the product if it is packed."""
+    if isinstance(layer, PackedLinear):
+        return layer.gelu(y)
+    return F.gelu(layer(y), approximate="tanh")
 
 
 def pack(network: nn.Module) -> None:

@@ -33,6 +33,7 @@ from models.families.dit_config import (
 from models.family import FamilySpec, Fields, Shapes
 from models.kernels.modulate import add_modulate
 from models.kernels.rope import rotated
+from models.packed import gelu_of
 
 MLP_RATIO = 4
 ROPE_BASE = 10_000.0
@@ -123,7 +124,8 @@ class Block(nn.Module):
             labels = None if labels is None else labels[rows]
         gate1, gain2, shift2, gate2 = _chosen(vectors[:, 2:], labels)
         h, y = add_modulate(h, (self.attn_out(mixed), gate1), gain2, shift2, kind)
-        return h, (self.mlp(y), gate2)
+        inner, _, outer = self.mlp
+        return h, (outer(gelu_of(inner, y)), gate2)
 
 
 class OutputLayer(nn.Module):

@@ -26,6 +26,8 @@ from tests.support.prometheus import EXPRESSIONS, KINDS, asked, scraped
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 BODY = {"prompt": "Once upon a time", "max_tokens": 24, "steps": 12, "seed": 1}
+ENDLESS = {**BODY, "sampler": "ancestral", "max_tokens": 240, "steps": 4096, "stream": True}
+"""A minute at least: every step has its share of the masks, however few."""
 TRAJECTORIES = "/v1/diffusion/trajectories"
 
 
@@ -125,7 +127,7 @@ def test_both_replicas_give_the_same_text_and_keep_their_own(cluster):
 
 
 def test_a_client_that_goes_away_frees_its_place(cluster):
-    response = cluster.request("/v1/completions", {**BODY, "steps": 4000, "stream": True})
+    response = cluster.request("/v1/completions", ENDLESS)
     running = "xdlm_requests_running{"
 
     def busy() -> float:
@@ -257,10 +259,9 @@ def test_several_checkpoints_are_several_deployments_and_each_grows_by_its_own_w
     with pytest.raises(urllib.error.HTTPError, match="404"):
         cluster.read("/v1/completions", {**BODY, "model": "nobody"})
 
-    endless = {**BODY, "steps": 4000, "stream": True}
     with ExitStack() as open_streams:
         for _ in range(4):
-            open_streams.enter_context(cluster.request("/v1/completions", endless))
+            open_streams.enter_context(cluster.request("/v1/completions", ENDLESS))
         took = wait_until(lambda: len(replica_processes()) == 2, 60)
         print(f"a second replica {took:.1f} s after the work")
     assert len(replica_processes("digits")) == 1

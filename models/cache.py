@@ -131,7 +131,6 @@ class _Group:
     Attributes:
         fill: packed positions of their queries, [count * queries], padded by the last of each
             sequence; None where all lie so already.
-        count, queries, keys: sequences and the two lengths.
         slots: the slots that are attended over, [count * keys]; None for sequences that are not
             cached, whose keys are those of the pass.
         mask: [count, 1, 1, keys], or [count, 1, queries, keys] where queries see different keys.
@@ -139,16 +138,9 @@ class _Group:
     """
 
     fill: Tensor | None
-    count: int
-    queries: int
-    keys: int
     slots: Tensor | None
     mask: Tensor
     scale: float | None
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries [count * queries, H, d], keys and values [count * keys, H_kv, d] -> like q."""
-        return attend(q, k, v, self.mask, self.scale)
 
     def padded(self, x: Tensor) -> Tensor:
         """Packed [T, H, d] -> [count * queries, H, d]."""
@@ -224,9 +216,6 @@ class SlabAttention:
             self._groups.append(
                 _Group(
                     None if fits else torch.from_numpy(own.reshape(-1)).to(device),
-                    int(mine.sum()),
-                    wide,
-                    long,
                     at,
                     _mask(bounds, int(mine.sum()), long, device),
                     scale,
@@ -255,8 +244,10 @@ class SlabAttention:
     ) -> Tensor:
         q = group.padded(q)
         if group.slots is None:
-            return group.attend(q, group.padded(k), group.padded(v))
-        return group.attend(q, *(x.index_select(0, group.slots) for x in (keys, values)))
+            k, v = group.padded(k), group.padded(v)
+        else:
+            k, v = (x.index_select(0, group.slots) for x in (keys, values))
+        return attend(q, k, v, group.mask, group.scale)
 
 
 class FixedSlabAttention:
